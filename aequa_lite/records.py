@@ -1,0 +1,242 @@
+"""The records that flow through everything: frozen, validated, and free of any dependency."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = ["Data", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
+
+
+def _between(low: float, high: float, default: float, about: str) -> Any:
+    """A number field of a recipe with its closed range and what it means."""
+    return field(default=default, metadata={"low": low, "high": high, "about": about})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Say how one network is trained together: every number of a run, validated before any work.
+
+    Widths are fractions of the full network in (0, 1]. A local step draws its batch from one shard and trains
+    ``widths_per_step`` widths besides the widest one: each drawn from a Beta(``width_alpha``, ``width_beta``)
+    distribution stretched over [``min_width``, widest].
+
+    Raises:
+        ValueError: a field is outside its range or has the wrong type; the sentence names field, value and range.
+
+    Example:
+        >>> recipe = Recipe(participants=3, rounds=2, seed=7)
+        >>> recipe.batch, recipe.hash == Recipe(participants=3, rounds=2, seed=7).hash
+        (64, True)
+
+    Source: the fields are our choice; the published settings are not known.
+    """
+
+    participants: int = _between(1, 1_000_000, 5, "number of participants")
+    rounds: int = _between(1, 1_000_000, 30, "rounds of broadcast, local training and merge")
+    local_steps: int = _between(1, 1_000_000, 30, "SGD steps of each participant in each round")
+    batch: int = _between(1, 1_000_000, 64, "samples per local step (fewer where the shard is smaller)")
+    lr: float = _between(1e-8, 1e3, 0.02, "learning rate per local step")
+    momentum: float = _between(0.0, 0.9999, 0.9, "momentum of local SGD, reset in every round")
+    weight_decay: float = _between(0.0, 1.0, 0.0, "L2 penalty per local step")
+    min_width: float = _between(1e-6, 1.0, 0.02, "least width that is trained and handed out")
+    widths_per_step: int = _between(0, 64, 1, "random widths trained beside the widest one in each step")
+    width_alpha: float = _between(1e-3, 1e3, 1.0, "first shape parameter of the Beta distribution of widths")
+    width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
+    merge_power: float = _between(0.0, 16.0, 1.0, "a participant's merge weight is (shard size) ** merge_power")
+    seed: int = _between(0, 2**63 - 1, 0, "the one number that all randomness comes from")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check(each, getattr(self, each.name))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Make a recipe from a mapping; an unknown name is refused with the nearest known one.
+
+        Raises:
+            ValueError: an unknown field name, or a value outside its range.
+
+        Example:
+            >>> Recipe.from_dict({"rounds": 3}).rounds
+            3
+        """
+        known = [each.name for each in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
+                raise ValueError(f"recipe has no field {name!r}; the nearest one is {near!r}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary.
+
+        Example:
+            >>> Recipe(rounds=3).to_dict()["rounds"]
+            3
+        """
+        return asdict(self)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the recipe's canonical JSON, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _check(each: Any, value: Any) -> None:
+    """Refuse a recipe field of the wrong type or outside its range."""
+    low, high = each.metadata["low"], each.metadata["high"]
+    whole = each.type == "int"
+    right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not right_type or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"recipe field {each.name!r} is {value!r}; allowed is {kind} from {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Hold inputs and labels as tensors on one device.
+
+    ``x``: (samples, ...) uint8 images or int64 token ids; ``y``: (samples,) int64 labels in 0..classes-1;
+    ``groups``: (samples,) the natural owner of each sample, where the data set has one (a writer).
+
+    Example:
+        >>> import torch
+        >>> len(Samples(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), classes=2))
+        4
+    """
+
+    x: Any
+    y: Any
+    classes: int
+    groups: Any = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: Any) -> Samples:
+        """Return the samples at these positions, in this order (a copy)."""
+        groups = None if self.groups is None else self.groups[indices]
+        return Samples(self.x[indices], self.y[indices], self.classes, groups)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Hold one data set in its three splits: participants train, the server validates, the report tests.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data = aq.load("fashion-mini")
+        >>> len(data.train), len(data.validation), len(data.test), data.classes
+        (6000, 2000, 4000, 10)
+    """
+
+    name: str
+    train: Samples
+    validation: Samples
+    test: Samples
+    sha256: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.train.classes
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples in each split."""
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Hold one participant's data; ``indices`` says where in the training split each sample came from.
+
+    Example:
+        >>> import torch
+        >>> samples = Samples(torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1]), classes=2)
+        >>> len(Shard(0, samples, indices=[5, 9]))
+        2
+    """
+
+    participant: int
+    samples: Samples
+    indices: Any
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a participant sends back: its slice after local training, at the width it was given.
+
+    Example:
+        >>> Update(participant=2, width=0.5, state={}, weight=40.0, loss=1.2).width
+        0.5
+    """
+
+    participant: int
+    width: float
+    state: Mapping[str, Any]
+    weight: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round left behind.
+
+    ``theta``: the shared network's state after the merge; ``widths``: (n,) what each participant received;
+    ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
+    ``parameters_sent``: numbers sent to and received from all participants in this round.
+
+    Example:
+        >>> Round(index=0, theta={}, widths=(1.0, 1.0), loss=2.3, parameters_sent=8).left_out
+        ()
+    """
+
+    index: int
+    theta: Mapping[str, Any]
+    widths: tuple[float, ...]
+    loss: float
+    parameters_sent: int
+    left_out: tuple[int, ...] = ()
+    updates: tuple[Update, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run is judged by; the keys of ``report.json`` are its fields.
+
+    Accuracies are fractions in [0, 1]. ``contribution`` is measured on the validation split, ``standalone`` and
+    ``test_accuracy`` on the test split; a method without widths has ``widths = None``.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> [each for each in aq.Report.__dataclass_fields__][:3]
+        ['recipe', 'data', 'partition']
+    """
+
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    partition: str
+    method: str
+    versions: Mapping[str, str]
+    device: str
+    seconds: float
+    parameters_sent: int
+    contribution: tuple[float, ...]
+    standalone: tuple[float, ...]
+    widths: tuple[float, ...] | None
+    parameters: tuple[int, ...]
+    predicted_accuracy: tuple[float, ...] | None
+    test_accuracy: tuple[float, ...]
+    fairness: Mapping[str, Any]
+    curve: Mapping[str, Any] | None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,31 @@
+"""Independent random streams by name, so that adding a draw in one place shifts none elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+__all__ = ["stream"]
+
+
+def stream(seed: int, *tags: str | int) -> np.random.Generator:
+    """Return the random generator that belongs to a seed and a purpose.
+
+    The stream is the PCG64 generator seeded with SHA-256(seed, tags): the same seed and tags give the same numbers,
+    different tags give independent ones.
+
+    Raises:
+        ValueError: ``seed`` is negative or not a whole number.
+
+    Example:
+        >>> draws = stream(0, "batches", 3).integers(100, size=2)
+        >>> bool((draws == stream(0, "batches", 3).integers(100, size=2)).all())
+        True
+
+    Source: our choice; SHA-256 keeps tags such as ("a", "bc") and ("ab", "c") apart.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; allowed is a whole number from 0")
+    name = "\x1f".join([str(int(seed)), *(f"{type(tag).__name__}:{tag}" for tag in tags)])
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
