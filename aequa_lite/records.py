@@ -1,13 +1,17 @@
-"""The records that flow through everything: frozen, validated, and free of any dependency."""
+"""The records that flow through everything: frozen, validated, and free of any dependency beyond Python."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
+
+from .files import whole
 
 __all__ = ["Data", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
 
@@ -37,10 +41,11 @@ class Recipe:
     """
 
     participants: int = _between(1, 1_000_000, 5, "number of participants")
-    rounds: int = _between(1, 1_000_000, 30, "rounds of broadcast, local training and merge")
-    local_steps: int = _between(1, 1_000_000, 30, "SGD steps of each participant in each round")
+    rounds: int = _between(1, 1_000_000, 60, "rounds of broadcast, local training and merge")
+    local_steps: int = _between(1, 1_000_000, 15, "SGD steps of each participant in each round")
     batch: int = _between(1, 1_000_000, 64, "samples per local step (fewer where the shard is smaller)")
-    lr: float = _between(1e-8, 1e3, 0.02, "learning rate per local step")
+    lr: float = _between(1e-8, 1e3, 0.08, "learning rate of the first local step")
+    lr_final: float = _between(0.0, 1.0, 0.05, "learning rate of the last step, as a share of the first; cosine between")
     momentum: float = _between(0.0, 0.9999, 0.9, "momentum of local SGD, reset in every round")
     weight_decay: float = _between(0.0, 1.0, 0.0, "L2 penalty per local step")
     min_width: float = _between(1e-6, 1.0, 0.02, "least width that is trained and handed out")
@@ -71,6 +76,19 @@ class Recipe:
                 near = get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
                 raise ValueError(f"recipe has no field {name!r}; the nearest one is {near!r}")
         return cls(**values)
+
+    def lr_at(self, step: int) -> float:
+        r"""Return the learning rate of a participant's local step, counted over all rounds.
+
+        $\eta_s = \eta\,(f + (1 - f)\,\tfrac12(1 + \cos(\pi s / S)))$ with $f$ = ``lr_final``, $S$ = rounds x local steps.
+
+        Example:
+            >>> recipe = Recipe(lr=0.1, lr_final=0.5, rounds=2, local_steps=5)
+            >>> recipe.lr_at(0), round(recipe.lr_at(5), 3)
+            (0.1, 0.075)
+        """
+        share = min(1.0, step / (self.rounds * self.local_steps))
+        return self.lr * (self.lr_final + (1 - self.lr_final) * 0.5 * (1 + math.cos(math.pi * share)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dictionary.
@@ -240,3 +258,24 @@ class Report:
     fairness: Mapping[str, Any]
     curve: Mapping[str, Any] | None
     warnings: tuple[str, ...] = ()
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``report.json`` into a folder, whole or not at all, and return its path."""
+        path = Path(folder) / "report.json"
+        with whole(path) as half:
+            half.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Report:
+        """Read the report of a folder.
+
+        Raises:
+            ValueError: there is none, or it is damaged; the sentence names the file.
+        """
+        path = Path(folder) / "report.json"
+        try:
+            found = json.loads(path.read_text())
+            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
+        except (OSError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is not a report that can be read: {error}") from error

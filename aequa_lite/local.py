@@ -1,0 +1,210 @@
+"""What one participant does: local SGD over a set of widths; and how any network is judged on samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .curve import Curve
+from .records import Recipe, Samples, Shard, Update
+from .slim import Build, prefix, slice_of, template, view
+from .workers import workers
+
+__all__ = ["accuracy", "accuracy_curve", "full_and_random", "full_only", "hits", "local_sgd", "widths"]
+
+Draw = Callable[[np.random.Generator, float, Recipe], Sequence[float]]
+GRID = 200  # widths are multiples of 1/200: fine enough to be continuous, few enough to be compared
+
+
+def widths(least: float, most: float = 1.0) -> tuple[float, ...]:
+    """Return the grid of widths from the least to the most: multiples of 1/200, and both ends.
+
+    Example:
+        >>> widths(0.98)
+        (0.98, 0.985, 0.99, 0.995, 1.0)
+
+    Source: our choice; 200 is the number of units in the MLP's hidden layers.
+    """
+    inner = np.arange(1, GRID + 1) / GRID
+    return (least, *(float(w) for w in inner if least + 1e-9 < w < most - 1e-9), *((most,) if most > least else ()))
+
+
+def full_only(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+    """Train the widest width alone in every step: plain FedAvg, sliced afterwards.
+
+    Example:
+        >>> full_only(np.random.default_rng(0), 1.0, Recipe())
+        (1.0,)
+
+    Source: FedAvg (McMahan et al. 2017).
+    """
+    return (widest,)
+
+
+def full_and_random(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+    r"""Train the widest width and ``widths_per_step`` random ones in every step.
+
+    $w = w_{\min} + (w_{\max} - w_{\min}) B$ with $B \sim \mathrm{Beta}(\alpha, \beta)$, rounded up to the grid: the density of
+    the sampled widths decides where on the width axis the accuracies lie.
+
+    Example:
+        >>> full_and_random(np.random.default_rng(0), 1.0, Recipe(widths_per_step=2))
+        (1.0, 0.82, 0.375)
+
+    Source: ours; the sandwich rule of universally slimmable networks without the least width.
+    """
+    low = min(recipe.min_width, widest)
+    drawn = low + (widest - low) * draws.beta(recipe.width_alpha, recipe.width_beta, recipe.widths_per_step)
+    return (widest, *(min(widest, float(np.ceil(w * GRID - 1e-9)) / GRID) for w in drawn))
+
+
+def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -> np.ndarray:
+    """The positions of each step's samples, (steps, batch): epoch after epoch, each in a new order."""
+    batch = min(recipe.batch, size)
+    epochs = -(-steps * batch // size)
+    order = np.concatenate([draws.permutation(size) for _ in range(epochs)])
+    return order[: steps * batch].reshape(steps, batch)
+
+
+def gradient(
+    build: Build, theta: Mapping[str, Tensor], chosen: Sequence[float], x: Tensor, y: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached."""
+    total: dict[str, Tensor] = {}
+    loss = torch.zeros((), device=y.device)
+    for width in sorted(chosen, reverse=True):
+        names = [name for name, _ in template(build, width).named_parameters()]
+        block = slice_of(build, theta, width)
+        leaves = {name: block[name].detach().requires_grad_() for name in names}
+        net = template(build, width)
+        value = cross_entropy(torch.func.functional_call(net, {**block, **leaves}, (x,)), y) / len(chosen)
+        for name, g in zip(names, torch.autograd.grad(value, list(leaves.values())), strict=True):
+            if name in total:
+                total[name][prefix(g.shape)] += g
+            else:
+                total[name] = g
+        loss += value.detach()
+    return total, loss
+
+
+@torch.no_grad()
+def _step(
+    theta: dict[str, Tensor], speed: dict[str, Tensor], grads: dict[str, Tensor], recipe: Recipe, lr: float
+) -> None:
+    """One step of SGD with momentum on the block that was trained; the tail beyond it does not move."""
+    block = [theta[name][prefix(g.shape)] for name, g in grads.items()]
+    push = list(grads.values())
+    if recipe.weight_decay:
+        torch._foreach_add_(push, block, alpha=recipe.weight_decay)
+    if recipe.momentum:
+        memory = [speed[name][prefix(g.shape)] for name, g in grads.items()]
+        torch._foreach_mul_(memory, recipe.momentum)
+        torch._foreach_add_(memory, push)
+        push = memory
+    torch._foreach_add_(block, push, alpha=-lr)
+
+
+def local_sgd(
+    build: Build,
+    state: Mapping[str, Tensor],
+    shard: Shard,
+    width: float,
+    recipe: Recipe,
+    draws: np.random.Generator,
+    *,
+    draw: Draw = full_and_random,
+    first: int = 0,
+    steps: int | None = None,
+    weight: float = 1.0,
+) -> Update:
+    r"""Train one participant's slice on its own shard and return it.
+
+    Each step draws a batch and a set of widths $W \ni w$, and follows $\tfrac{1}{|W|}\sum_{v \in W} \nabla F(M_v\theta)$ with
+    SGD and momentum. ``state`` (the slice at ``width``) is copied, never written to. ``first``: how many steps this
+    participant has taken before, for the learning rate's schedule; ``steps``: how many to take (default: the recipe's).
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> recipe, theta = aq.Recipe(participants=1, local_steps=2), aq.initial(aq.MLP, seed=0)
+        >>> (shard,) = aq.homogeneous(aq.load("fashion-mini").train, recipe)
+        >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "doc")).participant
+        0
+
+    Source: local SGD (FedAvg) on the width-averaged loss; the set of widths is ours.
+    """
+    theta = {name: t.clone() for name, t in state.items()}
+    speed = {name: torch.zeros_like(t) for name, t in theta.items()}
+    steps = recipe.local_steps if steps is None else steps
+    x, y = shard.samples.x, shard.samples.y
+    order = torch.as_tensor(batches(draws, len(shard), recipe, steps), device=y.device)  # (steps, batch)
+    losses = torch.zeros((), device=y.device)
+    for step, chosen in enumerate(order, start=first):
+        grads, loss = gradient(build, theta, draw(draws, width, recipe), x[chosen], y[chosen])
+        _step(theta, speed, grads, recipe, recipe.lr_at(step))
+        losses += loss
+    return Update(shard.participant, width, theta, weight, float(losses) / steps)
+
+
+@torch.inference_mode()
+def hits(net: Callable[[Tensor], Tensor], samples: Samples, batch: int = 1000) -> np.ndarray:
+    """Say for every sample whether the network gets it right: (samples,) bool.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> test = aq.load("fashion-mini").test
+        >>> hits(aq.MLP().eval(), test).shape
+        (4000,)
+    """
+    found = [net(x).argmax(1) == y for x, y in zip(samples.x.split(batch), samples.y.split(batch), strict=True)]
+    return torch.cat(found).cpu().numpy()
+
+
+def accuracy(nets: Sequence[nn.Module], samples: Samples) -> np.ndarray:
+    """Return the share of samples that each network gets right, (networks,) in [0, 1].
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> accuracy([aq.MLP(), aq.MLP(0.5)], aq.load("fashion-mini").validation).shape
+        (2,)
+    """
+    return np.array([hits(net.eval(), samples).mean() for net in nets])
+
+
+def distinct(build: Build, grid: Sequence[float]) -> Iterator[float]:
+    """Those widths of the grid at which the network really grows: the smallest width of each size."""
+    last = None
+    for width in grid:
+        shapes = [t.shape for t in template(build, width).state_dict().values()]
+        if shapes != last:
+            yield width
+        last = shapes
+
+
+def accuracy_curve(
+    build: Build,
+    theta: Mapping[str, Tensor],
+    samples: Samples,
+    *,
+    least: float = 0.02,
+    grid: Sequence[float] | None = None,
+    count: int | None = None,
+) -> Curve:
+    r"""Measure the shared network's accuracy at every width: $\hat\phi(w)$ on ``samples``.
+
+    ``grid``: the widths to try (default: multiples of 1/200 from ``least`` to 1); those at which the network does not
+    grow are dropped. ``count``: workers. The curve keeps which samples were right, for paired statistics.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> curve = accuracy_curve(aq.MLP, aq.initial(aq.MLP, 0), aq.load("fashion-mini").validation, grid=(0.5, 1.0))
+        >>> curve.widths.tolist(), curve.samples
+        ([0.5, 1.0], 2000)
+    """
+    chosen = tuple(distinct(build, grid or widths(least)))
+    with workers(count, samples.y.device) as spread:
+        right = np.stack(list(spread(lambda w: hits(view(build, theta, w), samples), chosen)))  # (widths, samples)
+    return Curve(np.array(chosen), right.mean(1), len(samples), hits=right)

@@ -1,0 +1,146 @@
+"""Constructors ``width -> nn.Module``: which dimensions shrink is decided here, and nowhere else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .records import Data
+from .rng import stream
+
+__all__ = ["MLP", "LeNet", "initial", "sized", "units"]
+
+
+def units(width: float, full: int, group: int = 1) -> int:
+    r"""Return how many of ``full`` units a layer keeps at this width.
+
+    $u(w) = g \lceil w \cdot \mathrm{full} / g \rceil$, at least one group and at most ``full``: monotone in $w$, whole groups
+    only, and guarded against floating error (0.07 of 100 is 7, although ``0.07 * 100 > 7``).
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1], or ``group`` does not divide ``full``.
+
+    Example:
+        >>> units(0.07, 100), units(0.5, 16), units(0.3, 32, group=4)
+        (7, 8, 12)
+
+    Source: FjORD keeps the first ceil(p K) units; the groups are ours.
+    """
+    if not 0 < width <= 1:
+        raise ValueError(f"width is {width!r}; allowed is a number in (0, 1]")
+    if full < 1 or group < 1 or full % group:
+        raise ValueError(f"group is {group!r}; allowed is a whole number that divides {full}")
+    return group * max(1, math.ceil(width * full / group - 1e-9))
+
+
+class Pixels(nn.Module):
+    """Turn uint8 images into floats in [-1, 1], so that a reward takes raw images and nothing else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float().div(127.5).sub(1) if x.dtype == torch.uint8 else x
+
+
+class MLP(nn.Sequential):
+    """Two hidden layers of 200 units (at full width), for images or flat features.
+
+    ``x``: (samples, *shape) -> logits (samples, classes). The input and the classes are never slimmed.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1].
+
+    Example:
+        >>> MLP(0.5)(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([3, 10])
+
+    Source: the 200-200 network of FedSAC and FedRAC.
+    """
+
+    def __init__(
+        self, width: float = 1.0, *, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, hidden: int = 200
+    ) -> None:
+        h = units(width, hidden)
+        super().__init__(
+            Pixels(),
+            nn.Flatten(),  # (samples, pixels)
+            nn.Linear(math.prod(shape), h),
+            nn.ReLU(),
+            nn.Linear(h, h),
+            nn.ReLU(),
+            nn.Linear(h, classes),
+        )
+
+
+class LeNet(nn.Sequential):
+    """LeNet-5 with ReLU and max pooling: 6 and 16 filters, then 120 and 84 units, each times ``multiple``.
+
+    ``x``: (samples, *shape) -> logits (samples, classes). Pictures smaller than 28 or larger than 32 are welcome as
+    long as two 5x5 convolutions and two poolings leave something.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1].
+
+    Example:
+        >>> LeNet(0.5, shape=(3, 32, 32))(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 10])
+
+    Source: LeCun et al. 1998; the sizes are those of the IAFL code's network for the same data sets.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        *,
+        shape: tuple[int, ...] = (1, 28, 28),
+        classes: int = 10,
+        multiple: int = 1,
+    ) -> None:
+        channels, height, breadth = shape
+        a, b, c, d = (units(width, multiple * full) for full in (6, 16, 120, 84))
+        rows, columns = ((side // 2 - 4) // 2 for side in (height, breadth))  # after 5x5, pool, 5x5, pool
+        super().__init__(
+            Pixels(),
+            nn.Conv2d(channels, a, 5, padding=2),  # (samples, a, height, breadth)
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(a, b, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),  # (samples, b * rows * columns): channels outermost, so a prefix stays a prefix
+            nn.Linear(b * rows * columns, c),
+            nn.ReLU(),
+            nn.Linear(c, d),
+            nn.ReLU(),
+            nn.Linear(d, classes),
+        )
+
+
+def sized(build: Callable[..., nn.Module], data: Data, **options: Any) -> Callable[[float], nn.Module]:
+    """Fit a constructor to a data set: its input shape and its number of classes.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> aq.sized(aq.LeNet, aq.load("fashion-mini"), multiple=2)(0.5)[1].out_channels
+        6
+    """
+    return partial(build, shape=tuple(data.train.x.shape[1:]), classes=data.classes, **options)
+
+
+def initial(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu") -> dict[str, Tensor]:
+    """Return the full network's state before any training, drawn from the seed alone.
+
+    Example:
+        >>> a, b = initial(MLP, seed=0), initial(MLP, seed=0)
+        >>> all(bool((a[k] == b[k]).all()) for k in a)
+        True
+
+    Source: PyTorch's own initial distributions, under a generator of our seed that is put back afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(stream(seed, "initial").integers(2**62)))
+        net = build(1.0)
+    return {name: t.to(device) for name, t in net.state_dict().items()}

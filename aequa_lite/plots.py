@@ -1,0 +1,245 @@
+"""One figure style and a handful of figures; the only file that imports matplotlib and seaborn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+
+from .allocate import Plan
+from .curve import Curve
+from .files import whole
+from .partition import table
+from .records import Report, Shard
+from .slim import template
+
+__all__ = ["plot_curve", "plot_partition", "plot_prefix", "plot_rewards", "plot_widths", "save_figure", "style"]
+
+WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
+MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
+INK, ALONE = "#333333", "#8c510a"
+
+
+def style() -> None:
+    """Set the book's figure style for this process: one size, a white face that is legible in dark mode too.
+
+    Example:
+        >>> style()
+        >>> mpl.rcParams["figure.facecolor"]
+        'white'
+    """
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.6),
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.dpi": 110,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "font.family": "DejaVu Sans",
+            "svg.hashsalt": "aequa-lite",
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def marker(participant: int) -> str:
+    """The marker that stands for a participant in every figure."""
+    return MARKERS[participant % len(MARKERS)]
+
+
+def shade(width: float) -> Any:
+    """The colour of a width on the one sequential scale."""
+    return WIDTH_SCALE(Normalize(0, 1)(width))
+
+
+def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
+    """The axes to draw on: those given, or new ones."""
+    return plt.subplots(figsize=size)[1] if ax is None else ax
+
+
+def plot_partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | None = None) -> Figure:
+    """Draw who holds how many samples of each class: one row for each participant, the number in each cell.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, aq.Recipe())
+        >>> plot_partition(shards).axes[0].get_xlabel()
+        'class'
+    """
+    counts = table(shards)  # (participants, classes)
+    ax = _axes(ax, (7.2, 0.8 + 0.42 * len(counts)))
+    sns.heatmap(
+        np.sqrt(counts),  # areas are compared by eye, so colour by the square root
+        annot=counts if counts.size <= 150 else False,
+        fmt="d",
+        cmap=sns.light_palette("#3b6fa0", as_cmap=True),
+        cbar=False,
+        linewidths=1,
+        linecolor="white",
+        annot_kws={"size": 8},
+        ax=ax,
+    )
+    ax.set(xlabel="class", ylabel="participant", title="samples of each class; on the right: in all")
+    if labels:
+        ax.set_xticklabels(labels, rotation=35, ha="right", size=8)
+    ax.tick_params(length=0, axis="both")
+    ax.set_yticks(np.arange(len(counts)) + 0.5, [str(i) for i in range(len(counts))], rotation=0)
+    for i, total in enumerate(counts.sum(1)):
+        ax.text(counts.shape[1] + 0.15, i + 0.5, f"{total:,}", va="center", size=9, color=INK)
+    return ax.figure
+
+
+def plot_prefix(build: Callable[[float], nn.Module], width: float, name: str, ax: Axes | None = None) -> Figure:
+    """Draw one tensor of the full network and, inside it, the leading block that a narrow network holds.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> plot_prefix(aq.MLP, 0.4, "4.weight").axes[0].get_title()
+        'layer 4.weight: 200 x 200, of it 80 x 80 at width 0.4'
+    """
+    full, part = (tuple(template(build, w).state_dict()[name].shape) for w in (1.0, width))
+    rows, columns = (full[0], int(np.prod(full[1:]))) if len(full) > 1 else (full[0], 1)
+    narrow_rows, narrow_columns = (part[0], int(np.prod(part[1:]))) if len(part) > 1 else (part[0], 1)
+    ax = _axes(ax, (4.2, 3.2))
+    ax.add_patch(Rectangle((0, 0), columns, rows, facecolor=shade(1.0), edgecolor="white"))
+    ax.add_patch(Rectangle((0, 0), narrow_columns, narrow_rows, facecolor=shade(width * 0.6), edgecolor="white", lw=2))
+    sizes = (" x ".join(map(str, full)), " x ".join(map(str, part)))
+    ax.set_title(f"layer {name}: {sizes[0]}, of it {sizes[1]} at width {width:g}", size="small")
+    ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel="inputs", ylabel="outputs")
+    ax.set_aspect("auto")
+    return ax.figure
+
+
+def plot_curve(
+    curve: Curve,
+    plan: Plan | None = None,
+    alone: Sequence[float] = (),
+    test_curve: Curve | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw accuracy by width with its 95% band and its monotone fit; with a plan, who gets which width.
+
+    ``alone``: what each participant reaches alone, drawn as short lines on the left edge.
+
+    Example:
+        >>> import numpy as np, aequa_lite as aq
+        >>> curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.3, 0.6, 0.8]), samples=1000)
+        >>> plot_curve(curve).axes[0].get_xlabel()
+        'width'
+    """
+    ax = _axes(ax)
+    margin = 1.96 * curve.standard_error
+    ax.fill_between(curve.widths, curve.accuracy - margin, curve.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)
+    ax.plot(curve.widths, curve.fitted, color=INK, lw=1.2, drawstyle="steps-post", label="monotone fit (validation)")
+    ax.scatter(curve.widths, curve.accuracy, c=curve.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
+    if test_curve is not None:
+        ax.plot(test_curve.widths, test_curve.accuracy, color=INK, lw=0.8, ls=":", label="test")
+    for i, value in enumerate(alone):
+        ax.plot([0, 0.025], [value, value], color=ALONE, lw=1.5)
+        ax.text(0.03, value, f"{i} alone", color=ALONE, size=7, va="center")
+    if plan is not None:
+        for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy, strict=True)):
+            ax.vlines(w, 0, a, color=shade(w), lw=1)
+            ax.scatter([w], [a], color=shade(w), marker=marker(i), s=70, edgecolor="white", zorder=5)
+            ax.annotate(str(i), (w, a), xytext=(0, 7), textcoords="offset points", ha="center", size=9, color=INK)
+    low = float(min(curve.accuracy.min(), *alone, 1.0)) if len(alone) else float(curve.accuracy.min())
+    ax.set(xlim=(0, 1.02), ylim=(max(0.0, low - 0.08), float(curve.accuracy.max()) + 0.06))
+    ax.set(xlabel="width", ylabel="accuracy", title="accuracy by width, and who earns which width" if plan else "accuracy by width")
+    ax.legend(loc="lower right", fontsize="small")
+    return ax.figure
+
+
+def plot_rewards(found: Report, ax: Axes | None = None) -> Figure:
+    """Draw each participant's rewarded accuracy against what it reached alone, with the line of no gain.
+
+    Bars are 95% intervals of a single accuracy on the test split; the colour is the width.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
+        >>> plot_rewards(aq.report(nets, nets, None, None, data, aq.Recipe(participants=2))).axes[0].get_xlabel()
+        'accuracy alone (test)'
+    """
+    ax = _axes(ax, (4.8, 3.8))
+    own, paid = np.array(found.standalone), np.array(found.test_accuracy)
+    error = 1.96 * np.sqrt(paid * (1 - paid) / found.data["sizes"]["test"])
+    low, high = min(own.min(), paid.min()) - 0.04, max(own.max(), paid.max()) + 0.04
+    ax.plot([low, high], [low, high], color=ALONE, lw=1, ls="--")
+    ax.text(low + 0.012, low + 0.004, "no gain: as good as alone", color=ALONE, size=8, rotation=0, va="bottom")
+    for i in range(len(own)):
+        width = 1.0 if found.widths is None else found.widths[i]
+        ax.errorbar(own[i], paid[i], yerr=error[i], color="#999999", lw=1, zorder=2)
+        ax.scatter(own[i], paid[i], color=shade(width), marker=marker(i), s=80, edgecolor="white", zorder=3)
+        label = f"{i}" if found.widths is None else f"{i}: width {width:.2f}"
+        ax.annotate(label, (own[i], paid[i]), xytext=(-8, 5), textcoords="offset points", ha="right", size=8)
+    ax.set(xlim=(low - 0.06, high), ylim=(low, high), xlabel="accuracy alone (test)", ylabel="accuracy of the reward (test)")
+    ax.set_title(f"rewards follow contributions{_correlation(found)}")
+    return ax.figure
+
+
+def _correlation(found: Report) -> str:
+    """The report's Pearson as it stands in a title."""
+    r = found.fairness["pearson"]
+    return "" if r is None else f": Pearson {r:.3f}"
+
+
+def plot_widths(found: Report, ax: Axes | None = None) -> Figure:
+    """Draw what everyone takes home: a bar as wide as the reward, the accuracy alone and the rewarded one.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
+        >>> found = aq.report(nets, nets, None, None, data, aq.Recipe(participants=2))
+        >>> plot_widths(found).axes[0].get_xlabel()
+        'width of the reward'
+    """
+    n = len(found.standalone)
+    ax = _axes(ax, (7.2, 0.9 + 0.5 * n))
+    for i in range(n):
+        width = 1.0 if found.widths is None else found.widths[i]
+        ax.barh(i, 1, color="#f0f0f0", height=0.62)
+        ax.barh(i, width, color=shade(width), height=0.62)
+        said = f"{width:.2f} of the width, {found.parameters[i]:,} parameters"
+        inside = width > 0.55
+        ax.text(width - 0.01 if inside else width + 0.01, i, said, va="center", size=8.5,
+                ha="right" if inside else "left", color="white" if inside else INK)  # fmt: skip
+        ax.text(1.03, i, f"{found.standalone[i]:.3f}", va="center", size=9, color=ALONE)
+        ax.text(1.17, i, f"{found.test_accuracy[i]:.3f}", va="center", size=9, color=INK, weight="bold")
+    ax.text(1.03, -0.75, "alone", size=9, color=ALONE)
+    ax.text(1.17, -0.75, "reward", size=9, color=INK, weight="bold")
+    ax.set(xlim=(0, 1.32), ylim=(n - 0.5, -1), xlabel="width of the reward", ylabel="participant")
+    ax.set_yticks(range(n))
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax.figure
+
+
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Write a figure as a PNG of 160 dots per inch, whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> save_figure(plt.figure(), Path(tempfile.mkdtemp()) / "empty.png").name
+        'empty.png'
+    """
+    with whole(path) as half:
+        figure.savefig(half, dpi=160, metadata={"Software": None})
+    return Path(path)

@@ -1,0 +1,199 @@
+"""What a run is judged by: contribution, plan, curve and models put together on data the plan never saw."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .allocate import Plan
+from .curve import Curve
+from .fairness import measure
+from .local import hits
+from .noise import ceiling
+from .records import Data, Recipe, Report
+from .slim import parameters
+
+__all__ = ["report", "table"]
+
+
+def report(
+    models: Sequence[nn.Module],
+    alone: Sequence[nn.Module],
+    plan: Plan | None,
+    curve: Curve | None,
+    data: Data,
+    recipe: Recipe,
+    *,
+    test_curve: Curve | None = None,
+    contribution: Sequence[float] | None = None,
+    partition: str = "",
+    method: str = "aequa",
+    seconds: float = 0.0,
+    parameters_sent: int = 0,
+) -> Report:
+    r"""Judge the rewarded models on the test split.
+
+    Gain $G_i = A_i - B_i$ with $A_i$ the reward's and $B_i$ the own network's test accuracy; $\mathrm{MCG} = \bar G$,
+    $\mathrm{CGS} = \sqrt{\overline{(G - \bar G)^2}}$, Pearson between $B$ and $A$. ``models`` and ``alone``: the rewards and
+    the networks trained alone; ``curve``: measured on the validation split; ``test_curve``: the same widths on the test
+    split, from which the Pearson that noise allows is simulated. A method without widths has ``plan`` and ``curve`` None.
+
+    Raises:
+        ValueError: the numbers of models and of networks trained alone differ.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
+        >>> found = report(nets, nets, None, None, data, aq.Recipe(participants=2))
+        >>> found.fairness["mcg"], found.widths
+        (0.0, None)
+
+    Source: MCG and CGS from CYCle (formulas from memory); the rest is ours.
+    """
+    if len(models) != len(alone):
+        raise ValueError(f"models holds {len(models)} and alone {len(alone)}; allowed is one of each for each participant")
+    own = np.stack([hits(net.eval(), data.test) for net in alone])  # (participants, samples)
+    paid = np.stack([hits(net.eval(), data.test) for net in models])  # (participants, samples)
+    if contribution is None:
+        contribution = [float(hits(net.eval(), data.validation).mean()) for net in alone]
+    fairness = {**measure(own, paid, seed=recipe.seed), **_ceiling(own, test_curve, data, recipe)}
+    return Report(
+        recipe=recipe.to_dict(),
+        data={"name": data.name, "sha256": data.sha256, "sizes": data.sizes},
+        partition=partition,
+        method=method,
+        versions=_versions(),
+        device=_device(data.test.y.device),
+        seconds=round(float(seconds), 1),
+        parameters_sent=int(parameters_sent),
+        contribution=_floats(contribution),
+        standalone=_floats(own.mean(1)),
+        widths=None if plan is None else _floats(plan.widths),
+        parameters=tuple(parameters(net) for net in models),
+        predicted_accuracy=None if plan is None else _floats(plan.predicted_accuracy),
+        test_accuracy=_floats(paid.mean(1)),
+        fairness=fairness,
+        curve=None if curve is None else _curve(curve, test_curve),
+        warnings=tuple(_warnings(own, paid, plan, data.classes, fairness)),
+    )
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    """Plain numbers with six digits, as they stand in the file."""
+    return tuple(round(float(v), 6) for v in values)
+
+
+def _ceiling(own: np.ndarray, test_curve: Curve | None, data: Data, recipe: Recipe) -> dict[str, Any]:
+    """The Pearson that a faultless allocation reaches on average in spite of sampling noise."""
+    if test_curve is None or test_curve.hits is None or len(own) < 2:
+        return {"pearson_ceiling": None}
+    bound = ceiling(
+        own,
+        test_curve.hits,
+        test_curve.widths,
+        validation_samples=len(data.validation),
+        test_samples=len(data.test),
+        seed=recipe.seed,
+    )
+    return {"pearson_ceiling": bound.pearson, "pearson_ceiling_interval": bound.pearson_interval}
+
+
+def _curve(curve: Curve, test_curve: Curve | None) -> dict[str, Any]:
+    """The curve as the report keeps it."""
+    return {
+        "widths": _floats(curve.widths),
+        "validation": _floats(curve.accuracy),
+        "test": None if test_curve is None else _floats(test_curve.accuracy),
+        "standard_error": _floats(curve.standard_error),
+    }
+
+
+def _warnings(own: np.ndarray, paid: np.ndarray, plan: Plan | None, classes: int, fairness: dict[str, Any]) -> list[str]:
+    """What a reader should know before believing the table."""
+    said = []
+    accuracy, samples = paid.mean(1), paid.shape[1]
+    error = np.sqrt(np.maximum(accuracy * (1 - accuracy), 1 / samples) / samples)
+    for i in np.flatnonzero(accuracy - 1 / classes < 2 * error):
+        said.append(f"participant {i}: the reward is within noise of chance")
+    for i in fairness["worse_off"]:
+        said.append(f"participant {i}: the reward is significantly below what it reached alone")
+    order = np.argsort(own.mean(1), kind="stable")
+    for i, j in zip(order[:-1], order[1:], strict=True):
+        apart = paid[j].astype(float) - paid[i]
+        if abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
+            said.append(f"participants {i} and {j}: their rewards are within noise of each other")
+    if plan is not None and not plan.certificate.covers:
+        said.append("the curve spans less than the contributions do: lower min_width, or train longer")
+    if plan is not None and not plan.certificate.top_reaches:
+        said.append("the full network is below the best participant's own: train together longer")
+    return said
+
+
+def _versions() -> dict[str, str]:
+    """The versions that the numbers depend on."""
+    names = ("aequa-lite", "torch", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _device(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _line(name: str, value: Any) -> str:
+    """One figure of the report in words."""
+    if value is None:
+        return f"{name:<28} none (no variance, or too few participants)"
+    many = value if isinstance(value, (list, tuple)) else [value]
+    return f"{name:<28} {' to '.join(f'{v:.3f}' for v in many)}"
+
+
+def table(found: Report) -> str:
+    """Lay a report out as text: a line for each participant, then the measures of fairness and the warnings.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
+        >>> print(table(report(nets, nets, None, None, data, aq.Recipe(participants=2))).split()[0])
+        participant
+    """
+    n = len(found.standalone)
+    none = ("-",) * n
+    widths = none if found.widths is None else tuple(f"{w:.3f}" for w in found.widths)
+    predicted = none if found.predicted_accuracy is None else tuple(f"{a:.3f}" for a in found.predicted_accuracy)
+    lines = ["participant  contribution   width  parameters  predicted    test   alone    gain"]
+    for i in range(n):
+        gain = found.test_accuracy[i] - found.standalone[i]
+        lines.append(
+            f"{i:>11}  {found.contribution[i]:>12.3f}  {widths[i]:>6}  {found.parameters[i]:>10,}  {predicted[i]:>9}"
+            f"  {found.test_accuracy[i]:>6.3f}  {found.standalone[i]:>6.3f}  {gain:>+6.3f}"
+        )
+    f = found.fairness
+    lines += ["", _line("Pearson", f["pearson"]), _line("  over participants, 95%", f["pearson_interval"])]
+    lines += [_line("  over test samples, 95%", f["pearson_noise_interval"]), _line("  noise allows", f["pearson_ceiling"])]
+    lines += [_line("mean gain (MCG)", f["mcg"]), _line("spread of gains (CGS)", f["cgs"])]
+    lines += [_line("smallest gain", f["min_gain"]), "", *(f"warning: {each}" for each in found.warnings)]
+    return "\n".join(lines).rstrip()
+
+
+def main() -> None:
+    """Print the report of a folder: ``python -m aequa_lite.report runs/quickstart``."""
+    parser = argparse.ArgumentParser(prog="python -m aequa_lite.report", description="Print the report of a run.")
+    parser.add_argument("folder", help="the folder that holds report.json")
+    try:
+        print(table(Report.load(parser.parse_args().folder)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The model that goes home: a smaller safetensors file and its manifest, read back without trusting either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from
+from torch import nn
+
+from . import nets
+from .checkpoint import save_tensors
+from .files import whole
+from .records import Recipe
+from .slim import parameters
+
+__all__ = ["Manifest", "load_reward", "save_rewards"]
+
+MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {each.__name__: each for each in (nets.MLP, nets.LeNet)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Say what a reward file holds, so that it can be rebuilt and checked before use.
+
+    Example:
+        >>> Manifest("MLP", {"classes": 10}, 0.5, 89610, "0" * 64, "0" * 64).width
+        0.5
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    width: float
+    parameters: int
+    sha256: str
+    recipe: str
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _check(m: Manifest) -> None:
+    """Refuse a manifest that names no known network or carries values of the wrong kind."""
+    if m.architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture is {m.architecture!r}; allowed is one of {', '.join(sorted(ARCHITECTURES))}")
+    width_fits = isinstance(m.width, (int, float)) and not isinstance(m.width, bool) and 0 < m.width <= 1
+    if not width_fits:
+        raise ValueError(f"width is {m.width!r}; allowed is a number in (0, 1]")
+    if isinstance(m.parameters, bool) or not isinstance(m.parameters, int) or not 0 < m.parameters <= MOST_BYTES // 4:
+        raise ValueError(f"parameters is {m.parameters!r}; allowed is a whole number from 1 to {MOST_BYTES // 4}")
+    if not isinstance(m.options, dict) or not all(_plain(v) for v in m.options.values()):
+        raise ValueError(f"options is {m.options!r}; allowed are names with whole numbers from 1 to 65536 or lists of them")
+    for name in ("sha256", "recipe"):
+        value = getattr(m, name)
+        if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
+            raise ValueError(f"{name} is {value!r}; allowed are 64 hexadecimal digits")
+
+
+def _plain(value: Any) -> bool:
+    """Whether a network option is a small positive whole number or a short list of them."""
+    many = value if isinstance(value, (list, tuple)) else [value]
+    return 0 < len(many) <= 4 and all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 65536 for v in many)
+
+
+def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of a constructor or of a partial of one."""
+    function, options = getattr(build, "func", build), dict(getattr(build, "keywords", {}))
+    name = getattr(function, "__name__", repr(function))
+    if ARCHITECTURES.get(name) is not function:
+        raise ValueError(f"build is {name!r}; a reward can be saved for {', '.join(sorted(ARCHITECTURES))}")
+    return name, {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+
+
+def save_rewards(
+    folder: Path | str, build: Callable[..., nn.Module], models: Sequence[nn.Module], widths: Sequence[float], recipe: Recipe
+) -> list[Path]:
+    """Write one ``participant-NN.safetensors`` and its ``.json`` manifest for each participant; return the files.
+
+    Raises:
+        ValueError: ``build`` is not one of this package's networks, or models and widths differ in number.
+
+    Example:
+        >>> import tempfile, aequa_lite as aq
+        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> path, = save_rewards(tempfile.mkdtemp(), aq.MLP, [aq.slim(aq.MLP, theta, 0.1)], [0.1], aq.Recipe())
+        >>> aq.parameters(load_reward(path))
+        16330
+    """
+    architecture, options = _described(build)
+    if len(models) != len(widths):
+        raise ValueError(f"models holds {len(models)} and widths {len(widths)}; allowed is one width for each model")
+    paths = []
+    for number, (model, width) in enumerate(zip(models, widths, strict=True)):
+        path = Path(folder) / f"participant-{number:02d}.safetensors"
+        save_tensors(path, model.state_dict(), {"width": repr(float(width))})
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        manifest = Manifest(architecture, options, float(width), parameters(model), digest, recipe.hash)
+        with whole(path.with_suffix(".json")) as half:
+            half.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+        paths.append(path)
+    return paths
+
+
+def load_reward(path: Path | str) -> nn.Module:
+    """Rebuild a rewarded network from its file, after checking hash, architecture, names, shapes and types.
+
+    Nothing is unpickled: the manifest is JSON, the tensors are safetensors, the network is one of this package's.
+
+    Raises:
+        ValueError: the file or its manifest is missing, damaged, too large, or does not fit the network it names.
+
+    Example:
+        >>> load_reward("nowhere.safetensors")
+        Traceback (most recent call last):
+        ValueError: reward nowhere.safetensors cannot be read: no such file
+    """
+    path = Path(path)
+    manifest, blob = _read(path)
+    with torch.device("meta"):
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
+        try:
+            net = ARCHITECTURES[manifest.architecture](manifest.width, **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"reward {path} names a network that cannot be built: {error}") from error
+    wanted = {name: (tuple(t.shape), t.dtype) for name, t in net.state_dict().items()}
+    if parameters(net) != manifest.parameters:
+        raise ValueError(f"reward {path} promises {manifest.parameters} parameters, its network has {parameters(net)}")
+    try:
+        tensors = tensors_from(blob)
+    except SafetensorError as error:
+        raise ValueError(f"reward {path} is damaged: {error}") from error
+    found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    if found != wanted:
+        odd = sorted(set(found.items()) ^ set(wanted.items()), key=str)[0][0]
+        raise ValueError(f"reward {path} does not fit {manifest.architecture} at width {manifest.width:g}: tensor {odd!r}")
+    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        raise ValueError(f"reward {path} holds a number that is not finite")
+    net.load_state_dict(tensors, assign=True)
+    return net.eval()
+
+
+def _read(path: Path) -> tuple[Manifest, bytes]:
+    """The manifest and the bytes that it vouches for."""
+    for each, most in ((path, MOST_BYTES), (path.with_suffix(".json"), 1 << 16)):
+        if not each.is_file():
+            raise ValueError(f"reward {each} cannot be read: no such file")
+        if each.stat().st_size > most:
+            raise ValueError(f"reward {each} has {each.stat().st_size} bytes; allowed are {most}")
+    try:
+        manifest = Manifest(**json.loads(path.with_suffix(".json").read_bytes()))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error}") from error
+    blob = path.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != manifest.sha256:
+        raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
+    return manifest, blob

@@ -1,0 +1,123 @@
+"""The idea: a narrow network is the same constructor at a smaller width, filled with the leading block of every tensor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+__all__ = ["merge", "parameters", "prefix", "slice_of", "slim", "view"]
+
+Build = Callable[[float], nn.Module]
+State = Mapping[str, Tensor]
+
+
+def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
+    """Return the index of the leading block of that shape in any larger tensor.
+
+    Example:
+        >>> torch.arange(9).reshape(3, 3)[prefix((2, 2))].tolist()
+        [[0, 1], [3, 4]]
+
+    Source: ordered dropout (FjORD, Horvath et al. 2021) keeps the first units of every layer.
+    """
+    return tuple(slice(0, size) for size in shape)
+
+
+@lru_cache(maxsize=4096)
+def _template(build: Build, width: float, thread: int) -> nn.Module:
+    """An empty network of that width: shapes without numbers, one per thread since a view fills it for a moment."""
+    with torch.device("meta"):
+        return build(width)
+
+
+def template(build: Build, width: float) -> nn.Module:
+    """Return the calling thread's empty network of that width."""
+    return _template(build, width, threading.get_ident())
+
+
+def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
+    """Return the leading block of every shared tensor that a network of this width has (views, no copy).
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> slice_of(aq.MLP, theta, 0.5)["2.weight"].shape
+        torch.Size([100, 784])
+    """
+    return {name: theta[name][prefix(t.shape)] for name, t in template(build, width).state_dict().items()}
+
+
+def slim(build: Build, theta: State, width: float) -> nn.Module:
+    r"""Return an ordinary, smaller network: ``build(width)`` filled with theta's leading blocks.
+
+    $\mathrm{slim}(\theta, w)_k = \theta_k[0{:}s_1, 0{:}s_2, \dots]$ with $s$ the shape that ``build(w)`` gives tensor $k$.
+    The new network shares no memory with ``theta``.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1].
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> aq.parameters(slim(aq.MLP, theta, 0.5)), aq.parameters(slim(aq.MLP, theta, 1.0))
+        (89610, 199210)
+
+    Source: ordered dropout (FjORD), as a constructor instead of a mask.
+    """
+    with torch.device("meta"):
+        net = build(width)
+    net.load_state_dict({k: theta[k][prefix(t.shape)].clone() for k, t in net.state_dict().items()}, assign=True)
+    return net
+
+
+def view(build: Build, theta: State, width: float) -> Callable[[Tensor], Tensor]:
+    """Return the network of that width as a function that reads theta itself: no copy, gradients flow to theta.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> theta, x = aq.initial(aq.MLP, seed=0), torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+        >>> bool((view(aq.MLP, theta, 0.3)(x) == slim(aq.MLP, theta, 0.3)(x)).all())
+        True
+    """
+    block = slice_of(build, theta, width)
+    return lambda x: functional_call(template(build, width), block, (x,))
+
+
+def merge(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:
+    r"""Average what came back, entry by entry, over those who hold the entry.
+
+    $\theta_e \leftarrow \theta_e + \sum_{i \ni e} a_i (v_{i,e} - \theta_e) \,/\, \sum_{i \ni e} a_i$, where $i \ni e$ says
+    that participant $i$'s slice holds entry $e$. Entries that nobody holds keep their value; when all hold
+    everything this is FedAvg. ``updates``: pairs of a slice and its weight $a_i > 0$.
+
+    Example:
+        >>> theta = {"w": torch.zeros(3)}
+        >>> merge(theta, [({"w": torch.ones(3)}, 1.0), ({"w": 4 * torch.ones(1)}, 2.0)])["w"].tolist()
+        [3.0, 1.0, 1.0]
+
+    Source: FjORD (Eq. 2) and HeteroFL, written in difference form so that no change is exactly no change.
+    """
+    push = {k: torch.zeros_like(t) for k, t in theta.items()}
+    mass = {k: torch.zeros_like(t) for k, t in theta.items()}
+    for state, weight in updates:
+        for k, v in state.items():
+            if v.is_floating_point():  # a batch counter is not a quantity to average
+                block = prefix(v.shape)
+                push[k][block] += weight * (v - theta[k][block])
+                mass[k][block] += weight
+    return {k: t + push[k] / mass[k].clamp_min(1e-30) if t.is_floating_point() else t for k, t in theta.items()}
+
+
+def parameters(net: nn.Module) -> int:
+    """Count the trainable numbers of a network.
+
+    Example:
+        >>> parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(p.numel() for p in net.parameters())

@@ -1,0 +1,49 @@
+"""Participants side by side: worker threads with one arithmetic thread each, so that their number changes no bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["workers"]
+
+
+def _available() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[..., Iterator[Any]]]:
+    """Open a pool and return its ordered ``map``: results come in the order of the items, whoever is done first.
+
+    Each thread computes with one intra-op thread, also when there is one worker only: the same sums in the same
+    order whatever ``count`` is. On a GPU one worker is the default, since its kernels queue behind one another.
+
+    Raises:
+        ValueError: ``count`` is not a whole number from 1.
+
+    Example:
+        >>> with workers(2) as spread:
+        ...     list(spread(abs, [-1, -2, -3]))
+        [1, 2, 3]
+
+    Source: our choice.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ValueError(f"workers is {count!r}; allowed is a whole number from 1, or None for one per processor")
+    count = count or (_available() if torch.device(device).type == "cpu" else 1)
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+
+    def spread(function: Callable[..., Any], *items: Iterable[Any]) -> Iterator[Any]:
+        return pool.map(function, *items)
+
+    try:
+        yield spread
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
