@@ -191,10 +191,8 @@ def class_imbalance(train: Samples, recipe: Recipe, samples_each: int | None = N
         total - 1 + bisect_left(range(total, len(y) // n + 1), True, key=short)
     )  # what is short stays short with more
     if most < total:
-        raise ValueError(
-            f"train holds {len(y)} samples, {sizes.min()} of its rarest class, too few for {n} participants with up to "
-            f"{total} classes and at least {total} samples each; use fewer participants"
-        )
+        few = f"train holds {len(y)} samples, {sizes.min()} of its rarest class"
+        raise ValueError(f"{few}: too few for {n} participants with {total} samples each; use fewer participants")
     each = most if samples_each is None else samples_each
     check_number("samples_each", each, total, most, whole=True)
     return _deal(train, recipe, "class_imbalance", y, needed(each))

@@ -1,0 +1,92 @@
+"""Laws of .npz files: any layout of images becomes one, what is wrong is refused with the remedy."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from formats import damage, pixels, write_npz
+
+from aequa_lite.data import load
+
+
+@pytest.mark.parametrize(
+    ("shape", "tensor"),
+    [((8, 9), (1, 8, 9)), ((3, 8, 9), (3, 8, 9)), ((8, 9, 3), (3, 8, 9)), ((8, 9, 1), (1, 8, 9)), ((7,), (7,))],
+)
+def test_images_of_any_layout_become_channels_first(tmp_path, shape, tensor):
+    x, x_test = pixels(24, *shape), pixels(6, *shape)
+    data = load(write_npz(tmp_path / "a.npz", x_train=x, x_test=x_test), device="cpu")
+    assert data.train.x.shape[1:] == data.validation.x.shape[1:] == data.test.x.shape[1:] == tensor
+    moved = np.moveaxis(x_test, -1, 1) if len(shape) == 3 and shape[-1] in (1, 3) else x_test.reshape(6, *tensor)
+    assert np.array_equal(data.test.x.numpy(), moved)
+    assert data.name == "a.npz"
+
+
+def test_a_table_of_floats_is_taken_as_it_is(tmp_path):
+    x = np.linspace(-1, 1, 24 * 5, dtype=np.float32).reshape(24, 5)
+    data = load(write_npz(tmp_path / "a.npz", x_train=x, x_test=x[:6]), device="cpu")
+    assert torch.equal(data.test.x, torch.from_numpy(x[:6]))
+
+
+def test_a_validation_split_of_its_own_is_kept(tmp_path):
+    own = {"x_validation": pixels(4, 3, 8, 8, seed=3), "y_validation": np.array([0, 1, 2, 0], dtype=np.uint8)}
+    data = load(write_npz(tmp_path / "a.npz", **own), device="cpu")
+    assert data.sizes == {"train": 24, "validation": 4, "test": 6}
+    with pytest.raises(ValueError, match=r"validation is 3, but .* its own validation split"):
+        load(write_npz(tmp_path / "a.npz", **own), validation=3)
+
+
+def float_images():
+    """Images from 0 to 1, as many people keep them."""
+    return pixels(24, 3, 8, 8) / 255
+
+
+WRONG = {
+    "lacks y_test; needed are x_train, y_train, x_test, y_test": {"y_test": None},
+    "lacks y_validation;": {"x_validation": pixels(4, 3, 8, 8)},
+    r"x_train is float64 with 4 axes; allowed is uint8; .* np.rint\(255": {"x_train": float_images()},
+    "x_train is int64 with 4 axes; allowed is uint8": {"x_train": pixels(24, 3, 8, 8).astype(int)},
+    r"x_train has shape \(24, 3, 0, 8\)": {"x_train": pixels(24, 3, 0, 8)},
+    r"x_train has shape \(24,\)": {"x_train": pixels(24)},
+    r"x_test has shape \(6, 3, 9, 8\)": {"x_test": pixels(6, 3, 9, 8)},
+    "x_test holds numbers that are not finite": {
+        "x_train": np.ones((24, 2), np.float32),
+        "x_test": np.full((6, 2), np.nan, np.float32),
+    },
+    r"y_train is int64 of shape \(23,\); .* \(24,\)": {"y_train": np.arange(23) % 3},
+    r"y_train is int64 of shape \(24, 1\)": {"y_train": np.arange(24)[:, None] % 3},
+    "y_train is float64": {"y_train": np.arange(24) % 3 / 1.0},
+    "y_train holds 3 labels from 1 to 3; .* without a gap": {"y_train": np.arange(24) % 3 + 1},
+    "y_train holds 1 labels from 0 to 0; allowed are at least two": {"y_train": np.zeros(24, int)},
+    "y_train holds 24 labels from -1 to 22": {"y_train": np.arange(24) - 1},
+    "y_test holds labels 0 to 3; allowed are 0 to 2": {"y_test": np.array([0, 1, 2, 3, 0, 1])},
+    "cannot be read .ValueError: Object arrays": {"y_test": np.array([0, 1, 2, 0, 1, None], dtype=object)},
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_wrong_arrays_are_refused_with_the_remedy(tmp_path, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        load(write_npz(tmp_path / "a.npz", **WRONG[sentence]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut", pickle.dumps({"x": 1})])
+def test_what_is_no_npz_file_is_said_to_be_damaged(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.npz cannot be read .*'fashion-mini' is embedded and needs no file"):
+        load(tmp_path / "a.npz")
+
+
+def test_an_npz_file_cut_in_half_is_said_to_be_damaged(tmp_path):
+    damage(write_npz(tmp_path / "a.npz"))
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(tmp_path / "a.npz")
+
+
+def test_a_missing_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a.npz is missing; check the path .'fashion-mini'"):
+        load(tmp_path / "a.npz")
