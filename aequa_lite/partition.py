@@ -10,7 +10,7 @@ from bisect import bisect_left
 import numpy as np
 import torch
 
-from .noise import feature_noise, label_noise
+from .quality import feature_noise, label_noise
 from .quantity import by_size, imbalanced, power_law, quantity_dirichlet
 from .records import Recipe, Samples, Shard
 from .rng import stream

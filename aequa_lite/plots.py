@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from .partition import table
 from .records import Report, Shard
 from .slim import template
 
-__all__ = ["plot_curve", "plot_partition", "plot_prefix", "plot_rewards", "plot_widths", "save_figure", "style"]
+__all__ = ["plot_curve",
+    "plot_curves", "plot_partition", "plot_prefix", "plot_rewards", "plot_widths", "save_figure", "style"]
 
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
@@ -162,6 +163,32 @@ def plot_curve(
     low = float(min(curve.accuracy.min(), *alone, 1.0)) if len(alone) else float(curve.accuracy.min())
     ax.set(xlim=(0, 1.02), ylim=(max(0.0, low - 0.08), float(curve.accuracy.max()) + 0.06))
     ax.set(xlabel="width", ylabel="accuracy", title="accuracy by width, and who earns which width" if plan else "accuracy by width")
+    ax.legend(loc="lower right", fontsize="small")
+    return ax.figure
+
+
+def plot_curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figure:
+    """Draw several ways of training as mean accuracy by width with the standard deviation over their runs.
+
+    ``curves``: for each way its name and one curve per seed, all on the same widths.
+
+    Example:
+        >>> import numpy as np, aequa_lite as aq
+        >>> curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.3, 0.6, 0.8]), samples=1000)
+        >>> plot_curves({"one way": [curve]}).axes[0].get_xscale()
+        'log'
+    """
+    ax = _axes(ax)
+    for (name, runs), line, ink in zip(curves.items(), ("-", "--", ":", "-."), (INK, "#0072b2", ALONE, "#777777"), strict=False):
+        widths, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
+        middle, spread = values.mean(0), values.std(0)
+        ax.fill_between(widths, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
+        ax.plot(widths, middle, color=ink, ls=line, lw=1.4, label=name)
+        ax.scatter(widths, middle, c=widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=16, zorder=3)
+    ax.set_xscale("log")
+    ax.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5, 1.0], ["0.02", "0.05", "0.1", "0.2", "0.5", "1"])
+    ax.minorticks_off()
+    ax.set(xlabel="width (logarithmic)", ylabel="accuracy", title="accuracy by width")
     ax.legend(loc="lower right", fontsize="small")
     return ax.figure
 

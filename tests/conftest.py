@@ -1,0 +1,31 @@
+"""Small fixtures that every test may use: real images, few of them."""
+
+from __future__ import annotations
+
+import pytest
+
+import aequa_lite as aq
+
+
+@pytest.fixture(scope="session")
+def data() -> aq.Data:
+    """The embedded data set, on the CPU."""
+    return aq.load("fashion-mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def few(data: aq.Data) -> aq.Data:
+    """Its first few hundred samples: enough to see that something was learnt, and quick."""
+    return aq.Data(
+        name="few",
+        train=data.train.take(slice(0, None, 10)),
+        validation=data.validation.take(slice(0, None, 8)),
+        test=data.test.take(slice(0, None, 10)),
+        sha256="0" * 64,
+    )
+
+
+@pytest.fixture
+def recipe() -> aq.Recipe:
+    """Three participants, three short rounds."""
+    return aq.Recipe(participants=3, rounds=3, local_steps=4, batch=16)

@@ -1,0 +1,109 @@
+"""What one participant does: only what it trains may move, and only its own stream decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import aequa_lite as aq
+from aequa_lite.local import batches, distinct, gradient
+from aequa_lite.slim import prefix, slice_of
+
+
+def only_narrow(draws: np.random.Generator, widest: float, recipe: aq.Recipe) -> tuple[float, ...]:
+    """Train half the width alone, although the participant holds more."""
+    return (0.5,)
+
+
+def shard_of(few: aq.Data) -> aq.Shard:
+    return aq.Shard(0, few.train, np.arange(len(few.train)))
+
+
+def test_full_width_training_is_plain_sgd(few: aq.Data) -> None:
+    recipe = aq.Recipe(local_steps=6, batch=32, weight_decay=0.01, lr=0.05)
+    theta, shard = aq.initial(aq.LeNet, seed=0), shard_of(few)
+    update = aq.local_sgd(aq.LeNet, theta, shard, 1.0, recipe, aq.stream(0, "t"), draw=aq.full_only)
+    net = aq.slim(aq.LeNet, theta, 1.0)
+    plain = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=0.01)
+    for step, chosen in enumerate(batches(aq.stream(0, "t"), len(shard), recipe, 6)):
+        for group in plain.param_groups:
+            group["lr"] = recipe.lr_at(step)
+        plain.zero_grad()
+        cross_entropy(net(few.train.x[chosen]), few.train.y[chosen]).backward()
+        plain.step()
+    for k, t in net.state_dict().items():
+        torch.testing.assert_close(update.state[k], t, atol=2e-6, rtol=1e-5)
+
+
+def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Data) -> None:
+    recipe = aq.Recipe(local_steps=8, batch=16, weight_decay=0.1)
+    theta = aq.initial(aq.MLP, seed=0)
+    update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, recipe, aq.stream(0, "t"), draw=only_narrow)
+    for k, held in slice_of(aq.MLP, theta, 0.5).items():
+        now, before = update.state[k].clone(), theta[k].clone()
+        assert not torch.equal(now[prefix(held.shape)], before[prefix(held.shape)])
+        now[prefix(held.shape)] = before[prefix(held.shape)] = 0
+        assert torch.equal(now, before)
+
+
+def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data) -> None:
+    theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
+    chosen = (0.3, 1.0, 0.6)
+    grads, loss = gradient(aq.MLP, theta, chosen, x, y)
+    leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
+    mean = sum(cross_entropy(aq.view(aq.MLP, leaves, w)(x), y) for w in chosen) / 3
+    mean.backward()
+    torch.testing.assert_close(loss, mean.detach())
+    for k, t in leaves.items():
+        torch.testing.assert_close(grads[k], t.grad)
+
+
+def test_local_training_leaves_the_shared_network_alone(few: aq.Data) -> None:
+    theta = aq.initial(aq.MLP, seed=0)
+    before = {k: t.clone() for k, t in theta.items()}
+    aq.local_sgd(aq.MLP, slice_of(aq.MLP, theta, 0.5), shard_of(few), 0.5, aq.Recipe(), aq.stream(0, "t"), steps=2)
+    assert all(torch.equal(before[k], t) for k, t in theta.items())
+
+
+def test_every_sample_is_seen_before_any_is_seen_twice() -> None:
+    order = batches(aq.stream(0, "t"), 50, aq.Recipe(batch=16), steps=10).ravel()
+    assert sorted(order[:50]) == list(range(50))
+    assert sorted(order[50:100]) == list(range(50))
+    assert not np.array_equal(order[:50], order[50:100])
+
+
+def test_a_shard_smaller_than_a_batch_is_taken_whole() -> None:
+    assert batches(aq.stream(0, "t"), 5, aq.Recipe(batch=64), steps=3).shape == (3, 5)
+
+
+def test_drawn_widths_stay_between_least_and_widest() -> None:
+    recipe = aq.Recipe(min_width=0.1, widths_per_step=50)
+    for widest in (0.1, 0.4, 1.0):
+        first, *others = aq.full_and_random(aq.stream(0, "t"), widest, recipe)
+        assert first == widest
+        assert all(0.1 <= w <= widest for w in others)
+
+
+def test_the_grid_of_widths_has_both_ends() -> None:
+    grid = aq.widths(0.033)
+    assert (grid[0], grid[-1]) == (0.033, 1.0)
+    assert all(a < b for a, b in zip(grid[:-1], grid[1:], strict=True))
+    assert aq.widths(1.0) == (1.0,)
+
+
+def test_only_widths_at_which_the_network_grows_are_measured() -> None:
+    kept = list(distinct(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
+    sizes = [aq.parameters(aq.LeNet(w)) for w in kept]
+    assert all(a < b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    assert sizes[-1] == aq.parameters(aq.LeNet())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: aq.Data, count: int) -> None:
+    theta = aq.initial(aq.LeNet, seed=3)
+    curve = aq.accuracy_curve(aq.LeNet, theta, few.test, grid=(0.1, 0.5, 1.0), count=count)
+    rewards = [aq.slim(aq.LeNet, theta, w) for w in curve.widths]
+    assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
+    assert curve.samples == len(few.test)

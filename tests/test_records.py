@@ -1,0 +1,77 @@
+"""Recipes are validated before any work; reports survive the way to disk and back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from aequa_lite.records import Recipe, Report
+from aequa_lite.rng import stream
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("participants", 0),
+        ("participants", 2.0),
+        ("rounds", True),
+        ("lr", -0.1),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("min_width", 0.0),
+        ("min_width", 1.5),
+        ("seed", -1),
+        ("batch", "64"),
+    ],
+)
+def test_a_field_outside_its_range_is_refused_by_name_and_value(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"{name}.*allowed"):
+        Recipe(**{name: value})
+
+
+def test_an_unknown_field_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(ValueError, match="'local_step'.*'local_steps'"):
+        Recipe.from_dict({"local_step": 3})
+
+
+def test_a_recipe_survives_the_way_through_a_dictionary() -> None:
+    recipe = Recipe(rounds=3, lr=0.5)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert Recipe.from_dict(recipe.to_dict()).hash == recipe.hash
+    assert dataclasses.replace(recipe, seed=1).hash != recipe.hash
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().rounds = 4  # type: ignore[misc]
+
+
+def test_the_learning_rate_falls_from_first_to_final() -> None:
+    recipe = Recipe(lr=0.2, lr_final=0.1, rounds=10, local_steps=10)
+    rates = [recipe.lr_at(step) for step in range(101)]
+    assert rates[0] == 0.2
+    assert rates[100] == pytest.approx(0.02)
+    assert all(a > b for a, b in zip(rates[:-1], rates[1:], strict=True))
+
+
+def test_streams_of_other_purposes_are_other_streams() -> None:
+    first = stream(0, "local", 1, 2).integers(2**60, size=4).tolist()
+    assert first == stream(0, "local", 1, 2).integers(2**60, size=4).tolist()
+    others = [stream(1, "local", 1, 2), stream(0, "local", 12), stream(0, "local", "1", 2), stream(0, "local1", 2)]
+    assert all(first != other.integers(2**60, size=4).tolist() for other in others)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0", True])
+def test_a_seed_is_a_whole_number_from_zero(seed: object) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        stream(seed)  # type: ignore[arg-type]
+
+
+def test_a_damaged_report_is_named(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"report\.json"):
+        Report.load(tmp_path)
+    for text in ("{", "[]", '{"recipe": 1}', "null"):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(ValueError, match=r"report\.json"):
+            Report.load(tmp_path)

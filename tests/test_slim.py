@@ -1,0 +1,150 @@
+"""The laws of slimming and merging, held against an independent width-carrying network."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import OracleLeNet, OracleMLP
+from torch import Tensor
+
+import aequa_lite as aq
+from aequa_lite.slim import prefix, slice_of
+
+PAIRS = [(aq.MLP, OracleMLP), (aq.LeNet, OracleLeNet), (partial(aq.LeNet, multiple=2), partial(OracleLeNet, multiple=2))]
+NETS = [first for first, _ in PAIRS]
+few_times = settings(derandomize=True, deadline=None, max_examples=30)
+
+
+def images(n: int = 5) -> Tensor:
+    """A few random grey pictures."""
+    return torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("build", NETS)
+@few_times
+@given(w=st.floats(0.01, 1.0), v=st.floats(0.01, 1.0))
+def test_slimming_twice_is_slimming_once(build, w: float, v: float) -> None:
+    w, v = min(w, v), max(w, v)
+    theta = aq.initial(build, seed=1)
+    once, twice = aq.slim(build, theta, w), aq.slim(build, aq.slim(build, theta, v).state_dict(), w)
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("build", NETS)
+def test_the_full_width_is_the_whole_network(build) -> None:
+    theta = aq.initial(build, seed=1)
+    assert all(torch.equal(theta[k], t) for k, t in aq.slim(build, theta, 1.0).state_dict().items())
+
+
+@pytest.mark.parametrize(("build", "oracle"), PAIRS)
+@pytest.mark.parametrize("width", [0.02, 0.07, 0.3, 0.5, 0.995, 1.0])
+def test_a_reward_computes_what_the_wide_network_computes_at_that_width(build, oracle, width: float) -> None:
+    theta, x = aq.initial(build, seed=2), images()
+    wide = oracle()
+    wide.load_state_dict(theta)
+    expected = wide(x, width)
+    assert torch.equal(aq.slim(build, theta, width)(x), expected)
+    assert torch.equal(aq.view(build, theta, width)(x), expected)
+
+
+@pytest.mark.parametrize(("build", "oracle"), PAIRS)
+@pytest.mark.parametrize("width", [0.07, 0.5, 1.0])
+def test_gradients_agree_with_the_oracle_and_vanish_outside_the_slice(build, oracle, width: float) -> None:
+    theta = {k: t.clone().requires_grad_() for k, t in aq.initial(build, seed=2).items()}
+    wide = oracle()
+    wide.load_state_dict({k: t.detach() for k, t in theta.items()})
+    aq.view(build, theta, width)(images()).square().sum().backward()
+    wide(images(), width).square().sum().backward()
+    for (name, p), (k, t) in zip(wide.named_parameters(), theta.items(), strict=True):
+        assert name == k
+        torch.testing.assert_close(t.grad, p.grad)
+        tail = t.grad.clone()
+        tail[prefix(slice_of(build, theta, width)[k].shape)] = 0
+        assert not tail.any()
+
+
+def test_a_reward_shares_no_memory_with_theta() -> None:
+    theta = aq.initial(aq.MLP, seed=0)
+    before = {k: t.clone() for k, t in theta.items()}
+    with torch.no_grad():
+        for p in aq.slim(aq.MLP, theta, 0.5).parameters():
+            p.fill_(7.0)
+    assert all(torch.equal(before[k], t) for k, t in theta.items())
+
+
+@pytest.mark.parametrize("width", [0.0, -0.1, 1.01, float("nan")])
+def test_a_width_outside_zero_to_one_is_refused(width: float) -> None:
+    with pytest.raises(ValueError, match=r"width.*allowed"):
+        aq.slim(aq.MLP, aq.initial(aq.MLP, 0), width)
+
+
+@few_times
+@given(full=st.integers(1, 300), group=st.integers(1, 8), a=st.floats(0.001, 1.0), b=st.floats(0.001, 1.0))
+def test_units_are_whole_groups_and_never_shrink_as_width_grows(full: int, group: int, a: float, b: float) -> None:
+    full *= group
+    low, high = aq.units(min(a, b), full, group), aq.units(max(a, b), full, group)
+    assert group <= low <= high <= full
+    assert low % group == 0
+    assert aq.units(1.0, full, group) == full
+
+
+def test_seven_hundredths_of_a_hundred_are_seven() -> None:
+    assert [aq.units(k / 100, 100) for k in range(1, 101)] == list(range(1, 101))
+
+
+def updates(theta: dict[str, Tensor], widths: list[float], seed: int = 0) -> list[tuple[dict[str, Tensor], float]]:
+    """Random answers at the given widths, each with a random weight."""
+    g = torch.Generator().manual_seed(seed)
+    blocks = [slice_of(aq.LeNet, theta, w) for w in widths]
+    return [({k: torch.randn(t.shape, generator=g) for k, t in b.items()}, 0.5 + i) for i, b in enumerate(blocks)]
+
+
+def test_the_full_width_merge_is_fedavg() -> None:
+    theta = aq.initial(aq.LeNet, seed=0)
+    answers = updates(theta, [1.0, 1.0, 1.0])
+    mass = sum(weight for _, weight in answers)
+    for k, t in aq.merge(theta, answers).items():
+        torch.testing.assert_close(t, sum(weight * state[k] for state, weight in answers) / mass, atol=1e-6, rtol=1e-5)
+
+
+def test_a_round_in_which_nobody_changes_anything_is_exactly_the_identity() -> None:
+    theta = aq.initial(aq.LeNet, seed=0)
+    merged = aq.merge(theta, [(slice_of(aq.LeNet, theta, w), 0.3) for w in (0.2, 0.7, 1.0)])
+    assert all(torch.equal(theta[k], merged[k]) for k in theta)
+
+
+def test_entries_that_nobody_holds_keep_their_value() -> None:
+    theta = aq.initial(aq.LeNet, seed=0)
+    merged = aq.merge(theta, updates(theta, [0.3, 0.6]))
+    for k, held in slice_of(aq.LeNet, theta, 0.6).items():
+        tail_now, tail_before = merged[k].clone(), theta[k].clone()
+        tail_now[prefix(held.shape)] = tail_before[prefix(held.shape)] = 0
+        assert torch.equal(tail_now, tail_before)
+
+
+def test_an_entry_is_averaged_over_those_who_hold_it() -> None:
+    theta = {"w": torch.zeros(3, 3)}
+    narrow, wide = {"w": torch.full((1, 2), 3.0)}, {"w": torch.full((3, 3), 6.0)}
+    expected = torch.full((3, 3), 6.0)
+    expected[0, :2] = (2 * 3.0 + 1 * 6.0) / 3
+    torch.testing.assert_close(aq.merge(theta, [(narrow, 2.0), (wide, 1.0)])["w"], expected)
+
+
+def test_merging_changes_neither_theta_nor_the_answers() -> None:
+    theta = aq.initial(aq.LeNet, seed=0)
+    answers = updates(theta, [0.5, 1.0])
+    before = [t.clone() for state in (theta, *(s for s, _ in answers)) for t in state.values()]
+    aq.merge(theta, answers)
+    after = [t for state in (theta, *(s for s, _ in answers)) for t in state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_whole_number_buffers_are_kept_not_averaged() -> None:
+    theta = {"count": torch.tensor(3), "w": torch.zeros(1)}
+    merged = aq.merge(theta, [({"count": torch.tensor(8), "w": torch.ones(1)}, 1.0)])
+    assert merged["count"].item() == 3
+    assert merged["count"].dtype == torch.int64
