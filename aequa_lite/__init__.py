@@ -1,0 +1,154 @@
+"""Model rewards for collaborative learning: one slimmable network, each participant the width it earned.
+
+The names stand in reading order: from the records, through data, training and contribution, to allocation and reward.
+"""
+
+from .records import Data, Recipe, Report, Round, Samples, Shard, Update
+from .rng import stream
+from .fairness import (
+    bounded_fairness,
+    cgs,
+    fisher_interval,
+    gini,
+    jain,
+    mcg,
+    measure,
+    paired_gains,
+    pearson,
+    pearson_noise_interval,
+    spearman,
+    worse_off,
+)
+from .curve import Curve, range_report
+from .allocate import (
+    Certificate,
+    Plan,
+    allocate,
+    gain_minus_variance,
+    spread_minus_gain,
+    spread_only,
+    spread_per_gain,
+)
+from .noise import Ceiling, ceiling
+from .data import load
+from .partition import (
+    by_size,
+    class_imbalance,
+    dirichlet,
+    feature_noise,
+    homogeneous,
+    imbalanced,
+    label_noise,
+    label_skew,
+    natural,
+    power_law,
+    quantity_dirichlet,
+    table as class_counts,
+)
+from .workers import workers
+from .slim import merge, parameters, prefix, slice_of, slim, view
+from .nets import MLP, LeNet, initial, sized, units
+from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, widths
+from .policy import everyone_full
+from .checkpoint import load_checkpoint, save_checkpoint
+from .federate import Scheme, federate, slimmable, standalone
+from .report import report, table
+from .reward import Manifest, load_reward, save_rewards
+from .plots import (
+    plot_curve,
+    plot_curves,
+    plot_partition,
+    plot_prefix,
+    plot_rewards,
+    plot_widths,
+    save_figure,
+    style,
+)
+from .show import show
+
+__all__ = [
+    "MLP",
+    "Ceiling",
+    "Certificate",
+    "Curve",
+    "Data",
+    "LeNet",
+    "Manifest",
+    "Plan",
+    "Recipe",
+    "Report",
+    "Round",
+    "Samples",
+    "Scheme",
+    "Shard",
+    "Update",
+    "accuracy",
+    "accuracy_curve",
+    "allocate",
+    "bounded_fairness",
+    "by_size",
+    "ceiling",
+    "cgs",
+    "class_counts",
+    "class_imbalance",
+    "dirichlet",
+    "everyone_full",
+    "feature_noise",
+    "federate",
+    "fisher_interval",
+    "full_and_random",
+    "full_only",
+    "gain_minus_variance",
+    "gini",
+    "hits",
+    "homogeneous",
+    "imbalanced",
+    "initial",
+    "jain",
+    "label_noise",
+    "label_skew",
+    "load",
+    "load_checkpoint",
+    "load_reward",
+    "local_sgd",
+    "mcg",
+    "measure",
+    "merge",
+    "natural",
+    "paired_gains",
+    "parameters",
+    "pearson",
+    "pearson_noise_interval",
+    "plot_curve",
+    "plot_curves",
+    "plot_partition",
+    "plot_prefix",
+    "plot_rewards",
+    "plot_widths",
+    "power_law",
+    "prefix",
+    "quantity_dirichlet",
+    "range_report",
+    "report",
+    "save_checkpoint",
+    "save_figure",
+    "save_rewards",
+    "show",
+    "sized",
+    "slice_of",
+    "slim",
+    "slimmable",
+    "spearman",
+    "spread_minus_gain",
+    "spread_only",
+    "spread_per_gain",
+    "standalone",
+    "stream",
+    "style",
+    "table",
+    "units",
+    "view",
+    "widths",
+    "workers",
+    "worse_off",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -183,17 +182,3 @@ def table(found: Report) -> str:
     lines += [_line("mean gain (MCG)", f["mcg"]), _line("spread of gains (CGS)", f["cgs"])]
     lines += [_line("smallest gain", f["min_gain"]), "", *(f"warning: {each}" for each in found.warnings)]
     return "\n".join(lines).rstrip()
-
-
-def main() -> None:
-    """Print the report of a folder: ``python -m aequa_lite.report runs/quickstart``."""
-    parser = argparse.ArgumentParser(prog="python -m aequa_lite.report", description="Print the report of a run.")
-    parser.add_argument("folder", help="the folder that holds report.json")
-    try:
-        print(table(Report.load(parser.parse_args().folder)))
-    except ValueError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()
