@@ -106,7 +106,7 @@ def spread_per_gain() -> Objective:
 
     Source: a reading of Eq. 3; degenerate wherever equal gains are attainable.
     """
-    
+
     def ratio(mean: Any, spread: Any) -> Any:
         gains = np.asarray(mean) > 1e-12  # a mean gain that rounding made is none
         return np.where(gains, spread / np.where(gains, mean, 1.0), np.inf)
@@ -136,7 +136,9 @@ def checked(contribution: Any, name: str = "contribution") -> np.ndarray:
     b = np.array(contribution, dtype=float)
     if b.ndim != 1 or len(b) == 0 or not ((b >= 0) & (b <= 1)).all():
         some = np.round(b.ravel()[:5], 6).tolist()
-        raise ValueError(f"{name} has shape {b.shape} and begins {some}; allowed is one number in [0, 1] for each participant")
+        raise ValueError(
+            f"{name} has shape {b.shape} and begins {some}; allowed is one number in [0, 1] for each participant"
+        )
     return b
 
 
@@ -174,15 +176,21 @@ def allocate(
     if objective is None:
         objective = spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
     levels = curve.levels
-    floor = np.minimum(np.searchsorted(levels, own - 1e-12), len(levels) - 1) if rational else np.zeros(len(b), dtype=int)
+    floor = (
+        np.minimum(np.searchsorted(levels, own - 1e-12), len(levels) - 1) if rational else np.zeros(len(b), dtype=int)
+    )
     problem = Problem(b, levels, floor)
     exact = len(b) * max(len(levels) - 1, 1) <= EXACT
     chosen, tau, bound = (swept if exact else bounded)(problem, objective)
     value = problem.value(chosen, objective)
     if not np.isfinite(value):
-        raise ValueError("objective is undefined here: no plan on this curve has a mean gain above 0; use spread_minus_gain")
+        raise ValueError(
+            "objective is undefined here: no plan on this curve has a mean gain above 0; use spread_minus_gain"
+        )
     best = problem.spread((swept if exact else bounded)(problem, spread_only())[0])
-    return plan_of(chosen, curve, b, own, tau=tau, value=value, bound=value if exact else min(bound, value), best_spread=best)
+    return plan_of(
+        chosen, curve, b, own, tau=tau, value=value, bound=value if exact else min(bound, value), best_spread=best
+    )
 
 
 def plan_of(

@@ -143,7 +143,9 @@ def _hits(own: Any, paid: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two correctness matrices, (participants, samples), of one shape."""
     a, b = np.asarray(own), np.asarray(paid)
     if a.shape != b.shape or a.ndim != 2 or a.size == 0 or a.dtype != bool or b.dtype != bool:
-        raise ValueError(f"hits have shapes {a.shape} and {b.shape}; allowed are two bool arrays (participants, samples)")
+        raise ValueError(
+            f"hits have shapes {a.shape} and {b.shape}; allowed are two bool arrays (participants, samples)"
+        )
     return a, b
 
 

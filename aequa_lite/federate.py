@@ -72,7 +72,9 @@ def merge_weights(shards: Sequence[Shard], recipe: Recipe) -> np.ndarray:
 def _check(shards: Sequence[Shard], recipe: Recipe, weights: Sequence[float] | None) -> np.ndarray:
     """Refuse what does not fit together before any work; return the merge weights."""
     if len(shards) != recipe.participants:
-        raise ValueError(f"shards holds {len(shards)}; allowed is one for each of the {recipe.participants} participants")
+        raise ValueError(
+            f"shards holds {len(shards)}; allowed is one for each of the {recipe.participants} participants"
+        )
     chosen = merge_weights(shards, recipe) if weights is None else np.asarray(weights, dtype=float)
     if chosen.shape != (recipe.participants,) or not np.isfinite(chosen).all() or (chosen <= 0).any():
         raise ValueError(f"weights is {weights!r}; allowed are {recipe.participants} finite numbers above 0")

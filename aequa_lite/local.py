@@ -204,7 +204,7 @@ def accuracy_curve(
         >>> curve.widths.tolist(), curve.samples
         ([0.5, 1.0], 2000)
     """
-    chosen = tuple(distinct(build, grid or widths(least)))
+    chosen = tuple(distinct(build, widths(least) if grid is None else [float(w) for w in grid]))
     with workers(count, samples.y.device) as spread:
         right = np.stack(list(spread(lambda w: hits(view(build, theta, w), samples), chosen)))  # (widths, samples)
     return Curve(np.array(chosen), right.mean(1), len(samples), hits=right)

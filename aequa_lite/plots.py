@@ -23,8 +23,16 @@ from .partition import table
 from .records import Report, Shard
 from .slim import template
 
-__all__ = ["plot_curve",
-    "plot_curves", "plot_partition", "plot_prefix", "plot_rewards", "plot_widths", "save_figure", "style"]
+__all__ = [
+    "plot_curve",
+    "plot_curves",
+    "plot_partition",
+    "plot_prefix",
+    "plot_rewards",
+    "plot_widths",
+    "save_figure",
+    "style",
+]
 
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
@@ -162,7 +170,11 @@ def plot_curve(
             ax.annotate(str(i), (w, a), xytext=(0, 7), textcoords="offset points", ha="center", size=9, color=INK)
     low = float(min(curve.accuracy.min(), *alone, 1.0)) if len(alone) else float(curve.accuracy.min())
     ax.set(xlim=(0, 1.02), ylim=(max(0.0, low - 0.08), float(curve.accuracy.max()) + 0.06))
-    ax.set(xlabel="width", ylabel="accuracy", title="accuracy by width, and who earns which width" if plan else "accuracy by width")
+    ax.set(
+        xlabel="width",
+        ylabel="accuracy",
+        title="accuracy by width, and who earns which width" if plan else "accuracy by width",
+    )
     ax.legend(loc="lower right", fontsize="small")
     return ax.figure
 
@@ -179,7 +191,9 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -
         'log'
     """
     ax = _axes(ax)
-    for (name, runs), line, ink in zip(curves.items(), ("-", "--", ":", "-."), (INK, "#0072b2", ALONE, "#777777"), strict=False):
+    for (name, runs), line, ink in zip(
+        curves.items(), ("-", "--", ":", "-."), (INK, "#0072b2", ALONE, "#777777"), strict=False
+    ):
         widths, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
         middle, spread = values.mean(0), values.std(0)
         ax.fill_between(widths, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
@@ -216,7 +230,12 @@ def plot_rewards(found: Report, ax: Axes | None = None) -> Figure:
         ax.scatter(own[i], paid[i], color=shade(width), marker=marker(i), s=80, edgecolor="white", zorder=3)
         label = f"{i}" if found.widths is None else f"{i}: width {width:.2f}"
         ax.annotate(label, (own[i], paid[i]), xytext=(-8, 5), textcoords="offset points", ha="right", size=8)
-    ax.set(xlim=(low - 0.06, high), ylim=(low, high), xlabel="accuracy alone (test)", ylabel="accuracy of the reward (test)")
+    ax.set(
+        xlim=(low - 0.06, high),
+        ylim=(low, high),
+        xlabel="accuracy alone (test)",
+        ylabel="accuracy of the reward (test)",
+    )
     ax.set_title(f"rewards follow contributions{_correlation(found)}")
     return ax.figure
 

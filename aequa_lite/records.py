@@ -45,7 +45,9 @@ class Recipe:
     local_steps: int = _between(1, 1_000_000, 15, "SGD steps of each participant in each round")
     batch: int = _between(1, 1_000_000, 64, "samples per local step (fewer where the shard is smaller)")
     lr: float = _between(1e-8, 1e3, 0.08, "learning rate of the first local step")
-    lr_final: float = _between(0.0, 1.0, 0.05, "learning rate of the last step, as a share of the first; cosine between")
+    lr_final: float = _between(
+        0.0, 1.0, 0.05, "learning rate of the last step, as a share of the first; cosine between"
+    )
     momentum: float = _between(0.0, 0.9999, 0.9, "momentum of local SGD, reset in every round")
     weight_decay: float = _between(0.0, 1.0, 0.0, "L2 penalty per local step")
     min_width: float = _between(1e-6, 1.0, 0.02, "least width that is trained and handed out")

@@ -57,7 +57,9 @@ def report(
     Source: MCG and CGS from CYCle (formulas from memory); the rest is ours.
     """
     if len(models) != len(alone):
-        raise ValueError(f"models holds {len(models)} and alone {len(alone)}; allowed is one of each for each participant")
+        raise ValueError(
+            f"models holds {len(models)} and alone {len(alone)}; allowed is one of each for each participant"
+        )
     own = np.stack([hits(net.eval(), data.test) for net in alone])  # (participants, samples)
     paid = np.stack([hits(net.eval(), data.test) for net in models])  # (participants, samples)
     if contribution is None:
@@ -114,7 +116,9 @@ def _curve(curve: Curve, test_curve: Curve | None) -> dict[str, Any]:
     }
 
 
-def _warnings(own: np.ndarray, paid: np.ndarray, plan: Plan | None, classes: int, fairness: dict[str, Any]) -> list[str]:
+def _warnings(
+    own: np.ndarray, paid: np.ndarray, plan: Plan | None, classes: int, fairness: dict[str, Any]
+) -> list[str]:
     """What a reader should know before believing the table."""
     said = []
     accuracy, samples = paid.mean(1), paid.shape[1]
@@ -178,7 +182,10 @@ def table(found: Report) -> str:
         )
     f = found.fairness
     lines += ["", _line("Pearson", f["pearson"]), _line("  over participants, 95%", f["pearson_interval"])]
-    lines += [_line("  over test samples, 95%", f["pearson_noise_interval"]), _line("  noise allows", f["pearson_ceiling"])]
+    lines += [
+        _line("  over test samples, 95%", f["pearson_noise_interval"]),
+        _line("  noise allows", f["pearson_ceiling"]),
+    ]
     lines += [_line("mean gain (MCG)", f["mcg"]), _line("spread of gains (CGS)", f["cgs"])]
     lines += [_line("smallest gain", f["min_gain"]), "", *(f"warning: {each}" for each in found.warnings)]
     return "\n".join(lines).rstrip()

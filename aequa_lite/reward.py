@@ -56,7 +56,9 @@ def _check(m: Manifest) -> None:
     if isinstance(m.parameters, bool) or not isinstance(m.parameters, int) or not 0 < m.parameters <= MOST_BYTES // 4:
         raise ValueError(f"parameters is {m.parameters!r}; allowed is a whole number from 1 to {MOST_BYTES // 4}")
     if not isinstance(m.options, dict) or not all(_plain(v) for v in m.options.values()):
-        raise ValueError(f"options is {m.options!r}; allowed are names with whole numbers from 1 to 65536 or lists of them")
+        raise ValueError(
+            f"options is {m.options!r}; allowed are names with whole numbers from 1 to 65536 or lists of them"
+        )
     for name in ("sha256", "recipe"):
         value = getattr(m, name)
         if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
@@ -79,7 +81,11 @@ def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:
 
 
 def save_rewards(
-    folder: Path | str, build: Callable[..., nn.Module], models: Sequence[nn.Module], widths: Sequence[float], recipe: Recipe
+    folder: Path | str,
+    build: Callable[..., nn.Module],
+    models: Sequence[nn.Module],
+    widths: Sequence[float],
+    recipe: Recipe,
 ) -> list[Path]:
     """Write one ``participant-NN.safetensors`` and its ``.json`` manifest for each participant; return the files.
 
@@ -139,7 +145,9 @@ def load_reward(path: Path | str) -> nn.Module:
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     if found != wanted:
         odd = sorted(set(found.items()) ^ set(wanted.items()), key=str)[0][0]
-        raise ValueError(f"reward {path} does not fit {manifest.architecture} at width {manifest.width:g}: tensor {odd!r}")
+        raise ValueError(
+            f"reward {path} does not fit {manifest.architecture} at width {manifest.width:g}: tensor {odd!r}"
+        )
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise ValueError(f"reward {path} holds a number that is not finite")
     net.load_state_dict(tensors, assign=True)

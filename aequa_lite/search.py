@@ -58,7 +58,9 @@ def _spread(value: Any) -> Any:
 def swept(problem: Problem, objective: Objective) -> tuple[np.ndarray, float, float]:
     """Try the plan between every two distinct events; return the best levels, its tau, and its value."""
     b, levels, floor = problem.contribution, problem.levels, problem.floor
-    who, step = np.nonzero(np.arange(len(levels) - 1) >= floor[:, None])  # each allowed step up, participant by participant
+    who, step = np.nonzero(
+        np.arange(len(levels) - 1) >= floor[:, None]
+    )  # each allowed step up, participant by participant
     event = problem.middles[step] - b[who]  # (events,) the tau at which it is taken
     order = np.argsort(event, kind="stable")
     event, who, step = event[order], who[order], step[order]
@@ -68,7 +70,9 @@ def swept(problem: Problem, objective: Objective) -> tuple[np.ndarray, float, fl
     mean = np.append(0.0, np.cumsum(high - low)) / len(b) + np.mean(start)
     square = np.append(0.0, np.cumsum(high**2 - low**2)) / len(b) + np.mean((start - centre) ** 2)
     spread = _spread(np.sqrt(np.maximum(square - (mean - centre) ** 2, 0.0)))
-    settled = np.append(np.diff(event) > 1e-13, True) if len(event) else np.zeros(0, dtype=bool)  # after all that are tied
+    settled = (
+        np.append(np.diff(event) > 1e-13, True) if len(event) else np.zeros(0, dtype=bool)
+    )  # after all that are tied
     value = np.where(np.append(True, settled), objective(mean, spread), np.inf)
     best = _best(problem, objective, value, event)
     tau = _tau(event, best)

@@ -14,7 +14,11 @@ from torch import Tensor
 import aequa_lite as aq
 from aequa_lite.slim import prefix, slice_of
 
-PAIRS = [(aq.MLP, OracleMLP), (aq.LeNet, OracleLeNet), (partial(aq.LeNet, multiple=2), partial(OracleLeNet, multiple=2))]
+PAIRS = [
+    (aq.MLP, OracleMLP),
+    (aq.LeNet, OracleLeNet),
+    (partial(aq.LeNet, multiple=2), partial(OracleLeNet, multiple=2)),
+]
 NETS = [first for first, _ in PAIRS]
 few_times = settings(derandomize=True, deadline=None, max_examples=30)
 

@@ -1,0 +1,63 @@
+# Every verb and what it does: `make help`. Works with GNU Make 3.81 (macOS) and later.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := book,test
+QUICK := runs/quickstart
+
+.PHONY: help quickstart test lint unit nbval strict book notebooks clean distclean
+.DEFAULT_GOAL := help
+
+help: ## print what every verb does
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "PYTHON is $$($(PYTHON) --version 2>&1); aequa-lite needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
+	@# an interpreter that already has torch and torchvision (a GPU build, a cluster's) lends them to the environment
+	@test -x $(BIN)/python || if $(PYTHON) -W ignore -c 'import torch, torchvision' 2>/dev/null; \
+	  then echo "using the torch that $(PYTHON) has"; $(PYTHON) -m venv --system-site-packages $(VENV); \
+	  else $(PYTHON) -m venv $(VENV); fi
+	$(BIN)/python -m pip install -e '.[$(EXTRAS)]'
+	@touch $(STAMP)
+
+quickstart: $(STAMP) ## run the whole system on real data (about a minute) and print who earned what
+	@mkdir -p $(QUICK)
+	$(BIN)/papermill --log-output --no-progress-bar notebooks/00_quickstart.ipynb $(QUICK)/00_quickstart.ipynb -p out $(QUICK)
+	@$(BIN)/python -m aequa_lite $(QUICK)
+
+test: lint unit nbval strict ## run everything that CI runs: lint, unit tests, notebooks, strict book build
+	@echo "lint, unit tests, notebooks and book: all passed"
+
+lint: $(STAMP) ## check style and spelling of code and notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+unit: $(STAMP) ## run the unit tests and the examples of the docstrings
+	$(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests --ignore=tests/test_book.py
+
+nbval: $(STAMP) ## run the notebooks and compare their exact outputs with the committed ones
+	$(BIN)/pytest -q -n 2 --dist loadfile -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	  --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
+
+strict: $(STAMP) ## build the book from nothing, warnings as errors, and test its pages
+	rm -rf _build
+	$(BIN)/jupyter-book build . --all -W -n --keep-going
+	AEQUA_BOOK=_build/html $(BIN)/pytest -q tests/test_book.py
+
+book: $(STAMP) ## build the HTML from the committed outputs; it opens without a network
+	$(BIN)/jupyter-book build . -q
+	@echo "open _build/html/index.html"
+
+notebooks: $(STAMP) ## run the notebooks again and refresh their committed outputs
+	$(BIN)/python scripts/refresh.py
+
+clean: ## remove what was built and run; keep the environment
+	rm -rf _build runs notebooks/runs .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV)
