@@ -140,43 +140,57 @@ def plot_curve(
     curve: Curve,
     plan: Plan | None = None,
     alone: Sequence[float] = (),
-    test_curve: Curve | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Draw accuracy by width with its 95% band and its monotone fit; with a plan, who gets which width.
 
-    ``alone``: what each participant reaches alone, drawn as short lines on the left edge.
+    ``alone``: what each participant reaches alone; a line leads from there up to its reward.
 
     Example:
         >>> import numpy as np, aequa_lite as aq
         >>> curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.3, 0.6, 0.8]), samples=1000)
         >>> plot_curve(curve).axes[0].get_xlabel()
-        'width'
+        'width (logarithmic)'
     """
     ax = _axes(ax)
     margin = 1.96 * curve.standard_error
     ax.fill_between(curve.widths, curve.accuracy - margin, curve.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)
-    ax.plot(curve.widths, curve.fitted, color=INK, lw=1.2, drawstyle="steps-post", label="monotone fit (validation)")
+    ax.plot(curve.widths, curve.fitted, color=INK, lw=1, drawstyle="steps-post", zorder=2)
     ax.scatter(curve.widths, curve.accuracy, c=curve.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
-    if test_curve is not None:
-        ax.plot(test_curve.widths, test_curve.accuracy, color=INK, lw=0.8, ls=":", label="test")
-    for i, value in enumerate(alone):
-        ax.plot([0, 0.025], [value, value], color=ALONE, lw=1.5)
-        ax.text(0.03, value, f"{i} alone", color=ALONE, size=7, va="center")
     if plan is not None:
-        for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy, strict=True)):
-            ax.vlines(w, 0, a, color=shade(w), lw=1)
-            ax.scatter([w], [a], color=shade(w), marker=marker(i), s=70, edgecolor="white", zorder=5)
-            ax.annotate(str(i), (w, a), xytext=(0, 7), textcoords="offset points", ha="center", size=9, color=INK)
-    low = float(min(curve.accuracy.min(), *alone, 1.0)) if len(alone) else float(curve.accuracy.min())
-    ax.set(xlim=(0, 1.02), ylim=(max(0.0, low - 0.08), float(curve.accuracy.max()) + 0.06))
-    ax.set(
-        xlabel="width",
-        ylabel="accuracy",
-        title="accuracy by width, and who earns which width" if plan else "accuracy by width",
-    )
-    ax.legend(loc="lower right", fontsize="small")
+        _earned(ax, plan, alone)
+    low = min([float(curve.accuracy.min()), *map(float, alone)])
+    ax.set(ylim=(max(0.0, low - 0.05), float(curve.accuracy.max()) + 0.07), ylabel="accuracy (validation)")
+    ax.set_title("accuracy by width" + (", and who earns which width" if plan is not None else ""))
+    _width_axis(ax, float(curve.widths[0]))
     return ax.figure
+
+
+def _earned(ax: Axes, plan: Plan, alone: Sequence[float]) -> None:
+    """Mark each participant's reward on the curve, and where it came from."""
+    for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy)):
+        ax.scatter([w], [a], color=shade(w), marker=marker(i), s=75, edgecolor="white", zorder=6)
+        if len(alone):
+            ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
+            ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
+    for w in sorted(set(plan.widths)):
+        who = [str(i) for i in np.flatnonzero(plan.widths == w)]
+        top = float(plan.predicted_accuracy[plan.widths == w][0])
+        ax.annotate(
+            ", ".join(who), (w, top), xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK
+        )
+    if len(alone):
+        place = (float(plan.widths[0]), float(alone[0]))
+        ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
+
+
+def _width_axis(ax: Axes, least: float) -> None:
+    """Width on a logarithmic axis with plain numbers."""
+    ticks = [w for w in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if w >= least * 0.99]
+    ax.set_xscale("log")
+    ax.set_xticks(ticks, [f"{w:g}" for w in ticks])
+    ax.minorticks_off()
+    ax.set(xlabel="width (logarithmic)", xlim=(least * 0.9, 1.1))
 
 
 def plot_curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figure:
@@ -199,10 +213,8 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -
         ax.fill_between(widths, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
         ax.plot(widths, middle, color=ink, ls=line, lw=1.4, label=name)
         ax.scatter(widths, middle, c=widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=16, zorder=3)
-    ax.set_xscale("log")
-    ax.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5, 1.0], ["0.02", "0.05", "0.1", "0.2", "0.5", "1"])
-    ax.minorticks_off()
-    ax.set(xlabel="width (logarithmic)", ylabel="accuracy", title="accuracy by width")
+    _width_axis(ax, float(min(runs[0].widths[0] for runs in curves.values())))
+    ax.set(ylabel="accuracy", title="accuracy by width")
     ax.legend(loc="lower right", fontsize="small")
     return ax.figure
 
@@ -223,21 +235,31 @@ def plot_rewards(found: Report, ax: Axes | None = None) -> Figure:
     error = 1.96 * np.sqrt(paid * (1 - paid) / found.data["sizes"]["test"])
     low, high = min(own.min(), paid.min()) - 0.04, max(own.max(), paid.max()) + 0.04
     ax.plot([low, high], [low, high], color=ALONE, lw=1, ls="--")
-    ax.text(low + 0.012, low + 0.004, "no gain: as good as alone", color=ALONE, size=8, rotation=0, va="bottom")
+    place = (low + 0.3 * (high - low),) * 2
+    ax.annotate("no gain: as good as alone", place, xytext=(8, -10), textcoords="offset points", color=ALONE, size=8.5)
+    widths = np.ones(len(own)) if found.widths is None else np.array(found.widths)
     for i in range(len(own)):
-        width = 1.0 if found.widths is None else found.widths[i]
         ax.errorbar(own[i], paid[i], yerr=error[i], color="#999999", lw=1, zorder=2)
-        ax.scatter(own[i], paid[i], color=shade(width), marker=marker(i), s=80, edgecolor="white", zorder=3)
-        label = f"{i}" if found.widths is None else f"{i}: width {width:.2f}"
-        ax.annotate(label, (own[i], paid[i]), xytext=(-8, 5), textcoords="offset points", ha="right", size=8)
+        ax.scatter(own[i], paid[i], color=shade(widths[i]), marker=marker(i), s=80, edgecolor="white", zorder=3)
+    for i, height in zip(np.argsort(paid, kind="stable"), _apart(np.sort(paid), 0.05 * (high - low))):
+        label = f"{i}" if found.widths is None else f"{i}: width {widths[i]:.2f}"
+        ax.text(own[i] - 0.03 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
     ax.set(
-        xlim=(low - 0.06, high),
+        xlim=(low - 0.25 * (high - low), high),
         ylim=(low, high),
         xlabel="accuracy alone (test)",
         ylabel="accuracy of the reward (test)",
     )
     ax.set_title(f"rewards follow contributions{_correlation(found)}")
     return ax.figure
+
+
+def _apart(heights: np.ndarray, least: float) -> np.ndarray:
+    """Rising heights, pushed up until neighbours are at least this far apart: labels that do not overlap."""
+    placed = heights.copy()
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + least)
+    return placed
 
 
 def _correlation(found: Report) -> str:
