@@ -61,12 +61,12 @@ class Curve:
 
     @property
     def fitted(self) -> np.ndarray:
-        """The monotone fit, (K,): isotonic regression weighted by precision."""
+        """The monotone fit (K,), an isotonic regression weighted by precision."""
         return self._blocks[0]
 
     @property
     def levels(self) -> np.ndarray:
-        """The attainable accuracies, rising: one for each block of the fit."""
+        """The attainable accuracies in rising order, one for each block of the fit."""
         return self.fitted[self._blocks[1][:-1]]
 
     @property

@@ -48,7 +48,7 @@ class Pixels(nn.Module):
 class MLP(nn.Sequential):
     """Two hidden layers of 200 units (at full width), for images or flat features.
 
-    ``x``: (samples, *shape) -> logits (samples, classes). The input and the classes are never slimmed.
+    ``x``: ``(samples, *shape)`` -> logits (samples, classes). The input and the classes are never slimmed.
 
     Raises:
         ValueError: ``width`` is outside (0, 1].
@@ -78,7 +78,7 @@ class MLP(nn.Sequential):
 class LeNet(nn.Sequential):
     """LeNet-5 with ReLU and max pooling: 6 and 16 filters, then 120 and 84 units, each times ``multiple``.
 
-    ``x``: (samples, *shape) -> logits (samples, classes). Pictures smaller than 28 or larger than 32 are welcome as
+    ``x``: ``(samples, *shape)`` -> logits (samples, classes). Pictures smaller than 28 or larger than 32 are welcome as
     long as two 5x5 convolutions and two poolings leave something.
 
     Raises:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
-
-import sphinx_mathjax_offline
 
 
 def _copy(app: Any, error: Exception | None) -> None:
     """Put tex-svg.js where ``mathjax_path`` points to."""
     if error or app.builder.format != "html":
         return
-    source = next(Path(sphinx_mathjax_offline.__file__).parent.rglob("tex-svg.js"))
+    # the package's folder has a hyphen, so it cannot be imported; its list of files knows where it lies
+    source = next(each for each in files("sphinx-mathjax-offline") or [] if each.name == "tex-svg.js").locate()
     target = Path(app.outdir) / "_static" / "mathjax" / "tex-svg.js"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
