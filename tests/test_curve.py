@@ -1,0 +1,98 @@
+"""A curve is monotone, weighted by precision, and realised by its smallest widths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import aequa_lite as aq
+
+many_times = settings(derandomize=True, deadline=None, max_examples=200)
+values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@many_times
+@given(a=values)
+def test_the_fit_rises_and_is_constant_on_its_blocks(a: list[float]) -> None:
+    curve = aq.Curve(np.linspace(0.1, 1, len(a)) if len(a) > 1 else [1.0], a, samples=500)
+    assert (np.diff(curve.fitted) >= 0).all()
+    assert (np.diff(curve.levels) > 0).all()
+    assert set(curve.levels) <= set(curve.fitted)
+    assert len(curve.levels) == len(curve.level_widths)
+
+
+@many_times
+@given(a=values)
+def test_each_level_is_attained_first_at_its_width(a: list[float]) -> None:
+    curve = aq.Curve(np.linspace(0.1, 1, len(a)) if len(a) > 1 else [1.0], a, samples=500)
+    for level, width in zip(curve.levels, curve.level_widths):
+        assert curve.width_at(float(level)) == width
+        assert (curve.fitted[curve.widths < width] < level).all()
+
+
+def test_a_dip_is_pooled_with_its_neighbour_by_precision() -> None:
+    curve = aq.Curve((0.2, 0.5, 1.0), (0.3, 0.7, 0.6), samples=1000)
+    weights = curve.standard_error[1:] ** -2.0
+    assert curve.levels.tolist() == pytest.approx([0.3, float(weights @ [0.7, 0.6] / weights.sum())])
+    assert curve.level_widths.tolist() == [0.2, 0.5]
+
+
+def test_a_rising_curve_is_left_as_it_is() -> None:
+    curve = aq.Curve((0.2, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
+    assert curve.levels.tolist() == [0.3, 0.6, 0.8]
+
+
+def test_the_standard_error_is_the_binomial_one_and_never_zero() -> None:
+    curve = aq.Curve((0.2, 0.5, 1.0), (0.0, 0.5, 1.0), samples=10_000)
+    assert curve.standard_error[1] == pytest.approx(0.005, rel=1e-3)
+    assert (curve.standard_error > 0).all()
+
+
+def test_an_accuracy_that_no_width_reaches_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"accuracy is 0\.9"):
+        aq.Curve((0.5, 1.0), (0.3, 0.8), samples=10).width_at(0.9)
+
+
+@pytest.mark.parametrize(
+    ("widths", "accuracy", "samples", "said"),
+    [
+        ((0.5, 0.5), (0.1, 0.2), 10, "widths"),
+        ((0.0, 0.5), (0.1, 0.2), 10, "widths"),
+        ((), (), 10, "widths"),
+        ((0.5, 1.0), (0.1, 1.2), 10, "accuracy"),
+        ((0.5, 1.0), (0.1, float("nan")), 10, "accuracy"),
+        ((0.5, 1.0), (0.1,), 10, "accuracy"),
+        ((0.5, 1.0), (0.1, 0.2), 0, "samples"),
+    ],
+)
+def test_what_is_no_curve_is_refused(widths: tuple, accuracy: tuple, samples: int, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{said} .*allowed"):
+        aq.Curve(widths, accuracy, samples)
+
+
+def test_a_curve_cannot_be_changed() -> None:
+    curve = aq.Curve((0.5, 1.0), (0.1, 0.2), 10)
+    with pytest.raises(ValueError, match="read-only"):
+        curve.accuracy[0] = 0.9
+
+
+@pytest.mark.parametrize(
+    ("contribution", "said"),
+    [
+        ([0.4, 0.95], "below the best participant"),
+        ([0.05, 0.85], "lower min_width"),
+        ([0.35, 0.85], "far apart"),
+    ],
+)
+def test_the_range_report_names_what_to_change(contribution: list[float], said: str) -> None:
+    curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.7, 0.9), samples=4000)
+    assert said in aq.range_report(curve, contribution)["advice"]
+
+
+def test_a_good_currency_is_told_so() -> None:
+    curve = aq.Curve(np.linspace(0.02, 1, 100), np.linspace(0.3, 0.9, 100), samples=4000)
+    found = aq.range_report(curve, [0.4, 0.8])
+    assert found["covers"]
+    assert "small change" in found["advice"]

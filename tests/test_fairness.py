@@ -1,0 +1,111 @@
+"""Measures against libraries and hand-worked cases, and the noise ceiling against what must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import aequa_lite as aq
+
+
+def test_correlations_agree_with_scipy() -> None:
+    draws = aq.stream(0, "t")
+    for _ in range(20):
+        a, b = draws.normal(size=9), np.round(draws.normal(size=9), 1)
+        assert aq.pearson(a, b) == pytest.approx(stats.pearsonr(a, b).statistic)
+        assert aq.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+        interval = stats.pearsonr(a, b).confidence_interval()
+        assert aq.fisher_interval(aq.pearson(a, b), 9) == pytest.approx((interval.low, interval.high))
+
+
+def test_no_variance_is_no_correlation_and_not_nan() -> None:
+    assert aq.pearson([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]) is None
+    assert aq.fisher_interval(None, 10) is None
+    assert aq.fisher_interval(0.9, 3) is None
+
+
+def test_gini_and_jain_at_their_ends() -> None:
+    assert aq.gini([2, 2, 2]) == 0
+    assert aq.gini([0, 0, 0, 1]) == pytest.approx(0.75)
+    assert aq.jain([3, 3, 3]) == pytest.approx(1)
+    assert aq.jain([0, 0, 0, 1]) == pytest.approx(0.25)
+    for wrong in ([], [-1, 2], [0, 0]):
+        with pytest.raises(ValueError, match="values"):
+            aq.gini(wrong)
+
+
+def test_a_gain_is_paired_on_the_samples() -> None:
+    own = np.zeros((1, 1000), dtype=bool)
+    own[0, :600] = True
+    paid = own.copy()
+    paid[0, 600:620] = True  # right on all that it was, and on twenty more
+    gain, error = aq.paired_gains(own, paid)
+    assert gain[0] == pytest.approx(0.02)
+    assert error[0] == pytest.approx(np.sqrt(0.02 * 0.98 / 1000))
+    assert error[0] < np.sqrt(2 * 0.6 * 0.4 / 1000) / 3  # far below the error of unpaired accuracies
+
+
+def test_worse_off_means_significantly_below_alone() -> None:
+    draws = aq.stream(0, "t")
+    own = draws.random((5, 2000)) < 0.7
+    same = own ^ (draws.random((5, 2000)) < 0.02)  # noise in both directions, a little worse on average
+    assert aq.worse_off(own, own) == ()
+    harmed = own.copy()
+    harmed[3, np.flatnonzero(own[3])[:60]] = False
+    assert aq.worse_off(own, harmed) == (3,)
+    assert 3 not in aq.worse_off(own, np.where(np.arange(5)[:, None] == 3, own, same))
+
+
+def test_holm_is_stricter_than_each_test_alone() -> None:
+    own = np.ones((20, 1000), dtype=bool)
+    harmed = own.copy()
+    harmed[0, :6] = False  # z = -2.46, p = 0.014: worse off alone, not among twenty
+    assert aq.worse_off(own[:1], harmed[:1]) == (0,)
+    assert aq.worse_off(own, harmed) == ()
+
+
+def test_the_measures_of_a_report_follow_from_the_hits() -> None:
+    draws = aq.stream(1, "t")
+    own = draws.random((4, 3000)) < np.array([[0.4], [0.5], [0.6], [0.7]])
+    paid = own | (draws.random((4, 3000)) < 0.1)
+    found = aq.measure(own, paid)
+    gains = paid.mean(1) - own.mean(1)
+    assert found["mcg"] == pytest.approx(gains.mean())
+    assert found["cgs"] == pytest.approx(gains.std())
+    assert found["min_gain"] == pytest.approx(gains.min())
+    assert found["better_off"] == 1.0
+    assert found["worse_off"] == ()
+    low, high = found["pearson_noise_interval"]
+    assert low <= found["pearson"] <= high <= 1
+    assert high - low < found["pearson_interval"][1] - found["pearson_interval"][0]
+
+
+def test_hits_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="hits"):
+        aq.measure(np.ones((2, 3), dtype=bool), np.ones((2, 4), dtype=bool))
+    with pytest.raises(ValueError, match="hits"):
+        aq.paired_gains(np.ones((2, 3)), np.ones((2, 3)))
+
+
+def federation(spread: float, samples: int) -> aq.Ceiling:
+    """The ceiling of ten participants whose accuracies differ by ``spread``, on a fine curve."""
+    draws = aq.stream(2, "t")
+    alone = draws.random((10, 6000)) < np.linspace(0.6, 0.6 + spread, 10)[:, None]
+    wide = draws.random((60, 6000)) < np.linspace(0.4, 0.9, 60)[:, None]
+    return aq.ceiling(
+        alone, wide, np.linspace(0.02, 1, 60), validation_samples=samples, test_samples=samples, draws=60
+    )
+
+
+def test_the_ceiling_falls_with_less_data_and_less_spread() -> None:
+    sharp, blurred, alike = federation(0.2, 20_000), federation(0.2, 300), federation(0.03, 2000)
+    assert sharp.pearson > 0.995
+    assert blurred.pearson < 0.97
+    assert alike.pearson < blurred.pearson
+    assert sharp.cgs < blurred.cgs
+    assert sharp.pearson_interval[0] <= sharp.pearson <= sharp.pearson_interval[1]
+
+
+def test_the_same_seed_gives_the_same_ceiling() -> None:
+    assert federation(0.1, 500) == federation(0.1, 500)
