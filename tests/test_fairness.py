@@ -93,9 +93,7 @@ def federation(spread: float, samples: int) -> aq.Ceiling:
     draws = aq.stream(2, "t")
     alone = draws.random((10, 6000)) < np.linspace(0.6, 0.6 + spread, 10)[:, None]
     wide = draws.random((60, 6000)) < np.linspace(0.4, 0.9, 60)[:, None]
-    return aq.ceiling(
-        alone, wide, np.linspace(0.02, 1, 60), validation_samples=samples, test_samples=samples, draws=60
-    )
+    return aq.ceiling(alone, wide, np.linspace(0.02, 1, 60), validation_samples=samples, test_samples=samples, draws=60)
 
 
 def test_the_ceiling_falls_with_less_data_and_less_spread() -> None:

@@ -1,0 +1,176 @@
+"""The house rules: imports in one direction, one word per concept, short pieces, every public name documented."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import aequa_lite as aq
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "aequa_lite"
+ROOMS = [
+    "files",
+    "records",
+    "rng",
+    "fairness",
+    "curve",
+    "search",
+    "allocate",
+    "noise",
+    "sources",
+    "downloads",
+    "data",
+    "shards",
+    "quantity",
+    "quality",
+    "partition",
+    "workers",
+    "slim",
+    "nets",
+    "local",
+    "policy",
+    "checkpoint",
+    "federate",
+    "report",
+    "reward",
+    "plots",
+    "show",
+]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BANNED = r"\b(clients?|users?|part(?:y|ies)|utils?|helpers?|managers?|callbacks?|multiplier)\b"
+# LEAF's own keys, and "user" in PyTorch's words, are other people's names
+QUOTED = re.compile(r"\"users?\"|'users?'|\"user_data\"|user_data|third[- ]party")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a file imports from."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+    return found
+
+
+def test_every_file_is_a_room_of_the_house() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_file_imports_only_from_files_above_it(room: str) -> None:
+    allowed = set(ROOMS[: ROOMS.index(room)])
+    assert imports(PACKAGE / f"{room}.py") <= allowed
+
+
+def test_only_plots_draws() -> None:
+    drawing = {
+        p.stem for p in PACKAGE.glob("*.py") if re.search(r"^(import|from) (matplotlib|seaborn)", p.read_text(), re.M)
+    }
+    assert drawing == {"plots"}
+
+
+def test_the_architecture_page_knows_the_same_rooms_in_the_same_order() -> None:
+    page = (ROOT / "book" / "architecture.md").read_text()
+    table = page[page.index("| file |") : page.index("## The path")]
+    assert re.findall(r"`(\w+)\.py`", table) == ROOMS
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_files_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 330
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert lines <= 40, f"{path.name}: {node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", [*sorted(PACKAGE.glob("*.py")), *NOTEBOOKS], ids=lambda p: p.stem)
+def test_there_is_one_word_for_each_concept(path: Path) -> None:
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    assert not re.findall(BANNED, QUOTED.sub("", text), flags=re.I)
+
+
+@pytest.mark.parametrize("name", aq.__all__)
+def test_every_public_name_is_documented_with_an_example_and_on_the_api_page(name: str) -> None:
+    text = getattr(aq, name).__doc__ or ""
+    assert text.strip().splitlines()[0].rstrip().endswith((".", ":", "$"))
+    assert ">>> " in text
+    assert re.search(rf"aequa_lite\.{name}$", (ROOT / "book" / "api.md").read_text(), flags=re.M)
+
+
+def test_no_randomness_is_global() -> None:
+    for path in PACKAGE.glob("*.py"):
+        assert not re.search(r"np\.random\.(seed|rand|choice|shuffle|permutation)\b|random\.seed", path.read_text()), (
+            path
+        )
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in PACKAGE.glob("*.py"):
+        assert not re.search(r"\bpickle\.load|torch\.load\(|allow_pickle=True", path.read_text()), path
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_executed_short_celled_and_clean(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        tags = cell["metadata"].get("tags", [])
+        assert len("".join(cell["source"]).splitlines()) <= 20
+        assert cell["execution_count"] is not None
+        assert not any(each["output_type"] == "error" for each in cell["outputs"])
+        assert not re.search(r"/(home|root|tmp|Users)/", json.dumps(cell["outputs"]))
+        assert set(tags) <= {"parameters", "hide-cell", "remove-cell", "nbval-skip", "nbval-ignore-output"}
+        if "nbval-skip" in tags:
+            assert "google.colab" in "".join(cell["source"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_chapter_has_the_form_of_a_chapter(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    assert cells[0]["source"][0].rstrip().endswith("?")  # the title is a question
+    for part in (
+        "After this chapter you can",
+        "It runs",
+        "aq.show(",
+        "## Break it",
+        "**Takeaway",
+        "## Exercises",
+        "## Recall",
+    ):
+        assert part in text.replace("\n", " "), part
+    assert len(re.findall(r"^\*\*\d\. ", text, flags=re.M)) == 3
+    assert any("parameters" in cell["metadata"].get("tags", []) for cell in cells)
+
+
+def test_every_chapter_is_in_the_contents() -> None:
+    contents = (ROOT / "_toc.yml").read_text()
+    for path in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]:
+        assert f"{path.parent.name}/{path.stem}" in contents
+
+
+def test_versions_are_written_once() -> None:
+    assert not re.search(r"\d+\.\d+", (ROOT / "environment.yml").read_text().replace("python=3.12", ""))
+    assert "-e .[book,test]" in (ROOT / "environment.yml").read_text()
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "make quickstart" in readme
+    assert "make test" in readme
+    for path in (".ci/run", ".github/workflows/test.yml"):
+        assert "make test" in (ROOT / path).read_text()
