@@ -29,7 +29,9 @@ from .allocate import (
     spread_only,
     spread_per_gain,
 )
-from .noise import Ceiling, ceiling
+from .continuum import closed_form, equal_gains_possible, smallest_spread, threshold
+from .rules import anneal, best_reply, capped, leximin, lp_welfare, nash, proportional, thresholded
+from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_needed
 from .data import load
 from .partition import (
     by_size,
@@ -48,6 +50,7 @@ from .partition import (
 from .workers import workers
 from .slim import merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, initial, sized, units
+from .names import network_named, partition_named
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, widths
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -72,6 +75,7 @@ __all__ = [
     "Certificate",
     "Curve",
     "Data",
+    "Intervals",
     "LeNet",
     "Manifest",
     "Plan",
@@ -85,13 +89,18 @@ __all__ = [
     "accuracy",
     "accuracy_curve",
     "allocate",
+    "anneal",
+    "best_reply",
     "bounded_fairness",
     "by_size",
+    "capped",
     "ceiling",
     "cgs",
     "class_counts",
     "class_imbalance",
+    "closed_form",
     "dirichlet",
+    "equal_gains_possible",
     "everyone_full",
     "feature_noise",
     "federate",
@@ -107,16 +116,21 @@ __all__ = [
     "jain",
     "label_noise",
     "label_skew",
+    "leximin",
     "load",
     "load_checkpoint",
     "load_reward",
     "local_sgd",
+    "lp_welfare",
     "mcg",
     "measure",
     "merge",
+    "nash",
     "natural",
+    "network_named",
     "paired_gains",
     "parameters",
+    "partition_named",
     "pearson",
     "pearson_noise_interval",
     "plot_curve",
@@ -127,9 +141,12 @@ __all__ = [
     "plot_widths",
     "power_law",
     "prefix",
+    "proportional",
     "quantity_dirichlet",
     "range_report",
     "report",
+    "reward_intervals",
+    "samples_needed",
     "save_checkpoint",
     "save_figure",
     "save_rewards",
@@ -138,6 +155,7 @@ __all__ = [
     "slice_of",
     "slim",
     "slimmable",
+    "smallest_spread",
     "spearman",
     "spread_minus_gain",
     "spread_only",
@@ -146,6 +164,8 @@ __all__ = [
     "stream",
     "style",
     "table",
+    "threshold",
+    "thresholded",
     "units",
     "view",
     "widths",

@@ -103,7 +103,11 @@ def _ceiling(own: np.ndarray, test_curve: Curve | None, data: Data, recipe: Reci
         test_samples=len(data.test),
         seed=recipe.seed,
     )
-    return {"pearson_ceiling": bound.pearson, "pearson_ceiling_interval": bound.pearson_interval}
+    return {
+        "pearson_ceiling": bound.pearson,
+        "pearson_ceiling_interval": bound.pearson_interval,
+        "cgs_ceiling_interval": bound.cgs_interval,
+    }
 
 
 def _curve(curve: Curve, test_curve: Curve | None) -> dict[str, Any]:
