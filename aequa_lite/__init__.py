@@ -67,6 +67,7 @@ from .plots import (
     save_figure,
     style,
 )
+from .interactive import Sliders, sliders
 from .show import show
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "Samples",
     "Scheme",
     "Shard",
+    "Sliders",
     "Update",
     "accuracy",
     "accuracy_curve",
@@ -153,6 +155,7 @@ __all__ = [
     "show",
     "sized",
     "slice_of",
+    "sliders",
     "slim",
     "slimmable",
     "smallest_spread",
