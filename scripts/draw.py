@@ -5,31 +5,36 @@ usage: python scripts/draw.py [RUN]     (RUN: a folder with report.json, default
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import aequa_lite as aq
 from aequa_lite.files import whole
 
-STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
-FLOORS = (
-    ("ground", "files records rng"),
-    ("judging", "fairness curve search allocate noise"),
-    ("data", "sources downloads data shards quantity quality partition"),
-    ("network", "workers slim nets local"),
-    ("the loop", "policy checkpoint federate"),
-    ("result", "report reward plots show"),
-)
+BOOK = Path(__file__).resolve().parents[1] / "book"
+STATIC = BOOK / "_static"
 COLOURS = ("#3b528b", "#33638d", "#287d8e", "#1f968b", "#29af7f", "#44882a")
+
+
+def floors() -> dict[str, list[str]]:
+    """The rooms of each floor, as the table of the architecture page has them."""
+    found: dict[str, list[str]] = {}
+    for floor, files in re.findall(
+        r"^\| ([a-z ]*)\| (`[^|]*\.py`[^|]*)\|", (BOOK / "architecture.md").read_text(), re.M
+    ):
+        title = floor.strip() or list(found)[-1]
+        found.setdefault(title, []).extend(re.findall(r"`(\w+)\.py`", files))
+    return found
 
 
 def rooms() -> str:
     """The rooms as an SVG: a floor for each group, in the order of the imports."""
-    parts = []
-    for f, ((title, names), colour) in enumerate(zip(FLOORS, COLOURS)):
+    parts, house = [], floors()
+    for f, ((title, names), colour) in enumerate(zip(house.items(), COLOURS, strict=True)):
         y, x = 20 + f * 62, 120
         parts.append(f'<text x="104" y="{y + 25}" text-anchor="end" class="t">{title}</text>')
-        for name in names.split():
+        for name in names:
             w = 24 + 8.4 * len(name)
             strong = name in ("slim", "federate", "allocate")
             parts.append(f'<rect x="{x}" y="{y}" width="{w:.0f}" height="38" rx="6" fill="{colour}"/>')
@@ -37,7 +42,7 @@ def rooms() -> str:
                 f'<text x="{x + w / 2:.0f}" y="{y + 24}" text-anchor="middle" class="{"b" if strong else "n"}">{name}</text>'
             )
             x += w + 8
-        if f + 1 < len(FLOORS):
+        if f + 1 < len(house):
             parts.append(
                 f'<path d="M136 {y + 40} v18 m-5 -6 l5 6 l5 -6" stroke="#555" fill="none" stroke-width="1.5"/>'
             )
