@@ -50,8 +50,19 @@ from .partition import (
 from .workers import workers
 from .slim import merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, initial, sized, units
-from .names import network_named, partition_named
-from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, widths
+from .local import (
+    accuracy,
+    accuracy_curve,
+    full_and_random,
+    full_only,
+    hits,
+    local_sgd,
+    one_random,
+    sandwich,
+    widths,
+)
+from .server import adaptive, averaged, by_validation, with_momentum
+from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, slimmable, standalone
@@ -90,11 +101,14 @@ __all__ = [
     "Update",
     "accuracy",
     "accuracy_curve",
+    "adaptive",
     "allocate",
     "anneal",
+    "averaged",
     "best_reply",
     "bounded_fairness",
     "by_size",
+    "by_validation",
     "capped",
     "ceiling",
     "cgs",
@@ -102,6 +116,7 @@ __all__ = [
     "class_imbalance",
     "closed_form",
     "dirichlet",
+    "draw_named",
     "equal_gains_possible",
     "everyone_full",
     "feature_noise",
@@ -130,6 +145,7 @@ __all__ = [
     "nash",
     "natural",
     "network_named",
+    "one_random",
     "paired_gains",
     "parameters",
     "partition_named",
@@ -149,9 +165,11 @@ __all__ = [
     "report",
     "reward_intervals",
     "samples_needed",
+    "sandwich",
     "save_checkpoint",
     "save_figure",
     "save_rewards",
+    "server_named",
     "show",
     "sized",
     "slice_of",
@@ -172,6 +190,7 @@ __all__ = [
     "units",
     "view",
     "widths",
+    "with_momentum",
     "workers",
     "worse_off",
 ]

@@ -19,6 +19,7 @@ from .nets import initial
 from .policy import Policy, everyone_full
 from .records import Recipe, Round, Shard, Update
 from .rng import stream
+from .server import Server, Weigh, averaged, networks_own
 from .slim import Build, State, merge, slice_of, slim
 from .workers import workers
 
@@ -46,8 +47,13 @@ class Scheme:
     merge: Callable[[State, Sequence[Update]], State]
 
 
-def slimmable(build: Build, draw: Draw = full_and_random) -> Scheme:
+def slimmable(
+    build: Build, draw: Draw = full_and_random, *, server: Server = averaged, weigh: Weigh | None = None
+) -> Scheme:
     """Train one network at every width: each receives its slice, each entry is merged over those who hold it.
+
+    ``draw``: the widths of a local step; ``server``: what is made of the merge; ``weigh``: how much each answer counts
+    (default: as :func:`federate` was told).
 
     Example:
         >>> import aequa_lite as aq
@@ -56,10 +62,15 @@ def slimmable(build: Build, draw: Draw = full_and_random) -> Scheme:
 
     Source: ordered dropout (FjORD) with full participation; the draw of widths is ours.
     """
+
+    def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
+        counts = weigh(updates) if weigh else [u.weight for u in updates]
+        return server(state, merge(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True)))
+
     return Scheme(
         broadcast=lambda state, participant, width: slice_of(build, state, width),
         local=partial(local_sgd, build, draw=draw),
-        merge=lambda state, updates: merge(state, ((u.state, u.weight) for u in updates)),
+        merge=merged,
     )
 
 
@@ -137,13 +148,20 @@ def federate(
     with bar, workers(count, device) as spread:
         for index in range(start, recipe.rounds):
             given = policy(recipe, last)  # 1. who receives which width
-            last = _round(scheme, state, shards, given, mass, recipe, index, spread)
-            state = last.theta
+            last, state = _round(scheme, state, shards, given, mass, recipe, index, spread)
             if checkpoint and ((index + 1) % every == 0 or index + 1 == recipe.rounds):
                 save_checkpoint(Path(checkpoint), state, index, recipe)
             bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
             bar.update()
             yield last
+
+
+def present(recipe: Recipe, index: int) -> np.ndarray:
+    """Who takes part in a round, in rising order: a share of all, at least one, drawn anew for every round."""
+    count = max(1, round(recipe.participation * recipe.participants))
+    if count == recipe.participants:
+        return np.arange(recipe.participants)
+    return np.sort(stream(recipe.seed, "participation", index).permutation(recipe.participants)[:count])
 
 
 def _round(
@@ -155,28 +173,31 @@ def _round(
     recipe: Recipe,
     index: int,
     spread: Callable[..., Iterable[Update]],
-) -> Round:
-    """One round: send slices, train them side by side, merge the finite answers."""
-    sent = [scheme.broadcast(state, shard.participant, w) for shard, w in zip(shards, given, strict=True)]  # 2. send
+) -> tuple[Round, State]:
+    """One round: send slices, train them side by side, merge the finite answers; the round and the next state."""
+    here = present(recipe, index)
+    sent = {i: scheme.broadcast(state, shards[i].participant, given[i]) for i in here}  # 2. send
 
     def answer(i: int) -> Update:
         draws = stream(recipe.seed, "local", index, shards[i].participant)
         taken = index * recipe.local_steps
         return scheme.local(sent[i], shards[i], given[i], recipe, draws, first=taken, weight=float(mass[i]))
 
-    updates = list(spread(answer, range(len(shards))))  # 3. train
+    updates = list(spread(answer, here))  # 3. train
     kept = [u for u in updates if _finite(u)]
     if not kept:
         raise FloatingPointError(f"round {index}: no participant's answer was finite; lower lr (now {recipe.lr:g})")
-    return Round(
+    after = scheme.merge(state, kept)  # 4. merge
+    found = Round(
         index=index,
-        theta=scheme.merge(state, kept),  # 4. merge
-        widths=tuple(given),
+        theta=networks_own(after),
+        widths=tuple(float(given[i]) if i in sent else 0.0 for i in range(len(shards))),
         loss=float(np.average([u.loss for u in kept], weights=[u.weight for u in kept])),
-        parameters_sent=sum(_size(s) + _size(u.state) for s, u in zip(sent, updates, strict=True)),
+        parameters_sent=sum(_size(s) + _size(u.state) for s, u in zip(sent.values(), updates, strict=True)),
         left_out=tuple(u.participant for u in updates if not _finite(u)),
         updates=tuple(updates),
     )
+    return found, after
 
 
 def standalone(

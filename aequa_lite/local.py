@@ -14,7 +14,17 @@ from .records import Recipe, Samples, Shard, Update
 from .slim import Build, prefix, slice_of, template, view
 from .workers import workers
 
-__all__ = ["accuracy", "accuracy_curve", "full_and_random", "full_only", "hits", "local_sgd", "widths"]
+__all__ = [
+    "accuracy",
+    "accuracy_curve",
+    "full_and_random",
+    "full_only",
+    "hits",
+    "local_sgd",
+    "one_random",
+    "sandwich",
+    "widths",
+]
 
 Draw = Callable[[np.random.Generator, float, Recipe], Sequence[float]]
 GRID = 200  # widths are multiples of 1/200: fine enough to be continuous, few enough to be compared
@@ -57,9 +67,39 @@ def full_and_random(draws: np.random.Generator, widest: float, recipe: Recipe) -
 
     Source: ours; the sandwich rule of universally slimmable networks without the least width.
     """
+    return (widest, *_random(draws, widest, recipe, recipe.widths_per_step))
+
+
+def one_random(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+    """Train one random width in every step, and nothing else: ordered dropout.
+
+    Example:
+        >>> one_random(np.random.default_rng(0), 1.0, Recipe())
+        (0.71,)
+
+    Source: FjORD (Horvath et al. 2021), with a continuous range of widths.
+    """
+    return _random(draws, widest, recipe, 1)
+
+
+def sandwich(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+    """Train the widest width, the least, and ``widths_per_step`` random ones in every step.
+
+    Example:
+        >>> sandwich(np.random.default_rng(0), 1.0, Recipe())
+        (1.0, 0.02, 0.71)
+
+    Source: the sandwich rule (Yu and Huang 2019).
+    """
+    least = min(recipe.min_width, widest)
+    return (widest, least, *_random(draws, widest, recipe, recipe.widths_per_step))
+
+
+def _random(draws: np.random.Generator, widest: float, recipe: Recipe, count: int) -> tuple[float, ...]:
+    """Random widths from the recipe's distribution between the least and the widest, on the grid."""
     low = min(recipe.min_width, widest)
-    drawn = low + (widest - low) * draws.beta(recipe.width_alpha, recipe.width_beta, recipe.widths_per_step)
-    return (widest, *(min(widest, float(np.ceil(w * GRID - 1e-9)) / GRID) for w in drawn))
+    drawn = low + (widest - low) * draws.beta(recipe.width_alpha, recipe.width_beta, count)
+    return tuple(min(widest, float(np.ceil(w * GRID - 1e-9)) / GRID) for w in drawn)
 
 
 def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -> np.ndarray:
@@ -71,17 +111,22 @@ def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -
 
 
 def gradient(
-    build: Build, theta: Mapping[str, Tensor], chosen: Sequence[float], x: Tensor, y: Tensor
+    build: Build, theta: Mapping[str, Tensor], chosen: Sequence[float], x: Tensor, y: Tensor, recipe: Recipe
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached."""
     total: dict[str, Tensor] = {}
-    loss = torch.zeros((), device=y.device)
-    for width in sorted(chosen, reverse=True):
+    loss, soft = torch.zeros((), device=y.device), None
+    order = sorted(chosen, reverse=True)
+    for width, share in zip(order, shares(order, recipe)):
         names = [name for name, _ in template(build, width).named_parameters()]
         block = slice_of(build, theta, width)
         leaves = {name: block[name].detach().requires_grad_() for name in names}
-        net = template(build, width)
-        value = cross_entropy(torch.func.functional_call(net, {**block, **leaves}, (x,)), y) / len(chosen)
+        logits = torch.func.functional_call(template(build, width), {**block, **leaves}, (x,))
+        value = share * cross_entropy(logits, y)
+        if soft is not None:  # the narrower ones also learn from what the widest one says
+            value = (1 - recipe.distill) * value + recipe.distill * share * cross_entropy(logits, soft)
+        elif recipe.distill:
+            soft = logits.detach().softmax(1)  # (batch, classes)
         for name, g in zip(names, torch.autograd.grad(value, list(leaves.values())), strict=True):
             if name in total:
                 total[name][prefix(g.shape)] += g
@@ -91,13 +136,27 @@ def gradient(
     return total, loss
 
 
+def shares(order: Sequence[float], recipe: Recipe) -> np.ndarray:
+    """How much each width's loss counts, (widths,), summing to one; ``order`` begins with the widest."""
+    raw = (np.asarray(order) / order[0]) ** recipe.loss_power
+    return raw / raw.sum()
+
+
 @torch.no_grad()
 def _step(
-    theta: dict[str, Tensor], speed: dict[str, Tensor], grads: dict[str, Tensor], recipe: Recipe, lr: float
+    theta: dict[str, Tensor],
+    speed: dict[str, Tensor],
+    grads: dict[str, Tensor],
+    recipe: Recipe,
+    lr: float,
+    start: Mapping[str, Tensor],
 ) -> None:
     """One step of SGD with momentum on the block that was trained; the tail beyond it does not move."""
     block = [theta[name][prefix(g.shape)] for name, g in grads.items()]
     push = list(grads.values())
+    if recipe.proximal:
+        away = torch._foreach_sub(block, [start[name][prefix(g.shape)] for name, g in grads.items()])
+        torch._foreach_add_(push, away, alpha=recipe.proximal)
     if recipe.weight_decay:
         torch._foreach_add_(push, block, alpha=recipe.weight_decay)
     if recipe.momentum:
@@ -143,8 +202,8 @@ def local_sgd(
     order = torch.as_tensor(batches(draws, len(shard), recipe, steps), device=y.device)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
     for step, chosen in enumerate(order, start=first):
-        grads, loss = gradient(build, theta, draw(draws, width, recipe), x[chosen], y[chosen])
-        _step(theta, speed, grads, recipe, recipe.lr_at(step))
+        grads, loss = gradient(build, theta, draw(draws, width, recipe), x[chosen], y[chosen], recipe)
+        _step(theta, speed, grads, recipe, recipe.lr_at(step), state)
         losses += loss
     return Update(shard.participant, width, theta, weight, float(losses) / steps)
 

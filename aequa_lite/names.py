@@ -1,82 +1,123 @@
-"""Words for what is otherwise passed as a function: a parameter from a command line names a partition or a network."""
+"""Words for what is otherwise passed as a function: a parameter from a command line names a partition or a network.
+
+A word is written like a call, ``imbalanced(0.4, holders=2)``; only names of this package and plain values are read, and
+nothing is evaluated.
+"""
 
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
+from typing import Any
 
 from torch import nn
 
-from . import nets, partition
+from . import local, nets, partition, server
 from .records import Recipe, Samples, Shard
 
-__all__ = ["network_named", "partition_named"]
+__all__ = ["draw_named", "network_named", "partition_named", "server_named"]
 
-PARTITIONS: dict[str, Callable[..., list[Shard]]] = {
-    each.__name__: each
-    for each in (
-        partition.by_size,
-        partition.class_imbalance,
-        partition.dirichlet,
-        partition.homogeneous,
-        partition.imbalanced,
-        partition.label_skew,
-        partition.natural,
-        partition.power_law,
-        partition.quantity_dirichlet,
-    )
-}
-NETWORKS: dict[str, Callable[..., nn.Module]] = {each.__name__: each for each in (nets.MLP, nets.LeNet)}
+
+def _table(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """Functions by their names."""
+    return {each.__name__: each for each in functions}
+
+
+PARTITIONS = _table(
+    partition.by_size,
+    partition.class_imbalance,
+    partition.dirichlet,
+    partition.homogeneous,
+    partition.imbalanced,
+    partition.label_skew,
+    partition.natural,
+    partition.power_law,
+    partition.quantity_dirichlet,
+)
+NETWORKS = _table(nets.MLP, nets.LeNet)
+DRAWS = _table(local.full_and_random, local.full_only, local.one_random, local.sandwich)
+SERVERS = _table(server.averaged, server.with_momentum, server.adaptive)
+
+
+def _nearest(kind: str, text: str, name: str, known: Iterable[str]) -> ValueError:
+    """The refusal of a name that is unknown."""
+    near = get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+    return ValueError(f"{kind} is {text!r}; allowed is one of {', '.join(known)}; the nearest is {near!r}")
+
+
+def _called(kind: str, text: str, known: dict[str, Callable[..., Any]], first: int = 0) -> partial:
+    """The function that a word names, bound to the plain values in its brackets; ``first`` arguments come later."""
+    try:
+        found: Any = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise _nearest(kind, text, text, known) from error
+    call = found if isinstance(found, ast.Call) else ast.Call(found, [], [])
+    if not isinstance(call.func, ast.Name) or call.func.id not in known:
+        raise _nearest(kind, text, ast.unparse(call.func), known)
+    function = known[call.func.id]
+    names = list(inspect.signature(function).parameters)[first:]
+    try:
+        values = dict(zip(names, map(ast.literal_eval, call.args)))
+        values |= {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{kind} is {text!r}; allowed are plain values in its brackets") from error
+    if len(call.args) > len(names) or not set(values) <= set(names):
+        raise ValueError(f"{kind} is {text!r}; allowed in its brackets are {', '.join(names) or 'no values'}")
+    return partial(function, **values)
 
 
 def partition_named(text: str) -> Callable[[Samples, Recipe], list[Shard]]:
     """Return the partition that is written as a call, such as ``dirichlet(0.5)`` or ``imbalanced(0.4, 2)``.
 
-    Only the names of this package's partitions and plain numbers are read; nothing is evaluated.
-
     Raises:
-        ValueError: the name is unknown (the nearest is given), or the arguments are no plain values.
+        ValueError: the name is unknown (the nearest is given), or its values are not plain or too many.
 
     Example:
         >>> partition_named("label_skew(3)").func.__name__
         'label_skew'
     """
-    found = re.fullmatch(r"\s*(\w+)\s*(\(.*\))?\s*", text, flags=re.S)
-    name = found[1] if found else text
-    if not found or name not in PARTITIONS:
-        near = get_close_matches(name, PARTITIONS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"partition is {text!r}; allowed is one of {', '.join(PARTITIONS)}; the nearest is {near!r}")
-    try:
-        values = ast.literal_eval(f"[{(found[2] or '()')[1:-1]}]")
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"partition is {text!r}; allowed are plain numbers in its brackets") from error
-    return _bound(PARTITIONS[name], tuple(values))
+    return _called("partition", text, PARTITIONS, first=2)
 
 
-def _bound(function: Callable[..., list[Shard]], values: tuple) -> Callable[[Samples, Recipe], list[Shard]]:
-    """The partition with its arguments after train and recipe."""
-    names = function.__code__.co_varnames[2 : function.__code__.co_argcount]
-    if len(values) > len(names):
-        raise ValueError(
-            f"partition {function.__name__} is given {values!r}; allowed are up to {len(names)} values: {names}"
-        )
-    return partial(function, **dict(zip(names, values)))
+def network_named(text: str) -> Callable[..., nn.Module]:
+    """Return the network that is written as a name or a call, such as ``MLP`` or ``LeNet(multiple=2)``.
+
+    Raises:
+        ValueError: the name is unknown (the nearest is given), or its options are.
+
+    Example:
+        >>> network_named("LeNet(multiple=2)")(1.0)[1].out_channels
+        12
+    """
+    return _called("network", text, NETWORKS, first=1)
 
 
-def network_named(name: str) -> Callable[..., nn.Module]:
-    """Return the network of that name.
+def draw_named(text: str) -> local.Draw:
+    """Return the draw of widths of that name, such as ``full_and_random``.
 
     Raises:
         ValueError: the name is unknown; the nearest is given.
 
     Example:
-        >>> network_named("LeNet").__name__
-        'LeNet'
+        >>> draw_named("sandwich").func.__name__
+        'sandwich'
     """
-    if name not in NETWORKS:
-        near = get_close_matches(name, NETWORKS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"network is {name!r}; allowed is one of {', '.join(NETWORKS)}; the nearest is {near!r}")
-    return NETWORKS[name]
+    return _called("draw", text, DRAWS, first=3)
+
+
+def server_named(text: str) -> server.Server:
+    """Return the server step that is written as a name or a call, such as ``averaged`` or ``with_momentum(0.5)``.
+
+    Raises:
+        ValueError: the name is unknown (the nearest is given), or its constants are.
+
+    Example:
+        >>> server_named("averaged").__name__
+        'averaged'
+    """
+    if text.strip() == "averaged":  # the one step that has no constants is the function itself
+        return server.averaged
+    return _called("server", text, SERVERS)()

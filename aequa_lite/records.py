@@ -54,7 +54,11 @@ class Recipe:
     widths_per_step: int = _between(0, 64, 1, "random widths trained beside the widest one in each step")
     width_alpha: float = _between(1e-3, 1e3, 1.0, "first shape parameter of the Beta distribution of widths")
     width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
+    loss_power: float = _between(0.0, 16.0, 0.0, "a width's loss counts (width / widest) ** loss_power")
+    distill: float = _between(0.0, 1.0, 0.0, "share of the widest width's soft labels in the loss of the others")
+    proximal: float = _between(0.0, 1e3, 0.0, "pull of local training back to what was received (FedProx's mu)")
     merge_power: float = _between(0.0, 16.0, 1.0, "a participant's merge weight is (shard size) ** merge_power")
+    participation: float = _between(1e-6, 1.0, 1.0, "share of the participants drawn into each round, at least one")
     seed: int = _between(0, 2**63 - 1, 0, "the one number that all randomness comes from")
 
     def __post_init__(self) -> None:
@@ -212,7 +216,8 @@ class Update:
 class Round:
     """What one round left behind.
 
-    ``theta``: the shared network's state after the merge; ``widths``: (n,) what each participant received;
+    ``theta``: the shared network's state after the merge; ``widths``: (n,) what each participant received, 0 where it
+    was not drawn into the round;
     ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
     ``parameters_sent``: numbers sent to and received from all participants in this round.
 

@@ -51,7 +51,7 @@ def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Data) -> None:
 def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data) -> None:
     theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
     chosen = (0.3, 1.0, 0.6)
-    grads, loss = gradient(aq.MLP, theta, chosen, x, y)
+    grads, loss = gradient(aq.MLP, theta, chosen, x, y, aq.Recipe())
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
     mean = sum(cross_entropy(aq.view(aq.MLP, leaves, w)(x), y) for w in chosen) / 3
     mean.backward()
