@@ -109,11 +109,12 @@ def _check(curve: Curve) -> None:
 
 
 def range_report(curve: Curve, contribution: Any) -> dict[str, Any]:
-    """Say whether the curve is a good currency for these contributions: its top, its range, its small change.
+    r"""Say whether the curve is a good currency for these contributions: its top, its range, its small change.
 
-    Returns ``top`` (full minus best contribution), ``bottom`` (weakest contribution minus least), ``covers`` (the
-    curve spans at least the contributions' range), ``largest_step`` between neighbouring levels within the
-    contributions' range, ``noise`` (two standard errors of the curve there), and ``advice`` in one sentence.
+    With the largest common gain $\tau = u - \max B$, rewards lie between $\min B + \tau$ and $u$. Returns ``top``
+    ($\tau$ itself), ``bottom`` (how far the least width lies below the lowest reward), ``covers`` (it does),
+    ``largest_step`` between neighbouring levels where rewards lie, ``noise`` (two standard errors of the curve there, at
+    least one point), ``least_width`` (the widest ``min_width`` that would still cover), and ``advice`` in one sentence.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
@@ -123,27 +124,30 @@ def range_report(curve: Curve, contribution: Any) -> dict[str, Any]:
     Source: ours.
     """
     b = np.asarray(contribution, dtype=float)
-    levels = curve.levels
-    near = np.flatnonzero((levels >= b.min()) & (levels <= b.max()))
-    low, high = (max(near[0] - 1, 0), near[-1] + 1) if len(near) else (0, len(levels))
-    steps = np.diff(levels[low : high + 1])
-    noise = 2 * float(np.median(curve.standard_error))
+    levels, tau = curve.levels, curve.full - float(b.max())
+    lowest = float(b.min()) + tau
+    first = max(int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0)  # the level at or below it
+    near = curve.accuracy >= levels[first] - 1e-12
+    steps = np.diff(levels[first:])
     found = {
-        "top": curve.full - float(b.max()),
-        "bottom": float(b.min()) - curve.least,
-        "covers": bool(curve.full - curve.least >= b.max() - b.min()),
+        "top": tau,
+        "bottom": lowest - curve.least,
+        "covers": bool(lowest >= curve.least - 1e-12),
         "largest_step": float(steps.max()) if len(steps) else 0.0,
-        "noise": noise,
+        "noise": max(0.01, 2 * float(np.median(curve.standard_error[near]))),
+        "least_width": float(curve.level_widths[first]),
     }
-    return {**found, "advice": _advice(found)}
+    return {**found, "advice": _advice(found, float(curve.widths[0]))}
 
 
-def _advice(found: dict[str, Any]) -> str:
+def _advice(found: dict[str, Any], least: float) -> str:
     """The first thing to change, in one sentence."""
     if found["top"] < 0:
         return "the full width is below the best participant alone: train longer together, or weight the merge"
-    if found["bottom"] < -found["top"]:
+    if not found["covers"]:
         return "the least width is too good for the weakest participant: lower min_width"
-    if found["largest_step"] > max(0.01, found["noise"]):
+    if found["largest_step"] > found["noise"]:
         return "neighbouring attainable accuracies are far apart: use more units, or train wider widths more often"
+    if found["least_width"] > 2 * least:
+        return f"the curve reaches further down than any reward: min_width may be raised to {found['least_width']:g}"
     return "the curve covers the contributions with small change"

@@ -36,6 +36,7 @@ def report(
     method: str = "aequa",
     seconds: float = 0.0,
     parameters_sent: int = 0,
+    left_out: Sequence[int] = (),
 ) -> Report:
     r"""Judge the rewarded models on the test split.
 
@@ -43,6 +44,7 @@ def report(
     $\mathrm{CGS} = \sqrt{\overline{(G - \bar G)^2}}$, Pearson between $B$ and $A$. ``models`` and ``alone``: the rewards and
     the networks trained alone; ``curve``: measured on the validation split; ``test_curve``: the same widths on the test
     split, from which the Pearson that noise allows is simulated. A method without widths has ``plan`` and ``curve`` None.
+    ``left_out``: a participant for each of its answers that was not finite (``Round.left_out``).
 
     Raises:
         ValueError: the numbers of models and of networks trained alone differ.
@@ -82,7 +84,7 @@ def report(
         test_accuracy=_floats(paid.mean(1)),
         fairness=fairness,
         curve=None if curve is None else _curve(curve, test_curve),
-        warnings=tuple(_warnings(own, paid, plan, data.classes, fairness)),
+        warnings=(*_spoilt(left_out), *_warnings(own, paid, plan, data.classes, fairness)),
     )
 
 
@@ -141,6 +143,13 @@ def _warnings(
     if plan is not None and not plan.certificate.top_reaches:
         said.append("the full network is below the best participant's own: train together longer")
     return said
+
+
+def _spoilt(left_out: Sequence[int]) -> list[str]:
+    """Whose answers were left out of the merge, and how often."""
+    return [
+        f"participant {i}: not finite and left out in {list(left_out).count(i)} rounds" for i in sorted(set(left_out))
+    ]
 
 
 def _versions() -> dict[str, str]:
