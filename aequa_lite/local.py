@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from .curve import Curve
 from .records import Recipe, Samples, Shard, Update
-from .slim import Build, prefix, slice_of, template, view
+from .slim import Build, prefix, template, view
 from .workers import workers
 
 __all__ = [
@@ -110,6 +111,15 @@ def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -
     return order[: steps * batch].reshape(steps, batch)
 
 
+@lru_cache(maxsize=4096)
+def _blocks(build: Build, width: float) -> tuple[dict[str, tuple[slice, ...]], dict[str, tuple[slice, ...]]]:
+    """Where in theta a network of that width reads what it trains, and where the rest of its state."""
+    net = template(build, width)
+    trained = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    rest = {name: prefix(t.shape) for name, t in net.state_dict().items() if name not in trained}
+    return {name: prefix(t.shape) for name, t in net.named_parameters()}, rest
+
+
 def gradient(
     build: Build, theta: Mapping[str, Tensor], chosen: Sequence[float], x: Tensor, y: Tensor, recipe: Recipe
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -117,21 +127,21 @@ def gradient(
     total: dict[str, Tensor] = {}
     loss, soft = torch.zeros((), device=y.device), None
     order = sorted(chosen, reverse=True)
-    for width, share in zip(order, shares(order, recipe)):
-        names = [name for name, _ in template(build, width).named_parameters()]
-        block = slice_of(build, theta, width)
-        leaves = {name: block[name].detach().requires_grad_() for name in names}
-        logits = torch.func.functional_call(template(build, width), {**block, **leaves}, (x,))
+    for width, share in zip(order, shares(order, recipe), strict=True):
+        trained, rest = _blocks(build, width)
+        leaves = {name: theta[name][block].detach().requires_grad_() for name, block in trained.items()}
+        tensors = {**leaves, **{name: theta[name][block] for name, block in rest.items()}}
+        logits = torch.func.functional_call(template(build, width), tensors, (x,), tie_weights=False)
         value = share * cross_entropy(logits, y)
         if soft is not None:  # the narrower ones also learn from what the widest one says
             value = (1 - recipe.distill) * value + recipe.distill * share * cross_entropy(logits, soft)
         elif recipe.distill:
             soft = logits.detach().softmax(1)  # (batch, classes)
-        for name, g in zip(names, torch.autograd.grad(value, list(leaves.values())), strict=True):
-            if name in total:
-                total[name][prefix(g.shape)] += g
-            else:
-                total[name] = g
+        grads = torch.autograd.grad(value, list(leaves.values()))
+        if total:  # a narrower network's gradient is added to the block that it holds
+            torch._foreach_add_([total[name][block] for name, block in trained.items()], grads)
+        else:
+            total = dict(zip(trained, grads, strict=True))
         loss += value.detach()
     return total, loss
 
@@ -140,6 +150,12 @@ def shares(order: Sequence[float], recipe: Recipe) -> np.ndarray:
     """How much each width's loss counts, (widths,), summing to one; ``order`` begins with the widest."""
     raw = (np.asarray(order) / order[0]) ** recipe.loss_power
     return raw / raw.sum()
+
+
+def _held(tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> list[Tensor]:
+    """The blocks to which the gradients belong."""
+    whole = ((tensors[name], g.shape) for name, g in grads.items())
+    return [t if t.shape == shape else t[prefix(shape)] for t, shape in whole]
 
 
 @torch.no_grad()
@@ -152,15 +168,15 @@ def _step(
     start: Mapping[str, Tensor],
 ) -> None:
     """One step of SGD with momentum on the block that was trained; the tail beyond it does not move."""
-    block = [theta[name][prefix(g.shape)] for name, g in grads.items()]
+    block = _held(theta, grads)
     push = list(grads.values())
     if recipe.proximal:
-        away = torch._foreach_sub(block, [start[name][prefix(g.shape)] for name, g in grads.items()])
+        away = torch._foreach_sub(block, _held(start, grads))
         torch._foreach_add_(push, away, alpha=recipe.proximal)
     if recipe.weight_decay:
         torch._foreach_add_(push, block, alpha=recipe.weight_decay)
     if recipe.momentum:
-        memory = [speed[name][prefix(g.shape)] for name, g in grads.items()]
+        memory = _held(speed, grads)
         torch._foreach_mul_(memory, recipe.momentum)
         torch._foreach_add_(memory, push)
         push = memory
@@ -202,7 +218,8 @@ def local_sgd(
     order = torch.as_tensor(batches(draws, len(shard), recipe, steps), device=y.device)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
     for step, chosen in enumerate(order, start=first):
-        grads, loss = gradient(build, theta, draw(draws, width, recipe), x[chosen], y[chosen], recipe)
+        batch = x.index_select(0, chosen), y.index_select(0, chosen)
+        grads, loss = gradient(build, theta, draw(draws, width, recipe), *batch, recipe)
         _step(theta, speed, grads, recipe, recipe.lr_at(step), state)
         losses += loss
     return Update(shard.participant, width, theta, weight, float(losses) / steps)
