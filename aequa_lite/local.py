@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from .curve import Curve
 from .records import Recipe, Samples, Shard, Update
-from .slim import Build, prefix, template, view
+from .slim import Build, prefix, slim, template
 from .workers import workers
 
 __all__ = [
@@ -282,5 +282,7 @@ def accuracy_curve(
     """
     chosen = tuple(distinct(build, widths(least) if grid is None else [float(w) for w in grid]))
     with workers(count, samples.y.device) as spread:
-        right = np.stack(list(spread(lambda w: hits(view(build, theta, w), samples), chosen)))  # (widths, samples)
+        right = np.stack(
+            list(spread(lambda w: hits(slim(build, theta, w).eval(), samples), chosen))
+        )  # (widths, samples)
     return Curve(np.array(chosen), right.mean(1), len(samples), hits=right)

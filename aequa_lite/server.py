@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .local import hits
 from .records import Samples, Update
-from .slim import Build, view
+from .slim import Build, slim
 
 __all__ = ["adaptive", "averaged", "by_validation", "with_momentum"]
 
@@ -123,7 +123,7 @@ def by_validation(build: Build, validation: Samples, power: float = 1.0) -> Weig
         raise ValueError(f"power is {power!r}; allowed is a finite number from 0")
 
     def weigh(updates: Sequence[Update]) -> list[float]:
-        worth = np.array([hits(view(build, u.state, u.width), validation).mean() for u in updates])
+        worth = np.array([hits(slim(build, u.state, u.width).eval(), validation).mean() for u in updates])
         mass = np.maximum(worth, 1e-3) ** power
         return (mass / mass.sum()).tolist()
 

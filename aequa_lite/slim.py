@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +27,18 @@ def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
     return tuple(slice(0, size) for size in shape)
 
 
-@lru_cache(maxsize=4096)
-def _template(build: Build, width: float, thread: int) -> nn.Module:
-    """An empty network of that width: shapes without numbers, one per thread since a view fills it for a moment."""
-    with torch.device("meta"):
-        return build(width)
+_own = threading.local()  # a view fills an empty network for a moment, so each thread has its own; they end with it
 
 
 def template(build: Build, width: float) -> nn.Module:
-    """Return the calling thread's empty network of that width."""
-    return _template(build, width, threading.get_ident())
+    """Return the calling thread's empty network of that width: shapes without numbers."""
+    known = _own.__dict__.setdefault("templates", {})
+    if (build, width) not in known:
+        if len(known) >= 1024:
+            known.clear()
+        with torch.device("meta"):
+            known[build, width] = build(width)
+    return known[build, width]
 
 
 def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
