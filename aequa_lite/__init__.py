@@ -65,7 +65,7 @@ from .server import adaptive, averaged, by_validation, with_momentum
 from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
-from .federate import Scheme, federate, slimmable, standalone
+from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
 from .plots import (
@@ -142,6 +142,7 @@ __all__ = [
     "mcg",
     "measure",
     "merge",
+    "merge_weights",
     "nash",
     "natural",
     "network_named",

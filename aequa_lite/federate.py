@@ -23,7 +23,7 @@ from .server import Server, Weigh, averaged, networks_own
 from .slim import Build, State, merge, slice_of, slim
 from .workers import workers
 
-__all__ = ["Scheme", "federate", "slimmable", "standalone"]
+__all__ = ["Scheme", "federate", "merge_weights", "slimmable", "standalone"]
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,47 @@ def slimmable(
     )
 
 
-def merge_weights(shards: Sequence[Shard], recipe: Recipe) -> np.ndarray:
-    """Each participant's share in the merge, (participants,), summing to one: (shard size) ** merge_power."""
-    mass = np.array([float(len(shard)) for shard in shards]) ** recipe.merge_power
+def merge_weights(shards: Sequence[Shard], recipe: Recipe, contribution: Sequence[float] | None = None) -> np.ndarray:
+    r"""Return how much each participant's answer counts in the merge, (participants,), summing to one.
+
+    $a_i \propto |D_i|^{p}\, B_i^{q}$ with $p$ = ``size_power``, $q$ = ``contribution_power`` and $B_i$ the contribution, which
+    is taken as at least 0.001.
+
+    Raises:
+        ValueError: ``contribution_power`` is above 0 and there is no contribution, or not one for each participant.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> recipe = aq.Recipe(participants=2, contribution_power=1.0)
+        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, recipe)
+        >>> merge_weights(shards, recipe, [0.2, 0.6]).round(6).tolist()
+        [0.25, 0.75]
+
+    Source: FedAvg weighs by size, ShapFed-WA by contribution; their product is ours.
+    """
+    mass = np.array([float(len(shard)) for shard in shards]) ** recipe.size_power
+    if recipe.contribution_power:
+        brought = np.asarray([] if contribution is None else contribution, dtype=float)
+        if brought.shape != mass.shape or not np.isfinite(brought).all():
+            raise ValueError(
+                f"contribution is {contribution!r}; where contribution_power is above 0, allowed are {len(mass)} finite "
+                "numbers: federate(..., weights=merge_weights(shards, recipe, contribution))"
+            )
+        mass *= np.maximum(brought, 1e-3) ** recipe.contribution_power
     return mass / mass.sum()
 
 
-def _check(shards: Sequence[Shard], recipe: Recipe, weights: Sequence[float] | None) -> np.ndarray:
-    """Refuse what does not fit together before any work; return the merge weights."""
+def _one_each(shards: Sequence[Shard], recipe: Recipe) -> None:
+    """Refuse shards that are not the recipe's participants."""
     if len(shards) != recipe.participants:
         raise ValueError(
             f"shards holds {len(shards)}; allowed is one for each of the {recipe.participants} participants"
         )
+
+
+def _check(shards: Sequence[Shard], recipe: Recipe, weights: Sequence[float] | None) -> np.ndarray:
+    """Refuse what does not fit together before any work; return the merge weights."""
+    _one_each(shards, recipe)
     chosen = merge_weights(shards, recipe) if weights is None else np.asarray(weights, dtype=float)
     if chosen.shape != (recipe.participants,) or not np.isfinite(chosen).all() or (chosen <= 0).any():
         raise ValueError(f"weights is {weights!r}; allowed are {recipe.participants} finite numbers above 0")
@@ -217,7 +246,7 @@ def standalone(
 
     Source: the stand-alone accuracy by which Aequa measures contribution (seen).
     """
-    _check(shards, recipe, None)
+    _one_each(shards, recipe)
     device = shards[0].samples.y.device
     theta = initial(build, recipe.seed, device)
 

@@ -44,7 +44,7 @@ class Recipe:
     rounds: int = _between(1, 1_000_000, 60, "rounds of broadcast, local training and merge")
     local_steps: int = _between(1, 1_000_000, 15, "SGD steps of each participant in each round")
     batch: int = _between(1, 1_000_000, 64, "samples per local step (fewer where the shard is smaller)")
-    lr: float = _between(1e-8, 1e3, 0.08, "learning rate of the first local step")
+    lr: float = _between(1e-8, 1e3, 0.06, "learning rate of the first local step")
     lr_final: float = _between(
         0.0, 1.0, 0.05, "learning rate of the last step, as a share of the first; cosine between"
     )
@@ -52,12 +52,13 @@ class Recipe:
     weight_decay: float = _between(0.0, 1.0, 0.0, "L2 penalty per local step")
     min_width: float = _between(1e-6, 1.0, 0.02, "least width that is trained and handed out")
     widths_per_step: int = _between(0, 64, 1, "random widths trained beside the widest one in each step")
-    width_alpha: float = _between(1e-3, 1e3, 1.0, "first shape parameter of the Beta distribution of widths")
+    width_alpha: float = _between(1e-3, 1e3, 3.0, "first shape parameter of the Beta distribution of widths")
     width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
     loss_power: float = _between(0.0, 16.0, 0.0, "a width's loss counts (width / widest) ** loss_power")
     distill: float = _between(0.0, 1.0, 0.0, "share of the widest width's soft labels in the loss of the others")
     proximal: float = _between(0.0, 1e3, 0.0, "pull of local training back to what was received (FedProx's mu)")
-    merge_power: float = _between(0.0, 16.0, 1.0, "a participant's merge weight is (shard size) ** merge_power")
+    size_power: float = _between(0.0, 16.0, 1.0, "an answer's merge weight is size ** size_power ...")
+    contribution_power: float = _between(0.0, 16.0, 0.0, "... times contribution ** contribution_power")
     participation: float = _between(1e-6, 1.0, 1.0, "share of the participants drawn into each round, at least one")
     seed: int = _between(0, 2**63 - 1, 0, "the one number that all randomness comes from")
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import aequa_lite as aq
-from aequa_lite.federate import merge_weights
 
 SCRIPT = """
 import sys, aequa_lite as aq
@@ -138,9 +137,44 @@ def test_what_does_not_fit_together_is_refused_before_any_work(few: aq.Data, rec
 
 
 def test_merge_weights_are_shard_sizes_to_a_power(few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=2, merge_power=2.0)
+    recipe = aq.Recipe(participants=2, size_power=2.0)
     shards = [aq.Shard(i, few.train.take(slice(0, n)), np.arange(n)) for i, n in enumerate((10, 30))]
-    assert merge_weights(shards, recipe).tolist() == pytest.approx([0.1, 0.9])
+    assert aq.merge_weights(shards, recipe).tolist() == pytest.approx([0.1, 0.9])
+    assert aq.merge_weights(shards, replace(recipe, size_power=0.0)).tolist() == [0.5, 0.5]
+
+
+def test_merge_weights_by_contribution_need_the_contribution(few: aq.Data) -> None:
+    recipe = aq.Recipe(participants=2, size_power=0.0, contribution_power=3.0)
+    shards = shards_of(few, recipe)
+    assert aq.merge_weights(shards, recipe, [0.2, 0.4]).tolist() == pytest.approx([1 / 9, 8 / 9])
+    with pytest.raises(ValueError, match=r"contribution is None.*merge_weights\(shards, recipe, contribution\)"):
+        next(aq.federate(aq.MLP, shards, recipe, progress=False))
+
+
+def test_a_share_of_the_participants_is_drawn_anew_for_every_round(few: aq.Data) -> None:
+    recipe = aq.Recipe(participants=10, rounds=12, local_steps=1, batch=8, participation=0.3)
+    shards = shards_of(few, recipe)
+    rounds = list(aq.federate(aq.MLP, shards, recipe, progress=False))
+    here = [tuple(np.flatnonzero(rnd.widths)) for rnd in rounds]
+    assert {len(each) for each in here} == {3}
+    assert len(set(here)) > 6
+    assert all(tuple(u.participant for u in rnd.updates) == who for rnd, who in zip(rounds, here, strict=True))
+    first, *_ = aq.federate(aq.MLP, shards, recipe, progress=False, count=1)
+    assert same(first, rounds[0])
+
+
+def test_a_resumed_run_keeps_what_the_server_remembers(few: aq.Data, recipe: aq.Recipe, tmp_path: Path) -> None:
+    shards, path = shards_of(few, recipe), tmp_path / "theta.safetensors"
+    for server in (aq.with_momentum(0.9), aq.adaptive(0.02)):
+        scheme = aq.slimmable(aq.MLP, server=server)
+        whole = last(aq.federate(aq.MLP, shards, recipe, scheme=scheme, progress=False))
+        broken_off = aq.federate(aq.MLP, shards, recipe, scheme=scheme, checkpoint=path, progress=False)
+        next(broken_off)
+        broken_off.close()
+        rest = last(aq.federate(aq.MLP, shards, recipe, scheme=scheme, checkpoint=path, progress=False))
+        assert same(whole, rest)
+        assert set(whole.theta) == set(aq.initial(aq.MLP, 0))  # what the server remembers is no part of the network
+        path.unlink()
 
 
 def test_alone_means_its_own_shard_and_nothing_else(few: aq.Data, recipe: aq.Recipe) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,84 @@ def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: a
     rewards = [aq.slim(aq.LeNet, theta, w) for w in curve.widths]
     assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
     assert curve.samples == len(few.test)
+
+
+def test_ordered_dropout_trains_one_width_and_the_sandwich_both_ends() -> None:
+    recipe = aq.Recipe(min_width=0.1, widths_per_step=3)
+    assert len(aq.one_random(aq.stream(0, "t"), 1.0, recipe)) == 1
+    drawn = aq.sandwich(aq.stream(0, "t"), 0.6, recipe)
+    assert drawn[:2] == (0.6, 0.1)
+    assert len(drawn) == 5
+
+
+def test_a_step_of_ordered_dropout_moves_nothing_beyond_its_width(few: aq.Data) -> None:
+    recipe, theta = aq.Recipe(local_steps=1, batch=16, weight_decay=0.1), aq.initial(aq.MLP, seed=0)
+    (width,) = aq.one_random(_after_batches(recipe, few), 1.0, recipe)
+    update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, recipe, aq.stream(0, "t"), draw=aq.one_random)
+    for k, held in slice_of(aq.MLP, theta, width).items():
+        moved = update.state[k] != theta[k]
+        assert moved[prefix(held.shape)].any()
+        moved[prefix(held.shape)] = False
+        assert not moved.any()
+
+
+def _after_batches(recipe: aq.Recipe, few: aq.Data) -> np.random.Generator:
+    """The stream of a participant once its batches have been drawn."""
+    draws = aq.stream(0, "t")
+    batches(draws, len(few.train), recipe, recipe.local_steps)
+    return draws
+
+
+def test_losses_count_by_width_to_a_power(few: aq.Data) -> None:
+    theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
+    recipe = aq.Recipe(loss_power=2.0)
+    grads, loss = gradient(aq.MLP, theta, (0.5, 1.0), x, y, recipe)
+    leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
+    wide, narrow = (cross_entropy(aq.view(aq.MLP, leaves, w)(x), y) for w in (1.0, 0.5))
+    (0.8 * wide + 0.2 * narrow).backward()
+    torch.testing.assert_close(loss, (0.8 * wide + 0.2 * narrow).detach())
+    for k, t in leaves.items():
+        torch.testing.assert_close(grads[k], t.grad)
+
+
+def test_narrow_widths_learn_from_the_soft_labels_of_the_widest(few: aq.Data) -> None:
+    theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
+    grads, _ = gradient(aq.MLP, theta, (1.0, 0.5), x, y, aq.Recipe(distill=0.25))
+    leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
+    wide, narrow = (aq.view(aq.MLP, leaves, w)(x) for w in (1.0, 0.5))
+    soft = wide.detach().softmax(1)
+    hard = (cross_entropy(wide, y) + 0.75 * cross_entropy(narrow, y)) / 2
+    (hard + 0.25 * cross_entropy(narrow, soft) / 2).backward()
+    for k, t in leaves.items():
+        torch.testing.assert_close(grads[k], t.grad)
+
+
+def test_the_proximal_pull_is_that_of_fedprox(few: aq.Data) -> None:
+    recipe = aq.Recipe(local_steps=5, batch=32, lr=0.05, momentum=0.0, proximal=0.7)
+    theta, shard = aq.initial(aq.MLP, seed=0), shard_of(few)
+    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "t"), draw=aq.full_only)
+    net = aq.slim(aq.MLP, theta, 1.0)
+    for step, chosen in enumerate(batches(aq.stream(0, "t"), len(shard), recipe, 5)):
+        net.zero_grad()
+        away = sum((p - theta[k]).square().sum() for k, p in net.named_parameters())
+        (cross_entropy(net(few.train.x[chosen]), few.train.y[chosen]) + 0.35 * away).backward()
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= recipe.lr_at(step) * p.grad
+    for k, t in net.state_dict().items():
+        torch.testing.assert_close(update.state[k], t, atol=2e-6, rtol=1e-5)
+
+
+def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Data) -> None:
+    theta = aq.initial(aq.MLP, seed=0)
+    resident = [_resident()]
+    for _ in range(3):
+        aq.accuracy_curve(aq.MLP, theta, few.validation)
+        resident.append(_resident())
+    assert resident[-1] - resident[1] < 150e6
+
+
+def _resident() -> float:
+    """Bytes of memory that this process holds; where the system does not say, none."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * 4096.0 if path.exists() else 0.0
