@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .downloads import NAMES, torchvision_set
+from .downloads import NAMES, folder_of_data, torchvision_set
 from .records import Data, Samples
 from .rng import stream
 from .sources import NEEDS_NOTHING, Arrays, embedded, leaf, npz
@@ -32,7 +32,8 @@ def load(
     """Load a data set as training, validation and test samples on one device.
 
     ``name``: "fashion-mini" (embedded, needs nothing), "fashion", "mnist", "cifar10", "cifar100", "svhn" (through
-    torchvision, from ``root``, else AEQUA_DATA, else ~/.cache/aequa-lite), the path of an .npz file with x_train,
+    torchvision, from ``root``, else AEQUA_DATA, else ~/.cache/aequa-lite; a file such as cifar10.npz there comes first,
+    and its name says so), the path of an .npz file with x_train,
     y_train, x_test, y_test (images (n, h, w), (n, c, h, w) or (n, h, w, c) uint8; tables (n, d) uint8 or float32),
     or of a LEAF FEMNIST folder. x becomes (n, c, h, w) or (n, d), y int64. ``validation``: how many training samples
     are set aside by ``seed``, as class-balanced as can be, where the set brings no validation split; by default a
@@ -50,6 +51,7 @@ def load(
     Source: the sets' own publications; the way of setting aside is ours.
     """
     place, _ = _device(device), stream(seed)  # a bad device or seed is refused before any file is read
+    name = _found(name, root)
     arrays = _checked(_read(name, root))
     if validation is not None and arrays.validation is not None:
         raise ValueError(f"validation is {validation!r}, but {name} brings its own validation split; leave it out")
@@ -58,6 +60,12 @@ def load(
     groups = {"train": arrays.groups}
     splits = {k: _samples(*pair, arrays.classes, groups.get(k), place) for k, pair in arrays.splits.items()}
     return Data(name=Path(name).name, sha256=digest, labels=arrays.labels, **splits)
+
+
+def _found(name: str | Path, root: str | Path | None) -> str | Path:
+    """The .npz file that stands for a known set in the folder of data, where there is one; else the name itself."""
+    own = folder_of_data(root) / f"{name}.npz"
+    return own if name in NAMES and own.is_file() else name
 
 
 def _read(name: str | Path, root: str | Path | None) -> Arrays:

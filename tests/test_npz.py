@@ -39,6 +39,13 @@ def test_a_validation_split_of_its_own_is_kept(tmp_path):
         load(write_npz(tmp_path / "a.npz", **own), validation=3)
 
 
+def test_a_file_named_like_a_known_set_comes_first_and_says_so(tmp_path):
+    write_npz(tmp_path / "cifar10.npz", x_train=pixels(24, 3, 32, 32), x_test=pixels(6, 3, 32, 32))
+    data = load("cifar10", root=tmp_path, device="cpu")
+    assert data.name == "cifar10.npz"
+    assert data.sizes["test"] == 6
+
+
 def float_images():
     """Images from 0 to 1, as many people keep them."""
     return pixels(24, 3, 8, 8) / 255
