@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 import yaml
 
@@ -78,3 +79,25 @@ def test_a_sweep_resumes_and_a_failed_run_stays_a_row(notebook: Path, tmp_path: 
     assert kept.stat().st_mtime_ns == before
     assert list(pd.read_csv(tmp_path / "results" / "small" / "runs.csv")["seed"]) == [0, 2]
     assert aq.Report.load(kept.parent).recipe["participants"] == 2
+
+
+ROOT = Path(__file__).resolve().parents[1]
+REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
+
+
+def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
+    known = papermill.inspect_notebook(str(REPRODUCE))
+    assert set(aq.Recipe.__dataclass_fields__) <= set(known)
+    assert all(each["help"] and each["inferred_type_name"] != "None" for each in known.values())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yml")), ids=lambda p: p.stem)
+def test_every_sweep_asks_for_what_there_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for run in sweeps.read_sweep(path).runs():
+        recipe = {name: v for name, v in run.parameters.items() if name in aq.Recipe.__dataclass_fields__}
+        aq.Recipe.from_dict(recipe)
+        aq.network_named(run.parameters["network"])(0.5)
+        aq.server_named(run.parameters.get("server", "averaged"))
+        aq.draw_named(run.parameters.get("draw", "full_only"))
+        aq.partition_named(run.parameters["partition"])
