@@ -61,6 +61,7 @@ from .local import (
     sandwich,
     widths,
 )
+from .stacked import stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
 from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
@@ -182,6 +183,7 @@ __all__ = [
     "spread_minus_gain",
     "spread_only",
     "spread_per_gain",
+    "stacked_sgd",
     "standalone",
     "stream",
     "style",

@@ -20,7 +20,8 @@ from .policy import Policy, everyone_full
 from .records import Recipe, Round, Shard, Update
 from .rng import stream
 from .server import Server, Weigh, averaged, networks_own
-from .slim import Build, State, merge, slice_of, slim
+from .slim import Build, State, merge, slice_of, slim, template
+from .stacked import stacked_sgd
 from .workers import workers
 
 __all__ = ["Scheme", "federate", "merge_weights", "slimmable", "standalone"]
@@ -31,7 +32,8 @@ class Scheme:
     """Hold the three functions that a way of training together consists of.
 
     ``broadcast(state, participant, width)`` -> what that participant receives; ``local(slice, shard, width, recipe,
-    draws)`` -> its :class:`Update`; ``merge(state, updates)`` -> the next state.
+    draws)`` -> its :class:`Update`; ``merge(state, updates)`` -> the next state. ``together``, where there is one, does the
+    local part of all participants at once, for a GPU.
 
     Example:
         >>> import aequa_lite as aq
@@ -45,15 +47,21 @@ class Scheme:
     broadcast: Callable[[State, int, float], State]
     local: Callable[..., Update]
     merge: Callable[[State, Sequence[Update]], State]
+    together: Callable[..., list[Update]] | None = None
 
 
 def slimmable(
-    build: Build, draw: Draw = full_and_random, *, server: Server = averaged, weigh: Weigh | None = None
+    build: Build,
+    draw: Draw = full_and_random,
+    *,
+    server: Server = averaged,
+    weigh: Weigh | None = None,
+    precision: torch.dtype | None = None,
 ) -> Scheme:
     """Train one network at every width: each receives its slice, each entry is merged over those who hold it.
 
     ``draw``: the widths of a local step; ``server``: what is made of the merge; ``weigh``: how much each answer counts
-    (default: as :func:`federate` was told).
+    (default: as :func:`federate` was told); ``precision``: of the passes on a GPU (:func:`stacked_sgd`).
 
     Example:
         >>> import aequa_lite as aq
@@ -71,6 +79,7 @@ def slimmable(
         broadcast=lambda state, participant, width: slice_of(build, state, width),
         local=partial(local_sgd, build, draw=draw),
         merge=merged,
+        together=partial(stacked_sgd, build, draw=draw, precision=precision),
     )
 
 
@@ -121,6 +130,17 @@ def _check(shards: Sequence[Shard], recipe: Recipe, weights: Sequence[float] | N
     return chosen
 
 
+def _together(scheme: Scheme, build: Build, stacked: bool | None, device: torch.device) -> bool:
+    """Whether all participants are trained in one pass."""
+    if stacked and scheme.together is None:
+        raise ValueError(
+            "stacked is True, but the scheme has no way of training all together; allowed is False or None"
+        )
+    if stacked is None:
+        return device.type == "cuda" and scheme.together is not None and not list(template(build, 1.0).buffers())
+    return stacked
+
+
 def _finite(update: Update) -> bool:
     """Whether an answer can be merged without spoiling the round."""
     numbers = (t for t in update.state.values() if t.is_floating_point())
@@ -141,6 +161,7 @@ def federate(
     scheme: Scheme | None = None,
     weights: Sequence[float] | None = None,
     count: int | None = None,
+    stacked: bool | None = None,
     checkpoint: Path | str | None = None,
     every: int = 1,
     progress: bool = True,
@@ -149,7 +170,8 @@ def federate(
 
     ``policy``: which width each participant receives; ``scheme``: broadcast, local and merge (default:
     :func:`slimmable`); ``weights``: (participants,) merge weights (default: from the recipe); ``count``: worker
-    threads (the result does not depend on it); ``checkpoint``: a file from which a killed run goes on, written every
+    threads (the result does not depend on it); ``stacked``: train all participants in one pass (default: on a GPU,
+    where the network allows it; the same up to rounding); ``checkpoint``: a file from which a killed run goes on, written every
     ``every`` rounds.
 
     Raises:
@@ -168,6 +190,7 @@ def federate(
     mass = _check(shards, recipe, weights)
     scheme = scheme or slimmable(build)
     device = shards[0].samples.y.device
+    together = _together(scheme, build, stacked, device)
     state: State = initial(build, recipe.seed, device)
     start = 0
     if checkpoint and (found := load_checkpoint(Path(checkpoint), recipe)):
@@ -177,7 +200,7 @@ def federate(
     with bar, workers(count, device) as spread:
         for index in range(start, recipe.rounds):
             given = policy(recipe, last)  # 1. who receives which width
-            last, state = _round(scheme, state, shards, given, mass, recipe, index, spread)
+            last, state = _round(scheme, state, shards, given, mass, recipe, index, spread, together)
             if checkpoint and ((index + 1) % every == 0 or index + 1 == recipe.rounds):
                 save_checkpoint(Path(checkpoint), state, index, recipe)
             bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
@@ -202,17 +225,25 @@ def _round(
     recipe: Recipe,
     index: int,
     spread: Callable[..., Iterable[Update]],
+    together: bool,
 ) -> tuple[Round, State]:
     """One round: send slices, train them side by side, merge the finite answers; the round and the next state."""
     here = present(recipe, index)
     sent = {i: scheme.broadcast(state, shards[i].participant, given[i]) for i in here}  # 2. send
 
-    def answer(i: int) -> Update:
-        draws = stream(recipe.seed, "local", index, shards[i].participant)
-        taken = index * recipe.local_steps
-        return scheme.local(sent[i], shards[i], given[i], recipe, draws, first=taken, weight=float(mass[i]))
+    taken = index * recipe.local_steps
 
-    updates = list(spread(answer, here))  # 3. train
+    def draws(i: int) -> np.random.Generator:
+        return stream(recipe.seed, "local", index, shards[i].participant)
+
+    def answer(i: int) -> Update:
+        return scheme.local(sent[i], shards[i], given[i], recipe, draws(i), first=taken, weight=float(mass[i]))
+
+    if together and scheme.together:  # 3. train
+        theirs = [[each[i] for i in here] for each in (sent, shards, given)]
+        updates = scheme.together(*theirs, recipe, [draws(i) for i in here], first=taken, weights=mass[here].tolist())
+    else:
+        updates = list(spread(answer, here))
     kept = [u for u in updates if _finite(u)]
     if not kept:
         raise FloatingPointError(f"round {index}: no participant's answer was finite; lower lr (now {recipe.lr:g})")

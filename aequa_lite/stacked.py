@@ -1,0 +1,197 @@
+r"""All participants in one pass, for a GPU: their networks stacked along a new first axis, their widths as masks.
+
+A network of width $w$ is the full one with every entry outside its leading blocks set to zero, $M_w\theta$: units beyond
+the width say nothing and hear nothing. So participants that draw different widths in the same step still share one
+vectorised pass, and each keeps the widths, the batches and the updates that it has on the plain path, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.functional import cross_entropy
+
+from .local import Draw, batches, full_and_random, shares
+from .records import Recipe, Shard, Update
+from .slim import Build, prefix, slice_of, template
+
+__all__ = ["stacked_sgd"]
+
+State = Mapping[str, Tensor]
+MOST = 64  # participants in one stack: more are trained stack after stack, so that memory stays bounded
+
+
+def stacked_sgd(
+    build: Build,
+    sent: Sequence[State],
+    shards: Sequence[Shard],
+    widths: Sequence[float],
+    recipe: Recipe,
+    draws: Sequence[np.random.Generator],
+    *,
+    draw: Draw = full_and_random,
+    first: int = 0,
+    weights: Sequence[float] | None = None,
+    precision: torch.dtype | None = None,
+) -> list[Update]:
+    r"""Train many participants' slices in vectorised passes; the same answers as :func:`local_sgd`, up to rounding.
+
+    Each step follows $\sum_v s_v M_v \nabla F(M_v\theta)$ for every participant at once, $v$ over its own random widths and
+    $s_v$ their shares of the loss. ``sent``: each one's slice; ``precision``: bfloat16 or float16 for the passes
+    (default: whatever the parameters are), while parameters, momentum and updates keep theirs.
+
+    Raises:
+        ValueError: the network holds state beside its parameters (BatchNorm), or the lists differ in length.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> recipe, theta = aq.Recipe(participants=2, local_steps=2), aq.initial(aq.MLP, seed=0)
+        >>> shards = aq.homogeneous(aq.load("fashion-mini", device="cpu").train, recipe)
+        >>> draws = [aq.stream(0, "doc", i) for i in range(2)]
+        >>> [u.participant for u in stacked_sgd(aq.MLP, [theta, theta], shards, [1.0, 1.0], recipe, draws)]
+        [0, 1]
+
+    Source: ours; vectorised gradients by torch.func.
+    """
+    if not len(sent) == len(shards) == len(widths) == len(draws):
+        raise ValueError(
+            f"sent, shards, widths and draws hold {len(sent)}, {len(shards)}, {len(widths)} and {len(draws)}; "
+            "allowed is one of each for each participant"
+        )
+    if buffers := [name for name, _ in template(build, 1.0).named_buffers()]:
+        raise ValueError(f"build holds {buffers[0]!r}, which is no parameter; such networks are trained one by one")
+    weights = [1.0] * len(shards) if weights is None else weights
+    updates: list[Update] = []
+    for start in range(0, len(shards), MOST):
+        part = slice(start, start + MOST)
+        stack = _Stack(build, sent[part], shards[part], widths[part], recipe, precision)
+        updates += stack.trained(draws[part], draw, first, weights[part])
+    return updates
+
+
+class _Stack:
+    """Some participants as tensors with a new first axis: (participants, ...)."""
+
+    def __init__(
+        self,
+        build: Build,
+        sent: Sequence[State],
+        shards: Sequence[Shard],
+        widths: Sequence[float],
+        recipe: Recipe,
+        precision: torch.dtype | None,
+    ) -> None:
+        self.build, self.shards, self.widths, self.recipe, self.precision = build, shards, widths, recipe, precision
+        self.device = shards[0].samples.y.device
+        full = template(build, 1.0).state_dict()
+        self.theta = {k: torch.zeros(len(shards), *t.shape, dtype=t.dtype, device=self.device) for k, t in full.items()}
+        for i, state in enumerate(sent):
+            for name, t in state.items():
+                self.theta[name][i][prefix(t.shape)] = t
+        self.start = {k: t.clone() for k, t in self.theta.items()} if recipe.proximal else {}
+        self.speed = {k: torch.zeros_like(t) for k, t in self.theta.items()}
+        self.x = torch.cat([shard.samples.x for shard in shards])  # (all samples, ...)
+        self.y = torch.cat([shard.samples.y for shard in shards])
+
+    def trained(
+        self, draws: Sequence[np.random.Generator], draw: Draw, first: int, weights: Sequence[float]
+    ) -> list[Update]:
+        """Take all local steps and return each participant's slice."""
+        steps = self.recipe.local_steps
+        order, counts = self._order([batches(d, len(s), self.recipe, steps) for d, s in zip(draws, self.shards)])
+        losses = torch.zeros(len(self.shards), device=self.device)
+        for step in range(steps):
+            chosen = [sorted(draw(d, w, self.recipe), reverse=True) for d, w in zip(draws, self.widths)]
+            grads, loss = self._gradient(chosen, order[step], counts)
+            self._step(grads, self._mask([each[0] for each in chosen]), self.recipe.lr_at(first + step))
+            losses += loss
+        means = (losses / steps).tolist()
+        return [
+            Update(shard.participant, w, self._slice(i, w), float(a), means[i])
+            for i, (shard, w, a) in enumerate(zip(self.shards, self.widths, weights))
+        ]
+
+    def _slice(self, i: int, width: float) -> dict[str, Tensor]:
+        """What participant i sends back."""
+        mine = {name: t[i] for name, t in self.theta.items()}
+        return {name: t.clone() for name, t in slice_of(self.build, mine, width).items()}
+
+    def _order(self, each: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Every step's samples among all, (steps, participants, batch), and what each counts, (participants, batch).
+
+        A shard that is smaller than the batch is filled up with samples that count nothing.
+        """
+        size = max(positions.shape[1] for positions in each)
+        offset = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        order = np.zeros((self.recipe.local_steps, len(each), size), dtype=np.int64)
+        counts = np.zeros((len(each), size), dtype=np.float32)
+        for i, positions in enumerate(each):
+            order[:, i, : positions.shape[1]] = positions + offset[i]
+            order[:, i, positions.shape[1] :] = offset[i]
+            counts[i, : positions.shape[1]] = 1 / positions.shape[1]
+        return torch.from_numpy(order).to(self.device), torch.from_numpy(counts).to(self.device)
+
+    def _mask(self, widths: Sequence[float]) -> dict[str, Tensor]:
+        """Which entries each participant's network of this width holds, {name: (participants, ...) bool}."""
+        shapes = [{k: t.shape for k, t in template(self.build, w).state_dict().items()} for w in widths]
+        masks = {}
+        for name, t in self.theta.items():
+            mask = torch.ones(t.shape[0], *([1] * (t.dim() - 1)), dtype=torch.bool, device=self.device)
+            for d, size in enumerate(t.shape[1:]):
+                held = torch.tensor([shape[name][d] for shape in shapes], device=self.device)
+                inside = torch.arange(size, device=self.device) < held[:, None]  # (participants, size)
+                mask = mask & inside.reshape(len(widths), *(size if k == d else 1 for k in range(t.dim() - 1)))
+            masks[name] = mask
+        return masks
+
+    def _gradient(
+        self, chosen: Sequence[Sequence[float]], order: Tensor, counts: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Everybody's gradient of its mean loss over its own widths, and that loss, (participants,)."""
+        x, y = self.x[order], self.y[order]  # (participants, batch, ...)
+        parts = torch.tensor(np.stack([shares(each, self.recipe) for each in chosen]), dtype=torch.float32).to(x.device)
+        masks = [self._mask([each[k] for each in chosen]) for k in range(parts.shape[1])]
+        net, distill = template(self.build, 1.0), self.recipe.distill
+        scale = 1024.0 if self.precision == torch.float16 else 1.0  # small gradients vanish in half precision
+
+        def logits(theta: State, mask: State, x: Tensor) -> Tensor:
+            held = {name: t * mask[name] for name, t in theta.items()}
+            with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
+                return functional_call(net, held, (x,)).float()  # (batch, classes)
+
+        def loss(theta: State, masks: Any, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor) -> Any:
+            total, soft = torch.zeros((), device=x.device), None
+            for mask, share in zip(masks, parts):
+                said = logits(theta, mask, x)
+                value = share * (counts * cross_entropy(said, y, reduction="none")).sum()
+                if soft is not None:
+                    pull = (counts * cross_entropy(said, soft, reduction="none")).sum()
+                    value = (1 - distill) * value + distill * share * pull
+                elif distill:
+                    soft = said.detach().softmax(1)  # (batch, classes)
+                total = total + value
+            return total * scale, total
+
+        pull = vmap(grad_and_value(loss, has_aux=True), randomness="error")
+        grads, (_, value) = pull(self.theta, masks, parts, x, y, counts)
+        return {name: g / scale for name, g in grads.items()}, value.detach()
+
+    @torch.no_grad()
+    def _step(self, grads: State, held: State, lr: float) -> None:
+        """One step of SGD with momentum on the blocks that were trained; the tails beyond them do not move."""
+        for name, push in grads.items():
+            theta, mask = self.theta[name], held[name]
+            if self.recipe.proximal:
+                push = push + self.recipe.proximal * (theta - self.start[name])
+            if self.recipe.weight_decay:
+                push = push + self.recipe.weight_decay * theta
+            if self.recipe.momentum:
+                push = self.recipe.momentum * self.speed[name] + push
+                self.speed[name] = torch.where(mask, push, self.speed[name])
+            self.theta[name] = torch.where(mask, theta - lr * push, theta)
