@@ -54,11 +54,50 @@ def rooms() -> str:
     return head + "".join(parts) + "</svg>\n"
 
 
+SHADES = ("#1f4e79", "#3f8f8b", "#9fd3a6")  # dark is wide, light is narrow, as in the figures
+
+
+def nested(x: float, y: float, size: float, widths: tuple[float, ...]) -> str:
+    """A square tensor with its leading blocks, the widest behind."""
+    return "".join(
+        f'<rect x="{x}" y="{y}" width="{size * w:.0f}" height="{size * w:.0f}" fill="{SHADES[3 - len(widths) + k]}"'
+        ' stroke="#fff" stroke-width="2"/>'
+        for k, w in enumerate(widths)
+    )
+
+
+def engine() -> str:
+    """One round as an SVG: slices go out, each is trained on its own shard, entries are averaged over their holders."""
+    widths, parts = (1.0, 0.6, 0.3), [nested(40, 95, 130, (1.0, 0.6, 0.3))]
+    parts.append('<text x="105" y="255" text-anchor="middle" class="t">the shared network</text>')
+    for k, w in enumerate(widths):
+        y = 30 + 95 * k
+        slices = tuple(v for v in widths if v <= w)
+        parts.append(f'<path d="M185 160 C 240 160, 240 {y + 35}, 290 {y + 35} m-9 -5 l9 5 l-9 5" class="a"/>')
+        parts.append(nested(300, y, 70, slices))
+        parts.append(f'<text x="385" y="{y + 22}" class="t">participant {k}: width {w:g}</text>')
+        parts.append(f'<text x="385" y="{y + 44}" class="s">trains this width and a random narrower one</text>')
+        parts.append(f'<text x="385" y="{y + 62}" class="s">on its own shard, which it never shows</text>')
+    parts.append('<path d="M335 305 C 335 345, 105 345, 105 272 m-5 9 l5 -9 l5 9" class="a"/>')
+    words = "2. merge: each entry, averaged over its holders"
+    parts.append(f'<text x="350" y="340" class="t">{words}</text><text x="196" y="28" class="t">1. broadcast</text>')
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 365" role="img" aria-label="One round of training">'
+        "<style>text{font-family:DejaVu Sans,Verdana,sans-serif;font-size:15px}.t{fill:#222}.s{fill:#555;font-size:13px}"
+        '.a{stroke:#555;fill:none;stroke-width:1.6}</style><rect width="760" height="365" rx="10" fill="#fff"/>'
+    )
+    return head + "".join(parts) + "</svg>\n"
+
+
 def main() -> None:
-    """Write both pictures."""
-    with whole(STATIC / "rooms.svg") as half:
-        half.write_text(rooms())
-    found = aq.Report.load(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
+    """Write all pictures; the first screen only where a run has been made."""
+    for name, picture in {"rooms": rooms(), "engine": engine()}.items():
+        with whole(STATIC / f"{name}.svg") as half:
+            half.write_text(picture)
+    run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
+    if not (run / "report.json").exists():
+        sys.exit(f"{run} holds no report.json; the first screen is left as it is")
+    found = aq.Report.load(run)
     aq.style()
     aq.save_figure(aq.plot_widths(found), STATIC / "first-screen.png")
 
