@@ -61,7 +61,7 @@ from .local import (
     sandwich,
     widths,
 )
-from .stacked import stacked_sgd
+from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
 from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
@@ -127,6 +127,7 @@ __all__ = [
     "full_only",
     "gain_minus_variance",
     "gini",
+    "half_precision",
     "hits",
     "homogeneous",
     "imbalanced",

@@ -63,6 +63,13 @@ def test_half_precision_stays_near(few: aq.Data) -> None:
         assert not all(torch.equal(half.state[k], t) for k, t in plain.state.items())
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_half_precision_suits_the_card(capability, dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert aq.half_precision("cuda") == dtype
+    assert aq.half_precision("cpu") is None
+
+
 def test_many_participants_are_trained_stack_after_stack(few: aq.Data, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = aq.Recipe(participants=3, rounds=2, local_steps=2, batch=16)
     once, _ = both(aq.MLP, few, recipe, aq.full_and_random)
