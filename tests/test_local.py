@@ -53,7 +53,7 @@ def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Data) -> None:
 def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data) -> None:
     theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
     chosen = (0.3, 1.0, 0.6)
-    grads, loss = gradient(aq.MLP, theta, chosen, x, y, aq.Recipe())
+    grads, loss = gradient(aq.MLP, theta, chosen, x, y, aq.Recipe(loss_power=0.0))
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
     mean = sum(cross_entropy(aq.view(aq.MLP, leaves, w)(x), y) for w in chosen) / 3
     mean.backward()
@@ -151,7 +151,7 @@ def test_losses_count_by_width_to_a_power(few: aq.Data) -> None:
 
 def test_narrow_widths_learn_from_the_soft_labels_of_the_widest(few: aq.Data) -> None:
     theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
-    grads, _ = gradient(aq.MLP, theta, (1.0, 0.5), x, y, aq.Recipe(distill=0.25))
+    grads, _ = gradient(aq.MLP, theta, (1.0, 0.5), x, y, aq.Recipe(distill=0.25, loss_power=0.0))
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
     wide, narrow = (aq.view(aq.MLP, leaves, w)(x) for w in (1.0, 0.5))
     soft = wide.detach().softmax(1)

@@ -151,6 +151,14 @@ def test_versions_are_written_once() -> None:
     assert "-e .[book,test]" in (ROOT / "environment.yml").read_text()
 
 
+def test_the_readmes_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    quick = program.replace("seed=0)", "seed=0, rounds=2, local_steps=2)")
+    assert quick != program
+    exec(quick, {})  # our own README
+    assert "smallest gain" in capsys.readouterr().out
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "make quickstart" in readme
