@@ -199,7 +199,9 @@ def local_sgd(
     r"""Train one participant's slice on its own shard and return it.
 
     Each step draws a batch and a set of widths $W$, and follows $\sum_{v \in W} s_v M_v\nabla F(M_v\theta)$ with SGD and
-    momentum; $s_v \propto v^q$ with $q$ = ``loss_power``. ``state`` (the slice at ``width``) is copied, never written to. ``first``: how many steps this
+    momentum; $s_v \propto v^q$ with $q$ = ``loss_power``.
+
+    ``state`` (the slice at ``width``) is copied, never written to. ``first``: how many steps this
     participant has taken before, for the learning rate's schedule; ``steps``: how many to take (default: the recipe's).
 
     Example:
