@@ -32,6 +32,7 @@ from .allocate import (
 from .continuum import closed_form, equal_gains_possible, smallest_spread, threshold
 from .rules import anneal, best_reply, capped, leximin, lp_welfare, nash, proportional, thresholded
 from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_needed
+from .text import tokens
 from .data import load
 from .partition import (
     by_size,
@@ -49,7 +50,9 @@ from .partition import (
 )
 from .workers import workers
 from .slim import merge, parameters, prefix, slice_of, slim, view
-from .nets import MLP, LeNet, initial, sized, units
+from .nets import MLP, LeNet, flops, initial, sized, units
+from .convnets import BatchResNet18, ConvNet, ResNet18, restated
+from .textnets import TextCNN, Transformer
 from .names import network_named, partition_named
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, widths
 from .policy import everyone_full
@@ -72,8 +75,10 @@ from .show import show
 
 __all__ = [
     "MLP",
+    "BatchResNet18",
     "Ceiling",
     "Certificate",
+    "ConvNet",
     "Curve",
     "Data",
     "Intervals",
@@ -82,11 +87,14 @@ __all__ = [
     "Plan",
     "Recipe",
     "Report",
+    "ResNet18",
     "Round",
     "Samples",
     "Scheme",
     "Shard",
     "Sliders",
+    "TextCNN",
+    "Transformer",
     "Update",
     "accuracy",
     "accuracy_curve",
@@ -107,6 +115,7 @@ __all__ = [
     "feature_noise",
     "federate",
     "fisher_interval",
+    "flops",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
@@ -147,6 +156,7 @@ __all__ = [
     "quantity_dirichlet",
     "range_report",
     "report",
+    "restated",
     "reward_intervals",
     "samples_needed",
     "save_checkpoint",
@@ -169,6 +179,7 @@ __all__ = [
     "table",
     "threshold",
     "thresholded",
+    "tokens",
     "units",
     "view",
     "widths",

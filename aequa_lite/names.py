@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from . import nets, partition
+from . import convnets, nets, partition, textnets
 from .records import Recipe, Samples, Shard
 
 __all__ = ["network_named", "partition_named"]
@@ -29,7 +29,18 @@ PARTITIONS: dict[str, Callable[..., list[Shard]]] = {
         partition.quantity_dirichlet,
     )
 }
-NETWORKS: dict[str, Callable[..., nn.Module]] = {each.__name__: each for each in (nets.MLP, nets.LeNet)}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {  # the one list of networks: rewards are read back by it too
+    each.__name__: each
+    for each in (
+        nets.MLP,
+        nets.LeNet,
+        convnets.ConvNet,
+        convnets.ResNet18,
+        convnets.BatchResNet18,
+        textnets.TextCNN,
+        textnets.Transformer,
+    )
+}
 
 
 def partition_named(text: str) -> Callable[[Samples, Recipe], list[Shard]]:
