@@ -16,9 +16,9 @@ KERNELS = (1, 3, 5)  # odd, so that each window has a word in its middle
 
 
 class TextCNN(nn.Module):
-    r"""Convolutions over windows of 1, 3 and 5 words, the maximum over the sentence, then 120 and 84 units.
+    r"""Convolutions over windows of 1, 3 and 5 words, the maximum over the sentence, and a linear layer.
 
-    ``x``: (samples, length) int64 token ids, 0 = padding -> logits (samples, classes). Embedding, maps and units are
+    ``x``: (samples, length) int64 token ids, 0 = padding -> logits (samples, classes). Embedding and maps are
     slimmed; words and classes are not. The usual network concatenates its branches: $W[f_1, f_3, f_5]$. At a smaller
     width the second branch would then start earlier and meet other columns of $W$, so a slice of a slice would be no
     slice. Here each branch has its own matrix, $W_1 f_1 + W_3 f_3 + W_5 f_5$: the same function, and each $W_k$ nests.
@@ -31,7 +31,7 @@ class TextCNN(nn.Module):
         >>> TextCNN(0.5, words=100)(torch.tensor([[2, 7, 9, 0, 0]])).shape
         torch.Size([1, 2])
 
-    Source: Kim 2014; 128 maps and the 120 and 84 units are the IAFL code's, kernels and embedding are our choice.
+    Source: Kim 2014; three kernels and 128 maps as in the IAFL code, their sizes and the embedding's are our choice.
     """
 
     def __init__(
@@ -45,19 +45,16 @@ class TextCNN(nn.Module):
         maps: int = 128,
     ) -> None:
         super().__init__()
-        e, m, c, d = (units(width, full) for full in (embedding, maps, 120, 84))
+        e, m = units(width, embedding), units(width, maps)
         self.embedding = nn.Embedding(words, e, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(e, m, size, padding=size // 2) for size in KERNELS)
-        self.branches = nn.ModuleList(nn.Linear(m, c, bias=size == KERNELS[0]) for size in KERNELS)
-        self.hidden = nn.Linear(c, d)
-        self.out = nn.Linear(d, classes)
+        self.branches = nn.ModuleList(nn.Linear(m, classes, bias=size == KERNELS[0]) for size in KERNELS)
 
     def forward(self, x: Tensor) -> Tensor:
         real = (x != 0)[:, None]  # (samples, 1, length)
         h = self.embedding(x).transpose(1, 2)  # (samples, e, length)
         found = [(torch.relu(each(h)) * real).amax(2) for each in self.convolutions]  # 3 x (samples, m)
-        h = torch.relu(torch.stack([each(f) for each, f in zip(self.branches, found)]).sum(0))
-        return self.out(torch.relu(self.hidden(h)))
+        return torch.stack([each(f) for each, f in zip(self.branches, found)]).sum(0)
 
 
 class PieceNorm(nn.Module):

@@ -162,7 +162,7 @@ class OracleTextCNN(Flat):
     """Sentence by sentence without its padding, window by window, and with the branches concatenated."""
 
     def __call__(self, x: Tensor, width: float) -> Tensor:
-        e, m, c, d = kept(width, 128), kept(width, 128), kept(width, 120), kept(width, 84)
+        e, m = kept(width, 128), kept(width, 128)
         rows = []
         for ids in x:
             words = self.part("embedding.weight", None, e)[ids[ids != 0]]  # (n, e)
@@ -173,9 +173,8 @@ class OracleTextCNN(Flat):
                 windows = torch.cat([edge, words, edge]).unfold(0, size, 1)  # (n, e, size)
                 out = torch.einsum("nes,mes->nm", windows, weight) + self.part(f"convolutions.{i}.bias", m)
                 found.append(torch.relu(out).max(0).values)
-            head = torch.cat([self.part(f"branches.{i}.weight", c, m) for i in range(3)], 1)
-            h = torch.relu(head @ torch.cat(found) + self.part("branches.0.bias", c))
-            rows.append(self.linear("out", torch.relu(self.linear("hidden", h, d))))
+            head = torch.cat([self.part(f"branches.{i}.weight", None, m) for i in range(3)], 1)
+            rows.append(head @ torch.cat(found) + self.part("branches.0.bias"))
         return torch.stack(rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -156,3 +158,8 @@ def test_a_network_is_given_the_kind_of_data_that_it_reads(few: aq.Data, texts: 
         aq.sized(aq.LeNet, texts)
     with pytest.raises(ValueError, match="build is 'TextCNN', which reads words; for 'few' .* MLP or LeNet"):
         aq.sized(partial(aq.TextCNN, maps=4), few)
+
+
+def test_the_books_table_is_the_one_that_the_package_gives() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "networks.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True)
