@@ -20,18 +20,11 @@ from .fairness import (
     worse_off,
 )
 from .curve import Curve, range_report
-from .allocate import (
-    Certificate,
-    Plan,
-    allocate,
-    gain_minus_variance,
-    spread_minus_gain,
-    spread_only,
-    spread_per_gain,
-)
+from .allocate import Certificate, Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
 from .continuum import closed_form, equal_gains_possible, smallest_spread, threshold
 from .rules import anneal, best_reply, capped, leximin, lp_welfare, nash, proportional, thresholded
 from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_needed
+from .text import tokens
 from .data import load
 from .partition import (
     by_size,
@@ -49,18 +42,10 @@ from .partition import (
 )
 from .workers import workers
 from .slim import merge, parameters, prefix, slice_of, slim, view
-from .nets import MLP, LeNet, initial, sized, units
-from .local import (
-    accuracy,
-    accuracy_curve,
-    full_and_random,
-    full_only,
-    hits,
-    local_sgd,
-    one_random,
-    sandwich,
-    widths,
-)
+from .nets import MLP, LeNet, flops, initial, sized, units
+from .convnets import BatchResNet18, ConvNet, ResNet18, restated
+from .textnets import TextCNN, Transformer
+from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
 from .names import draw_named, network_named, partition_named, server_named
@@ -69,23 +54,16 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
-from .plots import (
-    plot_curve,
-    plot_curves,
-    plot_partition,
-    plot_prefix,
-    plot_rewards,
-    plot_widths,
-    save_figure,
-    style,
-)
+from .plots import plot_curve, plot_curves, plot_partition, plot_prefix, plot_rewards, plot_widths, save_figure, style
 from .interactive import Sliders, sliders
 from .show import show
 
 __all__ = [
     "MLP",
+    "BatchResNet18",
     "Ceiling",
     "Certificate",
+    "ConvNet",
     "Curve",
     "Data",
     "Intervals",
@@ -94,11 +72,14 @@ __all__ = [
     "Plan",
     "Recipe",
     "Report",
+    "ResNet18",
     "Round",
     "Samples",
     "Scheme",
     "Shard",
     "Sliders",
+    "TextCNN",
+    "Transformer",
     "Update",
     "accuracy",
     "accuracy_curve",
@@ -123,6 +104,7 @@ __all__ = [
     "feature_noise",
     "federate",
     "fisher_interval",
+    "flops",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
@@ -166,6 +148,7 @@ __all__ = [
     "quantity_dirichlet",
     "range_report",
     "report",
+    "restated",
     "reward_intervals",
     "samples_needed",
     "sandwich",
@@ -191,6 +174,7 @@ __all__ = [
     "table",
     "threshold",
     "thresholded",
+    "tokens",
     "units",
     "view",
     "widths",

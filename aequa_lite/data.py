@@ -15,10 +15,12 @@ from .downloads import NAMES, folder_of_data, torchvision_set
 from .records import Data, Samples
 from .rng import stream
 from .sources import NEEDS_NOTHING, Arrays, embedded, leaf, npz
+from .text import frequent, tsv
 
 __all__ = ["load"]
 
-PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # dtypes allowed by the number of axes
+TOKENS = {2: ("int64",)}  # dtypes allowed by the number of axes, for text and for all else
+PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}
 
 
 def load(
@@ -35,7 +37,9 @@ def load(
     torchvision, from ``root``, else AEQUA_DATA, else ~/.cache/aequa-lite; a file such as cifar10.npz there comes first,
     and its name says so), the path of an .npz file with x_train,
     y_train, x_test, y_test (images (n, h, w), (n, c, h, w) or (n, h, w, c) uint8; tables (n, d) uint8 or float32),
-    or of a LEAF FEMNIST folder. x becomes (n, c, h, w) or (n, d), y int64. ``validation``: how many training samples
+    of a LEAF FEMNIST folder, or of a folder with SST-2's train.tsv, test.tsv and, if it is there, dev.tsv. x becomes
+    (n, c, h, w), (n, d) or, for text, (n, 56) int64 token ids whose words are ``data.words`` (at most 20,000, each at
+    least twice in the training split); y int64. ``validation``: how many training samples
     are set aside by ``seed``, as class-balanced as can be, where the set brings no validation split; by default a
     sixth of n, at most max(5,000, n / 20), never more than 10,000, and never more than half of a class.
 
@@ -57,9 +61,10 @@ def load(
         raise ValueError(f"validation is {validation!r}, but {name} brings its own validation split; leave it out")
     digest = _digest(arrays)
     arrays = arrays if arrays.validation is not None else _set_aside(arrays, validation, seed)
+    arrays = frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
     groups = {"train": arrays.groups}
     splits = {k: _samples(*pair, arrays.classes, groups.get(k), place) for k, pair in arrays.splits.items()}
-    return Data(name=Path(name).name, sha256=digest, labels=arrays.labels, **splits)
+    return Data(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
 
 
 def _found(name: str | Path, root: str | Path | None) -> str | Path:
@@ -78,12 +83,12 @@ def _read(name: str | Path, root: str | Path | None) -> Arrays:
     if path.suffix == ".npz":
         return npz(path)
     if path.is_dir():
-        return leaf(path)
+        return tsv(path) if any(path.glob("*.tsv")) else leaf(path)
     known = ["fashion-mini", *NAMES]
     near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.0)[0]
     raise ValueError(
         f"name is {str(name)!r}; the nearest known one is {near!r}, allowed are {', '.join(known)}, the path of an "
-        f".npz file or of a LEAF folder ({NEEDS_NOTHING})"
+        f".npz file or of a folder as LEAF or SST-2 has it ({NEEDS_NOTHING})"
     )
 
 
@@ -104,7 +109,7 @@ def _checked(arrays: Arrays) -> Arrays:
     """Refuse wrong shapes, types and labels; bring images to (n, c, h, w)."""
     shape = arrays.train[0].shape[1:]
     for split, (x, y) in arrays.splits.items():
-        _check_inputs(f"x_{split}", x, shape)
+        _check_inputs(f"x_{split}", x, shape, TOKENS if arrays.words else PIXELS)
         if y.dtype.kind not in "iu" or y.shape != (len(x),):
             raise ValueError(
                 f"y_{split} is {y.dtype} of shape {y.shape}; allowed are whole numbers of shape ({len(x)},)"
@@ -117,13 +122,13 @@ def _checked(arrays: Arrays) -> Arrays:
     return replace(arrays, classes=classes, **images)
 
 
-def _check_inputs(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuse inputs that are no pixels, empty, or unlike the training inputs."""
-    allowed = PIXELS.get(x.ndim, ("uint8",))
+def _check_inputs(name: str, x: np.ndarray, shape: tuple[int, ...], kinds: dict[int, tuple[str, ...]]) -> None:
+    """Refuse inputs that are neither pixels nor tokens, empty, or unlike the training inputs."""
+    allowed = kinds.get(x.ndim, ("uint8",))
     if str(x.dtype) not in allowed:
         remedy = "; pixels from 0 to 1 become uint8 by np.rint(255 * x).astype('uint8')" if x.dtype.kind == "f" else ""
         raise ValueError(f"{name} is {x.dtype} with {x.ndim} axes; allowed is {' or '.join(allowed)}{remedy}")
-    if x.ndim not in PIXELS or not x.size or x.shape[1:] != shape:
+    if x.ndim not in kinds or not x.size or x.shape[1:] != shape:
         raise ValueError(
             f"{name} has shape {x.shape}; allowed is (n, h, w), (n, c, h, w), (n, h, w, c) or (n, d), none of them 0, "
             "and but for n the same in all splits"
@@ -153,7 +158,7 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
 
 def _digest(arrays: Arrays) -> str:
     """SHA-256 of all arrays as they were read: the same data, the same hash, whatever is set aside."""
-    total = hashlib.sha256()
+    total = hashlib.sha256("\n".join(arrays.words).encode())
     for split, pair in arrays.splits.items():
         for part in (*pair, *([arrays.groups] if split == "train" and arrays.groups is not None else [])):
             total.update(f"{split} {part.dtype} {part.shape}".encode())

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from . import local, nets, partition, server
+from . import convnets, local, nets, partition, server, textnets
 from .records import Recipe, Samples, Shard
 
 __all__ = ["draw_named", "network_named", "partition_named", "server_named"]
@@ -37,7 +37,15 @@ PARTITIONS = _table(
     partition.power_law,
     partition.quantity_dirichlet,
 )
-NETWORKS = _table(nets.MLP, nets.LeNet)
+NETWORKS = _table(  # the one list of networks: rewards are read back by it too
+    nets.MLP,
+    nets.LeNet,
+    convnets.ConvNet,
+    convnets.ResNet18,
+    convnets.BatchResNet18,
+    textnets.TextCNN,
+    textnets.Transformer,
+)
 DRAWS = _table(local.full_and_random, local.full_only, local.one_random, local.sandwich)
 SERVERS = _table(server.averaged, server.with_momentum, server.adaptive)
 

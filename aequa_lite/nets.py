@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .records import Data
 from .rng import stream
+from .slim import Build
 
-__all__ = ["MLP", "LeNet", "initial", "sized", "units"]
+__all__ = ["MLP", "LeNet", "flops", "initial", "sized", "units"]
 
 
 def units(width: float, full: int, group: int = 1) -> int:
@@ -120,14 +123,49 @@ class LeNet(nn.Sequential):
 
 
 def sized(build: Callable[..., nn.Module], data: Data, **options: Any) -> Callable[[float], nn.Module]:
-    """Fit a constructor to a data set: its input shape and its number of classes.
+    """Fit a constructor to a data set: its input shape, its number of classes and, for text, of words.
+
+    Raises:
+        ValueError: a network for text is to read a data set without words, or one for pictures a data set with words.
 
     Example:
         >>> import aequa_lite as aq
         >>> aq.sized(aq.LeNet, aq.load("fashion-mini"), multiple=2)(0.5)[1].out_channels
         6
     """
-    return partial(build, shape=tuple(data.train.x.shape[1:]), classes=data.classes, **options)
+    reads_words = "words" in signature(build).parameters
+    if reads_words != bool(data.words):
+        kind, fit = ("words", "MLP or LeNet") if reads_words else ("pictures", "TextCNN or Transformer")
+        raise ValueError(f"build is {_name(build)}, which reads {kind}; for {data.name!r} allowed are such as {fit}")
+    text = {"words": len(data.words)} if data.words else {}
+    return partial(build, shape=tuple(data.train.x.shape[1:]), classes=data.classes, **text, **options)
+
+
+def _name(build: Callable[..., nn.Module]) -> str:
+    """What a constructor, or a partial of one, is called."""
+    return repr(getattr(getattr(build, "func", build), "__name__", build))
+
+
+def flops(build: Build, width: float, x: Tensor) -> int:
+    """Count the floating-point operations for one sample at a width; a multiplication and an addition are two.
+
+    ``x``: any samples of the data set, (samples, ...); only their shape and type are looked at. Convolutions and
+    matrix products are counted; biases, normalisations and activations, a small part, are not.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1].
+
+    Example:
+        >>> flops(MLP, 0.5, torch.zeros(3, 1, 28, 28, dtype=torch.uint8)) == 2 * (784 * 100 + 100 * 100 + 100 * 10)
+        True
+
+    Source: PyTorch's own counter, ``torch.utils.flop_counter``.
+    """
+    with torch.device("meta"):
+        net = build(width).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x.to("meta"))
+    return int(counter.get_total_flops()) // len(x)
 
 
 def initial(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu") -> dict[str, Tensor]:

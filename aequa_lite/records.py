@@ -153,6 +153,8 @@ class Samples:
 class Data:
     """Hold one data set in its three splits: participants train, the server validates, the report tests.
 
+    ``labels``: the name of each class; ``words``: for text, the word of each token id (0 pads, 1 is any other word).
+
     Example:
         >>> import aequa_lite as aq
         >>> data = aq.load("fashion-mini")
@@ -166,6 +168,7 @@ class Data:
     test: Samples
     sha256: str
     labels: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int:

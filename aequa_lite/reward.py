@@ -14,16 +14,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from torch import nn
 
-from . import nets
 from .checkpoint import save_tensors
 from .files import whole
+from .names import NETWORKS
 from .records import Recipe
 from .slim import parameters
 
 __all__ = ["Manifest", "load_reward", "save_rewards"]
 
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {each.__name__: each for each in (nets.MLP, nets.LeNet)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Manifest:
 
 def _check(m: Manifest) -> None:
     """Refuse a manifest that names no known network or carries values of the wrong kind."""
-    if m.architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture is {m.architecture!r}; allowed is one of {', '.join(sorted(ARCHITECTURES))}")
+    if m.architecture not in NETWORKS:
+        raise ValueError(f"architecture is {m.architecture!r}; allowed is one of {', '.join(sorted(NETWORKS))}")
     width_fits = isinstance(m.width, (int, float)) and not isinstance(m.width, bool) and 0 < m.width <= 1
     if not width_fits:
         raise ValueError(f"width is {m.width!r}; allowed is a number in (0, 1]")
@@ -75,8 +74,8 @@ def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:
     """The name and the options of a constructor or of a partial of one."""
     function, options = getattr(build, "func", build), dict(getattr(build, "keywords", {}))
     name = getattr(function, "__name__", repr(function))
-    if ARCHITECTURES.get(name) is not function:
-        raise ValueError(f"build is {name!r}; a reward can be saved for {', '.join(sorted(ARCHITECTURES))}")
+    if NETWORKS.get(name) is not function:
+        raise ValueError(f"build is {name!r}; a reward can be saved for {', '.join(sorted(NETWORKS))}")
     return name, {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
 
 
@@ -132,7 +131,7 @@ def load_reward(path: Path | str) -> nn.Module:
     with torch.device("meta"):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
         try:
-            net = ARCHITECTURES[manifest.architecture](manifest.width, **options)
+            net = NETWORKS[manifest.architecture](manifest.width, **options)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"reward {path} names a network that cannot be built: {error}") from error
     wanted = {name: (tuple(t.shape), t.dtype) for name, t in net.state_dict().items()}

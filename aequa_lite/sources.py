@@ -28,7 +28,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 class Arrays:
     """Hold what a reader found, before any check of shapes and labels.
 
-    Each split is (x, y); ``groups``: (training samples,) the owner of each; ``classes`` = 0 where labels tell it.
+    Each split is (x, y); ``groups``: (training samples,) the owner of each; ``classes`` = 0 where labels tell it;
+    ``words``: for text, the word of each token id.
 
     Example:
         >>> Arrays(train=(np.zeros((2, 4, 4)), np.arange(2)), test=(np.zeros((1, 4, 4)), np.arange(1))).classes
@@ -41,6 +42,7 @@ class Arrays:
     groups: np.ndarray | None = None
     labels: tuple[str, ...] = ()
     classes: int = 0
+    words: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, Pair]:

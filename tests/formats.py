@@ -86,3 +86,18 @@ def write_leaf(folder, change=lambda content: None):
 def damage(path):
     """Cut a file in half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_sst2(folder, **changes):
+    """Write 60 + 12 + 12 short reviews, a sentence, a tab and a label each, and what a test changes (None: no file)."""
+    draws = np.random.default_rng(0)
+    tone = (("bad", "dull", "lifeless"), ("good", "fine", "moving"))
+
+    def rows(n):
+        return [(f"a {draws.choice(tone[i % 2])} film , {draws.choice(tone[i % 2])} n{i}", i % 2) for i in range(n)]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, found in ({"train": rows(60), "dev": rows(12), "test": rows(12)} | changes).items():
+        if found is not None:
+            (folder / f"{name}.tsv").write_text("".join(f"{sentence}\t{label}\n" for sentence, label in found))
+    return folder

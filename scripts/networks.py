@@ -1,0 +1,86 @@
+"""Write the table of the book's page on networks: parameters and operations of each network at some widths.
+
+usage: python scripts/networks.py [--check]     (--check: only say whether the table is up to date)
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import aequa_lite as aq
+from aequa_lite.files import whole
+from aequa_lite.names import NETWORKS
+
+PAGE = Path(__file__).resolve().parents[1] / "book" / "networks.md"
+BEGIN, END = "<!-- table: begin, written by scripts/networks.py -->\n", "<!-- table: end -->\n"
+WIDTHS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+SHAPES = {"MLP": (1, 28, 28), "LeNet": (1, 28, 28), "TextCNN": (56,), "Transformer": (56,)}
+COLOUR = (3, 32, 32)
+
+
+def built(name: str) -> tuple[Callable[..., nn.Module], Tensor]:
+    """A network of the package for its usual input, and one such input."""
+    shape = SHAPES.get(name, COLOUR)
+    x = torch.zeros(1, *shape, dtype=torch.int64 if len(shape) == 1 else torch.uint8)
+    return partial(NETWORKS[name], shape=shape), x
+
+
+def short(number: float) -> str:
+    """Three digits and a unit."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:#.3g}".rstrip(".") + unit
+    return f"{number:.0f}"
+
+
+def rows(title: str, value: Callable[[Callable[..., nn.Module], Tensor, float], float]) -> str:
+    """One table: a row for each network, a column for each width."""
+    lines = [f"| {title} | " + " | ".join(f"{w:g}" for w in WIDTHS) + " |", "| --- |" + " ---: |" * len(WIDTHS)]
+    for name in NETWORKS:
+        build, x = built(name)
+        lines.append(f"| `{name}` | " + " | ".join(short(value(build, x, w)) for w in WIDTHS) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def size(build: Callable[..., nn.Module], x: Tensor, width: float) -> int:
+    """Parameters, of a network without numbers."""
+    with torch.device("meta"):
+        return aq.parameters(build(width))
+
+
+def tables() -> str:
+    """Both tables."""
+    return rows("parameters", size) + "\n" + rows("FLOPs", lambda build, x, width: aq.flops(build, width, x))
+
+
+def parts() -> tuple[str, str, str]:
+    """The page before, between and after the marks."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    between, after = rest.split(END)
+    return before, between, after
+
+
+def main() -> None:
+    """Write the tables, or check them."""
+    before, between, after = parts()
+    if "--check" in sys.argv:
+        sys.exit(0 if between.startswith(tables()) else f"{PAGE.name} is out of date; run python scripts/networks.py")
+    stamp = (
+        f"\naequa-lite {version('aequa-lite')}, PyTorch {torch.__version__}, Python {platform.python_version()}; "
+        f"{date.today()}. Shapes alone are counted, so neither seed nor device plays a part.\n"
+    )
+    with whole(PAGE) as half:
+        half.write_text(before + BEGIN + tables() + stamp + END + after)
+
+
+if __name__ == "__main__":
+    main()
