@@ -51,7 +51,8 @@ class Pixels(nn.Module):
 class MLP(nn.Sequential):
     """Two hidden layers of 200 units (at full width), for images or flat features.
 
-    ``x``: ``(samples, *shape)`` -> logits (samples, classes). The input and the classes are never slimmed.
+    ``x``: ``(samples, *shape)`` -> logits (samples, classes). The input and the classes are never slimmed. ``ahead``: the
+    second hidden layer has the width min(1, ``ahead`` x width), so that widths differ by layer along one nested path.
 
     Raises:
         ValueError: ``width`` is outside (0, 1].
@@ -64,17 +65,23 @@ class MLP(nn.Sequential):
     """
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, hidden: int = 200
+        self,
+        width: float = 1.0,
+        *,
+        shape: tuple[int, ...] = (1, 28, 28),
+        classes: int = 10,
+        hidden: int = 200,
+        ahead: int = 1,
     ) -> None:
-        h = units(width, hidden)
+        h, k = units(width, hidden), units(min(1.0, ahead * width), hidden)
         super().__init__(
             Pixels(),
             nn.Flatten(),  # (samples, pixels)
             nn.Linear(math.prod(shape), h),
             nn.ReLU(),
-            nn.Linear(h, h),
+            nn.Linear(h, k),
             nn.ReLU(),
-            nn.Linear(h, classes),
+            nn.Linear(k, classes),
         )
 
 
