@@ -86,7 +86,7 @@ def test_words_name_partitions_networks_draws_and_servers() -> None:
         (aq.network_named, "MLP.__class__", "nearest"),
         (aq.network_named, "LeNet(", "allowed is one of"),
         (aq.server_named, "with_momentum(2.0)", "beta is 2.0"),
-        (aq.draw_named, "sandwhich", "nearest is 'sandwich'"),
+        (aq.draw_named, "sandwic", "nearest is 'sandwich'"),
     ],
 )
 def test_words_that_name_nothing_are_refused(named, text: str, said: str) -> None:

@@ -56,7 +56,7 @@ def test_every_case_is_run_at_every_combination(notebook: Path) -> None:
     [
         ({"grid": {"sed": [0]}}, "'sed'.*nearest is.*seed"),
         ({"grid": {"seed": 0}}, "'seed' = 0; allowed is a list"),
-        ({"cases": {"a": {"widht": 1}}}, "'widht'.*nearest is.*width"),
+        ({"cases": {"a": {"widt": 1}}}, "'widt'.*nearest is.*width"),
         ({"fixed": {"out": "elsewhere"}}, "'out'"),
         ({"shape": 3}, "unknown key 'shape'"),
     ],
