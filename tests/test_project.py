@@ -23,7 +23,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.stem)]
 BANNED = r"\b(clients?|users?|part(?:y|ies)|utils?|helpers?|managers?|callbacks?|multiplier)\b"
 # LEAF's own keys, and "user" in PyTorch's words, are other people's names
-QUOTED = re.compile(r"\"users?\"|'users?'|\"user_data\"|user_data|third[- ]party")
+QUOTED = re.compile(r"\"users?\"|'users?'|\"user_data\"|user_data|third[- ]party|torch\.utils")
 
 
 def tree(path: Path) -> ast.Module:
