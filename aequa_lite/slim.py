@@ -85,7 +85,9 @@ def view(build: Build, theta: State, width: float) -> Callable[[Tensor], Tensor]
         >>> bool((view(aq.MLP, theta, 0.3)(x) == slim(aq.MLP, theta, 0.3)(x)).all())
         True
     """
-    block = slice_of(build, theta, width)
+    net = template(build, width)
+    own = {name for name, _ in net.named_buffers()}  # running statistics are copied: to look is not to change
+    block = {name: t.clone() if name in own else t for name, t in slice_of(build, theta, width).items()}
     return lambda x: functional_call(template(build, width), block, (x,))
 
 

@@ -118,3 +118,11 @@ def test_the_merge_averages_statistics_and_leaves_the_counter_of_batches(quarter
     torch.testing.assert_close(last.theta["norm1.running_mean"], (means[0] + means[1]) / 2)
     assert all(u.state["norm1.num_batches_tracked"] == 4 for u in last.updates)  # two widths in each of two steps
     assert last.theta["norm1.num_batches_tracked"] == 0
+
+
+def test_looking_at_a_network_changes_none_of_its_statistics(quarter) -> None:
+    theta = aq.initial(BUILD, seed=0)
+    before = {k: t.clone() for k, t in theta.items()}
+    aq.view(BUILD, theta, 0.5)(quarter.train.x[:16])
+    aq.accuracy_curve(BUILD, theta, quarter.validation, grid=(0.5, 1.0))
+    assert all(torch.equal(before[k], t) for k, t in theta.items())
