@@ -166,7 +166,7 @@ def federate(
     every: int = 1,
     progress: bool = True,
 ) -> Iterator[Round]:
-    """Train one network together and yield every :class:`Round`.
+    """Train one network together and yield every :class:`Round`, which holds all answers: keep what you need of it.
 
     ``policy``: which width each participant receives; ``scheme``: broadcast, local and merge (default:
     :func:`slimmable`); ``weights``: (participants,) merge weights (default: from the recipe); ``count``: worker
@@ -244,7 +244,8 @@ def _round(
         updates = scheme.together(*theirs, recipe, [draws(i) for i in here], first=taken, weights=mass[here].tolist())
     else:
         updates = list(spread(answer, here))
-    kept = [u for u in updates if _finite(u)]
+    finite = [_finite(u) for u in updates]
+    kept = [u for u, fine in zip(updates, finite, strict=True) if fine]
     if not kept:
         raise FloatingPointError(f"round {index}: no participant's answer was finite; lower lr (now {recipe.lr:g})")
     after = scheme.merge(state, kept)  # 4. merge
@@ -254,7 +255,7 @@ def _round(
         widths=tuple(float(given[i]) if i in sent else 0.0 for i in range(len(shards))),
         loss=float(np.average([u.loss for u in kept], weights=[u.weight for u in kept])),
         parameters_sent=sum(_size(s) + _size(u.state) for s, u in zip(sent.values(), updates, strict=True)),
-        left_out=tuple(u.participant for u in updates if not _finite(u)),
+        left_out=tuple(u.participant for u, fine in zip(updates, finite, strict=True) if not fine),
         updates=tuple(updates),
     )
     return found, after
