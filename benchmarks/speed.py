@@ -1,0 +1,266 @@
+"""Measure the training engine: every comparison within one run, correctness before any clock.
+
+usage: python benchmarks/speed.py [NAME ...] [--again] [--device cpu|cuda] [--folder results/speed]
+
+NAME: plain, overhead, workers, growth, reward (default: all; about five minutes on two quiet cores). What this machine
+has already measured with these versions is kept unless --again; a run that was broken off goes on. Leave OMP_NUM_THREADS
+unset: the plain loop gets torch's default threads. `python benchmarks/page.py` then writes the tables into the book.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import (
+    CORES,
+    TABLES,
+    agree,
+    alone,
+    apart,
+    compared,
+    held_mb,
+    in_turn,
+    measured,
+    peak_mb,
+    slope,
+    store,
+    wait,
+    where,
+)
+from plain import bare, rounds
+
+import aequa_lite as aq
+from aequa_lite.slim import Build
+
+NETS: dict[str, Build] = {"MLP": aq.MLP, "LeNet": aq.LeNet}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: the real size by default; tests make it tiny."""
+
+    participants: int = 10
+    rounds: int = 2
+    local_steps: int = 15
+    batch: int = 64
+    repeats: int = 5
+    bare_steps: int = 400
+    crowds: tuple[int, ...] = (5, 20, 100, 1000)
+    widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+    widths_per_step: tuple[int, ...] = (0, 1, 2, 4, 8)
+    batches: tuple[int, ...] = (1, 256)
+
+
+def recipe_of(scale: Scale, **changes: Any) -> aq.Recipe:
+    """The recipe that all ways of a comparison share."""
+    fields = {name: getattr(scale, name) for name in ("participants", "rounds", "local_steps", "batch")}
+    return aq.Recipe(**{**fields, **changes})
+
+
+def final(build: Build, shards: Sequence[aq.Shard], recipe: aq.Recipe, count: int | None, draw: Any) -> list:
+    """Train together with the package; the final state as a list of tensors."""
+    *_, last = aq.federate(build, shards, recipe, scheme=aq.slimmable(build, draw=draw), count=count, progress=False)
+    return list(last.theta.values())
+
+
+def with_threads(threads: int, rival: Callable[[], Any]) -> Callable[[], Any]:
+    """The rival with that many intra-op threads in its process."""
+
+    def run() -> Any:
+        torch.set_num_threads(threads)
+        return rival()
+
+    return run
+
+
+def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """Against the plainest sequential loop that does the same work, written in two ways, with two settings of threads."""
+    build, rows = NETS[net], []
+    recipe = recipe_of(scale)
+    shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
+    rivals = {"aequa_lite": with_threads(CORES, lambda: final(build, shards, recipe, None, aq.full_and_random))}
+    for sliced, words in ((False, "narrow copies"), (True, "sliced weights")):
+        for threads in sorted({CORES, 1}, reverse=True):
+            way = with_threads(threads, lambda s=sliced: rounds(build, shards, recipe, sliced=s))
+            rivals[f"plain loop, {words}, {threads} thread{'s' * (threads > 1)}"] = way
+    seconds, found = in_turn(rivals, scale.repeats, device)
+    for row in compared(seconds, "aequa_lite"):
+        rows.append({"net": net, **row, "difference": agree(found[row["way"]], found["aequa_lite"])})
+    return rows
+
+
+def overhead(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """What the loop costs beyond forward, backward and step: one participant, one worker, full width only."""
+    build, rows = NETS[net], []
+    recipe = recipe_of(scale, participants=1, rounds=2, local_steps=scale.bare_steps // 2)
+    shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
+    rivals = {
+        "aequa_lite": with_threads(1, lambda: final(build, shards, recipe, 1, aq.full_only)),
+        "bare steps": with_threads(1, lambda: bare(build, shards[0], recipe)),
+    }
+    seconds, found = in_turn(rivals, 2 * scale.repeats, device)
+    difference = agree(found["bare steps"], found["aequa_lite"])
+    for row in compared(seconds, "bare steps"):
+        row["times_bare_min"], row["times_bare_median"] = row.pop("times_ours_min"), row.pop("times_ours_median")
+        rows.append({"net": net, **row, "difference": difference})
+    return rows
+
+
+def workers(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """One, two and four workers: the same bits, less time."""
+    build, rows = NETS[net], []
+    recipe = recipe_of(scale)
+    shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
+    rivals = {
+        str(count): (lambda count=count: final(build, shards, recipe, count, aq.full_and_random)) for count in (1, 2, 4)
+    }
+    seconds, found = in_turn(rivals, scale.repeats, device)
+    assert apart(found["1"], found["2"]) == apart(found["1"], found["4"]) == 0
+    for row in compared(seconds, "1"):
+        faster = {"speedup_min": 1 / row.pop("times_ours_min"), "speedup_median": 1 / row.pop("times_ours_median")}
+        rows.append({"net": net, "workers": int(row.pop("way")), **row, **_rounded(faster), "same_bits": True})
+    return rows
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    """Three digits are more than a noisy machine gives."""
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+def growth(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """Time and memory of a round against participants, width, and widths in a step: each case in a fresh process."""
+    cases = [("participants", n, {"participants": n, "local_steps": 2, "batch": 32}) for n in scale.crowds]
+    cases += [("width", w, {"width": w, "widths_per_step": 0}) for w in scale.widths]
+    cases += [("widths in a step", 1 + k, {"widths_per_step": k}) for k in scale.widths_per_step]
+    rows = []
+    for axis, value, changes in cases:
+        case = {"participants": 4, "local_steps": scale.local_steps, "batch": scale.batch, "width": 1.0, **changes}
+        case |= {"net": net, "device": device, "repeats": scale.repeats}
+        rows.append({"net": net, "axis": axis, "value": value, **alone("speed.py", "--case", json.dumps(case))})
+    for axis in dict.fromkeys(row["axis"] for row in rows):
+        mine = [row for row in rows if row["axis"] == axis]
+        for each in ("seconds", "own_mb"):
+            exponent = slope([row["value"] for row in mine], [max(row[each], 1e-6) for row in mine])
+            for row in mine:
+                row[f"{each}_slope"] = round(exponent, 2)
+    return rows
+
+
+def one_case(case: dict[str, Any]) -> dict[str, float]:
+    """Seconds of the quickest round, and the process's peak memory; printed for the process that asked."""
+    net, device, width, repeats = (case.pop(each) for each in ("net", "device", "width", "repeats"))
+    recipe = aq.Recipe(rounds=1 + max(1, min(repeats, 2000 // (case["participants"] * case["local_steps"]))), **case)
+    train = aq.load("fashion-mini", device=device).train
+    shards = []  # 64 samples each, drawn anew for each: everyone's work is the same, however many they are
+    for i in range(recipe.participants):
+        mine = aq.stream(0, "shard", i).permutation(len(train))[:64]
+        shards.append(aq.Shard(i, train.take(mine), mine))
+    before, seconds, loss = held_mb(), [], np.inf
+    everyone = (width,) * recipe.participants
+    running = aq.federate(NETS[net], shards, recipe, policy=lambda recipe, last: everyone, progress=False)
+    for _ in range(recipe.rounds):
+        started = time.perf_counter()
+        loss = next(running).loss
+        wait(device)
+        seconds.append(time.perf_counter() - started)
+    assert np.isfinite(loss)
+    memory = {"peak_mb": round(peak_mb()), "own_mb": round(max(1.0, peak_mb() - before))}
+    if device == "cuda":
+        memory["gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+    return {"seconds": round(min(seconds[1:]), 4), **memory}  # the first round warms up
+
+
+@torch.inference_mode()
+def reward(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """What a reward costs to use at every width: seconds of a batch, its numbers, the memory of its activations."""
+    torch.set_num_threads(1)
+    theta = {k: t.to(device) for k, t in aq.initial(NETS[net], 0).items()}
+    images = aq.load("fashion-mini", device=device).test.x
+    rows = [row for size in scale.batches for row in _inference(net, theta, images[:size], scale, device)]
+    torch.set_num_threads(CORES)
+    return rows
+
+
+def _inference(net: str, theta: Any, x: torch.Tensor, scale: Scale, device: str) -> Iterator[dict[str, Any]]:
+    """A row for each width, for batches of one size."""
+    rewards = {width: aq.slim(NETS[net], theta, width).eval() for width in scale.widths}
+    turns = max(3, 300 // len(x))
+    rivals = {str(width): (lambda each=each: [each(x) for _ in range(turns)]) for width, each in rewards.items()}
+    seconds, found = in_turn(rivals, 2 * scale.repeats, device)
+    for width, each in rewards.items():
+        assert torch.allclose(
+            found[str(width)][0], aq.view(NETS[net], theta, width)(x), atol=1e-5
+        )  # the wide net's view
+        taken = seconds[str(width)]
+        yield {
+            "net": net,
+            "batch": len(x),
+            "width": width,
+            "microseconds_min": round(1e6 * min(taken) / turns, 1),
+            "microseconds_median": round(1e6 * float(np.median(taken)) / turns, 1),
+            "parameters": aq.parameters(each),
+            "parameters_kb": round(4 * aq.parameters(each) / 1e3, 1),
+            "activations_kb": round(activations(each, x) / 1e3, 1),
+        }
+
+
+def activations(net: torch.nn.Module, x: torch.Tensor) -> int:
+    """Bytes of the largest input and output that one layer holds together while it runs."""
+    sizes: list[int] = []
+
+    def note(layer: torch.nn.Module, given: tuple[torch.Tensor, ...], said: torch.Tensor) -> None:
+        sizes.append(sum(t.numel() * t.element_size() for t in (*given, said)))
+
+    hooks = [layer.register_forward_hook(note) for layer in net.children()]
+    net(x)
+    for hook in hooks:
+        hook.remove()
+    return max(sizes)
+
+
+BENCHMARKS = {each.__name__: each for each in (plain, overhead, workers, growth, reward)}
+
+
+def rows_of(name: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """All rows of one benchmark; growth is about LeNet alone."""
+    nets = ("LeNet",) if name == "growth" else tuple(NETS)
+    return [row for net in nets for row in BENCHMARKS[name](net, scale, device)]
+
+
+def main() -> None:
+    """Run what is asked for and not yet measured here."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--again", action="store_true", help="measure anew what this machine has already measured")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--folder", type=Path, default=TABLES)
+    parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.case:
+        print(json.dumps(one_case(asked.case)))
+        return
+    if unknown := sorted(set(asked.names) - set(BENCHMARKS)):
+        sys.exit(f"there is no benchmark {unknown[0]!r}; allowed are {', '.join(BENCHMARKS)}")
+    here = where(asked.device)
+    for name in asked.names or BENCHMARKS:
+        if measured(name, here, asked.folder) and not asked.again:
+            print(f"{name}: measured here already (--again measures anew)")
+            continue
+        started = time.perf_counter()
+        table = store(name, rows_of(name, Scale(), asked.device), here, asked.folder)
+        print(
+            f"{name}, {time.perf_counter() - started:.0f} s\n{table.iloc[:, :9].to_string(index=False)}\n", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
