@@ -4,7 +4,7 @@ usage: python benchmarks/flower_rounds.py [--folder results/speed]      (needs `
 
 Ten participants. A Flower round and one of ours in turn, in the same process; both run the package's own local steps on the
 same slices and merge in the same order, so the networks must agree to the bit. What differs is the engine: Ray's processes
-and Flower's messages there, two threads here. The fewer the local steps, the more of a round is the engine's own.
+and Flower's messages there, worker threads here. The fewer the local steps, the more of a round is the engine's own.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def compare(grid: Any, steps: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Simulate with Flower, and write the table."""
+    """Simulate with Flower (its `run_simulation` is deprecated in 1.42, hence the upper bound), and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=TABLES)
     asked = parser.parse_args()

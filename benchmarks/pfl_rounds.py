@@ -13,7 +13,9 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +91,21 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
     population = FederatedDataset(people.__getitem__, lambda: next(in_order))
     turn = Turn()
     turn.started = time.perf_counter()
-    FederatedAveraging().run(
-        NNAlgorithmParams(
-            central_num_iterations=ROUNDS, evaluation_frequency=10**9, train_cohort_size=10, val_cohort_size=None
-        ),
-        SimulatedBackend(population, population, postprocessors=[WeightByUser()]),
-        model,
-        NNTrainHyperParams(
-            local_num_epochs=None, local_num_steps=steps, local_learning_rate=recipe.lr, local_batch_size=recipe.batch
-        ),
-        callbacks=[turn],
-    )
+    with redirect_stdout(StringIO()):  # it prints every round's metrics
+        FederatedAveraging().run(
+            NNAlgorithmParams(
+                central_num_iterations=ROUNDS, evaluation_frequency=10**9, train_cohort_size=10, val_cohort_size=None
+            ),
+            SimulatedBackend(population, population, postprocessors=[WeightByUser()]),
+            model,
+            NNTrainHyperParams(
+                local_num_epochs=None,
+                local_num_steps=steps,
+                local_learning_rate=recipe.lr,
+                local_batch_size=recipe.batch,
+            ),
+            callbacks=[turn],
+        )
     difference = agree(net.state_dict().values(), last[-1].theta.values())
     about = {"net": name, "local_steps": steps, "engine_version": version("pfl"), "difference": difference}
     rows = compared({way: taken[1:] for way, taken in seconds.items()}, "aequa_lite")

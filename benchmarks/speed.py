@@ -53,6 +53,7 @@ class Scale:
     local_steps: int = 15
     batch: int = 64
     repeats: int = 5
+    threads: int = CORES
     bare_steps: int = 400
     crowds: tuple[int, ...] = (5, 20, 100, 1000)
     widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
@@ -73,11 +74,15 @@ def final(build: Build, shards: Sequence[aq.Shard], recipe: aq.Recipe, count: in
 
 
 def with_threads(threads: int, rival: Callable[[], Any]) -> Callable[[], Any]:
-    """The rival with that many intra-op threads in its process."""
+    """The rival with that many intra-op threads, which are put back afterwards."""
 
     def run() -> Any:
+        before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        return rival()
+        try:
+            return rival()
+        finally:
+            torch.set_num_threads(before)
 
     return run
 
@@ -87,9 +92,9 @@ def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     build, rows = NETS[net], []
     recipe = recipe_of(scale)
     shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
-    rivals = {"aequa_lite": with_threads(CORES, lambda: final(build, shards, recipe, None, aq.full_and_random))}
+    rivals = {"aequa_lite": with_threads(scale.threads, lambda: final(build, shards, recipe, None, aq.full_and_random))}
     for sliced, words in ((False, "narrow copies"), (True, "sliced weights")):
-        for threads in sorted({CORES, 1}, reverse=True):
+        for threads in sorted({scale.threads, 1}, reverse=True):
             way = with_threads(threads, lambda s=sliced: rounds(build, shards, recipe, sliced=s))
             rivals[f"plain loop, {words}, {threads} thread{'s' * (threads > 1)}"] = way
     seconds, found = in_turn(rivals, scale.repeats, device)
@@ -182,19 +187,19 @@ def one_case(case: dict[str, Any]) -> dict[str, float]:
 @torch.inference_mode()
 def reward(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """What a reward costs to use at every width: seconds of a batch, its numbers, the memory of its activations."""
-    torch.set_num_threads(1)
     theta = {k: t.to(device) for k, t in aq.initial(NETS[net], 0).items()}
     images = aq.load("fashion-mini", device=device).test.x
-    rows = [row for size in scale.batches for row in _inference(net, theta, images[:size], scale, device)]
-    torch.set_num_threads(CORES)
-    return rows
+    return [row for size in scale.batches for row in _inference(net, theta, images[:size], scale, device)]
 
 
 def _inference(net: str, theta: Any, x: torch.Tensor, scale: Scale, device: str) -> Iterator[dict[str, Any]]:
     """A row for each width, for batches of one size."""
     rewards = {width: aq.slim(NETS[net], theta, width).eval() for width in scale.widths}
     turns = max(3, 300 // len(x))
-    rivals = {str(width): (lambda each=each: [each(x) for _ in range(turns)]) for width, each in rewards.items()}
+    rivals = {
+        str(width): with_threads(1, lambda each=each: [each(x) for _ in range(turns)])
+        for width, each in rewards.items()
+    }
     seconds, found = in_turn(rivals, 2 * scale.repeats, device)
     for width, each in rewards.items():
         assert torch.allclose(

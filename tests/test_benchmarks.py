@@ -16,12 +16,13 @@ import page  # noqa: E402
 import speed  # noqa: E402
 
 TINY = speed.Scale(
-    participants=3,
+    participants=2,
     rounds=2,
     local_steps=2,
     batch=8,
     repeats=1,
-    bare_steps=8,
+    threads=1,
+    bare_steps=4,
     crowds=(2, 3),
     widths=(0.1, 1.0),
     widths_per_step=(0,),
