@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import aequa_lite as aq
-from aequa_lite.local import Draw, batches
+from aequa_lite.local import Draw, batches, shares
 from aequa_lite.nets import initial, units
 from aequa_lite.slim import Build
 
@@ -104,8 +104,8 @@ def local(net, backward, build: Build, shard: aq.Shard, recipe: aq.Recipe, index
         x, y = shard.samples.x[chosen], shard.samples.y[chosen]
         optimiser.zero_grad()
         widths = draw(draws, 1.0, recipe)
-        for width in widths:
-            backward(own, build, width, x, y, 1 / len(widths))
+        for width, share in zip(widths, shares(widths, recipe).tolist(), strict=True):
+            backward(own, build, width, x, y, share)
         optimiser.step()
     return own
 

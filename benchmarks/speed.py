@@ -39,6 +39,7 @@ from measure import (
 from plain import bare, rounds
 
 import aequa_lite as aq
+from aequa_lite.local import Draw
 from aequa_lite.slim import Build
 
 NETS: dict[str, Build] = {"MLP": aq.MLP, "LeNet": aq.LeNet}
@@ -67,9 +68,12 @@ def recipe_of(scale: Scale, **changes: Any) -> aq.Recipe:
     return aq.Recipe(**{**fields, **changes})
 
 
-def final(build: Build, shards: Sequence[aq.Shard], recipe: aq.Recipe, count: int | None, draw: Any) -> list:
+def final(
+    build: Build, shards: Sequence[aq.Shard], recipe: aq.Recipe, draw: Draw = aq.full_and_random, **options: Any
+) -> list[torch.Tensor]:
     """Train together with the package; the final state as a list of tensors."""
-    *_, last = aq.federate(build, shards, recipe, scheme=aq.slimmable(build, draw=draw), count=count, progress=False)
+    scheme = aq.slimmable(build, draw=draw)
+    *_, last = aq.federate(build, shards, recipe, scheme=scheme, progress=False, **options)
     return list(last.theta.values())
 
 
@@ -92,7 +96,9 @@ def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     build, rows = NETS[net], []
     recipe = recipe_of(scale)
     shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
-    rivals = {"aequa_lite": with_threads(scale.threads, lambda: final(build, shards, recipe, None, aq.full_and_random))}
+    rivals = {"aequa_lite": with_threads(scale.threads, lambda: final(build, shards, recipe))}
+    if device == "cuda":  # where the default is to train all participants in one pass
+        rivals["aequa_lite, one by one"] = lambda: final(build, shards, recipe, stacked=False)
     for sliced, words in ((False, "narrow copies"), (True, "sliced weights")):
         for threads in sorted({scale.threads, 1}, reverse=True):
             way = with_threads(threads, lambda s=sliced: rounds(build, shards, recipe, sliced=s))
@@ -109,7 +115,7 @@ def overhead(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     recipe = recipe_of(scale, participants=1, rounds=2, local_steps=scale.bare_steps // 2)
     shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
     rivals = {
-        "aequa_lite": with_threads(1, lambda: final(build, shards, recipe, 1, aq.full_only)),
+        "aequa_lite": with_threads(1, lambda: final(build, shards, recipe, aq.full_only, count=1, stacked=False)),
         "bare steps": with_threads(1, lambda: bare(build, shards[0], recipe)),
     }
     seconds, found = in_turn(rivals, 2 * scale.repeats, device)
@@ -126,7 +132,8 @@ def workers(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     recipe = recipe_of(scale)
     shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
     rivals = {
-        str(count): (lambda count=count: final(build, shards, recipe, count, aq.full_and_random)) for count in (1, 2, 4)
+        str(count): (lambda count=count: final(build, shards, recipe, count=count, stacked=False))
+        for count in (1, 2, 4)
     }
     seconds, found = in_turn(rivals, scale.repeats, device)
     assert apart(found["1"], found["2"]) == apart(found["1"], found["4"]) == 0
