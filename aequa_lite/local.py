@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -111,39 +114,59 @@ def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -
     return order[: steps * batch].reshape(steps, batch)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some layers of an empty network, and the blocks of theta that they train and that they only read."""
+
+    layers: nn.Module
+    trained: dict[str, tuple[slice, ...]]
+    read: dict[str, tuple[slice, ...]]
+
+    def __call__(self, leaves: Mapping[str, Tensor], theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        tensors = {name: leaves[name][block] for name, block in self.trained.items()}
+        tensors.update({name: theta[name][block] for name, block in self.read.items()})
+        return torch.func.functional_call(self.layers, tensors, (x,), tie_weights=False)
+
+
 @lru_cache(maxsize=4096)
-def _blocks(build: Build, width: float) -> tuple[dict[str, tuple[slice, ...]], dict[str, tuple[slice, ...]]]:
-    """Where in theta a network of that width reads what it trains, and where the rest of its state."""
+def _parts(build: Build, width: float, thread: int) -> tuple[_Part, _Part]:
+    """The calling thread's empty network of that width: its stem (no layers if it names none), and what follows."""
+
+    def part(layers: nn.Module) -> _Part:
+        trained = dict(layers.named_parameters(remove_duplicate=False))
+        read = {name: prefix(t.shape) for name, t in layers.state_dict().items() if name not in trained}
+        return _Part(layers, {name: prefix(t.shape) for name, t in layers.named_parameters()}, read)
+
     net = template(build, width)
-    trained = {name for name, _ in net.named_parameters(remove_duplicate=False)}
-    rest = {name: prefix(t.shape) for name, t in net.state_dict().items() if name not in trained}
-    return {name: prefix(t.shape) for name, t in net.named_parameters()}, rest
+    if not (cut := getattr(net, "stem_layers", 0)):
+        return part(nn.Sequential()), part(net)
+    layers = list(net.named_children())  # a Sequential's layers keep their names when it is cut in two
+    return part(nn.Sequential(OrderedDict(layers[:cut]))), part(nn.Sequential(OrderedDict(layers[cut:])))
 
 
 def gradient(
     build: Build, theta: Mapping[str, Tensor], chosen: Sequence[float], x: Tensor, y: Tensor, recipe: Recipe
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached."""
-    total: dict[str, Tensor] = {}
-    loss, soft = torch.zeros((), device=y.device), None
+    """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached.
+
+    The input is never slimmed: what a narrow stem says is a prefix of what the widest one says, so it runs once.
+    """
     order = sorted(chosen, reverse=True)
-    for width, share in zip(order, shares(order, recipe), strict=True):
-        trained, rest = _blocks(build, width)
-        leaves = {name: theta[name][block].detach().requires_grad_() for name, block in trained.items()}
-        tensors = {**leaves, **{name: theta[name][block] for name, block in rest.items()}}
-        logits = torch.func.functional_call(template(build, width), tensors, (x,), tie_weights=False)
+    parts = [_parts(build, width, get_ident()) for width in order]
+    widest = {**parts[0][0].trained, **parts[0][1].trained}
+    leaves = {name: theta[name][block].detach().requires_grad_() for name, block in widest.items()}
+    said, soft, values = parts[0][0](leaves, theta, x), None, []
+    for (stem, head), share in zip(parts, shares(order, recipe).tolist(), strict=True):
+        heard = said[:, : next(iter(stem.trained.values()))[0].stop] if stem.trained else said
+        logits = head(leaves, theta, heard)
         value = share * cross_entropy(logits, y)
         if soft is not None:  # the narrower ones also learn from what the widest one says
             value = (1 - recipe.distill) * value + recipe.distill * share * cross_entropy(logits, soft)
         elif recipe.distill:
             soft = logits.detach().softmax(1)  # (batch, classes)
-        grads = torch.autograd.grad(value, list(leaves.values()))
-        if total:  # a narrower network's gradient is added to the block that it holds
-            torch._foreach_add_([total[name][block] for name, block in trained.items()], grads)
-        else:
-            total = dict(zip(trained, grads, strict=True))
-        loss += value.detach()
-    return total, loss
+        values.append(value)
+    loss = torch.stack(values).sum()
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
 
 
 def shares(order: Sequence[float], recipe: Recipe) -> np.ndarray:

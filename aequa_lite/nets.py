@@ -64,6 +64,10 @@ class MLP(nn.Sequential):
     Source: the 200-200 network of FedSAC and FedRAC.
     """
 
+    stem_layers = (
+        4  # what these layers say at a width is a prefix of what they say at any wider one: the input is not slimmed
+    )
+
     def __init__(
         self,
         width: float = 1.0,
@@ -100,6 +104,8 @@ class LeNet(nn.Sequential):
 
     Source: LeCun et al. 1998; the sizes are those of the IAFL code's network for the same data sets.
     """
+
+    stem_layers = 4  # up to the first pooling, for the same reason
 
     def __init__(
         self,

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
 from aequa_lite.local import batches, distinct, gradient
-from aequa_lite.slim import prefix, slice_of
+from aequa_lite.slim import Build, prefix, slice_of
 
 
 def only_narrow(draws: np.random.Generator, widest: float, recipe: aq.Recipe) -> tuple[float, ...]:
@@ -50,16 +51,33 @@ def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Data) -> None:
         assert torch.equal(now, before)
 
 
-def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data) -> None:
-    theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
-    chosen = (0.3, 1.0, 0.6)
-    grads, loss = gradient(aq.MLP, theta, chosen, x, y, aq.Recipe(loss_power=0.0))
+class Nested(nn.Sequential):
+    """A slimmable network that names no stem."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__(*list(aq.MLP(width)))
+
+
+@pytest.mark.parametrize("build", [aq.MLP, aq.LeNet, Nested], ids=lambda b: b.__name__)
+def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data, build: Build) -> None:
+    theta, x, y = aq.initial(build, seed=0), few.train.x[:20], few.train.y[:20]
+    chosen = (0.3, 1.0, 0.6, 1.0)
+    grads, loss = gradient(build, theta, chosen, x, y, aq.Recipe(loss_power=0.0))
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
-    mean = sum(cross_entropy(aq.view(aq.MLP, leaves, w)(x), y) for w in chosen) / 3
+    mean = sum(cross_entropy(aq.view(build, leaves, w)(x), y) for w in chosen) / 4
     mean.backward()
     torch.testing.assert_close(loss, mean.detach())
+    assert grads.keys() == theta.keys()
     for k, t in leaves.items():
         torch.testing.assert_close(grads[k], t.grad)
+
+
+@pytest.mark.parametrize("build", [aq.MLP, aq.LeNet], ids=lambda b: b.__name__)
+def test_a_stem_says_a_prefix_of_what_a_wider_one_says(few: aq.Data, build: Build) -> None:
+    theta = aq.initial(build, seed=0)
+    wide, narrow = (list(aq.slim(build, theta, w))[: build.stem_layers] for w in (0.8, 0.3))
+    said, heard = nn.Sequential(*wide)(few.train.x[:9]), nn.Sequential(*narrow)(few.train.x[:9])
+    torch.testing.assert_close(said[prefix(heard.shape)], heard)
 
 
 def test_local_training_leaves_the_shared_network_alone(few: aq.Data) -> None:
