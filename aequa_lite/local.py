@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import get_ident
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from .curve import Curve
 from .records import Recipe, Samples, Shard, Update
-from .slim import Build, prefix, slim, template
+from .slim import Build, per_thread, prefix, slim, template
 from .workers import workers
 
 __all__ = [
@@ -128,8 +126,8 @@ class _Part:
         return torch.func.functional_call(self.layers, tensors, (x,), tie_weights=False)
 
 
-@lru_cache(maxsize=4096)
-def _parts(build: Build, width: float, thread: int) -> tuple[_Part, _Part]:
+@per_thread
+def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
     """The calling thread's empty network of that width: its stem (no layers if it names none), and what follows."""
 
     def part(layers: nn.Module) -> _Part:
@@ -152,7 +150,7 @@ def gradient(
     The input is never slimmed: what a narrow stem says is a prefix of what the widest one says, so it runs once.
     """
     order = sorted(chosen, reverse=True)
-    parts = [_parts(build, width, get_ident()) for width in order]
+    parts = [_parts(build, width) for width in order]
     widest = {**parts[0][0].trained, **parts[0][1].trained}
     leaves = {name: theta[name][block].detach().requires_grad_() for name, block in widest.items()}
     said, soft, values = parts[0][0](leaves, theta, x), None, []

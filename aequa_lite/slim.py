@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +29,27 @@ def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
     return tuple(slice(0, size) for size in shape)
 
 
-_own = threading.local()  # a view fills an empty network for a moment, so each thread has its own; they end with it
+def per_thread(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what a function made, separately for each thread, and forget it with the thread."""
+    own = threading.local()
+
+    @wraps(make)
+    def remembered(*key: Any) -> Any:
+        known = own.__dict__.setdefault("known", {})
+        if key not in known:
+            if len(known) >= 1024:
+                known.clear()
+            known[key] = make(*key)
+        return known[key]
+
+    return remembered
 
 
+@per_thread  # a view fills an empty network for a moment, so no two threads may share one
 def template(build: Build, width: float) -> nn.Module:
     """Return the calling thread's empty network of that width: shapes without numbers."""
-    known = _own.__dict__.setdefault("templates", {})
-    if (build, width) not in known:
-        if len(known) >= 1024:
-            known.clear()
-        with torch.device("meta"):
-            known[build, width] = build(width)
-    return known[build, width]
+    with torch.device("meta"):
+        return build(width)
 
 
 def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
