@@ -30,7 +30,9 @@ from .allocate import (
     spread_per_gain,
 )
 from .continuum import closed_form, equal_gains_possible, smallest_spread, threshold
-from .rules import anneal, best_reply, capped, leximin, lp_welfare, nash, proportional, thresholded
+from .rules import anneal, capped, proportional, thresholded
+from .welfare import leximin, lp_welfare, nash
+from .incentives import best_reply, temptations
 from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_needed
 from .data import load
 from .partition import (
@@ -167,6 +169,7 @@ __all__ = [
     "stream",
     "style",
     "table",
+    "temptations",
     "threshold",
     "thresholded",
     "units",
