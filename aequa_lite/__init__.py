@@ -10,6 +10,7 @@ from .fairness import (
     cgs,
     fisher_interval,
     gini,
+    holm,
     jain,
     mcg,
     measure,
@@ -29,11 +30,12 @@ from .allocate import (
     spread_only,
     spread_per_gain,
 )
-from .continuum import closed_form, equal_gains_possible, smallest_spread, threshold
+from .continuum import at_bounds, closed_form, equal_gains_possible, smallest_spread, threshold
 from .rules import anneal, capped, proportional, thresholded
 from .welfare import leximin, lp_welfare, nash
 from .incentives import best_reply, temptations
-from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_needed
+from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_for, samples_needed
+from .confirm import Confirmation, Half, confirm, split
 from .data import load
 from .partition import (
     by_size,
@@ -59,6 +61,10 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, slimmable, standalone
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
+from .loader import write_loader
+from .verify import Checked, verify_rewards
+from .export import export_onnx
+from .costs import Cost, cost, cost_table
 from .plots import (
     plot_curve,
     plot_curves,
@@ -69,6 +75,7 @@ from .plots import (
     save_figure,
     style,
 )
+from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water
 from .interactive import Sliders, sliders
 from .show import show
 
@@ -76,8 +83,12 @@ __all__ = [
     "MLP",
     "Ceiling",
     "Certificate",
+    "Checked",
+    "Confirmation",
+    "Cost",
     "Curve",
     "Data",
+    "Half",
     "Intervals",
     "LeNet",
     "Manifest",
@@ -94,6 +105,7 @@ __all__ = [
     "accuracy_curve",
     "allocate",
     "anneal",
+    "at_bounds",
     "best_reply",
     "bounded_fairness",
     "by_size",
@@ -103,9 +115,13 @@ __all__ = [
     "class_counts",
     "class_imbalance",
     "closed_form",
+    "confirm",
+    "cost",
+    "cost_table",
     "dirichlet",
     "equal_gains_possible",
     "everyone_full",
+    "export_onnx",
     "feature_noise",
     "federate",
     "fisher_interval",
@@ -114,6 +130,7 @@ __all__ = [
     "gain_minus_variance",
     "gini",
     "hits",
+    "holm",
     "homogeneous",
     "imbalanced",
     "initial",
@@ -139,9 +156,14 @@ __all__ = [
     "pearson_noise_interval",
     "plot_curve",
     "plot_curves",
+    "plot_intervals",
     "plot_partition",
     "plot_prefix",
+    "plot_range",
     "plot_rewards",
+    "plot_rules",
+    "plot_threshold",
+    "plot_water",
     "plot_widths",
     "power_law",
     "prefix",
@@ -150,6 +172,7 @@ __all__ = [
     "range_report",
     "report",
     "reward_intervals",
+    "samples_for",
     "samples_needed",
     "save_checkpoint",
     "save_figure",
@@ -162,6 +185,7 @@ __all__ = [
     "slimmable",
     "smallest_spread",
     "spearman",
+    "split",
     "spread_minus_gain",
     "spread_only",
     "spread_per_gain",
@@ -173,8 +197,10 @@ __all__ = [
     "threshold",
     "thresholded",
     "units",
+    "verify_rewards",
     "view",
     "widths",
     "workers",
     "worse_off",
+    "write_loader",
 ]

@@ -22,8 +22,8 @@ ROOMS = re.findall(
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.stem)]
 BANNED = r"\b(clients?|users?|part(?:y|ies)|utils?|helpers?|managers?|callbacks?|multiplier)\b"
-# LEAF's own keys, and "user" in PyTorch's words, are other people's names
-QUOTED = re.compile(r"\"users?\"|'users?'|\"user_data\"|user_data|third[- ]party")
+# LEAF's own keys, and "user" and "utils" in PyTorch's words, are other people's names
+QUOTED = re.compile(r"\"users?\"|'users?'|\"user_data\"|user_data|third[- ]party|torch\.utils")
 
 
 def tree(path: Path) -> ast.Module:
