@@ -25,7 +25,8 @@ def best_reply(
 ) -> tuple[float, float]:
     """Return the report that earns a participant most while all others tell the truth, and what it adds in accuracy.
 
-    ``reports``: what it may claim (default: 0.00, 0.01, ..., 1.00); among equals the one nearest to the truth.
+    ``reports``: what it may claim (default: 0.00, 0.01, ..., 1.00); among equals the one nearest to the truth. A claim for
+    which the rule is undefined earns nothing.
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
@@ -43,9 +44,15 @@ def best_reply(
         said[participant] = report
         return float(rule(said, curve).predicted_accuracy[participant])
 
+    def attempt(report: float) -> float:
+        try:
+            return earned(report)
+        except ValueError:  # the rule is undefined for this claim: nothing is paid
+            return -np.inf
+
     honest = earned(float(b[participant]))
     tries = CLAIMS if reports is None else np.asarray(reports, dtype=float)
-    paid = np.array([earned(float(r)) for r in tries])
+    paid = np.array([attempt(float(r)) for r in tries])
     best = np.flatnonzero(paid >= paid.max(initial=-np.inf) - 1e-12)
     if not len(best) or paid[best[0]] <= honest + 1e-12:
         return float(b[participant]), 0.0
