@@ -31,7 +31,7 @@ from .allocate import (
     spread_per_gain,
 )
 from .continuum import at_bounds, closed_form, equal_gains_possible, smallest_spread, threshold
-from .rules import anneal, capped, proportional, thresholded
+from .rules import anneal, capped, generous, proportional, thresholded
 from .welfare import leximin, lp_welfare, nash
 from .incentives import best_reply, temptations
 from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_for, samples_needed
@@ -128,6 +128,7 @@ __all__ = [
     "full_and_random",
     "full_only",
     "gain_minus_variance",
+    "generous",
     "gini",
     "hits",
     "holm",

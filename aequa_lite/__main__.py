@@ -26,7 +26,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     print("\n".join(map(str, lines)))
-    sys.exit(any(each.fault for each in lines))
+    sys.exit(int(any(each.fault for each in lines)))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ class Certificate:
         """Who falls below what it reached alone, by how much, and whether any plan could prevent it: one sentence."""
         if not self.worse_off:
             return "nobody is predicted to fall below what it reached alone"
-        who = f"participant{'s' * (len(self.worse_off) > 1)} {', '.join(map(str, self.worse_off))}"
+        many = len(self.worse_off) > 1
+        who = f"participant{'s' * many} {', '.join(map(str, self.worse_off))} {'are' if many else 'is'}"
         why = "another plan can prevent it: rational=True"
         if not self.top_reaches:
             why = "not even the full width reaches the best participant alone"

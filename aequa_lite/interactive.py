@@ -62,11 +62,13 @@ def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Slider
     b = checked(contribution)
     values = {
         "name": name,
-        "b": [round(float(v), 4) for v in b],
-        "levels": [round(float(v), 4) for v in curve.levels],
+        "b": [float(v) for v in b],  # every digit, so that the page finds what ``allocate`` finds
+        "levels": [float(v) for v in curve.levels],
         "widths": [round(float(v), 4) for v in curve.level_widths],
-        "weight": round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 3),
+        "weight": round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 2),
     }
-    page = files(__package__).joinpath("embedded", "sliders.html").read_text(encoding="utf-8")
+    folder = files(__package__).joinpath("embedded")
+    page, search = (folder.joinpath(f"sliders.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
     page = page.replace("__NAME__", escape(name, quote=True)).replace("__VALUES__", json.dumps(values))
+    page = page.replace("__SEARCH__", search)
     return Sliders(page + _still(b, curve))

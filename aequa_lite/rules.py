@@ -10,9 +10,9 @@ from scipy.optimize import dual_annealing
 from .allocate import Objective, Plan, allocate, checked, plan_of, spread_minus_gain
 from .curve import Curve
 from .rng import stream
-from .search import Problem
+from .search import Problem, swept
 
-__all__ = ["anneal", "capped", "proportional", "thresholded"]
+__all__ = ["anneal", "capped", "generous", "proportional", "thresholded"]
 
 
 def _nearest(levels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -74,6 +74,33 @@ def capped(contribution: Any, curve: Curve, allowance: float = 0.0) -> Plan:
     b = checked(contribution)
     chosen = np.maximum(np.searchsorted(curve.levels, b + allowance + 1e-12, side="right") - 1, 0)
     return plan_of(chosen, curve, b)
+
+
+def generous(contribution: Any, curve: Curve, spread: float) -> Plan:
+    r"""Give the largest mean gain among the plans of one $\tau$ whose gains spread by no more than ``spread``.
+
+    Equal gains up to what cannot be measured: with ``spread`` at the noise of a gain, no gain is given up for an equality
+    that is a coincidence of the validation samples.
+
+    Raises:
+        ValueError: no plan's gains are that equal.
+
+    Example:
+        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.71, 0.8), samples=1000)
+        >>> allocate([0.5, 0.6], curve).predicted_accuracy.tolist()
+        [0.71, 0.8]
+        >>> generous([0.5, 0.6], curve, spread=0.06).predicted_accuracy.tolist()
+        [0.8, 0.8]
+
+    Source: ours.
+    """
+    b = checked(contribution)
+    problem = Problem(b, curve.levels, np.zeros(len(b), dtype=int))
+    chosen, tau, value = swept(problem, lambda mean, found: np.where(found <= spread + 1e-12, -mean, np.inf))
+    if not np.isfinite(value):
+        least = allocate(b, curve).certificate.best_spread
+        raise ValueError(f"spread is {spread!r}; allowed is a number from {least:.6f}, the smallest on this curve")
+    return plan_of(chosen, curve, b, tau=tau)
 
 
 def anneal(

@@ -199,8 +199,8 @@ def test_rational_means_nobody_below_alone_or_a_clear_shortfall() -> None:
     ("b", "rational", "said"),
     [
         ([0.45, 0.65], False, "nobody is predicted to fall below"),
-        ([0.55, 0.6, 0.8], False, "participants 0, 2"),
-        ([0.45, 0.65, 0.9], True, "participant 2 predicted up to 0.100 below .* not even the full width"),
+        ([0.55, 0.6, 0.8], False, "participants 0, 1, 2 are predicted"),
+        ([0.45, 0.65, 0.9], True, "participant 2 is predicted up to 0.100 below .* not even the full width"),
     ],
 )
 def test_who_falls_short_is_said_in_a_sentence(b: list[float], rational: bool, said: str) -> None:

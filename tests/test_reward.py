@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import aequa_lite as aq
+from aequa_lite.__main__ import main
 
 
 @pytest.fixture
@@ -140,17 +141,17 @@ def test_a_reward_of_another_run_is_noticed(folder: Path) -> None:
     assert "another run" in faults(folder)["participant-01.safetensors"]
 
 
-def test_the_command_line_says_the_same_and_fails_on_a_fault(folder: Path) -> None:
-    def asked() -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", "aequa_lite", "verify", str(folder)], capture_output=True, text=True, check=False
-        )
-
-    assert asked().returncode == 0
+def test_the_command_line_says_the_same_and_fails_on_a_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["aequa_lite", "verify", str(folder)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "WRONG" not in capsys.readouterr().out
     edited(folder / "participant-00.safetensors", sha256="0" * 64)
-    again = asked()
-    assert again.returncode == 1
-    assert "WRONG  participant-00.safetensors" in again.stdout
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "WRONG  participant-00.safetensors" in capsys.readouterr().out
 
 
 def test_a_folder_without_rewards_is_refused(tmp_path: Path) -> None:

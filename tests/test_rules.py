@@ -25,6 +25,7 @@ RULES = {
     "proportional": aq.proportional,
     "thresholded": lambda b, curve: aq.thresholded(b, curve, least=0.05),
     "capped": lambda b, curve: aq.capped(b, curve, 0.05),
+    "generous": lambda b, curve: aq.generous(b, curve, 0.3),
 }
 
 
@@ -149,3 +150,16 @@ def test_who_is_at_which_bound_gains_more_or_less_than_the_rest() -> None:
     assert (at_least, at_full) == ((0,), (3,))
     assert np.ptp(gains[free]) < 1e-9  # everybody at no bound gains the same
     assert gains[0] >= gains[1] >= gains[3]
+
+
+@many_times
+@given(b=contributions, spread=st.floats(0.0, 0.2))
+def test_the_generous_rule_gives_no_less_and_keeps_its_spread(b: list[float], spread: float) -> None:
+    fair = aq.allocate(b, FINE)
+    if spread < fair.certificate.best_spread:
+        with pytest.raises(ValueError, match="spread is"):
+            aq.generous(b, FINE, spread)
+        return
+    plan = aq.generous(b, FINE, max(spread, fair.certificate.spread))
+    assert plan.certificate.spread <= max(spread, fair.certificate.spread) + 1e-12
+    assert plan.predicted_accuracy.mean() >= fair.predicted_accuracy.mean() - 1e-12
