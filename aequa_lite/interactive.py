@@ -31,6 +31,9 @@ class Sliders:
 
     html: str
 
+    def __repr__(self) -> str:
+        return f"Sliders({len(self.html):,} characters)"
+
     def _repr_html_(self) -> str:
         return self.html
 
@@ -43,7 +46,8 @@ def _still(contribution: np.ndarray, curve: Curve) -> str:
     plt.close(figure)
     words = "Accuracy by width; markers show which width each participant earns at the default weight."
     picture = base64.b64encode(blob.getvalue()).decode()
-    return f'<noscript><img alt="{escape(words)}" src="data:image/png;base64,{picture}"></noscript>'
+    look = "max-width:100%;height:auto"
+    return f'<noscript><img alt="{escape(words)}" src="data:image/png;base64,{picture}" style="{look}"></noscript>'
 
 
 def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Sliders:
