@@ -55,7 +55,7 @@ class Certificate:
 
     @property
     def statement(self) -> str:
-        """Who falls below what it reached alone, by how much, and whether any plan could prevent it: one sentence."""
+        """One sentence on who falls below what it reached alone, by how much, and whether another plan could prevent it."""
         if not self.worse_off:
             return "nobody is predicted to fall below what it reached alone"
         many = len(self.worse_off) > 1

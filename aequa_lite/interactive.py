@@ -64,6 +64,7 @@ def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Slider
     Source: ours.
     """
     b = checked(contribution)
+    name = f"sliders-{name}"  # no heading of the page has this anchor
     values = {
         "name": name,
         "b": [float(v) for v in b],  # every digit, so that the page finds what ``allocate`` finds

@@ -45,7 +45,7 @@ def test_the_page_carries_everything_and_asks_nobody() -> None:
     html = aq.sliders([0.45, 0.65, 0.85], CURVE, "here").html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "__" not in re.sub(r"data:image/[^\"]+", "", html)  # every place is filled
-    assert html.count('id="here"') == 1
+    assert html.count('id="sliders-here"') == 1
 
 
 def test_without_scripts_a_picture_with_words_stands_there() -> None:
@@ -53,7 +53,7 @@ def test_without_scripts_a_picture_with_words_stands_there() -> None:
     still = re.search(r"<noscript>(.*?)</noscript>", html, flags=re.S)
     assert still
     assert re.search(r"<img alt=\"[^\"]{20,}\" src=\"data:image/png;base64,", still[1])
-    assert re.search(r"<div id=\"allocation\"[^>]* hidden", html)  # the empty sliders are not shown then
+    assert re.search(r"<div id=\"sliders-allocation\"[^>]* hidden", html)  # the empty sliders are not shown then
 
 
 def test_every_slider_has_words() -> None:
