@@ -10,6 +10,7 @@ from .fairness import (
     cgs,
     fisher_interval,
     gini,
+    holm,
     jain,
     mcg,
     measure,
@@ -21,9 +22,12 @@ from .fairness import (
 )
 from .curve import Curve, range_report
 from .allocate import Certificate, Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
-from .continuum import closed_form, equal_gains_possible, smallest_spread, threshold
-from .rules import anneal, best_reply, capped, leximin, lp_welfare, nash, proportional, thresholded
-from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_needed
+from .continuum import at_bounds, closed_form, equal_gains_possible, smallest_spread, threshold
+from .rules import anneal, capped, generous, proportional, thresholded
+from .welfare import leximin, lp_welfare, nash
+from .incentives import best_reply, temptations
+from .noise import Ceiling, Intervals, ceiling, reward_intervals, samples_for, samples_needed
+from .confirm import Confirmation, Half, confirm, split
 from .text import tokens
 from .data import load
 from .partition import (
@@ -54,7 +58,12 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
+from .loader import write_loader
+from .verify import Checked, verify_rewards
+from .export import export_onnx
+from .costs import Cost, cost, cost_table
 from .plots import plot_curve, plot_curves, plot_partition, plot_prefix, plot_rewards, plot_widths, save_figure, style
+from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water
 from .interactive import Sliders, sliders
 from .show import show
 
@@ -63,9 +72,13 @@ __all__ = [
     "BatchResNet18",
     "Ceiling",
     "Certificate",
+    "Checked",
+    "Confirmation",
     "ConvNet",
+    "Cost",
     "Curve",
     "Data",
+    "Half",
     "Intervals",
     "LeNet",
     "Manifest",
@@ -86,6 +99,7 @@ __all__ = [
     "adaptive",
     "allocate",
     "anneal",
+    "at_bounds",
     "averaged",
     "best_reply",
     "bounded_fairness",
@@ -97,10 +111,14 @@ __all__ = [
     "class_counts",
     "class_imbalance",
     "closed_form",
+    "confirm",
+    "cost",
+    "cost_table",
     "dirichlet",
     "draw_named",
     "equal_gains_possible",
     "everyone_full",
+    "export_onnx",
     "feature_noise",
     "federate",
     "fisher_interval",
@@ -108,9 +126,11 @@ __all__ = [
     "full_and_random",
     "full_only",
     "gain_minus_variance",
+    "generous",
     "gini",
     "half_precision",
     "hits",
+    "holm",
     "homogeneous",
     "imbalanced",
     "initial",
@@ -138,9 +158,14 @@ __all__ = [
     "pearson_noise_interval",
     "plot_curve",
     "plot_curves",
+    "plot_intervals",
     "plot_partition",
     "plot_prefix",
+    "plot_range",
     "plot_rewards",
+    "plot_rules",
+    "plot_threshold",
+    "plot_water",
     "plot_widths",
     "power_law",
     "prefix",
@@ -150,6 +175,7 @@ __all__ = [
     "report",
     "restated",
     "reward_intervals",
+    "samples_for",
     "samples_needed",
     "sandwich",
     "save_checkpoint",
@@ -164,6 +190,7 @@ __all__ = [
     "slimmable",
     "smallest_spread",
     "spearman",
+    "split",
     "spread_minus_gain",
     "spread_only",
     "spread_per_gain",
@@ -172,13 +199,16 @@ __all__ = [
     "stream",
     "style",
     "table",
+    "temptations",
     "threshold",
     "thresholded",
     "tokens",
     "units",
+    "verify_rewards",
     "view",
     "widths",
     "with_momentum",
     "workers",
     "worse_off",
+    "write_loader",
 ]

@@ -53,6 +53,18 @@ class Certificate:
         """How far above the optimum the plan can be at the most."""
         return self.value - self.bound
 
+    @property
+    def statement(self) -> str:
+        """One sentence on who falls below what it reached alone, by how much, and whether another plan could prevent it."""
+        if not self.worse_off:
+            return "nobody is predicted to fall below what it reached alone"
+        many = len(self.worse_off) > 1
+        who = f"participant{'s' * many} {', '.join(map(str, self.worse_off))} {'are' if many else 'is'}"
+        why = "another plan can prevent it: rational=True"
+        if not self.top_reaches:
+            why = "not even the full width reaches the best participant alone"
+        return f"{who} predicted up to {self.shortfall:.3f} below what was reached alone; {why}"
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -142,6 +154,13 @@ def checked(contribution: Any, name: str = "contribution") -> np.ndarray:
     return b
 
 
+def _rises(objective: Objective) -> bool:
+    """Whether more spread is never better, tried at some means: else the optimum need not be near one tau."""
+    spread = np.linspace(0.0, 0.5, 11)
+    values = [objective(np.full(11, mean), spread) for mean in (-0.5, -0.1, 0.1, 0.5)]
+    return all((row[1:] >= row[:-1] - 1e-12).all() for row in values)
+
+
 def allocate(
     contribution: Any,
     curve: Curve,
@@ -156,10 +175,11 @@ def allocate(
     ``objective`` of mean and spread). At the optimum each $a_i$ is the attainable accuracy nearest to $B_i + \tau$ for
     one $\tau$, so only $\tau$ is searched: exactly up to a million participants x accuracies, else with a certified gap
     below 1e-6. ``contribution`` (n,) on the accuracy scale; ``rational``: nobody below ``standalone`` (default: the
-    contribution) where the curve reaches it. Equal contributions earn equal widths, more never earns less.
+    contribution) where the curve reaches it; what it cannot reach is in the certificate. Equal contributions earn equal
+    widths, more never earns less (unless ``rational`` lifts somebody to a ``standalone`` of another order).
 
     Raises:
-        ValueError: contributions are no accuracies, or the objective is undefined on every plan.
+        ValueError: contributions are no accuracies, or the objective is undefined on every plan or falls with the spread.
 
     Example:
         >>> import aequa_lite as aq
@@ -175,6 +195,8 @@ def allocate(
         raise ValueError(f"standalone has {len(own)} entries; allowed is one for each of the {len(b)} participants")
     if objective is None:
         objective = spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
+    elif not _rises(objective):
+        raise ValueError("objective falls as the spread of gains grows; allowed is one that never does")
     levels = curve.levels
     floor = (
         np.minimum(np.searchsorted(levels, own - 1e-12), len(levels) - 1) if rational else np.zeros(len(b), dtype=int)

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from .allocate import Objective, checked, spread_minus_gain, spread_only
 
-__all__ = ["closed_form", "equal_gains_possible", "smallest_spread", "threshold"]
+__all__ = ["at_bounds", "closed_form", "equal_gains_possible", "smallest_spread", "threshold"]
 
 
 def _range(least: float, full: float) -> None:
@@ -51,6 +51,23 @@ def closed_form(contribution: Any, least: float, full: float, objective: Objecti
     values = np.array([value(tau) for tau in tries])
     best = max(tau for tau, v in zip(tries, values) if v <= values.min() + 1e-12)  # among equals the larger gain
     return np.clip(b + best, least, full)
+
+
+def at_bounds(
+    contribution: Any, least: float, full: float, objective: Objective | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    r"""Say who is at which bound of the best rewards: whom $\ell$ overpays, and whom $u$ stops.
+
+    At $\ell$ the gain is at least $\tau$, at $u$ at most; everybody else gains exactly $\tau$.
+
+    Example:
+        >>> at_bounds([0.2, 0.5, 0.8], 0.4, 0.8)
+        ((0,), (2,))
+
+    Source: derived here.
+    """
+    paid = closed_form(contribution, least, full, objective)
+    return tuple(np.flatnonzero(paid <= least).tolist()), tuple(np.flatnonzero(paid >= full).tolist())
 
 
 def smallest_spread(contribution: Any, least: float, full: float) -> float:

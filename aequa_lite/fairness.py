@@ -10,7 +10,7 @@ from scipy import stats
 from .rng import stream
 
 __all__ = [
-    "bounded_fairness", "cgs", "fisher_interval", "gini", "jain", "mcg", "measure", "paired_gains", "pearson",
+    "bounded_fairness", "cgs", "fisher_interval", "gini", "holm", "jain", "mcg", "measure", "paired_gains", "pearson",
     "pearson_noise_interval", "spearman", "worse_off",
 ]  # fmt: skip
 
@@ -164,6 +164,23 @@ def paired_gains(own: Any, paid: Any) -> tuple[np.ndarray, np.ndarray]:
     return apart.mean(1), apart.std(1) / np.sqrt(own.shape[1])
 
 
+def holm(p: Any, level: float = 0.05) -> tuple[int, ...]:
+    """Return which of several p-values stay significant together: the smallest against level/n, the next against level/(n-1), ...
+
+    Example:
+        >>> holm([0.04, 0.001, 0.03]), holm([0.04, 0.02])
+        ((1,), (0, 1))
+
+    Source: Holm 1979.
+    """
+    p, found = np.asarray(p, dtype=float), []
+    for rank, i in enumerate(np.argsort(p, kind="stable")):
+        if p[i] > level / (len(p) - rank):
+            break
+        found.append(int(i))
+    return tuple(sorted(found))
+
+
 def worse_off(own: Any, paid: Any, level: float = 0.05) -> tuple[int, ...]:
     """Return who gains significantly less than nothing: a paired z-test on the samples, two-sided, Holm-corrected.
 
@@ -179,13 +196,7 @@ def worse_off(own: Any, paid: Any, level: float = 0.05) -> tuple[int, ...]:
     gain, error = paired_gains(own, paid)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(error > 0, gain / np.maximum(error, 1e-300), np.where(gain < 0, -np.inf, np.inf))
-    p = np.where(gain < 0, 2 * stats.norm.cdf(z), 1.0)
-    found, n = [], len(p)
-    for rank, i in enumerate(np.argsort(p, kind="stable")):
-        if p[i] > level / (n - rank):
-            break
-        found.append(int(i))
-    return tuple(sorted(found))
+    return holm(np.where(gain < 0, 2 * stats.norm.cdf(z), 1.0), level)
 
 
 def pearson_noise_interval(own: Any, paid: Any, seed: int = 0, draws: int = 1000) -> tuple[float, float] | None:

@@ -31,6 +31,9 @@ class Sliders:
 
     html: str
 
+    def __repr__(self) -> str:
+        return f"Sliders({len(self.html):,} characters)"
+
     def _repr_html_(self) -> str:
         return self.html
 
@@ -43,7 +46,8 @@ def _still(contribution: np.ndarray, curve: Curve) -> str:
     plt.close(figure)
     words = "Accuracy by width; markers show which width each participant earns at the default weight."
     picture = base64.b64encode(blob.getvalue()).decode()
-    return f'<noscript><img alt="{escape(words)}" src="data:image/png;base64,{picture}"></noscript>'
+    look = "max-width:100%;height:auto"
+    return f'<noscript><img alt="{escape(words)}" src="data:image/png;base64,{picture}" style="{look}"></noscript>'
 
 
 def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Sliders:
@@ -60,13 +64,16 @@ def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Slider
     Source: ours.
     """
     b = checked(contribution)
+    name = f"sliders-{name}"  # no heading of the page has this anchor
     values = {
         "name": name,
-        "b": [round(float(v), 4) for v in b],
-        "levels": [round(float(v), 4) for v in curve.levels],
+        "b": [float(v) for v in b],  # every digit, so that the page finds what ``allocate`` finds
+        "levels": [float(v) for v in curve.levels],
         "widths": [round(float(v), 4) for v in curve.level_widths],
-        "weight": round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 3),
+        "weight": round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 2),
     }
-    page = files(__package__).joinpath("embedded", "sliders.html").read_text(encoding="utf-8")
+    folder = files(__package__).joinpath("embedded")
+    page, search = (folder.joinpath(f"sliders.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
     page = page.replace("__NAME__", escape(name, quote=True)).replace("__VALUES__", json.dumps(values))
+    page = page.replace("__SEARCH__", search)
     return Sliders(page + _still(b, curve))

@@ -138,6 +138,8 @@ def _warnings(
         apart = paid[j].astype(float) - paid[i]
         if abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
             said.append(f"participants {i} and {j}: their rewards are within noise of each other")
+    if plan is not None and plan.certificate.worse_off:
+        said.append(plan.certificate.statement)
     if plan is not None and not plan.certificate.covers:
         said.append("the curve spans less than the contributions do: lower min_width, or train longer")
     if plan is not None and not plan.certificate.top_reaches:

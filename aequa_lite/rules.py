@@ -1,12 +1,7 @@
-"""Other defensible ways to turn contributions into widths, behind the same call as ``allocate``.
-
-Models can be copied at no cost: without a scarce resource, every rule that likes gains hands out the full network. So the
-rules of welfare here name theirs: a budget on the sum of a cost over all participants (widths, parameters or bytes).
-"""
+"""Other defensible ways to turn contributions into widths, behind the same call as ``allocate``: rule(contribution, curve)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +10,9 @@ from scipy.optimize import dual_annealing
 from .allocate import Objective, Plan, allocate, checked, plan_of, spread_minus_gain
 from .curve import Curve
 from .rng import stream
-from .search import Problem
+from .search import Problem, swept
 
-__all__ = ["anneal", "best_reply", "capped", "leximin", "lp_welfare", "nash", "proportional", "thresholded"]
-
-Rule = Callable[[Any, Curve], Plan]
-Cost = Callable[[float], float]
+__all__ = ["anneal", "capped", "generous", "proportional", "thresholded"]
 
 
 def _nearest(levels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -84,121 +76,31 @@ def capped(contribution: Any, curve: Curve, allowance: float = 0.0) -> Plan:
     return plan_of(chosen, curve, b)
 
 
-def _costs(curve: Curve, cost: Cost, budget: float, n: int) -> np.ndarray:
-    """What each level costs, (levels,); refused where not even the least width for all fits the budget."""
-    costs = np.array([float(cost(float(w))) for w in curve.level_widths])
-    if not (np.diff(costs) >= 0).all() or costs[0] < 0:
-        raise ValueError("cost does not rise with width; allowed is a cost from 0 that does")
-    if n * costs[0] > budget:
-        raise ValueError(f"budget is {budget:g}; allowed is at least {n * costs[0]:g}, the least width for all {n}")
-    return costs
+def generous(contribution: Any, curve: Curve, spread: float) -> Plan:
+    r"""Give the largest mean gain among the plans of one $\tau$ whose gains spread by no more than ``spread``.
 
-
-def _welfare(worth: np.ndarray, costs: np.ndarray, budget: float) -> tuple[np.ndarray, float, float]:
-    """Maximise the sum of worth (n, levels) within the budget; return levels, value, and a bound that none exceeds.
-
-    A price on the cost decouples the participants; the price is bisected until the budget fits, what is left is spent on
-    the best steps that still fit. The price also bounds every plan (Lagrangian duality), so the gap is known.
-    """
-    n, low, high = len(worth), 0.0, 1.0
-    rows = np.arange(n)
-
-    def at(price: float) -> np.ndarray:
-        return (worth - price * costs).argmax(1)
-
-    while costs[at(high)].sum() > budget and high < 1e15:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if costs[at(middle)].sum() > budget else (low, middle)
-    fits_free = costs[at(0.0)].sum() <= budget
-    chosen = at(0.0) if fits_free else at(high)
-    price = 0.0 if fits_free else high
-    bound = float((worth - price * costs).max(1).sum() + price * budget)
-    while True:  # spend what is left
-        gain = worth - worth[rows, chosen][:, None]
-        extra = costs[None, :] - costs[chosen][:, None]
-        allowed = (gain > 1e-15) & (extra <= budget - costs[chosen].sum() + 1e-12)
-        if not allowed.any():
-            return chosen, float(worth[rows, chosen].sum()), bound
-        rate = np.where(allowed, gain / np.maximum(extra, 1e-12), -np.inf)
-        i, k = np.unravel_index(int(rate.argmax()), rate.shape)
-        chosen[i] = k
-
-
-def nash(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
-    r"""Maximise the product of the gains, $\sum_i \log G_i$, within a budget on $\sum_i \mathrm{cost}(w_i)$.
-
-    The certificate's value and bound are of $-\sum \log G_i$.
+    Equal gains up to what cannot be measured: with ``spread`` at the noise of a gain, no gain is given up for an equality
+    that is a coincidence of the validation samples.
 
     Raises:
-        ValueError: somebody cannot gain at all, so that the product is undefined; or the budget is too small.
+        ValueError: no plan's gains are that equal.
 
     Example:
-        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> nash([0.4, 0.6], curve, cost=lambda w: w, budget=2.0).widths.tolist()
-        [1.0, 1.0]
+        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.71, 0.8), samples=1000)
+        >>> allocate([0.5, 0.6], curve).predicted_accuracy.tolist()
+        [0.71, 0.8]
+        >>> generous([0.5, 0.6], curve, spread=0.06).predicted_accuracy.tolist()
+        [0.8, 0.8]
 
-    Source: Nash 1950; with a large budget everybody gets the full network.
+    Source: ours.
     """
     b = checked(contribution)
-    costs = _costs(curve, cost, budget, len(b))
-    gains = curve.levels[None, :] - b[:, None]  # (n, levels)
-    worth = np.where(gains > 0, np.log(np.maximum(gains, 1e-300)), -1e6)
-    chosen, value, bound = _welfare(worth, costs, budget)
-    if value < -1e5:
-        raise ValueError("nash is undefined here: within the budget somebody gains nothing; allow a larger budget")
-    return plan_of(chosen, curve, b, value=-value, bound=-bound)
-
-
-def lp_welfare(contribution: Any, curve: Curve, *, p: float, cost: Cost, budget: float) -> Plan:
-    r"""Maximise $\sum_i \max(G_i, 0)^p$ within a budget on $\sum_i \mathrm{cost}(w_i)$, $0 < p \le 1$.
-
-    Raises:
-        ValueError: ``p`` is outside (0, 1], or the budget is too small.
-
-    Example:
-        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> lp_welfare([0.4, 0.6], curve, p=1.0, cost=lambda w: w, budget=1.5).widths.tolist()
-        [1.0, 0.5]
-
-    Source: a reviewer of the paper named lp norms as an alternative (seen).
-    """
-    if not 0 < p <= 1:
-        raise ValueError(f"p is {p!r}; allowed is a number in (0, 1]")
-    b = checked(contribution)
-    costs = _costs(curve, cost, budget, len(b))
-    worth = np.maximum(curve.levels[None, :] - b[:, None], 0.0) ** p
-    chosen, value, bound = _welfare(worth, costs, budget)
-    return plan_of(chosen, curve, b, value=-value, bound=-bound)
-
-
-def leximin(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
-    """Raise the smallest gain as far as a budget allows, then the next: progressive filling.
-
-    The smallest gain is the largest possible; among the others ties are broken by the cheaper step.
-
-    Example:
-        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> leximin([0.4, 0.6], curve, cost=lambda w: w, budget=1.1).widths.tolist()
-        [0.5, 0.5]
-
-    Source: Rawls 1971, in its lexicographic form; with a large budget everybody gets the full network.
-    """
-    b = checked(contribution)
-    costs = _costs(curve, cost, budget, len(b))
-    chosen, open_to = np.zeros(len(b), dtype=int), np.full(len(b), len(curve.levels) > 1)
-    while open_to.any():
-        gains = np.where(open_to, curve.levels[chosen] - b, np.inf)
-        lowest = np.flatnonzero(gains <= gains.min() + 1e-12)
-        step = costs[chosen[lowest] + 1] - costs[chosen[lowest]]
-        i = lowest[int(step.argmin())]
-        if costs[chosen].sum() + step.min() > budget + 1e-12:
-            open_to[i] = False
-            continue
-        chosen[i] += 1
-        open_to[i] = chosen[i] + 1 < len(curve.levels)
-    return plan_of(chosen, curve, b)
+    problem = Problem(b, curve.levels, np.zeros(len(b), dtype=int))
+    chosen, tau, value = swept(problem, lambda mean, found: np.where(found <= spread + 1e-12, -mean, np.inf))
+    if not np.isfinite(value):
+        least = allocate(b, curve).certificate.best_spread
+        raise ValueError(f"spread is {spread!r}; allowed is a number from {least:.6f}, the smallest on this curve")
+    return plan_of(chosen, curve, b, tau=tau)
 
 
 def anneal(
@@ -228,36 +130,3 @@ def anneal(
         no_local_search=True,
     )
     return plan_of(level(found.x), curve, b, value=found.fun)
-
-
-def best_reply(
-    contribution: Any, curve: Curve, participant: int, rule: Rule = allocate, reports: Any = None
-) -> tuple[float, float]:
-    """Return the report that earns a participant most while all others tell the truth, and what it adds in accuracy.
-
-    ``reports``: what it may claim (default: 0.00, 0.01, ..., 1.00); among equals the one nearest to the truth.
-
-    Example:
-        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
-        >>> best_reply([0.4, 0.5, 0.7], curve, 0)[1] > 0
-        True
-
-    Source: ours; the best reply of game theory, by brute force.
-    """
-    b = checked(contribution)
-    if not 0 <= participant < len(b):
-        raise ValueError(f"participant is {participant!r}; allowed is a number from 0 to {len(b) - 1}")
-
-    def earned(report: float) -> float:
-        said = b.copy()
-        said[participant] = report
-        return float(rule(said, curve).predicted_accuracy[participant])
-
-    honest = earned(float(b[participant]))
-    tries = np.linspace(0, 1, 101) if reports is None else np.asarray(reports, dtype=float)
-    paid = np.array([earned(float(r)) for r in tries])
-    best = np.flatnonzero(paid >= paid.max() - 1e-12)
-    nearest = best[np.abs(tries[best] - b[participant]).argmin()]
-    if paid[nearest] <= honest + 1e-12:
-        return float(b[participant]), 0.0
-    return float(tries[nearest]), float(paid[nearest] - honest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -115,6 +116,39 @@ def test_annealing_on_the_same_accuracies_never_beats_it() -> None:
         assert problem.value(swept(problem, objective)[0], objective) <= annealed + 1e-12
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_on_thousands_of_random_curves_neither_annealing_nor_any_tuple_is_better(objective: Callable) -> None:
+    draws = aq.stream(0, "thousands")
+    tuples = np.array(list(itertools.product(range(4), repeat=3)))  # (64, 3)
+    for each in range(1000):
+        b, rungs = draws.uniform(0.2, 0.8, 3), np.sort(draws.uniform(0.2, 0.9, 4))
+        if each % 3 == 0:  # coarse numbers, so that ties are common
+            b, rungs = b.round(1), np.unique(rungs.round(1))
+        plan = aq.allocate(
+            b, aq.Curve(np.linspace(0.1, 1, len(rungs)), rungs, 1000), objective=aq.spread_minus_gain(0.2)
+        )
+        assert plan.certificate.exact
+        problem, top = Problem(b, rungs, np.zeros(3, dtype=int)), len(rungs) - 1
+        found = problem.value(swept(problem, objective)[0], objective)
+        gains = rungs[np.minimum(tuples, top)] - b
+        spread = gains.std(1)
+        assert found <= objective(gains.mean(1), np.where(spread < 1e-12, 0, spread)).min() + 1e-9
+        if each % 20 == 0 and np.isfinite(found):
+
+            def cost(x: np.ndarray, problem: Problem = problem, top: int = top) -> float:
+                return problem.value(np.clip(np.rint(x), 0, top).astype(int), objective)
+
+            annealed = dual_annealing(cost, [(-0.49, top + 0.49)] * 3, maxiter=8, rng=each, no_local_search=True).fun
+            assert found <= annealed + 1e-12
+
+
+def test_the_same_call_gives_the_same_plan() -> None:
+    b, curve = [0.31, 0.31, 0.62, 0.7], curve_of([0.2, 0.44, 0.61, 0.72, 0.8])
+    first, second = aq.allocate(b, curve), aq.allocate(b, curve)
+    assert first.widths.tolist() == second.widths.tolist()
+    assert first.certificate == second.certificate
+
+
 def test_equal_gains_are_found_when_they_are_attainable() -> None:
     plan = aq.allocate([0.45, 0.65, 0.85], aq.Curve((0.2, 0.5, 1.0), (0.5, 0.7, 0.9), samples=100))
     assert plan.predicted_accuracy.tolist() == [0.5, 0.7, 0.9]
@@ -159,6 +193,25 @@ def test_rational_means_nobody_below_alone_or_a_clear_shortfall() -> None:
     assert short.certificate.worse_off == (2,)
     assert short.certificate.shortfall == pytest.approx(0.1)
     assert not short.certificate.top_reaches
+
+
+@pytest.mark.parametrize(
+    ("b", "rational", "said"),
+    [
+        ([0.45, 0.65], False, "nobody is predicted to fall below"),
+        ([0.55, 0.6, 0.8], False, "participants 0, 1, 2 are predicted"),
+        ([0.45, 0.65, 0.9], True, "participant 2 is predicted up to 0.100 below .* not even the full width"),
+    ],
+)
+def test_who_falls_short_is_said_in_a_sentence(b: list[float], rational: bool, said: str) -> None:
+    levels = [0.4, 0.5, 0.6, 0.7, 0.8] if rational or len(b) == 2 else [0.5, 0.65, 0.7]
+    assert re.search(said, aq.allocate(b, curve_of(levels), rational=rational).certificate.statement)
+
+
+def test_what_another_plan_could_prevent_is_told_so() -> None:
+    plan = aq.allocate([0.45, 0.78], curve_of([0.4, 0.8]), objective=aq.spread_only())
+    assert "rational=True" in plan.certificate.statement
+    assert aq.allocate([0.45, 0.78], curve_of([0.4, 0.8]), rational=True).certificate.worse_off == ()
 
 
 def test_gains_and_rationality_use_what_was_reached_alone() -> None:
@@ -208,6 +261,11 @@ def test_an_objective_without_meaning_here_is_refused() -> None:
     for make in (aq.spread_minus_gain, aq.gain_minus_variance):
         with pytest.raises(ValueError, match="weight"):
             make(-1.0)
+
+
+def test_an_objective_that_likes_spread_is_refused() -> None:
+    with pytest.raises(ValueError, match="falls as the spread"):
+        aq.allocate([0.4, 0.5], curve_of([0.3, 0.6]), objective=lambda mean, spread: -spread)
 
 
 def test_a_single_participant_gets_the_full_network() -> None:

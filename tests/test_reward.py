@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import aequa_lite as aq
+from aequa_lite.__main__ import main
 
 
 @pytest.fixture
@@ -96,3 +99,103 @@ def test_only_this_packages_networks_can_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="build is"):
         aq.save_rewards(tmp_path, torch.nn.Linear, [torch.nn.Linear(1, 1)], [1.0], aq.Recipe())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two rewards and their loader."""
+    theta = aq.initial(aq.LeNet, seed=0)
+    aq.save_rewards(tmp_path, aq.LeNet, [aq.slim(aq.LeNet, theta, w) for w in (0.3, 1.0)], [0.3, 1.0], aq.Recipe())
+    aq.write_loader(tmp_path, aq.LeNet)
+    return tmp_path
+
+
+def faults(folder: Path) -> dict[str, str]:
+    """What is wrong, by file."""
+    return {each.file: each.fault for each in aq.verify_rewards(folder) if each.fault is not None}
+
+
+def test_a_folder_as_it_was_written_has_no_fault(folder: Path) -> None:
+    assert faults(folder) == {}
+    assert len(aq.verify_rewards(folder)) == 5
+
+
+def test_every_damage_is_a_line_of_its_own(folder: Path) -> None:
+    loader, first, second = (
+        folder / "load_reward.py",
+        "participant-00.safetensors",
+        folder / "participant-01.safetensors",
+    )
+    loader.write_text(loader.read_text() + "print('evil')\n")
+    edited(folder / first, sha256="0" * 64)
+    second.unlink()
+    (folder / "notes.txt").write_text("hello")
+    found = faults(folder)
+    assert list(found) == ["load_reward.py", "notes.txt", first, "participant-01.json"]
+    for name, said in zip(found, ("do not run it", "does not belong", "SHA-256", "missing"), strict=True):
+        assert said in found[name]
+
+
+def test_a_reward_of_another_run_is_noticed(folder: Path) -> None:
+    edited(folder / "participant-01.safetensors", recipe="1" * 64)
+    assert "another run" in faults(folder)["participant-01.safetensors"]
+
+
+def test_the_command_line_says_the_same_and_fails_on_a_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["aequa_lite", "verify", str(folder)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "WRONG" not in capsys.readouterr().out
+    edited(folder / "participant-00.safetensors", sha256="0" * 64)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "WRONG  participant-00.safetensors" in capsys.readouterr().out
+
+
+def test_a_folder_without_rewards_is_refused(tmp_path: Path) -> None:
+    for wrong in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match="folder is"):
+            aq.verify_rewards(wrong)
+
+
+def test_the_loader_needs_torch_and_safetensors_and_nothing_else(folder: Path, few: aq.Data) -> None:
+    banned = ["aequa_lite", "scipy", "pandas", "matplotlib", "seaborn", "torchvision", "tqdm"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({banned!r}))\n"
+        "import torch; from load_reward import load_reward\n"
+        "x = torch.arange(3 * 784, dtype=torch.int32).remainder(256).to(torch.uint8).reshape(3, 1, 28, 28)\n"
+        "with torch.no_grad(): print(load_reward('participant-00.safetensors')(x).flatten().tolist())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+    x = torch.arange(3 * 784, dtype=torch.int32).remainder(256).to(torch.uint8).reshape(3, 1, 28, 28)
+    with torch.no_grad():
+        expected = aq.load_reward(folder / "participant-00.safetensors")(x).flatten().tolist()
+    assert json.loads(said) == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_onnx_file_computes_what_the_reward_computes(tmp_path: Path, few: aq.Data) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    net = aq.slim(aq.LeNet, aq.initial(aq.LeNet, seed=0), 0.4).eval()
+    path = aq.export_onnx(net, few.test.x[:2], tmp_path / "participant-00.onnx")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]  # one file, nothing beside it
+    session = runtime.InferenceSession(path)
+    for count in (1, 7):  # any number of samples
+        (logits,) = session.run(None, {"x": few.test.x[:count].numpy()})
+        with torch.no_grad():
+            assert torch.tensor(logits) == pytest.approx(net(few.test.x[:count]), abs=1e-5)
+
+
+def test_a_smaller_reward_costs_less(few: aq.Data) -> None:
+    nets = [aq.LeNet(w) for w in (0.2, 0.5, 1.0)]
+    found = [aq.cost(net, few.test.x, repeats=3) for net in nets]
+    assert [each.parameters for each in found] == [aq.parameters(net) for net in nets]
+    assert found[0].flops < found[1].flops < found[2].flops
+    assert found[2].flops == 2 * (784 * 6 * 25 + 100 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10)  # counted by hand
+    assert found[2].bytes == 4 * aq.parameters(nets[2])
+    assert len(aq.cost_table(nets, few.test.x, [0.2, 0.5, 1.0]).splitlines()) == 4
+    with pytest.raises(ValueError, match="repeats"):
+        aq.cost(nets[0], few.test.x, repeats=0)

@@ -1,0 +1,156 @@
+"""What the mathematics of the allocation says, drawn: bounds, range, threshold, rules, noise. The style is that of ``plots``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .allocate import Plan, checked, spread_minus_gain, spread_only
+from .continuum import closed_form, smallest_spread, threshold
+from .fairness import pearson
+from .noise import Intervals
+from .plots import ALONE, INK, Axes, Figure, _axes, marker, plt, shade
+
+__all__ = ["plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water"]
+
+STOPPED = "#a3271b"  # what a bound takes or gives
+
+
+def plot_water(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
+    r"""Draw who is at which bound: everybody is lifted by the same $\tau$ until $u$ stops it, and at least to $\ell$.
+
+    Example:
+        >>> plot_water([0.2, 0.5, 0.8], 0.4, 0.85).axes[0].get_xlabel()
+        'participant'
+    """
+    b = checked(contribution)
+    paid = closed_form(b, least, full)
+    ax = _axes(ax)
+    ax.axhspan(0, least, color="#eeeeee", lw=0)
+    ax.axhspan(full, 1, color="#eeeeee", lw=0)
+    for i, (own, reward) in enumerate(zip(b, paid)):
+        bound = reward <= least or reward >= full
+        ax.plot([i, i], [own, reward], color=STOPPED if bound else INK, lw=2, zorder=2)
+        ax.plot([i - 0.18, i + 0.18], [own, own], color=ALONE, lw=3, zorder=3)
+        ax.scatter([i], [reward], color=STOPPED if bound else INK, marker=marker(i), s=60, zorder=4)
+        ax.annotate(f"{100 * (reward - own):+.1f}", (i, max(own, reward)), xytext=(0, 8), textcoords="offset points",
+                    ha="center", size=9, color=INK)  # fmt: skip
+    for height, words in ((least, r"least width, $\ell$"), (full, "full width, $u$")):
+        ax.axhline(height, color="#777777", lw=1, ls="--")
+        ax.text(len(b) - 0.4, height, words, va="center", size=9, color=INK)
+    low, high = min(float(b.min()), least), max(float(b.max()), full)
+    ax.set(xlim=(-0.5, len(b) - 0.5), ylim=(max(0.0, low - 0.08), min(1.0, high + 0.09)))
+    ax.set(xlabel="participant", ylabel="accuracy", xticks=range(len(b)))
+    ax.set_title("alone (bar), reward (marker), gain in points; red: at a bound")
+    return ax.figure
+
+
+def plot_range(contribution: Any, spans: Any = None) -> Figure:
+    r"""Draw what the range of the curve allows: smallest CGS, and Pearson at it, by the span $u - \ell$.
+
+    ``spans``: the spans to try (default: 40 up to 1.3 times the contributions' own range, which is marked).
+
+    Example:
+        >>> [each.get_ylabel() for each in plot_range([0.3, 0.5, 0.7]).axes]
+        ['smallest CGS (points)', 'Pearson there']
+    """
+    b = checked(contribution)
+    own = float(np.ptp(b))
+    spans = np.linspace(0.02, min(1.3 * own, 1.0), 40) if spans is None else np.asarray(spans, dtype=float)
+    spread, follows = [], []
+    for span in spans:
+        least = max(0.0, min(float(b.min()), 1 - span))  # only the span matters, not where it lies
+        spread.append(100 * smallest_spread(b, least, least + span))
+        follows.append(pearson(b, closed_form(b, least, least + span, spread_only())))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0))
+    for ax, values, words in ((left, spread, "smallest CGS (points)"), (right, follows, "Pearson there")):
+        ax.plot(spans, np.array(values, dtype=float), color=INK, lw=1.6)
+        ax.axvline(own, color=ALONE, lw=1, ls="--")
+        ax.set(xlabel=r"span of the curve, $u - \ell$", ylabel=words)
+    left.annotate("range of the\ncontributions", (own, max(spread)), xytext=(-6, 0), textcoords="offset points", ha="right",
+                  va="top", size=8.5, color=ALONE)  # fmt: skip
+    left.set_title("below their range, gains must differ")
+    right.set_title("and rewards follow less")
+    return figure
+
+
+def plot_threshold(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
+    r"""Draw mean and spread of the best plan's gains by the weight $\lambda$ of reading A, with $\sqrt{m/(n-m)}$ and our default.
+
+    Example:
+        >>> plot_threshold([0.3, 0.5, 0.7], 0.2, 0.8).axes[0].get_xlabel()
+        'weight of the mean gain'
+    """
+    b = checked(contribution)
+    limit, default = threshold(b), 0.5 / float(np.sqrt(max(len(b) - 1, 1)))
+    top = 2 * limit if np.isfinite(limit) else 1.0
+    weights = np.unique(
+        np.append(np.linspace(0.01, top, 60), [0.999 * limit, 1.001 * limit] if np.isfinite(limit) else [])
+    )
+    gains = np.array([closed_form(b, least, full, spread_minus_gain(float(w))) - b for w in weights])  # (weights, n)
+    ax = _axes(ax)
+    ax.plot(weights, 100 * gains.mean(1), color=INK, lw=1.6, label="mean gain (MCG)")
+    ax.plot(weights, 100 * gains.std(1), color=STOPPED, lw=1.6, ls="--", label="spread of gains (CGS)")
+    for place, words in ((limit, r"$\sqrt{m/(n-m)}$"), (default, "our default")):
+        if np.isfinite(place):
+            ax.axvline(place, color=ALONE, lw=1, ls=":")
+            ax.text(place, 1.0, f" {words}", transform=ax.get_xaxis_transform(), size=8.5, color=ALONE, va="top")
+    ax.set(xlabel="weight of the mean gain", ylabel="points", title="beyond the threshold, fairness is sold for gain")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize="small")
+    return ax.figure
+
+
+def plot_rules(plans: Mapping[str, Plan], contribution: Any, ax: Axes | None = None) -> Figure:
+    """Draw each participant's gain under several rules: a row for each rule, a marker for each participant.
+
+    The colour is the width. Fair in the sense of equal gains is a row whose markers stand on one spot.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> curve = aq.Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> plot_rules({"equal gains": aq.allocate([0.4, 0.6], curve)}, [0.4, 0.6]).axes[0].get_xlabel()
+        'gain (points)'
+    """
+    b = checked(contribution)
+    ax = _axes(ax, (7.2, 1.3 + 0.42 * len(plans)))
+    for row, plan in enumerate(plans.values()):
+        gains = 100 * (plan.predicted_accuracy - b)
+        ax.plot([gains.min(), gains.max()], [row, row], color="#cccccc", lw=3, zorder=1)
+        for i, gain in enumerate(gains):
+            ax.scatter([gain], [row], color=shade(plan.widths[i]), marker=marker(i), s=70, edgecolor="white", zorder=3)
+    for i in range(len(b)):
+        ax.scatter([], [], color="#888888", marker=marker(i), s=50, label=str(i))
+    ax.axvline(0, color=ALONE, lw=1, ls="--")
+    ax.set(xlabel="gain (points)", ylim=(len(plans) - 0.5, -0.6), yticks=range(len(plans)))
+    ax.set_yticklabels(list(plans))
+    ax.tick_params(axis="y", length=0)
+    ax.legend(
+        title="participant", loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", title_fontsize="small"
+    )
+    return ax.figure
+
+
+def plot_intervals(plan: Plan, found: Intervals, contribution: Any, ax: Axes | None = None) -> Figure:
+    """Draw each reward with the 95% interval that measurement noise leaves of it, and what was reached alone.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> curve = aq.Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> plan = aq.allocate([0.4, 0.6], curve)
+        >>> plot_intervals(plan, aq.reward_intervals([0.4, 0.6], curve, draws=20), [0.4, 0.6]).axes[0].get_xlabel()
+        'participant'
+    """
+    b = checked(contribution)
+    ax = _axes(ax)
+    for i, (own, paid, (low, high)) in enumerate(zip(b, plan.predicted_accuracy, found.rewards)):
+        ax.errorbar(i, (low + high) / 2, yerr=(high - low) / 2, color=INK, lw=1.5, capsize=7, zorder=2)
+        ax.scatter([i], [paid], color=shade(plan.widths[i]), marker=marker(i), s=36, edgecolor="white", zorder=4)
+        ax.plot([i - 0.2, i + 0.2], [own, own], color=ALONE, lw=2.5, zorder=3)
+        widths = "width {:.2f} to {:.2f}".format(*found.widths[i])
+        ax.annotate(widths, (i, high), xytext=(0, 6), textcoords="offset points", ha="center", size=8, color=INK)
+    ends = [*b, *(end for pair in found.rewards for end in pair)]
+    ax.set(xlim=(-0.5, len(b) - 0.5), ylim=(min(ends) - 0.03, max(ends) + 0.05), xticks=range(len(b)))
+    ax.set(xlabel="participant", ylabel="accuracy", title="rewards with 95% intervals; bar: alone")
+    return ax.figure

@@ -1,0 +1,61 @@
+"""The figure that moves finds in the page what the module finds, and stands still where scripts are off."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+import aequa_lite as aq
+
+CURVE = aq.Curve(np.linspace(0.02, 1, 12), np.sort(aq.stream(0, "sliders").uniform(0.3, 0.9, 12)), samples=1000)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed: the page's own search cannot run")
+def test_the_page_finds_the_plan_that_allocate_finds() -> None:
+    cases, expected = [], []
+    for seed in range(200):
+        draws = aq.stream(seed, "page")
+        n, k = int(draws.integers(1, 8)), int(draws.integers(1, 30))
+        b, levels = draws.uniform(0.2, 0.8, n), np.sort(draws.uniform(0.2, 0.9, k))
+        if seed % 2:  # coarse numbers, so that ties are common
+            b, levels = b.round(1), np.unique(levels.round(2))
+        weight = round(float(draws.uniform(0, 1)), 2)
+        curve = aq.Curve(np.linspace(0.1, 1, len(levels)) if len(levels) > 1 else [1.0], levels, 1000)
+        plan = aq.allocate(b, curve, objective=aq.spread_minus_gain(weight))
+        cases.append([b.tolist(), levels.tolist(), weight])
+        expected.append((plan.certificate.value, np.searchsorted(levels, plan.predicted_accuracy - 1e-12).tolist()))
+    search = files("aequa_lite").joinpath("embedded", "sliders.js").read_text()
+    code = f"{search}\nconsole.log(JSON.stringify({json.dumps(cases)}.map(c => best(c[0], c[1], c[2]))));"
+    said = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=True).stdout
+    same = 0
+    for (b, levels, weight), (value, chosen), found in zip(cases, expected, json.loads(said), strict=True):
+        gains = np.array(levels)[found] - b
+        assert gains.std() - weight * gains.mean() == pytest.approx(value, abs=1e-9)
+        same += found == chosen
+    assert same >= 196  # where two plans are equally good to the last digit, either may stand
+
+
+def test_the_page_carries_everything_and_asks_nobody() -> None:
+    html = aq.sliders([0.45, 0.65, 0.85], CURVE, "here").html
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert "__" not in re.sub(r"data:image/[^\"]+", "", html)  # every place is filled
+    assert html.count('id="sliders-here"') == 1
+
+
+def test_without_scripts_a_picture_with_words_stands_there() -> None:
+    html = aq.sliders([0.45, 0.65, 0.85], CURVE).html
+    still = re.search(r"<noscript>(.*?)</noscript>", html, flags=re.S)
+    assert still
+    assert re.search(r"<img alt=\"[^\"]{20,}\" src=\"data:image/png;base64,", still[1])
+    assert re.search(r"<div id=\"sliders-allocation\"[^>]* hidden", html)  # the empty sliders are not shown then
+
+
+def test_every_slider_has_words() -> None:
+    html = aq.sliders([0.45, 0.65, 0.85], CURVE).html
+    assert len(re.findall(r"<label>[a-z][^<]+<b[^>]*></b><br><input", html)) == html.count('type="range"') == 3
