@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .loader import LOADER, loader_text
-from .reward import ARCHITECTURES, load_reward
+from .names import NETWORKS
+from .reward import load_reward
 from .slim import parameters
 
 __all__ = ["Checked", "verify_rewards"]
@@ -98,7 +99,7 @@ def _reward(path: Path, first: dict) -> Checked:
 
 def _loader(path: Path, first: dict) -> Checked:
     """The loader, against the one that this version writes: it is code, so a changed byte is a fault."""
-    function = ARCHITECTURES.get(str(first.get("architecture")))
+    function = NETWORKS.get(str(first.get("architecture")))
     if function is not None and path.read_bytes() == loader_text(function).encode():
         return Checked(path.name, f"the loader of {function.__name__}, as this version writes it")
     return Checked(path.name, "", "differs from the loader that this version writes; do not run it, write it again")
