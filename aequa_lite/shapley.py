@@ -19,7 +19,7 @@ __all__ = ["Estimate", "Game", "Remembered", "leave_one_out", "sampled_shapley",
 
 Game = Callable[[frozenset[int]], float]  # a coalition of participants -> what it is worth
 MOST = 12  # participants up to which every coalition is asked for: 2 ** 12 are 4,096
-LEAST_PAIRS = 8  # pairs of orders before a standard error is believed
+LEAST_PAIRS = 8  # of orders; with fewer, a standard error means nothing
 
 
 class Remembered:
@@ -121,10 +121,10 @@ def sampled_shapley(
     pairs' mean. Stops when the game would be asked more often than ``budget``, or, after eight pairs, when no standard
     error is above ``error``. An order is cut short where its coalition is worth everybody's value to within
     ``tolerance`` (0: never): those after it are taken to add nothing, which is a bias of up to ``tolerance`` each in a game
-    that never falls.
+    that never falls. Where most is added by whoever comes first, as in accuracy, few orders say little.
 
     Raises:
-        ValueError: fewer than two participants, a budget too small for two pairs, or an answer that is not finite.
+        ValueError: fewer than two participants, a budget too small for eight pairs, or an answer that is not finite.
 
     Example:
         >>> gloves = lambda coalition: min(len(coalition & {0}), len(coalition & {1, 2}))
@@ -136,8 +136,10 @@ def sampled_shapley(
     """
     n = _counted(participants, 2)
     pair = 2 * (n - 1)  # the ends of an order are nobody and everybody, which are asked for once
-    if budget < 2 + 2 * pair:
-        raise ValueError(f"budget is {budget!r}; allowed is a number from {2 + 2 * pair}, two pairs of orders of {n}")
+    if budget < (least := 2 + LEAST_PAIRS * pair):
+        raise ValueError(
+            f"budget is {budget!r}; allowed is a number from {least}, {LEAST_PAIRS} pairs of orders of {n}"
+        )
     draws = stream(seed, "orders")
     ends = _asked(game, frozenset()), _asked(game, frozenset(range(n)))
     found: list[np.ndarray] = []

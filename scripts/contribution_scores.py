@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -44,7 +43,7 @@ UPDATES = {
     "class alignment": aq.class_alignment,
     "class Shapley": aq.class_shapley,
 }
-BUDGET = 18  # two pairs of orders
+COLUMNS = ["partition", "seed", "score", "participant", "value", "trainings", "local_steps", "evaluations"]
 
 
 def steps(coalitions: list[frozenset[int]]) -> int:
@@ -61,11 +60,7 @@ def retraining(build: Callable, shards: list[aq.Shard], recipe: aq.Recipe, data:
         "accuracy alone": (alone, n, n * recipe.rounds * recipe.local_steps, n),
     }
     game = aq.retrained(build, shards, recipe, data.validation, scheme=aq.slimmable(build, aq.full_only))
-    for name, solve in {
-        "Shapley": aq.shapley,
-        "sampled Shapley": lambda game, n: aq.sampled_shapley(game, n, budget=BUDGET, seed=recipe.seed).value,
-        "leave one out": aq.leave_one_out,
-    }.items():
+    for name, solve in {"Shapley": aq.shapley, "leave one out": aq.leave_one_out}.items():
         asked = aq.Remembered(game)  # remembers what this way of solving asks for
         values = solve(asked, n)
         new = [each for each in asked.worth if 0 < len(each) < n]
@@ -89,7 +84,7 @@ def rows(partition: str, seed: int) -> pd.DataFrame:
     """All scores of one partition and seed, a row for each score and participant."""
     path = DONE / f"{partition}-{seed}.csv"
     if not path.exists():
-        data, recipe, started = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=seed), time.perf_counter()
+        data, recipe = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=seed)
         build, shards = aq.sized(aq.MLP, data), PARTITIONS[partition](data.train, recipe)
         found = {**retraining(build, shards, recipe, data), **looking(build, shards, recipe, data)}
         head = {"partition": partition, "seed": seed}
@@ -98,10 +93,9 @@ def rows(partition: str, seed: int) -> pd.DataFrame:
              "trainings": trainings, "local_steps": local_steps, "evaluations": evaluations}
             for name, (values, trainings, local_steps, evaluations) in found.items() for i, value in enumerate(values)
         )  # fmt: skip
-        table["seconds"] = round(time.perf_counter() - started, 1)
         with whole(path) as half:
             table.to_csv(half, index=False)
-    return pd.read_csv(path)
+    return pd.read_csv(path)[COLUMNS]
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +116,6 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
     both = agreed.agg(["mean", "min", "count"]).astype(float).round(3)
     both.columns = [f"{measure}_{what}" for measure, what in both.columns]
     entries = json.loads(both.reset_index().to_json(orient="records"))  # an undefined correlation is null
-    runs = table.groupby(["partition", "seed"])["seconds"].first()
     return {
         "seeds": sorted(int(s) for s in table["seed"].unique()),
         "agreement": entries,
@@ -131,12 +124,10 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
             .max()
             .to_json(orient="index")
         ),
-        "seconds": {"median": float(runs.median()), "most": float(runs.max()), "all": round(float(runs.sum()), 1)},
         "recipe": {**RECIPE.to_dict(), "seed": "each of the seeds"},
         "network": "MLP",
         "data": "fashion-mini",
         "label_noise_rates": RATES,
-        "sampled_budget": BUDGET,
         "versions": _versions(),
         "device": _device(aq.load("fashion-mini", device="cpu").test.y.device),
         "date": date.today().isoformat(),
