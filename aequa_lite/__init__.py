@@ -56,6 +56,9 @@ from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
+from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
+from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
+from .calibrate import affine_calibration, isotonic_calibration
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
 from .loader import write_loader
@@ -78,12 +81,14 @@ __all__ = [
     "Cost",
     "Curve",
     "Data",
+    "Estimate",
     "Half",
     "Intervals",
     "LeNet",
     "Manifest",
     "Plan",
     "Recipe",
+    "Remembered",
     "Report",
     "ResNet18",
     "Round",
@@ -97,6 +102,8 @@ __all__ = [
     "accuracy",
     "accuracy_curve",
     "adaptive",
+    "affine_calibration",
+    "alignment",
     "allocate",
     "anneal",
     "at_bounds",
@@ -108,10 +115,13 @@ __all__ = [
     "capped",
     "ceiling",
     "cgs",
+    "class_alignment",
     "class_counts",
     "class_imbalance",
+    "class_shapley",
     "closed_form",
     "confirm",
+    "contributions",
     "cost",
     "cost_table",
     "dirichlet",
@@ -134,9 +144,11 @@ __all__ = [
     "homogeneous",
     "imbalanced",
     "initial",
+    "isotonic_calibration",
     "jain",
     "label_noise",
     "label_skew",
+    "leave_one_out",
     "leximin",
     "load",
     "load_checkpoint",
@@ -172,9 +184,12 @@ __all__ = [
     "proportional",
     "quantity_dirichlet",
     "range_report",
+    "replayed",
     "report",
     "restated",
+    "retrained",
     "reward_intervals",
+    "sampled_shapley",
     "samples_for",
     "samples_needed",
     "sandwich",
@@ -182,6 +197,7 @@ __all__ = [
     "save_figure",
     "save_rewards",
     "server_named",
+    "shapley",
     "show",
     "sized",
     "slice_of",
@@ -204,6 +220,7 @@ __all__ = [
     "thresholded",
     "tokens",
     "units",
+    "update_shapley",
     "verify_rewards",
     "view",
     "widths",

@@ -1,0 +1,150 @@
+"""Measure every score of contribution beside the exact Shapley value and write the table under results/contribution/.
+
+usage: python scripts/contribution_scores.py [SEEDS]
+
+Five participants, an MLP, Fashion-MNIST mini; five ways to share out the data; seeds 0, 1, ... (default: three). The exact
+value retrains all 31 coalitions. Writes scores.csv (a row for each partition, seed, participant and score) and
+summary.json (how each score ranks and scales, what it costs, the recipe, versions, device and date). A partition and seed
+that is done is not repeated; about a minute each on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import aequa_lite as aq
+from aequa_lite.files import whole
+from aequa_lite.report import _device, _versions
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DONE = ROOT / "results" / "contribution", ROOT / "runs" / "contribution"
+RECIPE = aq.Recipe(participants=5, rounds=20, local_steps=15, batch=64, lr=0.08)
+RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
+PARTITIONS: dict[str, Callable[[aq.Samples, aq.Recipe], list[aq.Shard]]] = {
+    "by_size": partial(aq.by_size, sizes=(50, 200, 750, 2000, 3000)),
+    "power_law": aq.power_law,
+    "dirichlet(0.5)": partial(aq.dirichlet, alpha=0.5),
+    "class_imbalance": aq.class_imbalance,
+    "label_noise": lambda train, recipe: aq.label_noise(aq.homogeneous(train, recipe), recipe, RATES),
+}
+UPDATES = {
+    "alignment": aq.alignment,
+    "alignment, no memory": partial(aq.alignment, alpha=0.0),
+    "class alignment": aq.class_alignment,
+    "class Shapley": aq.class_shapley,
+}
+COLUMNS = ["partition", "seed", "score", "participant", "value", "trainings", "local_steps", "evaluations"]
+
+
+def steps(coalitions: list[frozenset[int]]) -> int:
+    """The local steps of training each of these coalitions."""
+    return sum(len(each) for each in coalitions) * RECIPE.rounds * RECIPE.local_steps
+
+
+def retraining(build: Callable, shards: list[aq.Shard], recipe: aq.Recipe, data: aq.Data) -> dict[str, tuple]:
+    """The scores that train again: name -> (values, trainings, local steps, evaluations) beyond the one federation."""
+    n = recipe.participants
+    alone = aq.accuracy(aq.standalone(build, shards, recipe, progress=False), data.validation)
+    found = {
+        "samples": ([len(shard) for shard in shards], 0, 0, 0),
+        "accuracy alone": (alone, n, n * recipe.rounds * recipe.local_steps, n),
+    }
+    game = aq.retrained(build, shards, recipe, data.validation, scheme=aq.slimmable(build, aq.full_only))
+    for name, solve in {"Shapley": aq.shapley, "leave one out": aq.leave_one_out}.items():
+        asked = aq.Remembered(game)  # remembers what this way of solving asks for
+        values = solve(asked, n)
+        new = [each for each in asked.worth if 0 < len(each) < n]
+        found[name] = (values, len(new), steps(new), len(asked))
+    return found
+
+
+def looking(build: Callable, shards: list[aq.Shard], recipe: aq.Recipe, data: aq.Data) -> dict[str, tuple]:
+    """The scores that look at the updates of one federation: name -> (values, trainings, local steps, evaluations)."""
+    plain, start = aq.slimmable(build, aq.full_only), aq.initial(build, recipe.seed)
+    rounds = list(aq.federate(build, shards, recipe, scheme=plain, progress=False))
+    last = {name: list(aq.contributions(score, rounds, start))[-1] for name, score in UPDATES.items()}
+    replay = list(aq.contributions(aq.update_shapley(build, data.validation), rounds, start))[-1]
+    return {
+        **{name: (values, 0, 0, 0) for name, values in last.items()},
+        "update Shapley": (replay, 0, 0, recipe.rounds * 2**recipe.participants),
+    }
+
+
+def rows(partition: str, seed: int) -> pd.DataFrame:
+    """All scores of one partition and seed, a row for each score and participant."""
+    path = DONE / f"{partition}-{seed}.csv"
+    if not path.exists():
+        data, recipe = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=seed)
+        build, shards = aq.sized(aq.MLP, data), PARTITIONS[partition](data.train, recipe)
+        found = {**retraining(build, shards, recipe, data), **looking(build, shards, recipe, data)}
+        head = {"partition": partition, "seed": seed}
+        table = pd.DataFrame(
+            {**head, "score": name, "participant": i, "value": round(float(value), 6),
+             "trainings": trainings, "local_steps": local_steps, "evaluations": evaluations}
+            for name, (values, trainings, local_steps, evaluations) in found.items() for i, value in enumerate(values)
+        )  # fmt: skip
+        with whole(path) as half:
+            table.to_csv(half, index=False)
+    return pd.read_csv(path)[COLUMNS]
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """How each score ranks (Spearman) and scales (Pearson) beside Shapley and accuracy alone, a row for each seed."""
+    found = []
+    for (partition, seed), run in table.groupby(["partition", "seed"], sort=False):
+        scores = run.pivot(index="participant", columns="score", values="value")
+        for name in scores.columns:
+            for truth in ("Shapley", "accuracy alone"):
+                pair = np.array(scores[name]), np.array(scores[truth])
+                found.append((partition, seed, name, truth, aq.spearman(*pair), aq.pearson(*pair)))
+    return pd.DataFrame(found, columns=["partition", "seed", "score", "beside", "spearman", "pearson"])
+
+
+def summary(table: pd.DataFrame) -> dict[str, object]:
+    """What is quoted: agreement by partition and score (mean and least over the seeds), costs, and where it was run."""
+    agreed = agreement(table).groupby(["beside", "partition", "score"], sort=False)[["spearman", "pearson"]]
+    both = agreed.agg(["mean", "min", "count"]).astype(float).round(3)
+    both.columns = [f"{measure}_{what}" for measure, what in both.columns]
+    entries = json.loads(both.reset_index().to_json(orient="records"))  # an undefined correlation is null
+    return {
+        "seeds": sorted(int(s) for s in table["seed"].unique()),
+        "agreement": entries,
+        "costs": json.loads(
+            table.groupby("score", sort=False)[["trainings", "local_steps", "evaluations"]]
+            .max()
+            .to_json(orient="index")
+        ),
+        "recipe": {**RECIPE.to_dict(), "seed": "each of the seeds"},
+        "network": "MLP",
+        "data": "fashion-mini",
+        "label_noise_rates": RATES,
+        "versions": _versions(),
+        "device": _device(aq.load("fashion-mini", device="cpu").test.y.device),
+        "date": date.today().isoformat(),
+    }
+
+
+def main() -> None:
+    """Run every partition and seed that is missing and write the tables."""
+    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    wanted = [(partition, seed) for seed in seeds for partition in PARTITIONS]
+    table = pd.concat([rows(*each) for each in tqdm(wanted, desc="runs")], ignore_index=True)
+    with whole(RESULTS / "scores.csv") as half:
+        table.to_csv(half, index=False)
+    with whole(RESULTS / "summary.json") as half:
+        half.write_text(json.dumps(summary(table), indent=1, allow_nan=False) + "\n")
+    print(f"{len(table)} rows in {RESULTS.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The Shapley value: known answers, the four laws that single it out, and estimates that know their error."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import aequa_lite as aq
+from aequa_lite.shapley import Game
+
+many_times = settings(derandomize=True, deadline=None, max_examples=100)
+COSTS = (1.0, 2.0, 2.0, 5.0, 9.0)
+
+
+def weighted(weights: tuple[float, ...], quota: float) -> Game:
+    """A coalition wins where its weights reach the quota."""
+    return lambda coalition: float(sum(weights[i] for i in coalition) >= quota)
+
+
+KNOWN = {
+    "one left glove, two right": (lambda S: min(len(S & {0}), len(S & {1, 2})), [2 / 3, 1 / 6, 1 / 6]),
+    "two left gloves, two right": (lambda S: min(len(S & {0, 1}), len(S & {2, 3})), [1 / 2] * 4),
+    "airport": (
+        lambda S: max((COSTS[i] for i in S), default=0.0),
+        np.cumsum(np.diff(COSTS, prepend=0.0) / np.arange(5, 0, -1)).tolist(),
+    ),
+    "unanimity of three in five": (lambda S: float(S.issuperset({0, 2, 3})), [1 / 3, 0, 1 / 3, 1 / 3, 0]),
+    "majority 6 of 4, 3, 2, 1": (weighted((4, 3, 2, 1), 6), [5 / 12, 3 / 12, 3 / 12, 1 / 12]),
+    "majority with a veto": (weighted((3, 1, 1), 4), [2 / 3, 1 / 6, 1 / 6]),
+    "one participant": (lambda S: 7.0 + 2.0 * len(S), [2.0]),
+}
+
+
+@st.composite
+def games(draw, least: int = 1, most: int = 5) -> tuple[int, dict[frozenset[int], float]]:
+    """A number of participants, and any number for each coalition: also worse together than alone."""
+    n = draw(st.integers(least, most))
+    coalitions = [frozenset(some) for size in range(n + 1) for some in itertools.combinations(range(n), size)]
+    worth = draw(st.lists(st.floats(-10, 10), min_size=2**n, max_size=2**n))
+    return n, dict(zip(coalitions, worth))
+
+
+def by_definition(game: Game, n: int) -> np.ndarray:
+    """What each adds to those before it, over all orders: the definition in words, without the formula's weights."""
+    added = np.zeros(n)
+    orders = list(itertools.permutations(range(n)))
+    for order in orders:
+        for place, i in enumerate(order):
+            added[i] += game(frozenset(order[: place + 1])) - game(frozenset(order[:place]))
+    return added / len(orders)
+
+
+@pytest.mark.parametrize(("game", "answer"), KNOWN.values(), ids=KNOWN)
+def test_known_games_have_their_known_values(game: Game, answer: list[float]) -> None:
+    assert aq.shapley(game, len(answer)).tolist() == pytest.approx(answer, abs=1e-12)
+
+
+@many_times
+@given(game=games())
+def test_the_formula_is_the_mean_over_all_orders(game) -> None:
+    n, worth = game
+    assert aq.shapley(worth.__getitem__, n) == pytest.approx(by_definition(worth.__getitem__, n), abs=1e-9)
+
+
+@many_times
+@given(game=games())
+def test_it_splits_exactly_what_all_are_worth_together(game) -> None:
+    n, worth = game
+    together = worth[frozenset(range(n))] - worth[frozenset()]
+    assert aq.shapley(worth.__getitem__, n).sum() == pytest.approx(together, abs=1e-9)
+
+
+@many_times
+@given(game=games(least=2))
+def test_two_who_add_the_same_are_worth_the_same_to_the_last_bit(game) -> None:
+    n, worth = game
+
+    def twins(coalition: frozenset[int]) -> float:  # participants 0 and 1 can stand in for each other
+        swapped = frozenset({0: 1, 1: 0}.get(i, i) for i in coalition)
+        return worth[min(coalition, swapped, key=sorted)]
+
+    values = aq.shapley(twins, n)
+    assert values[0] == values[1]
+
+
+@many_times
+@given(game=games(most=4))
+def test_whoever_adds_nothing_is_worth_exactly_nothing(game) -> None:
+    n, worth = game
+    values = aq.shapley(lambda coalition: worth[coalition - {n}], n + 1)
+    assert values[n] == 0.0
+    assert values[:n] == pytest.approx(aq.shapley(worth.__getitem__, n), abs=1e-9)  # and changes nobody else's
+
+
+@many_times
+@given(pair=st.integers(1, 4).flatmap(lambda n: st.tuples(games(n, n), games(n, n))), factor=st.floats(-3, 3))
+def test_the_value_of_a_sum_of_games_is_the_sum_of_the_values(pair, factor: float) -> None:
+    (n, one), (_, two) = pair
+    both = aq.shapley(lambda coalition: one[coalition] + factor * two[coalition], n)
+    apart = aq.shapley(one.__getitem__, n) + factor * aq.shapley(two.__getitem__, n)
+    assert both == pytest.approx(apart, abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_every_coalition_is_asked_for_once_whatever_the_number_of_workers(count: int) -> None:
+    asked = []
+    game = KNOWN["airport"][0]
+    values = aq.shapley(lambda S: asked.append(S) or game(S), 5, count=count)
+    assert len(asked) == len(set(asked)) == 32
+    assert (values == aq.shapley(game, 5)).all()
+
+
+def test_twelve_participants_are_quick_and_thirteen_are_refused() -> None:
+    assert aq.shapley(lambda S: len(S) ** 2, 12).tolist() == pytest.approx([12.0] * 12)
+    with pytest.raises(ValueError, match=r"participants is 13; .* 1 to 12.* use sampled_shapley"):
+        aq.shapley(len, 13)
+
+
+@pytest.mark.parametrize("participants", [0, -1, 2.0, True, "3"])
+def test_what_is_no_number_of_participants_is_refused(participants) -> None:
+    for solve in (aq.shapley, aq.leave_one_out, lambda game, n: aq.sampled_shapley(game, n, budget=100)):
+        with pytest.raises(ValueError, match="participants is"):
+            solve(len, participants)
+
+
+def test_an_answer_that_is_not_finite_is_refused_with_its_coalition() -> None:
+    broken = lambda S: float("nan") if sorted(S) == [0, 2] else 1.0
+    with pytest.raises(ValueError, match=r"game gives nan for the coalition \[0, 2\]"):
+        aq.shapley(broken, 3)
+
+
+def test_leaving_one_out_sees_no_twin() -> None:
+    copies = lambda S: float(bool(S & {0, 1})) + float(2 in S)  # 0 and 1 hold the same data
+    assert aq.leave_one_out(copies, 3).tolist() == [0.0, 0.0, 1.0]
+    assert aq.shapley(copies, 3).tolist() == [0.5, 0.5, 1.0]
+
+
+def test_a_remembered_game_is_asked_once_for_each_coalition() -> None:
+    asked = []
+    game = aq.Remembered(lambda S: asked.append(S) or len(S))
+    assert [game({1, 0}), game([0, 1]), game(frozenset({0, 1})), game(())] == [2.0, 2.0, 2.0, 0.0]
+    assert len(game) == len(asked) == 2
+
+
+def uneven(n: int, seed: int = 0) -> dict[frozenset[int], float]:
+    """A game of n participants with no structure at all."""
+    draws = aq.stream(seed, "uneven")
+    return {
+        frozenset(some): float(draws.normal())
+        for size in range(n + 1)
+        for some in itertools.combinations(range(n), size)
+    }
+
+
+def test_sampled_values_cover_the_exact_ones_at_their_standard_errors() -> None:
+    game = uneven(6)
+    exact = aq.shapley(game.__getitem__, 6)
+    found = [aq.sampled_shapley(game.__getitem__, 6, budget=402, seed=seed) for seed in range(200)]
+    z = np.array([(each.value - exact) / each.standard_error for each in found])  # (runs, participants)
+    assert 0.92 < (np.abs(z) < 1.96).mean() < 0.97
+    assert np.abs(z.mean(0)).max() < 0.25  # unbiased: 200 runs place the mean to within 0.07
+    assert {each.orders for each in found} == {80}
+
+
+def test_the_security_council() -> None:
+    council = weighted((7,) * 5 + (1,) * 10, 39)  # five vetoes; nine of fifteen votes
+    found = aq.sampled_shapley(council, 15, budget=60_000)
+    known = np.array([421 / 2145] * 5 + [4 / 2145] * 10)
+    assert (np.abs(found.value - known) < 4 * found.standard_error + 1e-12).all()
+    assert found.value.sum() == pytest.approx(1.0)
+
+
+def test_every_pair_of_orders_splits_exactly_what_all_are_worth() -> None:
+    game = uneven(5)
+    found = aq.sampled_shapley(game.__getitem__, 5, budget=66)
+    assert found.orders == 16
+    assert found.value.sum() == pytest.approx(game[frozenset(range(5))] - game[frozenset()])
+
+
+def test_a_reversed_order_cancels_what_two_add_only_together() -> None:
+    pairs = lambda S: float(
+        len(S) ** 2
+    )  # what one adds grows with its place, so an order and its reverse sum to a constant
+    found = aq.sampled_shapley(pairs, 6, budget=100)
+    assert found.value == pytest.approx(aq.shapley(pairs, 6))
+    assert found.standard_error == pytest.approx(0, abs=1e-12)
+
+
+def test_sampling_stops_at_the_budget_and_at_the_error() -> None:
+    game, asked = uneven(6), []
+    for budget in (82, 83, 150, 1001):
+        asked.clear()
+        found = aq.sampled_shapley(lambda S: asked.append(S) or game[S], 6, budget=budget)
+        assert len(asked) == found.evaluations <= budget < found.evaluations + 10
+    precise = aq.sampled_shapley(game.__getitem__, 6, budget=10**6, error=0.05)
+    assert precise.standard_error.max() <= 0.05
+    assert precise.evaluations < 10_000
+
+
+def test_an_order_is_cut_short_where_nothing_is_left_to_add() -> None:
+    worth = lambda S: 1 - 0.5 ** len(S)  # everyone halves what is missing
+    whole = aq.sampled_shapley(worth, 10, budget=2000)
+    cut = aq.sampled_shapley(worth, 10, budget=2000, tolerance=0.05)
+    assert cut.orders > 1.5 * whole.orders
+    assert np.abs(cut.value - aq.shapley(worth, 10)).max() < 0.05 + 4 * cut.standard_error.max()
+    flat = aq.sampled_shapley(lambda S: 1.0, 3, budget=40, tolerance=0.1)  # nothing to ask for, and an end all the same
+    assert flat.value.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_same_seed_draws_the_same_orders() -> None:
+    game = uneven(5)
+    one, same, other = (aq.sampled_shapley(game.__getitem__, 5, budget=70, seed=s).value for s in (1, 1, 2))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_a_budget_for_which_a_standard_error_means_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="budget is 65; allowed is a number from 66"):
+        aq.sampled_shapley(len, 5, budget=65)
+
+
+def test_pydvl_says_the_same_of_its_own_games() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, at import and at work
+        pydvl = pytest.importorskip("pydvl.valuation", reason="pyDVL 0.10 needs numpy<2, this package numpy>=2")
+        games = pytest.importorskip("pydvl.valuation.games")
+        for theirs in (games.ShoesGame(3, 4), games.ShoesGame(1, 5), games.SymmetricVotingGame(8)):
+            ours = aq.shapley(lambda S, of=theirs: float(of._score(np.array(sorted(S), dtype=int))), theirs.n_players)
+            assert ours == pytest.approx(np.asarray(theirs.shapley_values().values), abs=1e-9)  # its known answer
+            every = pydvl.DeterministicUniformSampler()
+            solver = pydvl.ShapleyValuation(theirs.u, every, pydvl.NoStopping(every), progress=False)
+            solved = solver.fit(theirs.data).result
+            assert ours == pytest.approx(np.asarray(solved.values)[np.argsort(solved.indices)], abs=1e-9)
