@@ -66,7 +66,7 @@ from .verify import Checked, verify_rewards
 from .export import export_onnx
 from .costs import Cost, cost, cost_table
 from .plots import plot_curve, plot_curves, plot_partition, plot_prefix, plot_rewards, plot_widths, save_figure, style
-from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water
+from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water, plot_ways
 from .interactive import Sliders, sliders
 from .show import show
 
@@ -178,6 +178,7 @@ __all__ = [
     "plot_rules",
     "plot_threshold",
     "plot_water",
+    "plot_ways",
     "plot_widths",
     "power_law",
     "prefix",

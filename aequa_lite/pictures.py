@@ -1,8 +1,8 @@
-"""What the mathematics of the allocation says, drawn: bounds, range, threshold, rules, noise. The style is that of ``plots``."""
+"""The allocation's mathematics and the comparison of ways, drawn. The style is that of ``plots``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from .fairness import pearson
 from .noise import Intervals
 from .plots import ALONE, INK, Axes, Figure, _axes, marker, plt, shade
 
-__all__ = ["plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water"]
+__all__ = ["plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water", "plot_ways"]
 
 STOPPED = "#a3271b"  # what a bound takes or gives
 
@@ -154,3 +154,28 @@ def plot_intervals(plan: Plan, found: Intervals, contribution: Any, ax: Axes | N
     ax.set(xlim=(-0.5, len(b) - 0.5), ylim=(min(ends) - 0.03, max(ends) + 0.05), xticks=range(len(b)))
     ax.set(xlabel="participant", ylabel="accuracy", title="rewards with 95% intervals; bar: alone")
     return ax.figure
+
+
+def plot_ways(names: Sequence[str], top: Sequence[float], spread: Sequence[float]) -> Figure:
+    """Draw ways of training side by side: full width minus the best participant alone, and how unequal the gains are.
+
+    ``top``, ``spread``: (ways,) in accuracy; both are drawn in points, the ways with the most equal gains on top.
+
+    Example:
+        >>> len(plot_ways(["one", "other"], [0.02, -0.01], [0.01, 0.05]).axes)
+        2
+
+    Source: ours.
+    """
+    order = np.argsort(np.asarray(spread, dtype=float), kind="stable")[::-1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 0.9 + 0.26 * len(order)))
+    for row, k in enumerate(order):
+        for ax, values in ((left, top), (right, spread)):
+            ax.plot([0, 100 * values[k]], [row, row], color="#cccccc", lw=2, zorder=1)
+            ax.scatter(100 * values[k], row, color=INK, s=28, zorder=2)
+    left.axvline(0, color=ALONE, ls="--", lw=1)
+    left.set_yticks(range(len(order)), [names[k] for k in order], size=8.5)
+    right.set_yticks(range(len(order)), [])
+    left.set(xlabel="full width minus best alone (points)", title="the top")
+    right.set(xlabel="spread of the gains, CGS (points)", title="the fairness", xlim=(0, None))
+    return figure
