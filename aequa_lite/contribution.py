@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -56,18 +55,14 @@ def retrained(build: Build, shards: Sequence[Shard], recipe: Recipe, validation:
         )
 
     start = initial(build, recipe.seed, shards[0].samples.y.device)
-    turn = Lock()  # a federation begins with draws from torch's one generator: coalitions side by side take turns there
 
     def worth(coalition: frozenset[int]) -> float:
         if not coalition:
             return _worth(build, start, validation)
         chosen = [shards[i] for i in sorted(coalition)]
         fewer = replace(recipe, participants=len(chosen))
-        rounds = federate(build, chosen, fewer, **{"progress": False, **options})
-        with turn:
-            theta = next(rounds).theta
-        for rnd in rounds:
-            theta = rnd.theta
+        for last in federate(build, chosen, fewer, **{"progress": False, **options}):
+            theta = last.theta
         return _worth(build, theta, validation)
 
     return Remembered(worth)

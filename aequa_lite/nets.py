@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from threading import Lock
 from inspect import signature
 from typing import Any
 
@@ -181,6 +182,9 @@ def flops(build: Build, width: float, x: Tensor) -> int:
     return int(counter.get_total_flops()) // len(x)
 
 
+_turn = Lock()  # PyTorch draws from one generator of the whole process: threads take turns
+
+
 def initial(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu") -> dict[str, Tensor]:
     """Return the full network's state before any training, drawn from the seed alone.
 
@@ -191,7 +195,7 @@ def initial(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu")
 
     Source: PyTorch's own initial distributions, under a generator of our seed that is put back afterwards.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _turn, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(stream(seed, "initial").integers(2**62)))
         net = build(1.0)
     return {name: t.to(device) for name, t in net.state_dict().items()}
