@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from threading import Lock
 from inspect import signature
+from threading import Lock
 from typing import Any
 
 import torch
