@@ -65,7 +65,7 @@ def full_and_random(draws: np.random.Generator, widest: float, recipe: Recipe) -
 
     Example:
         >>> full_and_random(np.random.default_rng(0), 1.0, Recipe(widths_per_step=2))
-        (1.0, 0.71, 0.72)
+        (1.0, 0.995, 0.645)
 
     Source: ours; the sandwich rule of universally slimmable networks without the least width.
     """
@@ -77,7 +77,7 @@ def one_random(draws: np.random.Generator, widest: float, recipe: Recipe) -> tup
 
     Example:
         >>> one_random(np.random.default_rng(0), 1.0, Recipe())
-        (0.71,)
+        (0.995,)
 
     Source: FjORD (Horvath et al. 2021), with a continuous range of widths.
     """
@@ -89,7 +89,7 @@ def sandwich(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple
 
     Example:
         >>> sandwich(np.random.default_rng(0), 1.0, Recipe())
-        (1.0, 0.02, 0.71)
+        (1.0, 0.02, 0.995)
 
     Source: the sandwich rule (Yu and Huang 2019).
     """
