@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := book,test
 QUICK := runs/quickstart
 
-.PHONY: help quickstart test lint unit nbval strict book notebooks clean distclean
+.PHONY: help quickstart test lint unit nbval strict book notebooks bench clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print what every verb does
@@ -54,6 +54,10 @@ book: $(STAMP) ## build the HTML from the committed outputs; it opens without a 
 
 notebooks: $(STAMP) ## run the notebooks again and refresh their committed outputs
 	$(BIN)/python scripts/refresh.py
+
+bench: $(STAMP) ## measure the speeds on this machine and write the book's page of them (keep it quiet for five minutes)
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/page.py
 
 clean: ## remove what was built and run; keep the environment
 	rm -rf _build runs notebooks/runs .pytest_cache .ruff_cache .hypothesis build dist
