@@ -51,6 +51,7 @@ class TextCNN(nn.Module):
         self.branches = nn.ModuleList(nn.Linear(m, classes, bias=size == KERNELS[0]) for size in KERNELS)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of token ids: (samples, length) -> (samples, classes)."""
         real = (x != 0)[:, None]  # (samples, 1, length)
         h = self.embedding(x).transpose(1, 2)  # (samples, e, length)
         found = [(torch.relu(each(h)) * real).amax(2) for each in self.convolutions]  # 3 x (samples, m)
@@ -139,6 +140,7 @@ class Transformer(nn.Module):
         self.out = nn.Linear(stream, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of token ids: (samples, length) -> (samples, classes)."""
         if x.shape[1] > len(self.positions):
             raise ValueError(f"x has {x.shape[1]} tokens a sample; allowed are up to {len(self.positions)}")
         real = x != 0  # (samples, length)
