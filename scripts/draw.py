@@ -14,7 +14,7 @@ from aequa_lite.files import whole
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 STATIC = BOOK / "_static"
-COLOURS = ("#3b528b", "#33638d", "#287d8e", "#1f968b", "#29af7f", "#44882a")
+COLOURS = ("#3b528b", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
 
 
 def floors() -> dict[str, list[str]]:
@@ -30,26 +30,28 @@ def floors() -> dict[str, list[str]]:
 
 def rooms() -> str:
     """The rooms as an SVG: a floor for each group, in the order of the imports."""
-    parts, house = [], floors()
+    parts, house, right = [], floors(), 0.0
     for f, ((title, names), colour) in enumerate(zip(house.items(), COLOURS, strict=True)):
-        y, x = 20 + f * 62, 120
-        parts.append(f'<text x="104" y="{y + 25}" text-anchor="end" class="t">{title}</text>')
+        y, x = 20 + f * 62, 150.0
+        parts.append(f'<text x="134" y="{y + 25}" text-anchor="end" class="t">{title}</text>')
         for name in names:
             w = 24 + 8.4 * len(name)
             strong = name in ("slim", "federate", "allocate")
-            parts.append(f'<rect x="{x}" y="{y}" width="{w:.0f}" height="38" rx="6" fill="{colour}"/>')
+            parts.append(f'<rect x="{x:.0f}" y="{y}" width="{w:.0f}" height="38" rx="6" fill="{colour}"/>')
             parts.append(
                 f'<text x="{x + w / 2:.0f}" y="{y + 24}" text-anchor="middle" class="{"b" if strong else "n"}">{name}</text>'
             )
             x += w + 8
+            right = max(right, x)
         if f + 1 < len(house):
             parts.append(
-                f'<path d="M136 {y + 40} v18 m-5 -6 l5 6 l5 -6" stroke="#555" fill="none" stroke-width="1.5"/>'
+                f'<path d="M166 {y + 40} v18 m-5 -6 l5 6 l5 -6" stroke="#555" fill="none" stroke-width="1.5"/>'
             )
+    size = f'width="{right + 12:.0f}" height="{62 * len(house) + 16}" rx="10" fill="#fff"'
     head = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 395" role="img" aria-label="The rooms of the module">'
-        "<style>text{font-family:DejaVu Sans,Verdana,sans-serif;font-size:14px}.n{fill:#fff}.b{fill:#fff;font-weight:bold}"
-        '.t{fill:#333}</style><rect width="800" height="395" rx="10" fill="#fff"/>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right + 12:.0f} {62 * len(house) + 16}" role="img" '
+        'aria-label="The rooms of the module"><style>text{font-family:DejaVu Sans,Verdana,sans-serif;font-size:14px}'
+        f".n{{fill:#fff}}.b{{fill:#fff;font-weight:bold}}.t{{fill:#333}}</style><rect {size}/>"
     )
     return head + "".join(parts) + "</svg>\n"
 
