@@ -81,9 +81,9 @@ def test_every_public_name_is_documented_with_an_example(name: str) -> None:
     assert ">>> " in text
 
 
-def test_the_api_page_is_the_one_that_the_package_gives() -> None:
-    script = ROOT / "scripts" / "api.py"
-    subprocess.run([sys.executable, str(script), "--check"], check=True)
+@pytest.mark.parametrize("script", ["scripts/api.py", "scripts/results.py"])
+def test_a_page_is_the_one_that_its_script_writes(script: str) -> None:
+    subprocess.run([sys.executable, str(ROOT / script), "--check"], check=True)
 
 
 def test_the_public_names_are_those_that_the_package_imports() -> None:
