@@ -30,7 +30,7 @@ def spread(values: pd.Series, digits: int = 3) -> str:
     known = values.dropna()
     if known.empty:
         return "-"
-    deviation = f" ± {known.std():.{digits}f}" if len(known) > 1 else ""
+    deviation = f"\u00a0±\u00a0{known.std():.{digits}f}" if len(known) > 1 else ""
     return f"{known.mean():.{digits}f}{deviation}"
 
 
