@@ -41,7 +41,7 @@ def answer(message: Any, context: Any) -> Any:
 
     asked = message.content["asked"]
     recipe, i = (
-        aq.Recipe(local_steps=asked["steps"], rounds=ROUNDS, participants=10),
+        aq.Recipe(lr=0.002, local_steps=asked["steps"], rounds=ROUNDS, participants=10),
         context.node_config["partition-id"],
     )
     draws = aq.stream(recipe.seed, "local", asked["round"], i)
@@ -75,7 +75,7 @@ def flower_round(grid: Any, state: dict, recipe: aq.Recipe, index: int) -> dict:
 
 def compare(grid: Any, steps: int) -> list[dict[str, Any]]:
     """Rounds of both engines in turn; the rows of one number of local steps."""
-    recipe = aq.Recipe(participants=10, rounds=ROUNDS, local_steps=steps)
+    recipe = aq.Recipe(lr=0.002, participants=10, rounds=ROUNDS, local_steps=steps)
     theirs = initial(aq.MLP, recipe.seed)
     ours = aq.federate(aq.MLP, shards_of(recipe), recipe, progress=False)
     seconds: dict[str, list[float]] = {"aequa_lite": [], "Flower": []}

@@ -54,7 +54,7 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
     from pfl.model.pytorch import PyTorchModel
 
     build = NETS[name]
-    recipe = aq.Recipe(participants=10, rounds=ROUNDS, local_steps=steps, widths_per_step=0, lr=0.05, lr_final=1.0)
+    recipe = aq.Recipe(participants=10, rounds=ROUNDS, local_steps=steps, widths_per_step=0, lr=0.002, lr_final=1.0)
     shards = aq.homogeneous(aq.load("fashion-mini", device="cpu").train, recipe)
     ours = aq.federate(build, shards, recipe, progress=False)
     seconds: dict[str, list[float]] = {"aequa_lite": [], "pfl": []}
