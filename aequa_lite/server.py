@@ -57,18 +57,11 @@ def with_momentum(beta: float = 0.9, lr: float = 1.0) -> Server:
     """
     _check(beta=beta, lr=lr)
 
-    def step(state: State, merged: State) -> dict[str, Tensor]:
-        after = {}
-        for name, new in merged.items():
-            if not new.is_floating_point():
-                after[name] = new
-                continue
-            push = new - state[name]
-            speed = state.get(f"momentum of {name}", torch.zeros_like(new)) * beta + push
-            after[name], after[f"momentum of {name}"] = state[name] + lr * speed, speed
-        return after
+    def follow(name: str, state: State, push: Tensor) -> dict[str, Tensor]:
+        speed = state.get(f"momentum of {name}", torch.zeros_like(push)) * beta + push
+        return {name: state[name] + lr * speed, f"momentum of {name}": speed}
 
-    return step
+    return _entrywise(follow)
 
 
 def adaptive(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-3) -> Server:
@@ -88,17 +81,23 @@ def adaptive(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: 
     """
     _check(beta=beta, beta2=beta2, lr=lr, epsilon=epsilon)
 
+    def follow(name: str, state: State, push: Tensor) -> dict[str, Tensor]:
+        zero = torch.zeros_like(push)
+        first = beta * state.get(f"momentum of {name}", zero) + (1 - beta) * push
+        second = beta2 * state.get(f"square of {name}", zero) + (1 - beta2) * push.square()
+        new = state[name] + lr * first / (second.sqrt() + epsilon)
+        return {name: new, f"momentum of {name}": first, f"square of {name}": second}
+
+    return _entrywise(follow)
+
+
+def _entrywise(follow: Callable[[str, State, Tensor], dict[str, Tensor]]) -> Server:
+    """The server step that follows each tensor's push; whole numbers, such as a counter of batches, are taken as they come."""
+
     def step(state: State, merged: State) -> dict[str, Tensor]:
-        after = {}
+        after: dict[str, Tensor] = {}
         for name, new in merged.items():
-            if not new.is_floating_point():
-                after[name] = new
-                continue
-            push, zero = new - state[name], torch.zeros_like(new)
-            first = beta * state.get(f"momentum of {name}", zero) + (1 - beta) * push
-            second = beta2 * state.get(f"square of {name}", zero) + (1 - beta2) * push.square()
-            after[name] = state[name] + lr * first / (second.sqrt() + epsilon)
-            after[f"momentum of {name}"], after[f"square of {name}"] = first, second
+            after |= follow(name, state, new - state[name]) if new.is_floating_point() else {name: new}
         return after
 
     return step
