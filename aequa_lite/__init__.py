@@ -3,7 +3,7 @@
 The names stand in reading order: from the records, through data, training and contribution, to allocation and reward.
 """
 
-from .records import Data, Recipe, Report, Round, Samples, Shard, Update
+from .records import Data, Given, Recipe, Report, Round, Samples, Shard, Update
 from .rng import stream
 from .fairness import (
     bounded_fairness,
@@ -56,6 +56,7 @@ from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
+from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
@@ -82,6 +83,7 @@ __all__ = [
     "Curve",
     "Data",
     "Estimate",
+    "Given",
     "Half",
     "Intervals",
     "LeNet",
@@ -99,6 +101,7 @@ __all__ = [
     "TextCNN",
     "Transformer",
     "Update",
+    "absent",
     "accuracy",
     "accuracy_curve",
     "adaptive",
@@ -115,6 +118,7 @@ __all__ = [
     "capped",
     "ceiling",
     "cgs",
+    "changed",
     "class_alignment",
     "class_counts",
     "class_imbalance",
@@ -132,7 +136,9 @@ __all__ = [
     "feature_noise",
     "federate",
     "fisher_interval",
+    "flip_labels",
     "flops",
+    "free_rider",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
@@ -200,6 +206,7 @@ __all__ = [
     "server_named",
     "shapley",
     "show",
+    "sign_flipper",
     "sized",
     "slice_of",
     "sliders",
