@@ -60,6 +60,7 @@ from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
+from .earned import arrived_accuracy, earned_widths, own_accuracy, with_own
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
 from .loader import write_loader
@@ -109,6 +110,7 @@ __all__ = [
     "alignment",
     "allocate",
     "anneal",
+    "arrived_accuracy",
     "at_bounds",
     "averaged",
     "best_reply",
@@ -130,6 +132,7 @@ __all__ = [
     "cost_table",
     "dirichlet",
     "draw_named",
+    "earned_widths",
     "equal_gains_possible",
     "everyone_full",
     "export_onnx",
@@ -169,6 +172,7 @@ __all__ = [
     "natural",
     "network_named",
     "one_random",
+    "own_accuracy",
     "paired_gains",
     "parameters",
     "partition_named",
@@ -233,6 +237,7 @@ __all__ = [
     "view",
     "widths",
     "with_momentum",
+    "with_own",
     "workers",
     "worse_off",
     "write_loader",

@@ -259,7 +259,7 @@ def _round(
         theta=networks_own(after),
         widths=tuple(float(widths[i]) if i in sent else 0.0 for i in range(len(shards))),
         loss=float(np.average([u.loss for u in kept], weights=[u.weight for u in kept])),
-        parameters_sent=sum(_size(s) + _size(u.state) for s, u in zip(sent.values(), updates, strict=True)),
+        parameters_sent=sum(_size(s) + _size(u.state) + _size(u.own or {}) for s, u in zip(sent.values(), updates, strict=True)),
         left_out=tuple(u.participant for u, fine in zip(updates, finite, strict=True) if not fine),
         updates=tuple(updates),
         before=networks_own(state),

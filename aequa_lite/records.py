@@ -204,6 +204,8 @@ class Shard:
 class Update:
     """What a participant sends back: its slice after local training, at the width it was given.
 
+    ``own``: a full network that it trained on its shard alone, where the scheme asks for one.
+
     Example:
         >>> Update(participant=2, width=0.5, state={}, weight=40.0, loss=1.2).width
         0.5
@@ -214,6 +216,7 @@ class Update:
     state: Mapping[str, Any]
     weight: float
     loss: float
+    own: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
