@@ -56,7 +56,7 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"parameters is {m.parameters!r}; allowed is a whole number from 1 to {MOST_BYTES // 4}")
     if not isinstance(m.options, dict) or not all(_plain(v) for v in m.options.values()):
         raise ValueError(
-            f"options is {m.options!r}; allowed are names with whole numbers from 1 to 65536 or lists of them"
+            f"options is {m.options!r}; allowed are names with true, false, whole numbers from 1 to 65536 or lists of them"
         )
     for name in ("sha256", "recipe"):
         value = getattr(m, name)
@@ -65,9 +65,9 @@ def _check(m: Manifest) -> None:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a network option is a small positive whole number or a short list of them."""
+    """Whether a network option is true or false, a small positive whole number or a short list of them."""
     many = value if isinstance(value, (list, tuple)) else [value]
-    return 0 < len(many) <= 4 and all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 65536 for v in many)
+    return isinstance(value, bool) or (0 < len(many) <= 4 and all(type(v) is int and 1 <= v <= 65536 for v in many))
 
 
 def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:

@@ -24,8 +24,9 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data) -> None:
-    build = aq.sized(aq.LeNet, few, multiple=2)
+@pytest.mark.parametrize(("network", "options"), [(aq.LeNet, {"multiple": 2}), (aq.MLP, {"by_turns": True})])
+def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data, network, options: dict) -> None:
+    build = aq.sized(network, few, **options)
     theta = aq.initial(build, seed=0)
     models = [aq.slim(build, theta, w) for w in (0.1, 0.77)]
     for path, model in zip(aq.save_rewards(tmp_path, build, models, [0.1, 0.77], aq.Recipe()), models, strict=True):
