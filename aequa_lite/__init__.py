@@ -60,7 +60,7 @@ from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapl
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
 from .report import report, table
-from .reward import Manifest, load_reward, save_rewards
+from .reward import Manifest, load_reward, load_words, save_rewards
 from .loader import write_loader
 from .verify import Checked, verify_rewards
 from .export import export_onnx
@@ -153,6 +153,7 @@ __all__ = [
     "load",
     "load_checkpoint",
     "load_reward",
+    "load_words",
     "local_sgd",
     "lp_welfare",
     "mcg",
