@@ -153,7 +153,7 @@ def gradient(
     widest = {**parts[0][0].trained, **parts[0][1].trained}
     leaves = {name: theta[name][block].detach().requires_grad_() for name, block in widest.items()}
     said, soft, values = parts[0][0](leaves, theta, x), None, []
-    for (stem, head), share in zip(parts, shares(order, recipe).tolist(), strict=True):
+    for (stem, head), share in zip(parts, shares(order, recipe), strict=True):
         heard = said[:, : next(iter(stem.trained.values()))[0].stop] if stem.trained else said
         logits = head(leaves, theta, heard)
         value = share * cross_entropy(logits, y)
@@ -162,14 +162,14 @@ def gradient(
         elif recipe.distill:
             soft = logits.detach().softmax(1)  # (batch, classes)
         values.append(value)
-    loss = torch.stack(values).sum()
+    loss = sum(values[1:], start=values[0])
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
 
 
-def shares(order: Sequence[float], recipe: Recipe) -> np.ndarray:
-    """How much each width's loss counts, (widths,), summing to one; ``order`` begins with the widest."""
-    raw = (np.asarray(order) / order[0]) ** recipe.loss_power
-    return raw / raw.sum()
+def shares(order: Sequence[float], recipe: Recipe) -> list[float]:
+    """How much each width's loss counts, summing to one; ``order`` begins with the widest."""
+    raw = [(width / order[0]) ** recipe.loss_power for width in order]
+    return [each / sum(raw) for each in raw]
 
 
 def _held(tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> list[Tensor]:
