@@ -180,7 +180,7 @@ def cffl(upload: float = 0.1, alpha: float = 5.0, memory: float = 0.2, threshold
             shown = [replace(u, state=_top(u.state, upload)) for u in moved]
             tried = [_tried(task, state, u, s, upload) for u, s in zip(updates, shown, strict=True)]
             before = state[STANDING].cpu().numpy() if STANDING in state else np.full(len(task.shards), np.nan)
-            credit = credits(before, [u.participant for u in updates], tried, alpha, memory, threshold)
+            credit = credited(before, [u.participant for u in updates], tried, alpha, memory, threshold)
             trusted = [u for u in shown if credit[u.participant] > 0]
             common = _sum(shown, [task.by_size[u.participant] * (credit[u.participant] > 0) for u in shown])
             after = {**state, **_plus(networks_own(state), common), STANDING: torch.tensor(credit)}
@@ -197,7 +197,7 @@ def cffl(upload: float = 0.1, alpha: float = 5.0, memory: float = 0.2, threshold
     return Method("cffl", enter)
 
 
-def credits(
+def credited(
     before: np.ndarray, here: Sequence[int], tried: Sequence[float], alpha: float, memory: float, threshold: float
 ) -> np.ndarray:
     """CFFL's credits after a round, (participants,), summing to one; 0 for who is left to itself, NaN for who is new.

@@ -196,7 +196,8 @@ def federate(
     state: State = initial(build, recipe.seed, device)
     start = 0
     if checkpoint and (found := load_checkpoint(Path(checkpoint), recipe)):
-        state, start = {name: t.to(device) for name, t in found[0].items()}, found[1] + 1
+        read = {name: t.to(device) for name, t in found[0].items()}
+        state, start = {**state, **read}, found[1] + 1  # in the network's order, whatever the file's
     bar = tqdm(total=recipe.rounds, initial=start, desc="rounds", disable=not progress)
     last = None
     with bar, workers(count, device) as spread:
