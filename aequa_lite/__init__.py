@@ -64,6 +64,7 @@ from .mixing import shapfed, shapfed_wa
 from .doses import cffl, cgsv, iafl, sparse_numbers
 from .submodels import compact, importance, submodels
 from .methods import aequa, method_named
+from .realise import Dose, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realise
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
 from .loader import write_loader
@@ -86,6 +87,7 @@ __all__ = [
     "Cost",
     "Curve",
     "Data",
+    "Dose",
     "Entry",
     "Estimate",
     "Half",
@@ -120,8 +122,13 @@ __all__ = [
     "averaged",
     "best_reply",
     "bounded_fairness",
+    "by_noise",
+    "by_pruning",
     "by_size",
+    "by_subset",
     "by_validation",
+    "by_width",
+    "by_zeroing",
     "capped",
     "ceiling",
     "cffl",
@@ -199,11 +206,13 @@ __all__ = [
     "plot_water",
     "plot_ways",
     "plot_widths",
+    "pooled",
     "power_law",
     "prefix",
     "proportional",
     "quantity_dirichlet",
     "range_report",
+    "realise",
     "replayed",
     "report",
     "restated",
