@@ -77,6 +77,15 @@ def test_all_start_from_the_same_network_and_see_the_same_batches(word: str, tas
 
 
 @pytest.mark.parametrize("word", RIVALS)
+def test_all_trained_in_one_pass_say_the_same(word: str, task: aq.Task) -> None:
+    whole, apart = (rounds(word, task, stacked=stacked) for stacked in (True, False))
+    for a, b in zip(whole[0].updates, apart[0].updates, strict=True):
+        assert alike(a.state, b.state, rtol=1e-4, atol=1e-5)
+    assert whole[0].parameters_sent == apart[0].parameters_sent
+    assert all(torch.isfinite(t).all() for t in whole[-1].theta.values())
+
+
+@pytest.mark.parametrize("word", RIVALS)
 def test_the_same_seed_gives_the_same_bits_and_a_killed_run_ends_in_them(word, task: aq.Task, tmp_path: Path) -> None:
     whole = rounds(word, task, count=1)[-1]
     entry, path = aq.method_named(word).enter(task), tmp_path / "theta.safetensors"
