@@ -2,7 +2,7 @@
 
 usage: python scripts/rival_seeds.py [SEEDS]
 
-Five participants, an MLP, Fashion-MNIST mini, 30 rounds of 15 steps; seeds 0, 1, ... (default: five). Writes methods.csv (a
+Five participants, an MLP, Fashion-MNIST mini, 30 rounds of 15 steps; seeds 0, 1, ... (default: three). Writes methods.csv (a
 row for each partition, seed, method and participant), fooled.csv (participant 0 sends noise, or claims to be the best),
 realised.csv (a row for each seed, training, way and participant), coalitions.csv (what the lower three make of their
 rewards together) and summary.json (recipe, versions, device, date). A seed that is done is not repeated; about two
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -38,6 +38,7 @@ PARTITIONS: dict[str, Callable[[aq.Samples, aq.Recipe], list[aq.Shard]]] = {
 WORDS = ("aequa", "fedavg", "finetuned", "lg_fedavg", "cffl", "cgsv", "iafl", "iafl(recovery=0.2)", "shapfed", "shapfed_wa",
          "submodels", "submodels(20)")  # fmt: skip
 FOOLED = ("aequa", "fedavg", "cffl", "cgsv", "iafl", "shapfed", "submodels")
+TOLD = ("aequa", "iafl", "submodels")  # methods that are told contributions: no claim reaches the others
 TABLES = ("methods", "fooled", "realised", "coalitions")
 
 
@@ -111,36 +112,46 @@ def realised(run: Run) -> tuple[list[dict[str, object]], list[dict[str, object]]
             rows += [{**about, "participant": i, "alone": float(run.own[i]), "target": float(targets[i]),
                       "knob": dose.knob, "validation": float(seen[i]), "test": float(tested[i]), "numbers": dose.numbers,
                       "flops": aq.flops(run.build, dose.width, example)} for i, dose in enumerate(doses)]  # fmt: skip
-            (pool,) = aq.accuracy([aq.pooled(run.build, doses[:3])], run.data.test)
-            together.append({**about, "best_member": float(tested[:3].max()), "together": float(pool)})
+            equals = [way(doses[0].knob, i) for i in range(4)]  # four as good as the smallest
+            for who, some in {"the lower three": doses[:3], "four equals": equals}.items():
+                best = aq.accuracy([dose.model(run.build) for dose in some], run.data.test).max()
+                (pool,) = aq.accuracy([aq.pooled(run.build, some)], run.data.test)
+                together.append({**about, "who": who, "best_member": float(best), "together": float(pool)})
     return rows, together
 
 
+def lied(run: Run, honest: Mapping[str, aq.Paid]) -> list[dict[str, object]]:
+    """What everybody gets when participant 0 sends noise, or claims to be the best; and when it does neither."""
+    rows, claim = [], np.where(np.arange(5) == 0, run.contribution.max(), run.contribution)
+    for word in FOOLED:
+        method = aq.method_named(word)
+        tried = {"honest": honest[word], "sends noise": run.by(noisy(method), run.contribution),
+                 "claims to be the best": run.by(method, claim) if word in TOLD else honest[word]}  # fmt: skip
+        rows += [row for lie, paid in tried.items() for row in run.rows(paid, method=word, lie=lie)]
+    return rows
+
+
 def measured(partition: str, seed: int) -> dict[str, pd.DataFrame]:
-    """The tables of one partition and seed, measured once."""
-    folder = DONE / f"{partition}-{seed}"
-    if not (folder / "done").exists():
-        run = Run(partition, seed)
-        honest = {word: run.by(aq.method_named(word), run.contribution) for word in WORDS}
-        found = {"methods": [row for word, paid in honest.items() for row in run.rows(paid, method=word)]}
-        claim = np.where(np.arange(5) == 0, run.contribution.max(), run.contribution)
-        found["fooled"] = []
-        for word in FOOLED if partition == "by_size" else ():
-            tried = {"honest": honest[word], "sends noise": run.by(noisy(aq.method_named(word)), run.contribution),
-                     "claims to be the best": run.by(aq.method_named(word), claim)}  # fmt: skip
-            found["fooled"] += [row for lie, paid in tried.items() for row in run.rows(paid, method=word, lie=lie)]
-        found["realised"], found["coalitions"] = realised(run) if partition == "by_size" else ([], [])
+    """The tables of one partition and seed; what has been measured is not measured again."""
+    folder, asked = DONE / f"{partition}-{seed}", TABLES if partition == "by_size" else TABLES[:1]
+    if missing := {name for name in asked if not (folder / f"{name}.csv").exists()}:
+        run, found = Run(partition, seed), {}
+        if missing & {"methods", "fooled"}:
+            honest = {word: run.by(aq.method_named(word), run.contribution) for word in WORDS}
+            found["methods"] = [row for word, paid in honest.items() for row in run.rows(paid, method=word)]
+            if "fooled" in asked:
+                found["fooled"] = lied(run, honest)
+        if missing & {"realised", "coalitions"}:
+            found["realised"], found["coalitions"] = realised(run)
         for name, rows in found.items():
             with whole(folder / f"{name}.csv") as half:
                 pd.DataFrame(rows).to_csv(half, index=False, float_format="%.6g")
-        with whole(folder / "done") as half:
-            half.write_text(date.today().isoformat() + "\n")
-    return {name: pd.read_csv(folder / f"{name}.csv") for name in TABLES if (folder / f"{name}.csv").stat().st_size > 2}
+    return {name: pd.read_csv(folder / f"{name}.csv") for name in asked}
 
 
 def main() -> None:
     """Measure what is missing and write the tables."""
-    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     found = [measured(p, seed) for seed in tqdm(seeds, desc="seeds") for p in PARTITIONS]
     for name in TABLES:
         with whole(RESULTS / f"{name}.csv") as half:
