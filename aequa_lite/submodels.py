@@ -54,10 +54,8 @@ def importance(build: Build, theta: State, samples: Samples) -> np.ndarray:
     Source: neuron importance as FedSAC has it (Wang et al. 2024); the split is ours.
     """
     names, net = chain(build), slim(build, theta, 1.0).eval()
-    layers, places = (
-        list(net.children()),
-        [place for place, (name, _) in enumerate(net.named_children()) if name in names],
-    )
+    layers = list(net.children())
+    places = [place for place, (name, _) in enumerate(net.named_children()) if name in names]
     found, heard, before = [], samples.x, 0
     with torch.inference_mode():
         whole = float(cross_entropy(net(samples.x), samples.y))
