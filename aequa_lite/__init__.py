@@ -52,14 +52,17 @@ from .textnets import TextCNN, Transformer
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
-from .names import draw_named, network_named, partition_named, server_named
+from .names import allocation_named, draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
+from .rivals import Entry, Method, Paid, Task, fedavg
+from .methods import aequa, method_named
 from .report import report, table
+from .trial import check_parameters, comparison, compete, contribution_named, folder_named, located, methods_named
 from .reward import Manifest, load_reward, save_rewards
 from .loader import write_loader
 from .verify import Checked, verify_rewards
@@ -81,11 +84,14 @@ __all__ = [
     "Cost",
     "Curve",
     "Data",
+    "Entry",
     "Estimate",
     "Half",
     "Intervals",
     "LeNet",
     "Manifest",
+    "Method",
+    "Paid",
     "Plan",
     "Recipe",
     "Remembered",
@@ -96,15 +102,18 @@ __all__ = [
     "Scheme",
     "Shard",
     "Sliders",
+    "Task",
     "TextCNN",
     "Transformer",
     "Update",
     "accuracy",
     "accuracy_curve",
     "adaptive",
+    "aequa",
     "affine_calibration",
     "alignment",
     "allocate",
+    "allocation_named",
     "anneal",
     "at_bounds",
     "averaged",
@@ -115,12 +124,16 @@ __all__ = [
     "capped",
     "ceiling",
     "cgs",
+    "check_parameters",
     "class_alignment",
     "class_counts",
     "class_imbalance",
     "class_shapley",
     "closed_form",
+    "comparison",
+    "compete",
     "confirm",
+    "contribution_named",
     "contributions",
     "cost",
     "cost_table",
@@ -130,9 +143,11 @@ __all__ = [
     "everyone_full",
     "export_onnx",
     "feature_noise",
+    "fedavg",
     "federate",
     "fisher_interval",
     "flops",
+    "folder_named",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
@@ -154,11 +169,14 @@ __all__ = [
     "load_checkpoint",
     "load_reward",
     "local_sgd",
+    "located",
     "lp_welfare",
     "mcg",
     "measure",
     "merge",
     "merge_weights",
+    "method_named",
+    "methods_named",
     "nash",
     "natural",
     "network_named",

@@ -48,6 +48,7 @@ def test_every_case_is_run_at_every_combination(notebook: Path) -> None:
     assert len(runs) == 6
     assert runs[1].label == {"case": "b", "seed": 0}
     assert runs[1].parameters == {"seed": 0, "width": 0.2}
+    assert runs[1].methods == ()
     assert len({run.folder(Path("runs")) for run in runs}) == 6
 
 
@@ -97,7 +98,7 @@ def test_every_sweep_asks_for_what_there_is(path: Path, monkeypatch: pytest.Monk
     for run in sweeps.read_sweep(path).runs():
         recipe = {name: v for name, v in run.parameters.items() if name in aq.Recipe.__dataclass_fields__}
         aq.Recipe.from_dict(recipe)
-        aq.network_named(run.parameters["network"])(0.5)
-        aq.server_named(run.parameters.get("server", "averaged"))
-        aq.draw_named(run.parameters.get("draw", "full_only"))
+        aq.network_named(run.parameters.get("network", "MLP"))
         aq.partition_named(run.parameters["partition"])
+        constants = {name: run.parameters[name] for name in ("draw", "server", "allocation") if name in run.parameters}
+        aq.methods_named(", ".join(run.methods), **constants, rational=False)
