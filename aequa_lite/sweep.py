@@ -21,6 +21,7 @@ folder, work on one sweep, and a killed one goes on at once. The table goes to `
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -29,7 +30,6 @@ from pathlib import Path
 
 import papermill
 import torch
-from jupyter_core.utils import ensure_event_loop
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
@@ -97,7 +97,7 @@ def run_one(notebook: Path, run: Run, root: Path) -> bool:
                 with whole(folder / "failed.txt") as half:
                     half.write_text(reason_of(error, folder) + "\n")
             finally:
-                ensure_event_loop().close()  # the thread's own; papermill leaves it open
+                asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
     return True
 
 

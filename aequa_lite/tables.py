@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Sequence
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here)])
     with whole(place / "runs.csv") as half:
         table.to_csv(half, index=False, float_format="%.6g")
-    if importlib.util.find_spec("pyarrow"):
+    if _writes_parquet():
         with whole(place / "runs.parquet") as half:
             table.to_parquet(half, index=False)
     by = [name for name in sweep.runs()[0].label if name != "seed"]
@@ -58,6 +58,14 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
     with whole(place / "about.json") as half:
         half.write_text(json.dumps(about(table, sweep.name), indent=1) + "\n")
     return table
+
+
+def _writes_parquet() -> bool:
+    """Whether pandas can write Parquet here: pyarrow is heavy, and everything can be read without it."""
+    try:
+        return bool(version("pyarrow"))
+    except PackageNotFoundError:
+        return False
 
 
 def rows_of(run: Run, root: Path) -> list[dict[str, Any]]:
