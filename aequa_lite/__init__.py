@@ -63,7 +63,7 @@ from .rivals import Entry, Method, Paid, Task, fedavg
 from .methods import aequa, method_named
 from .report import report, table
 from .trial import check_parameters, comparison, compete, contribution_named, folder_named, located, methods_named
-from .reward import Manifest, load_reward, save_rewards
+from .reward import Manifest, load_reward, save_rewards, load_words
 from .loader import write_loader
 from .verify import Checked, verify_rewards
 from .export import export_onnx
@@ -168,6 +168,7 @@ __all__ = [
     "load",
     "load_checkpoint",
     "load_reward",
+    "load_words",
     "local_sgd",
     "located",
     "lp_welfare",

@@ -54,6 +54,7 @@ class Recipe:
     widths_per_step: int = _between(0, 64, 1, "random widths trained beside the widest one in each step")
     width_alpha: float = _between(1e-3, 1e3, 3.0, "first shape parameter of the Beta distribution of widths")
     width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
+    grid: int = _between(1, 10_000, 200, "widths are whole multiples of 1 / grid")
     loss_power: float = _between(0.0, 16.0, 1.0, "a width's loss counts (width / widest) ** loss_power")
     distill: float = _between(0.0, 1.0, 0.0, "share of the widest width's soft labels in the loss of the others")
     proximal: float = _between(0.0, 1e3, 0.0, "pull of local training back to what was received (FedProx's mu)")
