@@ -59,11 +59,15 @@ from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
-from .rivals import Entry, Method, Paid, Task, fedavg
+from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
+from .mixing import shapfed, shapfed_wa
+from .doses import cffl, cgsv, iafl, sparse_numbers
+from .submodels import compact, importance, submodels
 from .methods import aequa, method_named
+from .realise import Dose, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realise
 from .report import report, table
 from .trial import check_parameters, comparison, compete, contribution_named, folder_named, located, methods_named
-from .reward import Manifest, load_reward, save_rewards, load_words
+from .reward import Manifest, load_reward, load_words, save_rewards
 from .loader import write_loader
 from .verify import Checked, verify_rewards
 from .export import export_onnx
@@ -84,6 +88,7 @@ __all__ = [
     "Cost",
     "Curve",
     "Data",
+    "Dose",
     "Entry",
     "Estimate",
     "Half",
@@ -119,17 +124,25 @@ __all__ = [
     "averaged",
     "best_reply",
     "bounded_fairness",
+    "by_noise",
+    "by_pruning",
     "by_size",
+    "by_subset",
     "by_validation",
+    "by_width",
+    "by_zeroing",
     "capped",
     "ceiling",
+    "cffl",
     "cgs",
+    "cgsv",
     "check_parameters",
     "class_alignment",
     "class_counts",
     "class_imbalance",
     "class_shapley",
     "closed_form",
+    "compact",
     "comparison",
     "compete",
     "confirm",
@@ -145,6 +158,7 @@ __all__ = [
     "feature_noise",
     "fedavg",
     "federate",
+    "finetuned",
     "fisher_interval",
     "flops",
     "folder_named",
@@ -157,7 +171,9 @@ __all__ = [
     "hits",
     "holm",
     "homogeneous",
+    "iafl",
     "imbalanced",
+    "importance",
     "initial",
     "isotonic_calibration",
     "jain",
@@ -165,6 +181,7 @@ __all__ = [
     "label_skew",
     "leave_one_out",
     "leximin",
+    "lg_fedavg",
     "load",
     "load_checkpoint",
     "load_reward",
@@ -199,11 +216,13 @@ __all__ = [
     "plot_water",
     "plot_ways",
     "plot_widths",
+    "pooled",
     "power_law",
     "prefix",
     "proportional",
     "quantity_dirichlet",
     "range_report",
+    "realise",
     "replayed",
     "report",
     "restated",
@@ -217,6 +236,8 @@ __all__ = [
     "save_figure",
     "save_rewards",
     "server_named",
+    "shapfed",
+    "shapfed_wa",
     "shapley",
     "show",
     "sized",
@@ -225,6 +246,7 @@ __all__ = [
     "slim",
     "slimmable",
     "smallest_spread",
+    "sparse_numbers",
     "spearman",
     "split",
     "spread_minus_gain",
@@ -234,6 +256,7 @@ __all__ = [
     "standalone",
     "stream",
     "style",
+    "submodels",
     "table",
     "temptations",
     "threshold",

@@ -7,14 +7,17 @@ from typing import Any
 
 from .allocate import Plan
 from .curve import Curve
+from .doses import cffl, cgsv, iafl
 from .federate import merge_weights, slimmable
-from .local import accuracy_curve
+from .local import accuracy_curve, widths
+from .mixing import shapfed, shapfed_wa
 from .names import _called, _table, allocation_named, draw_named, server_named
 from .records import Round
-from .rivals import Entry, Method, Paid, Task, fedavg
+from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
 from .server import by_validation
 from .slim import slim
 from .stacked import half_precision
+from .submodels import submodels
 
 __all__ = ["aequa", "method_named"]
 
@@ -59,18 +62,30 @@ def _pays(task: Task, rule: Callable[[Any, Curve], Plan]) -> Callable[[Round], P
     """Measure the final network at every width and pay by the rule."""
 
     def pay(last: Round) -> Paid:
-        curve = accuracy_curve(task.build, last.theta, task.validation, least=task.recipe.min_width)
+        grid = widths(task.recipe.min_width, grid=task.recipe.grid)
+        curve = accuracy_curve(task.build, last.theta, task.validation, grid=grid)
         plan = rule(task.contribution, curve)
         return Paid([slim(task.build, last.theta, w) for w in plan.widths], last, curve, plan)
 
     return pay
 
 
-METHODS = _table(aequa, fedavg)  # the one list of methods: a new one is added here
+METHODS = _table(  # the one list of methods: a new one is added here
+    aequa,
+    fedavg,
+    finetuned,
+    lg_fedavg,
+    cffl,
+    cgsv,
+    iafl,
+    shapfed,
+    shapfed_wa,
+    submodels,
+)
 
 
 def method_named(text: str) -> Method:
-    """Return the method that is written as a name or a call, such as ``fedavg`` or ``aequa(draw="sandwich")``.
+    """Return the method that is written as a name or a call, such as ``fedavg`` or ``cgsv(0.15, beta=1.0)``.
 
     Its ``run(build, shards, recipe, data, alone, contribution)`` returns what a report needs: :class:`Paid`.
 
@@ -78,7 +93,7 @@ def method_named(text: str) -> Method:
         ValueError: the name is unknown (the nearest is given), or its constants are.
 
     Example:
-        >>> method_named("aequa('sandwich')").name
-        'aequa'
+        >>> method_named("cgsv(0.15, beta=1.0)").name
+        'cgsv'
     """
     return _called("method", text, METHODS)()

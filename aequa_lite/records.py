@@ -224,7 +224,8 @@ class Round:
     ``theta``: the shared network's state after the merge; ``widths``: (n,) what each participant received, 0 where it
     was not drawn into the round;
     ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
-    ``parameters_sent``: numbers sent to and received from all participants in this round.
+    ``parameters_sent``: numbers sent to and received from all participants in this round; ``state``: theta and all that
+    the server remembers beside it.
 
     Example:
         >>> Round(index=0, theta={}, widths=(1.0, 1.0), loss=2.3, parameters_sent=8).left_out
@@ -238,6 +239,7 @@ class Round:
     parameters_sent: int
     left_out: tuple[int, ...] = ()
     updates: tuple[Update, ...] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
