@@ -52,7 +52,7 @@ from .textnets import TextCNN, Transformer
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
-from .names import draw_named, network_named, partition_named, server_named
+from .names import allocation_named, draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
@@ -66,6 +66,7 @@ from .submodels import compact, importance, submodels
 from .methods import aequa, method_named
 from .realise import Dose, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realise
 from .report import report, table
+from .trial import check_parameters, comparison, compete, contribution_named, folder_named, located, methods_named
 from .reward import Manifest, load_reward, load_words, save_rewards
 from .loader import write_loader
 from .verify import Checked, verify_rewards
@@ -117,6 +118,7 @@ __all__ = [
     "affine_calibration",
     "alignment",
     "allocate",
+    "allocation_named",
     "anneal",
     "at_bounds",
     "averaged",
@@ -134,13 +136,17 @@ __all__ = [
     "cffl",
     "cgs",
     "cgsv",
+    "check_parameters",
     "class_alignment",
     "class_counts",
     "class_imbalance",
     "class_shapley",
     "closed_form",
     "compact",
+    "comparison",
+    "compete",
     "confirm",
+    "contribution_named",
     "contributions",
     "cost",
     "cost_table",
@@ -155,6 +161,7 @@ __all__ = [
     "finetuned",
     "fisher_interval",
     "flops",
+    "folder_named",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
@@ -180,12 +187,14 @@ __all__ = [
     "load_reward",
     "load_words",
     "local_sgd",
+    "located",
     "lp_welfare",
     "mcg",
     "measure",
     "merge",
     "merge_weights",
     "method_named",
+    "methods_named",
     "nash",
     "natural",
     "network_named",

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from .allocate import allocate
+from collections.abc import Callable
+from typing import Any
+
+from .allocate import Plan
+from .curve import Curve
 from .doses import cffl, cgsv, iafl
 from .federate import merge_weights, slimmable
-from .local import accuracy_curve
+from .local import accuracy_curve, widths
 from .mixing import shapfed, shapfed_wa
-from .names import _called, _table, draw_named, server_named
+from .names import _called, _table, allocation_named, draw_named, server_named
 from .records import Round
 from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
+from .server import by_validation
 from .slim import slim
+from .stacked import half_precision
 from .submodels import submodels
 
 __all__ = ["aequa", "method_named"]
 
 
-def aequa(draw: str = "full_and_random", server: str = "averaged", rational: bool = True) -> Method:
+def aequa(
+    draw: str = "full_and_random",
+    server: str = "averaged",
+    rational: bool = True,
+    allocation: str = "allocate",
+    arrival: bool = False,
+    mixed: bool = False,
+) -> Method:
     """Train one network of every width and pay after training: each participant the width that it earned.
 
-    ``draw``, ``server``: as :func:`draw_named` and :func:`server_named` read them; ``rational``: nobody's predicted accuracy
-    below what it reached alone. The merge is weighted as the recipe says.
+    ``draw``, ``server``, ``allocation``: as :func:`draw_named`, :func:`server_named` and :func:`allocation_named` read them;
+    ``rational``: nobody's predicted accuracy below what it reached alone; ``arrival``: answers count by their validation
+    accuracy as they arrive, to the recipe's ``contribution_power``, instead of by the recipe's weights; ``mixed``: half
+    precision in the passes, on a GPU.
 
     Raises:
-        ValueError: a name is unknown.
+        ValueError: a name is unknown, or ``rational`` is asked of a rule that cannot keep it.
 
     Example:
         >>> aequa("full_only").name
@@ -31,18 +46,28 @@ def aequa(draw: str = "full_and_random", server: str = "averaged", rational: boo
 
     Source: Aequa with post-training allocation; what is ours in it stands in :func:`allocate` and :func:`slimmable`.
     """
-    drawn, step = draw_named(draw), server_named(server)
+    drawn, step, rule = draw_named(draw), server_named(server), allocation_named(allocation, rational)
 
     def enter(task: Task) -> Entry:
-        def pay(last: Round) -> Paid:
-            curve = accuracy_curve(task.build, last.theta, task.validation, least=task.recipe.min_width)
-            plan = allocate(task.contribution, curve, rational=rational)
-            return Paid([slim(task.build, last.theta, w) for w in plan.widths], last, curve, plan)
-
-        scheme = slimmable(task.build, drawn, server=step)
-        return Entry(scheme, merge_weights(task.shards, task.recipe, task.contribution.tolist()), pay)
+        power = task.recipe.contribution_power
+        weigh = by_validation(task.build, task.validation, power) if arrival else None
+        precision = half_precision(task.validation.y.device) if mixed else None
+        scheme = slimmable(task.build, drawn, server=step, weigh=weigh, precision=precision)
+        return Entry(scheme, merge_weights(task.shards, task.recipe, task.contribution.tolist()), _pays(task, rule))
 
     return Method("aequa", enter)
+
+
+def _pays(task: Task, rule: Callable[[Any, Curve], Plan]) -> Callable[[Round], Paid]:
+    """Measure the final network at every width and pay by the rule."""
+
+    def pay(last: Round) -> Paid:
+        grid = widths(task.recipe.min_width, grid=task.recipe.grid)
+        curve = accuracy_curve(task.build, last.theta, task.validation, grid=grid)
+        plan = rule(task.contribution, curve)
+        return Paid([slim(task.build, last.theta, w) for w in plan.widths], last, curve, plan)
+
+    return pay
 
 
 METHODS = _table(  # the one list of methods: a new one is added here
