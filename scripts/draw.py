@@ -14,7 +14,7 @@ from aequa_lite.files import whole
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 STATIC = BOOK / "_static"
-COLOURS = ("#3b528b", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
+COLOURS = ("#3b528b", "#365a8c", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
 
 
 def floors() -> dict[str, list[str]]:
