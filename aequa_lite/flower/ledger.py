@@ -43,7 +43,7 @@ class Ledger:
     """Keep a run's history by participant in ``ledger.json`` and the networks trained alone beside it.
 
     ``participants``: {number: {"key", "samples"}}; ``rounds``: a row for each round with its widths, bytes and answers;
-    ``widths``: what the policy said, by round. A file of another recipe is refused.
+    ``earned``: the widths that were settled during training. A file of another recipe is refused.
 
     Raises:
         ValueError: ``ledger.json`` is damaged or belongs to another recipe.
@@ -61,7 +61,7 @@ class Ledger:
         self.path = self.folder / "ledger.json"
         self.participants: dict[int, dict[str, Any]] = {}
         self.rounds: list[dict[str, Any]] = []
-        self.widths: dict[int, tuple[float, ...]] = {}
+        self.earned: tuple[float, ...] = ()
         if self.path.exists():
             self._read()
 
@@ -71,7 +71,7 @@ class Ledger:
             found = json.loads(self.path.read_text())
             self.participants = {int(number): dict(each) for number, each in found["participants"].items()}
             self.rounds = list(found["rounds"])
-            self.widths = {int(index): tuple(each) for index, each in found["widths"].items()}
+            self.earned = tuple(found["earned"])
             theirs = found["recipe"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"ledger {self.path} is damaged ({error}); delete the folder to start afresh") from error
@@ -83,7 +83,7 @@ class Ledger:
         found = {
             "recipe": self.recipe.hash,
             "participants": {str(number): self.participants[number] for number in sorted(self.participants)},
-            "widths": {str(index): list(each) for index, each in self.widths.items()},
+            "earned": list(self.earned),
             "rounds": self.rounds,
         }
         with whole(self.path) as half:

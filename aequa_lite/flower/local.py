@@ -22,7 +22,7 @@ from ..records import Recipe, Report
 from ..report import table
 from .keys import write_certificates, write_key
 from .ledger import writable
-from .settings import Settings, write_app
+from .settings import WELL, Settings, write_app
 
 __all__ = ["Fleet", "main", "run_fleet"]
 
@@ -245,7 +245,7 @@ def run_fleet(
         settings = fleet.settings(**options)
         fleet.submit(settings, recipe)
         outcome = fleet.wait(settings)
-        if outcome != "the run ended well":
+        if outcome != WELL:
             raise RuntimeError(f"{outcome}\n(the server's log: {fleet.folder / 'logs' / 'server.log'})")
     return Report.load(settings.folder)
 

@@ -15,9 +15,14 @@ from ..slim import Build
 from .ledger import Ledger
 from .wire import unpacked
 
-__all__ = ["Post", "roster"]
+__all__ = ["Post", "TooFewError", "roster"]
 
 PAUSE = 0.2  # seconds between two looks into the letter box
+DOOR = 2.0  # seconds between two looks for newcomers
+
+
+class TooFewError(RuntimeError):
+    """Too few participants are there."""
 
 
 def fingerprint(key: bytes) -> str:
@@ -61,12 +66,13 @@ class Post:
         self.nodes: dict[int, int] = {}  # participant -> node
         self._key: dict[int, str] = {}  # node -> fingerprint
         self._asked: dict[str, int] = {}  # introductions under way: message -> node
+        self._looked = -DOOR
 
     def gather(self, patience: float) -> None:
         """Wait until everybody has introduced itself; after a restart, until patience is over for those known before.
 
         Raises:
-            TimeoutError: somebody has never been here.
+            TooFewError: somebody has never been here.
         """
         until = time.monotonic() + patience
         while time.monotonic() < until and len(self.nodes) < self.ledger.recipe.participants:
@@ -74,7 +80,7 @@ class Post:
             list(self._replies({}))
             time.sleep(PAUSE)
         if self.ledger.missing:
-            raise TimeoutError(
+            raise TooFewError(
                 f"participants {', '.join(map(str, self.ledger.missing))} did not introduce themselves within "
                 f"{patience:g} seconds; start their nodes, or raise patience"
             )
@@ -92,6 +98,7 @@ class Post:
             if (node := self.nodes.get(number)) is not None:
                 waiting[self._push(content, node, kind, deadline, group)] = number
         while waiting and time.monotonic() < until:
+            self._look()
             for reply in self._replies(waiting):
                 number = waiting.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():
@@ -109,6 +116,9 @@ class Post:
 
     def _look(self) -> None:
         """Ask every node that is new to introduce itself, with the network it trained alone if that is still missing."""
+        if time.monotonic() < self._looked + DOOR:
+            return
+        self._looked = time.monotonic()
         for each in self.grid.get_nodes():
             if each.node_id in self._key:
                 continue

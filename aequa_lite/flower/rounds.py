@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from ..records import Recipe, Shard, Update
 from ..slim import Build, State
-from .post import Post
+from .post import Post, TooFewError
 from .settings import Settings
 from .wire import packed, unpacked
 
@@ -30,7 +30,7 @@ class FarAway:
     and names. Every round becomes a row of the ledger.
 
     Raises:
-        TimeoutError: fewer answers than the quorum.
+        TooFewError: fewer answers than the quorum.
     """
 
     post: Post
@@ -61,7 +61,7 @@ class FarAway:
         row = {"round": index, "seconds": round(time.monotonic() - began, 3), "memory_mb": memory(), "answered": here}
         self.post.ledger.note({**row, "participants": {str(number): each for number, each in rows.items()}})
         if len(here) < min(self.settings.quorum, len(shards)):
-            raise TimeoutError(
+            raise TooFewError(
                 f"round {index}: {len(here)} of {len(shards)} participants answered within {self.settings.deadline:g} "
                 f"seconds, the quorum is {self.settings.quorum}; start the same run again once they are back: it goes on "
                 f"from round {index}"

@@ -29,7 +29,7 @@ from ..slim import Build, State, slim
 from .ledger import Ledger, writable
 from .post import Post, roster
 from .rounds import FarAway
-from .settings import Settings, policy_named, read_config
+from .settings import WELL, Settings, policy_named, read_config
 from .wire import sealed
 
 __all__ = ["app", "run_over"]
@@ -41,16 +41,19 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what the configuration says; how it ended stands in ``outcome.json``, where that can still be written."""
     settings, recipe = read_config(context.run_config)
-    outcome = "the run ended well"
     try:
         run_over(grid, settings, recipe)
     except Exception as error:
-        outcome = f"{type(error).__name__}: {error}"
+        _say(f"{type(error).__name__}: {error}", settings)
         raise
-    finally:
-        print(outcome, flush=True)
-        with whole(Path(settings.folder) / "outcome.json") as half:
-            half.write_text(json.dumps({"outcome": outcome}) + "\n")
+    _say(WELL, settings)
+
+
+def _say(outcome: str, settings: Settings) -> None:
+    """Leave word of how the run ended; a server that is killed leaves none."""
+    print(outcome, flush=True)
+    with whole(Path(settings.folder) / "outcome.json") as half:
+        half.write_text(json.dumps({"outcome": outcome}) + "\n")
 
 
 def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
@@ -62,7 +65,7 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
 
     Raises:
         OSError: the folder cannot be written to.
-        TimeoutError: a participant has never introduced itself, or a round has fewer answers than the quorum.
+        TooFewError: a participant has never introduced itself, or a round has fewer answers than the quorum.
         ValueError: the folder belongs to another recipe, or the settings name what does not exist.
     """
     started = time.monotonic()
@@ -79,8 +82,8 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
     plan = allocate(brought, curve) if widths is None else None
     widths = [float(w) for w in plan.widths] if plan else list(widths)
     models = [slim(build, theta, w) for w in widths]
-    seconds, sent = time.monotonic() - started, sum(row["numbers"] for row in ledger.rounds)
-    late = [i for row in ledger.rounds for i in row["left_out"]]
+    seconds, sent = time.monotonic() - started, sum(row.get("numbers", 0) for row in ledger.rounds)
+    late = [i for row in ledger.rounds for i in row.get("left_out", [])]
     found = report(models, alone, plan, curve, data, recipe, contribution=brought, method=f"flower, {settings.policy}",
                    seconds=seconds, parameters_sent=sent, left_out=late)  # fmt: skip
     found = replace(found, widths=tuple(round(w, 6) for w in widths))
@@ -95,12 +98,12 @@ def _trained(
     """The shared network after the last round; and what everybody earned, where that was settled during training."""
     ledger, path = post.ledger, Path(settings.folder) / "theta.safetensors"
     found = load_checkpoint(path, recipe)
-    state, start = found if found else ({}, -1)
+    state: State = found[0] if found else {}
     policy = policy_named(settings.policy)
     shards = _absent(ledger, data, settings.device)
     scheme = replace(slimmable(build), together=FarAway(post, settings, build))
     rounds = federate(
-        build, shards, recipe, policy=_remembered(policy, ledger, start + 1), scheme=scheme, stacked=True,
+        build, shards, recipe, policy=policy, scheme=scheme, stacked=True,
         weights=merge_weights(shards, recipe, brought), checkpoint=path, progress=False,
     )  # fmt: skip
     last = None
@@ -111,31 +114,30 @@ def _trained(
         print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
     if policy is everyone_full:
         return networks_own(state), None
-    return networks_own(state), _remembered(policy, ledger, recipe.rounds)(recipe, last)
+    return networks_own(state), _earned(policy, ledger, recipe, last)
 
 
 def _saved(rounds: Iterator[Round], path: Path) -> Iterator[Round]:
-    """The rounds; a checkpoint that cannot be written ends them with one sentence, and the one before stays whole."""
+    """The rounds; a file that cannot be written ends them with one sentence, and the last checkpoint stays whole."""
     try:
         yield from rounds
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"checkpoint {path} cannot be written ({error}); the one before is whole: make room, and start the same "
-            "run again"
+            f"folder {path.parent} cannot be written to ({error}); the last checkpoint is whole: make room, and start "
+            "the same run again"
         ) from error
 
 
-def _remembered(policy: Policy, ledger: Ledger, start: int) -> Policy:
-    """The policy whose widths are noted before they are used: a run that was killed goes on with those it had."""
-
-    def remembered(recipe: Recipe, last: Round | None) -> tuple[float, ...]:
-        index = start if last is None else last.index + 1
-        if last is not None or index not in ledger.widths:
-            ledger.widths[index] = tuple(float(w) for w in policy(recipe, last))
-            ledger.save()
-        return ledger.widths[index]
-
-    return remembered
+def _earned(policy: Policy, ledger: Ledger, recipe: Recipe, last: Round | None) -> tuple[float, ...]:
+    """What everybody has earned by the last round, as the policy says it; noted, for a run that is started again."""
+    if last is not None:
+        given = policy(recipe, last)
+        ledger.earned = tuple(float(w) for w in getattr(given, "widths", given))
+        ledger.save()
+    if not ledger.earned:  # killed between the last checkpoint and this note
+        held = ledger.rounds[-1]["participants"]
+        ledger.earned = tuple(float(held[str(i)]["width"]) for i in range(recipe.participants))
+    return ledger.earned
 
 
 def _absent(ledger: Ledger, data: Data, device: str) -> list[Shard]:

@@ -18,6 +18,7 @@ from ..records import Recipe, Round
 
 __all__ = ["Settings", "fixed_widths", "policy_named", "read_config", "write_app"]
 
+WELL = "the run ended well"
 TRAINING_TIME = ("earned_widths",)  # the policies that pay during training, where this version has them
 
 
