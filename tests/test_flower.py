@@ -32,7 +32,7 @@ from aequa_lite.flower.keys import write_certificates, write_key
 from aequa_lite.flower.ledger import Ledger
 from aequa_lite.flower.local import Fleet
 from aequa_lite.flower.post import Post, TooFewError, fingerprint, roster
-from aequa_lite.flower.settings import Settings, fixed_widths, policy_named, read_config, write_app
+from aequa_lite.flower.settings import WELL, Settings, fixed_widths, policy_named, read_config, write_app
 
 PARTITION = "imbalanced(0.5, holders=1)"
 WIDTHS = (0.25, 0.5, 1.0)
@@ -338,9 +338,10 @@ def until(condition: Callable[[], Any], seconds: float = 120, what: str = "") ->
 
 
 def training(fleet: Fleet, number: int, index: int) -> Callable[[], Any]:
-    """Whether a participant has received its slice of a round."""
+    """Whether from now on a participant receives its slice of a round."""
     log = fleet.folder / "logs" / f"participant-{number:02d}.log"
-    return lambda: re.search(rf"ROUND {index}\].*\n.*Receiving: train\.round", log.read_text())
+    seen = len(log.read_text())
+    return lambda: re.search(rf"ROUND {index}\].*\n.*Receiving: train\.round", log.read_text()[seen:])
 
 
 def rounds_of(fleet: Fleet) -> list[list[int]]:
@@ -401,20 +402,23 @@ def test_a_dead_a_slow_and_a_restarted_one_leave_the_network_of_those_who_were_t
     recipe = aq.Recipe(participants=3, rounds=3, local_steps=3, batch=16)
     fleet = started(3)
     asked = fleet.settings(deadline=DEADLINE, quorum=2)
+    first = training(fleet, 2, 0)
     fleet.submit(asked, recipe)
-    until(training(fleet, 2, 0))
+    until(first)
+    second = training(fleet, 1, 1)
     fleet.stop("participant-02", kill=True)  # dead in the middle of round 0 ...
     fleet.start_participant(2)  # ... and back, under a new key
-    until(training(fleet, 1, 1))
+    until(second)
     slow = fleet.processes["participant-01"].pid
     os.killpg(slow, signal.SIGSTOP)  # not dead, but later than the deadline of round 1
+    third = training(fleet, 0, 2)
     until(lambda: len(rounds_of(fleet)) == 2)
     os.killpg(slow, signal.SIGCONT)
-    until(training(fleet, 0, 2))
+    until(third)
     fleet.stop("server", kill=True)  # the server dies in the middle of round 2
     fleet.start_server()
     fleet.submit(asked, recipe)
-    assert fleet.wait(asked, 120) == "the run ended well", fleet.tail("server", 40)
+    assert fleet.wait(asked, 120) == WELL, fleet.tail("server", 40)
     assert rounds_of(fleet) == [[0, 1], [0, 2], [0, 1, 2]]
     assert same(state_of(asked), in_process_without(data, recipe, {0: {2}, 1: {1}}).theta)
     report = aq.Report.load(asked.folder)
@@ -445,8 +449,9 @@ def test_keys_certificates_a_full_disk_and_the_quorum(started: Callable[..., Fle
     until(lambda: fleet.processes["participant-08"].poll() is not None)
     assert "CERTIFICATE_VERIFY_FAILED" in fleet.tail("participant-09", 200)
     fleet.stop("participant-08", "participant-09")
+    second = training(fleet, 1, 1)
     fleet.submit(asked, recipe)
-    until(training(fleet, 1, 1))
+    until(second)
     fleet.stop("participant-01", kill=True)
     assert re.search("round 1: 1 of 2 participants answered .* the quorum is 2", fleet.wait(asked, 120))
     assert aq.load_checkpoint(state_of(asked), recipe)[1] == 0  # type: ignore[index]

@@ -97,6 +97,10 @@ class Fleet:
         """Where the server listens."""
         return f"127.0.0.1:{self.port}"
 
+    def door(self, number: int) -> str:
+        """Where a participant finds the server."""
+        return self.address
+
     def rewards(self, number: int) -> Path:
         """Return the folder in which a participant keeps its reward."""
         return self.folder / "nodes" / f"{number:02d}" / "rewards"
@@ -142,7 +146,7 @@ class Fleet:
         safe += ["--auth-supernode-private-key", str(key or keys / f"participant-{number:02d}")]
         config = f'participant={number} data="{self.data}" partition="{self.partition}"'
         config += f' rewards="{self.rewards(number).resolve()}"'
-        command = ["flower-supernode", *(safe if self.secure else ["--insecure"]), "--superlink", self.address]
+        command = ["flower-supernode", *(safe if self.secure else ["--insecure"]), "--superlink", self.door(number)]
         command += ["--host", "127.0.0.1", "--port", str(free_port()), "--node-config", config]
         self.start(f"participant-{number:02d}", command, place / "flwr")
 
@@ -213,16 +217,34 @@ class Fleet:
     def stop(self, *names: str, kill: bool = False) -> None:
         """Stop these processes (default: all), the last one first, each with whatever it started."""
         chosen = [name for name in reversed(self.processes) if not names or name in names]
+        groups = {name: groups_of(self.processes[name].pid) for name in chosen}
         for name in chosen:
-            with suppress(ProcessLookupError):
-                os.killpg(self.processes[name].pid, signal.SIGKILL if kill else signal.SIGTERM)
+            for group in groups[name] if kill else groups[name][:1]:
+                _signal(group, signal.SIGKILL if kill else signal.SIGTERM)
         for name in chosen:
             process = self.processes.pop(name)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP)
-            with suppress(ProcessLookupError):  # what is left of its group, also when it has gone itself
-                os.killpg(process.pid, signal.SIGKILL)
+            for group in groups[name]:  # what is left of them, also when their leader has gone
+                _signal(group, signal.SIGKILL)
             process.wait()
+
+
+def _signal(group: int, number: int) -> None:
+    """Send a signal to a group of processes, if there is still one."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def groups_of(leader: int) -> list[int]:
+    """Return the group of a process, then those of whatever it started: a SuperLink's apps are in a group of their own."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True).stdout
+    rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    groups, found = [leader], {leader}
+    while new := [row for row in rows if row[1] in found and row[0] not in found]:
+        found |= {row[0] for row in new}
+        groups += [row[2] for row in new if row[2] not in groups]
+    return groups
 
 
 def run_fleet(
