@@ -46,7 +46,11 @@ class Door:
     def _welcome(self) -> None:
         while True:
             here, _ = self.listening.accept()
-            there = socket.create_connection(("127.0.0.1", self.port))
+            try:
+                there = socket.create_connection(("127.0.0.1", self.port))
+            except OSError:  # the server has gone
+                here.close()
+                continue
             for pair, way in (((here, there), "up"), ((there, here), "down")):
                 threading.Thread(target=self._carry, args=(*pair, way), daemon=True).start()
 

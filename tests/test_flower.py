@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -392,6 +393,27 @@ def started(tmp_path: Path) -> Iterator[Callable[..., Fleet]]:
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+
+
+FOLDER = Path(participant.__file__).parent
+BANNED = r"\b(clients?|users?|part(?:y|ies)|utils?|helpers?|managers?|callbacks?|multiplier)\b"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.stem)
+def test_its_files_keep_the_house_rules(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 330
+    assert not re.findall(BANNED, text, flags=re.I)  # Flower's own ClientApp is another word
+    assert not re.search(r"import pickle|torch\.load\(|allow_pickle=True|random\.seed", text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            assert not body or (body[-1].end_lineno or 0) - body[0].lineno < 40, node.name
+
+
+def test_nothing_else_in_the_package_imports_it() -> None:
+    for path in FOLDER.parent.glob("*.py"):
+        assert not re.search(r"^\s*(from|import) .*(flower|flwr)", path.read_text(), re.M), path
 
 
 @linux

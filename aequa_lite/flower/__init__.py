@@ -4,7 +4,11 @@ Flower carries the messages; policy, local training, merge, contribution and all
 process too. Nothing else in this package imports this folder, and nothing in it is needed on one machine.
 """
 
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 
-if find_spec("flwr") is None:
-    raise ImportError('aequa_lite.flower needs Flower, which is not installed here: pip install "aequa-lite[flower]"')
+try:
+    version("flwr")
+except PackageNotFoundError as error:
+    raise ImportError(
+        'aequa_lite.flower needs Flower, which is not installed here: pip install "aequa-lite[flower]"'
+    ) from error

@@ -93,10 +93,12 @@ class Post:
         Newcomers are asked to introduce themselves meanwhile; they take part from the next exchange on.
         """
         self._look()
-        until, waiting, answers = time.monotonic() + deadline, {}, {}
+        waiting: dict[str, int] = {}
+        answers: dict[int, RecordDict] = {}
         for number, content in letters:
             if (node := self.nodes.get(number)) is not None:
                 waiting[self._push(content, node, kind, deadline, group)] = number
+        until = time.monotonic() + deadline  # from the moment when everybody has been sent its letter
         while waiting and time.monotonic() < until:
             self._look()
             for reply in self._replies(waiting):
