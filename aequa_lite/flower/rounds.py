@@ -54,8 +54,8 @@ class FarAway:
         letters = self._letters(index, shards, sent, rows)
         said = self.post.exchange("train.round", letters, self.settings.deadline, str(index))
         updates = [
-            self._update(shard.participant, float(weight), said.pop(shard.participant, None), rows[shard.participant])
-            for shard, weight in zip(shards, weights, strict=True)
+            self._update(shard.participant, state, float(weight), said.pop(shard.participant, None), rows)
+            for shard, state, weight in zip(shards, sent, weights, strict=True)
         ]
         here = [u.participant for u in updates if math.isfinite(u.loss)]
         row = {"round": index, "seconds": round(time.monotonic() - began, 3), "memory_mb": memory(), "answered": here}
@@ -78,10 +78,11 @@ class FarAway:
             asked = {"round": index, "width": row["width"], "classes": shard.samples.classes}
             yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(asked)})
 
-    def _update(self, number: int, weight: float, content: RecordDict | None, row: dict[str, Any]) -> Update:
-        """One answer, once it is certain to be what it should be; whatever else it is counts as none."""
-        state: State = {}
-        loss = math.nan
+    def _update(
+        self, number: int, sent: State, weight: float, content: RecordDict | None, rows: dict[int, dict[str, Any]]
+    ) -> Update:
+        """One answer, once it is certain to be what it should be; whatever else it is counts as none: nothing changed."""
+        row, state, loss = rows[number], sent, math.nan
         try:
             if content is not None:
                 row["up"] = len(content["slice"]["state"].data)

@@ -99,7 +99,7 @@ def _trained(
     ledger, path = post.ledger, Path(settings.folder) / "theta.safetensors"
     found = load_checkpoint(path, recipe)
     state: State = found[0] if found else {}
-    policy = policy_named(settings.policy)
+    policy = policy_named(settings.policy, build, data.validation)
     shards = _absent(ledger, data, settings.device)
     scheme = replace(slimmable(build), together=FarAway(post, settings, build))
     rounds = federate(
@@ -109,7 +109,10 @@ def _trained(
     last = None
     for last in _saved(rounds, path):
         state = last.theta
-        ledger.rounds[-1] |= {"loss": last.loss, "numbers": last.parameters_sent, "left_out": list(last.left_out)}
+        row = ledger.rounds[-1]
+        silent = [u for u in last.updates if "up" not in row["participants"][str(u.participant)]]
+        numbers = last.parameters_sent - sum(t.numel() for u in silent for t in u.state.values())
+        row |= {"loss": last.loss, "numbers": numbers, "left_out": list(last.left_out)}
         ledger.save()
         print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
     if policy is everyone_full:

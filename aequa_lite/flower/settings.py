@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .. import policy as policies
+from ..contribution import alignment, class_alignment
 from ..files import whole
 from ..names import _called
 from ..policy import Policy, everyone_full
-from ..records import Recipe, Round
+from ..records import Recipe, Round, Samples
+from ..slim import Build
 
 __all__ = ["Settings", "fixed_widths", "policy_named", "read_config", "write_app"]
 
 WELL = "the run ended well"
-TRAINING_TIME = ("earned_widths",)  # the policies that pay during training, where this version has them
 
 
 def fixed_widths(recipe: Recipe, last: Round | None, *, widths: tuple[float, ...]) -> tuple[float, ...]:
@@ -39,8 +41,10 @@ def fixed_widths(recipe: Recipe, last: Round | None, *, widths: tuple[float, ...
     return tuple(float(w) for w in widths)
 
 
-def policy_named(text: str) -> Policy:
+def policy_named(text: str, build: Build | None = None, validation: Samples | None = None) -> Policy:
     """Return the policy that is written as a name or a call, such as ``everyone_full`` or ``fixed_widths((0.5, 1.0))``.
+
+    ``build`` and ``validation``: for policies that measure accuracies at the server.
 
     Raises:
         ValueError: the name is unknown (the nearest is given), or its values are not plain.
@@ -49,11 +53,29 @@ def policy_named(text: str) -> Policy:
         >>> policy_named("everyone_full")(Recipe(participants=2), None)
         (1.0, 1.0)
     """
-    makers = {"fixed_widths": lambda widths: partial(fixed_widths, widths=tuple(widths))}
-    makers |= {name: getattr(policies, name) for name in TRAINING_TIME if hasattr(policies, name)}
-    if text.strip() == "everyone_full":
-        return everyone_full
-    return _called("policy", text, {"everyone_full": everyone_full, **makers})()
+    makers = {
+        "everyone_full": lambda: everyone_full,
+        "fixed_widths": lambda widths: partial(fixed_widths, widths=tuple(widths)),
+    }
+    if find_spec("aequa_lite.earned"):  # the policies that pay during training, where this version has them
+        makers["earned_widths"] = partial(_earned, build, validation)
+    return _called("policy", text, makers)()
+
+
+def _earned(
+    build: Build | None, validation: Samples | None, score: str = "alignment", floor: float = 0.03, start: float = 0.25,
+    warm_up: int = 3, step: float = 0.1,
+) -> Policy:  # fmt: skip
+    """The widths earned during training, by a score of the answers as they arrive."""
+    earned = import_module("aequa_lite.earned")
+    scores: dict[str, Any] = {"alignment": alignment, "class_alignment": class_alignment}
+    if build is not None and validation is not None:
+        scores["arrived_accuracy"] = earned.arrived_accuracy(build, validation)
+    elif score == "arrived_accuracy":
+        return everyone_full  # the name is known; what it measures with is not here yet
+    if score not in scores:
+        raise ValueError(f"score is {score!r}; allowed is one of {', '.join(scores)}, arrived_accuracy")
+    return earned.earned_widths(scores[score], build, validation, floor=floor, start=start, warm_up=warm_up, step=step)
 
 
 @dataclass(frozen=True)
