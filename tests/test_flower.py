@@ -134,6 +134,14 @@ def test_rewards_during_training_are_those_of_the_loop_in_one_process(
         assert same(mine, aq.slim(aq.MLP, last.theta, width).state_dict())
 
 
+@pytest.mark.skipif(not hasattr(aq, "earned_widths"), reason="this version has no earned_widths")
+def test_a_switch_of_mode_is_one_name(data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
+    recipe, asked = replace(three, rounds=4), replace(asked, policy="earned_widths")
+    server.run_over(Inline(asked, recipe, tmp_path), asked, recipe)
+    last, _, _ = in_process(data, recipe, policy_named(asked.policy, aq.MLP, data.validation))
+    assert same(state_of(asked), last.theta)
+
+
 def test_each_participant_is_sent_its_slice_and_no_more(three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
     asked = replace(asked, policy=f"fixed_widths({WIDTHS})")
     grid = Inline(asked, three, tmp_path)
