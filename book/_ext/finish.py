@@ -76,6 +76,8 @@ def mend(page: str) -> str:
     page = re.sub(r"\s*<script>const THEBE_JS_URL.*?</script>", "", page, flags=re.S)  # Thebe is off
     page = re.sub(r'\s*<script async="async" src="[^"]*sphinx-thebe\.js[^"]*"></script>', "", page)
     page = re.sub(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1", page)
+    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    page = re.sub(r'(<i class="theme-switch[^>]*?)\s+title="[^"]*"', r'\1 aria-hidden="true"', page)
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
     return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
