@@ -74,7 +74,7 @@ from .export import export_onnx
 from .costs import Cost, cost, cost_table
 from .plots import plot_curve, plot_curves, plot_partition, plot_prefix, plot_rewards, plot_widths, save_figure, style
 from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water, plot_ways
-from .interactive import Sliders, sliders
+from .interactive import Sliders, sliders, stepper
 from .show import show
 
 __all__ = [
@@ -254,6 +254,7 @@ __all__ = [
     "spread_per_gain",
     "stacked_sgd",
     "standalone",
+    "stepper",
     "stream",
     "style",
     "submodels",
