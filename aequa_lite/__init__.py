@@ -23,6 +23,7 @@ from .fairness import (
 from .curve import Curve, range_report
 from .allocate import Certificate, Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
 from .continuum import at_bounds, closed_form, equal_gains_possible, smallest_spread, threshold
+from .theory import Bound, bias_bound, drift, gap_bound, stationarity_bound
 from .rules import anneal, capped, generous, proportional, thresholded
 from .welfare import leximin, lp_welfare, nash
 from .incentives import best_reply, temptations
@@ -49,6 +50,7 @@ from .slim import merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
 from .textnets import TextCNN, Transformer
+from .linear import Logistic, Squares, TwoLayers
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
@@ -56,6 +58,8 @@ from .names import allocation_named, draw_named, network_named, partition_named,
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
+from .laws import drawn_from, law_of, stepwise
+from .known import Known, Moments, regression
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
@@ -80,6 +84,7 @@ from .show import show
 __all__ = [
     "MLP",
     "BatchResNet18",
+    "Bound",
     "Ceiling",
     "Certificate",
     "Checked",
@@ -93,10 +98,16 @@ __all__ = [
     "Estimate",
     "Half",
     "Intervals",
+    "Known",
     "LeNet",
+    "Logistic",
     "Manifest",
+<<<<<<< HEAD
     "Method",
     "Paid",
+=======
+    "Moments",
+>>>>>>> converge
     "Plan",
     "Recipe",
     "Remembered",
@@ -107,9 +118,14 @@ __all__ = [
     "Scheme",
     "Shard",
     "Sliders",
+<<<<<<< HEAD
     "Task",
+=======
+    "Squares",
+>>>>>>> converge
     "TextCNN",
     "Transformer",
+    "TwoLayers",
     "Update",
     "accuracy",
     "accuracy_curve",
@@ -123,6 +139,7 @@ __all__ = [
     "at_bounds",
     "averaged",
     "best_reply",
+    "bias_bound",
     "bounded_fairness",
     "by_noise",
     "by_pruning",
@@ -152,6 +169,8 @@ __all__ = [
     "cost_table",
     "dirichlet",
     "draw_named",
+    "drawn_from",
+    "drift",
     "equal_gains_possible",
     "everyone_full",
     "export_onnx",
@@ -165,6 +184,7 @@ __all__ = [
     "full_and_random",
     "full_only",
     "gain_minus_variance",
+    "gap_bound",
     "generous",
     "gini",
     "half_precision",
@@ -179,6 +199,7 @@ __all__ = [
     "jain",
     "label_noise",
     "label_skew",
+    "law_of",
     "leave_one_out",
     "leximin",
     "lg_fedavg",
@@ -222,7 +243,11 @@ __all__ = [
     "proportional",
     "quantity_dirichlet",
     "range_report",
+<<<<<<< HEAD
     "realise",
+=======
+    "regression",
+>>>>>>> converge
     "replayed",
     "report",
     "restated",
@@ -254,7 +279,12 @@ __all__ = [
     "spread_per_gain",
     "stacked_sgd",
     "standalone",
+<<<<<<< HEAD
     "stepper",
+=======
+    "stationarity_bound",
+    "stepwise",
+>>>>>>> converge
     "stream",
     "style",
     "submodels",
