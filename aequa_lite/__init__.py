@@ -102,12 +102,9 @@ __all__ = [
     "LeNet",
     "Logistic",
     "Manifest",
-<<<<<<< HEAD
     "Method",
-    "Paid",
-=======
     "Moments",
->>>>>>> converge
+    "Paid",
     "Plan",
     "Recipe",
     "Remembered",
@@ -118,11 +115,8 @@ __all__ = [
     "Scheme",
     "Shard",
     "Sliders",
-<<<<<<< HEAD
-    "Task",
-=======
     "Squares",
->>>>>>> converge
+    "Task",
     "TextCNN",
     "Transformer",
     "TwoLayers",
@@ -243,11 +237,8 @@ __all__ = [
     "proportional",
     "quantity_dirichlet",
     "range_report",
-<<<<<<< HEAD
     "realise",
-=======
     "regression",
->>>>>>> converge
     "replayed",
     "report",
     "restated",
@@ -279,12 +270,9 @@ __all__ = [
     "spread_per_gain",
     "stacked_sgd",
     "standalone",
-<<<<<<< HEAD
-    "stepper",
-=======
     "stationarity_bound",
+    "stepper",
     "stepwise",
->>>>>>> converge
     "stream",
     "style",
     "submodels",

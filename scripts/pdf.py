@@ -46,7 +46,7 @@ def printed(html: Path, browser_path: str) -> PdfWriter:
             page.goto(path.as_uri())
             page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
             page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
-            paper = {"format": "A4", "margin": {side: "16mm" for side in ("top", "bottom", "left", "right")}}
+            paper = {"format": "A4", "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm")}
             sheet = PdfReader(io.BytesIO(page.pdf(print_background=True, **paper)))
             book.append(sheet, outline_item=page.title().split(" — ")[0])
         browser.close()
