@@ -11,7 +11,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from .federate import Scheme
-from .local import GRID, Draw
+from .local import Draw
 from .records import Recipe, Shard, Update
 
 __all__ = ["drawn_from", "law_of", "stepwise"]
@@ -43,7 +43,7 @@ def drawn_from(law: Callable[[float], Law]) -> Draw:
 def law_of(draw: Draw, recipe: Recipe, widest: float = 1.0) -> Law:
     r"""Return the exact law of a draw that takes one random width, by the cells of the grid of widths.
 
-    $P(w) = I(w) - I(w - 1/200)$ with $I$ the distribution of the recipe's Beta variable, stretched over the range.
+    $P(w) = I(w) - I(w - 1 / \mathrm{grid})$ with $I$ the distribution of the recipe's Beta variable, stretched over the range.
 
     Raises:
         ValueError: the recipe trains more than one random width in a step.
@@ -57,12 +57,12 @@ def law_of(draw: Draw, recipe: Recipe, widest: float = 1.0) -> Law:
     if recipe.widths_per_step != 1:
         raise ValueError(f"widths_per_step is {recipe.widths_per_step}; allowed is 1, for which the law is listed")
     low = min(recipe.min_width, widest)
-    ends = np.arange(GRID + 1) / GRID
+    ends = np.arange(recipe.grid + 1) / recipe.grid
     if widest == low:
         return [(tuple(draw(_Told(0.0), widest, recipe)), 1.0)]
     share = np.clip((ends - low) / (widest - low), 0, 1)
     below = beta.cdf(share, recipe.width_alpha, recipe.width_beta)
-    cells = [i for i in range(GRID) if below[i + 1] > below[i]]
+    cells = [i for i in range(recipe.grid) if below[i + 1] > below[i]]
     told = [(share[i] + share[i + 1]) / 2 for i in cells]
     return [(tuple(draw(_Told(t), widest, recipe)), float(below[i + 1] - below[i])) for i, t in zip(cells, told)]
 
