@@ -91,7 +91,8 @@ def _grid(values: Tensor, full: int, words: str) -> str:
     cells = ""
     for i, j in np.ndindex(full, full):
         held = max(i, j) < len(values)
-        shown = f"background:{SCALE[round(20 * (max(i, j) + 1) / full)]};color:#fff" if held else "background:#f0f0f0"
+        tone = round(20 * (max(i, j) + 1) / full)
+        shown = f"background:{SCALE[tone]};color:{'#fff' if tone >= 10 else '#111'}" if held else "background:#f0f0f0"
         number = f"{float(values[i, j]):g}" if held else ""
         cells += f'<span style="{shown};padding:4px 0;text-align:center">{number}</span>'
     said = escape(f"{words}: {'; '.join(' '.join(f'{float(v):g}' for v in row) for row in values)}", quote=True)

@@ -46,6 +46,7 @@ def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
 def opened(page: Any, path: Path) -> None:
     """Open a page and wait until its mathematics is drawn."""
     page.goto(path.as_uri())
+    page.add_style_tag(content="* { transition: none !important; }")  # colours are read when they stand
     page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
 
 
