@@ -3,6 +3,7 @@
 The names stand in reading order: from the records, through data, training and contribution, to allocation and reward.
 """
 
+from .trust import change_norm, checked_metadata, checked_update, opened_update, outsized
 from .records import Data, Given, Recipe, Report, Round, Samples, Shard, Update
 from .rng import stream
 from .fairness import (
@@ -52,6 +53,7 @@ from .textnets import TextCNN, Transformer
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
+from .defences import clipped, epsilon, median, private, screened, trimmed
 from .names import draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -118,11 +120,15 @@ __all__ = [
     "capped",
     "ceiling",
     "cgs",
+    "change_norm",
     "changed",
+    "checked_metadata",
+    "checked_update",
     "class_alignment",
     "class_counts",
     "class_imbalance",
     "class_shapley",
+    "clipped",
     "closed_form",
     "confirm",
     "contributions",
@@ -130,6 +136,7 @@ __all__ = [
     "cost_table",
     "dirichlet",
     "draw_named",
+    "epsilon",
     "equal_gains_possible",
     "everyone_full",
     "export_onnx",
@@ -163,12 +170,15 @@ __all__ = [
     "lp_welfare",
     "mcg",
     "measure",
+    "median",
     "merge",
     "merge_weights",
     "nash",
     "natural",
     "network_named",
     "one_random",
+    "opened_update",
+    "outsized",
     "paired_gains",
     "parameters",
     "partition_named",
@@ -188,6 +198,7 @@ __all__ = [
     "plot_widths",
     "power_law",
     "prefix",
+    "private",
     "proportional",
     "quantity_dirichlet",
     "range_report",
@@ -203,6 +214,7 @@ __all__ = [
     "save_checkpoint",
     "save_figure",
     "save_rewards",
+    "screened",
     "server_named",
     "shapley",
     "show",
@@ -227,6 +239,7 @@ __all__ = [
     "threshold",
     "thresholded",
     "tokens",
+    "trimmed",
     "units",
     "update_shapley",
     "verify_rewards",

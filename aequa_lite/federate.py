@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checkpoint import load_checkpoint, load_given, save_checkpoint
+from .defences import Merging
 from .local import Draw, full_and_random, full_only, local_sgd
 from .nets import initial
 from .policy import Policy, everyone_full, given_to
@@ -56,12 +57,14 @@ def slimmable(
     *,
     server: Server = averaged,
     weigh: Weigh | None = None,
+    merging: Merging = merge,
     precision: torch.dtype | None = None,
 ) -> Scheme:
     """Train one network at every width: each receives its slice, each entry is merged over those who hold it.
 
     ``draw``: the widths of a local step; ``server``: what is made of the merge; ``weigh``: how much each answer counts
-    (default: as :func:`federate` was told); ``precision``: of the passes on a GPU (:func:`stacked_sgd`).
+    (default: as :func:`federate` was told); ``merging``: how the answers become one network, such as :func:`median`
+    where not everyone can be trusted; ``precision``: of the passes on a GPU (:func:`stacked_sgd`).
 
     Example:
         >>> import aequa_lite as aq
@@ -73,7 +76,7 @@ def slimmable(
 
     def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
         counts = weigh(updates) if weigh else [u.weight for u in updates]
-        return server(state, merge(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True)))
+        return server(state, merging(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True)))
 
     return Scheme(
         broadcast=lambda state, participant, width: slice_of(build, state, width),
