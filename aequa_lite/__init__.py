@@ -62,6 +62,11 @@ from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
+from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
+from .mixing import shapfed, shapfed_wa
+from .doses import cffl, cgsv, iafl, sparse_numbers
+from .submodels import compact, importance, submodels
+from .methods import aequa, method_named
 from .report import report, table
 from .reward import Manifest, load_reward, save_rewards
 from .loader import write_loader
@@ -84,12 +89,15 @@ __all__ = [
     "Cost",
     "Curve",
     "Data",
+    "Entry",
     "Estimate",
     "Given",
     "Half",
     "Intervals",
     "LeNet",
     "Manifest",
+    "Method",
+    "Paid",
     "Plan",
     "Recipe",
     "Remembered",
@@ -100,6 +108,7 @@ __all__ = [
     "Scheme",
     "Shard",
     "Sliders",
+    "Task",
     "TextCNN",
     "Transformer",
     "Update",
@@ -107,6 +116,7 @@ __all__ = [
     "accuracy",
     "accuracy_curve",
     "adaptive",
+    "aequa",
     "affine_calibration",
     "alignment",
     "allocate",
@@ -119,7 +129,9 @@ __all__ = [
     "by_validation",
     "capped",
     "ceiling",
+    "cffl",
     "cgs",
+    "cgsv",
     "change_norm",
     "changed",
     "checked_metadata",
@@ -130,6 +142,7 @@ __all__ = [
     "class_shapley",
     "clipped",
     "closed_form",
+    "compact",
     "confirm",
     "contributions",
     "cost",
@@ -141,7 +154,9 @@ __all__ = [
     "everyone_full",
     "export_onnx",
     "feature_noise",
+    "fedavg",
     "federate",
+    "finetuned",
     "fisher_interval",
     "flip_labels",
     "flops",
@@ -155,7 +170,9 @@ __all__ = [
     "hits",
     "holm",
     "homogeneous",
+    "iafl",
     "imbalanced",
+    "importance",
     "initial",
     "isotonic_calibration",
     "jain",
@@ -163,6 +180,7 @@ __all__ = [
     "label_skew",
     "leave_one_out",
     "leximin",
+    "lg_fedavg",
     "load",
     "load_checkpoint",
     "load_reward",
@@ -173,6 +191,7 @@ __all__ = [
     "median",
     "merge",
     "merge_weights",
+    "method_named",
     "nash",
     "natural",
     "network_named",
@@ -216,6 +235,8 @@ __all__ = [
     "save_rewards",
     "screened",
     "server_named",
+    "shapfed",
+    "shapfed_wa",
     "shapley",
     "show",
     "sign_flipper",
@@ -225,6 +246,7 @@ __all__ = [
     "slim",
     "slimmable",
     "smallest_spread",
+    "sparse_numbers",
     "spearman",
     "split",
     "spread_minus_gain",
@@ -234,6 +256,7 @@ __all__ = [
     "standalone",
     "stream",
     "style",
+    "submodels",
     "table",
     "temptations",
     "threshold",

@@ -34,7 +34,8 @@ class Scheme:
 
     ``broadcast(state, participant, width)`` -> what that participant receives; ``local(slice, shard, width, recipe,
     draws)`` -> its :class:`Update`; ``merge(state, updates)`` -> the next state. ``together``, where there is one, does the
-    local part of all participants at once, for a GPU.
+    local part of all participants at once, for a GPU. ``sent(state, updates)``, where not all that is held travels: how
+    many numbers did in this round, from the state after the merge and all answers.
 
     Example:
         >>> import aequa_lite as aq
@@ -49,6 +50,7 @@ class Scheme:
     local: Callable[..., Update]
     merge: Callable[[State, Sequence[Update]], State]
     together: Callable[..., list[Update]] | None = None
+    sent: Callable[[State, Sequence[Update]], int] | None = None
 
 
 def slimmable(
@@ -197,7 +199,8 @@ def federate(
     state: State = initial(build, recipe.seed, device)
     start = 0
     if checkpoint and (found := load_checkpoint(Path(checkpoint), recipe)):
-        state, start = {name: t.to(device) for name, t in found[0].items()}, found[1] + 1
+        read = {name: t.to(device) for name, t in found[0].items()}
+        state, start = {**state, **read}, found[1] + 1  # in the network's order, whatever the file's
     bar = tqdm(total=recipe.rounds, initial=start, desc="rounds", disable=not progress)
     given = load_given(Path(checkpoint)) if checkpoint and start else None
     given = given or given_to(policy(recipe, None))  # 1. who receives which width
@@ -257,16 +260,18 @@ def _round(
     if not kept:
         raise FloatingPointError(f"round {index}: no participant's answer was finite; lower lr (now {recipe.lr:g})")
     after = scheme.merge(state, kept)  # 4. merge
+    count = sum(_size(s) + _size(u.state) for s, u in zip(sent.values(), updates, strict=True))
     found = Round(
         index=index,
         theta=networks_own(after),
         widths=tuple(float(widths[i]) if i in sent else 0.0 for i in range(len(shards))),
         loss=float(np.average([u.loss for u in kept], weights=[u.weight for u in kept])),
-        parameters_sent=sum(_size(s) + _size(u.state) for s, u in zip(sent.values(), updates, strict=True)),
+        parameters_sent=scheme.sent(after, updates) if scheme.sent else count,
         left_out=tuple(u.participant for u, fine in zip(updates, finite, strict=True) if not fine),
         updates=tuple(updates),
         before=networks_own(state),
         scores=given.scores,
+        state=after,
     )
     return found, after
 

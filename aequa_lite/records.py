@@ -237,7 +237,8 @@ class Round:
     was not drawn into the round;
     ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
     ``parameters_sent``: numbers sent to and received from all participants in this round; ``before``: theta at the start
-    of the round; ``scores``: what the policy remembered when it gave these widths.
+    of the round; ``scores``: what the policy remembered when it gave these widths; ``state``: theta after the round and all
+    that the server remembers beside it.
 
     Example:
         >>> Round(index=0, theta={}, widths=(1.0, 1.0), loss=2.3, parameters_sent=8).left_out
@@ -253,6 +254,7 @@ class Round:
     updates: tuple[Update, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
