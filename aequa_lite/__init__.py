@@ -3,7 +3,8 @@
 The names stand in reading order: from the records, through data, training and contribution, to allocation and reward.
 """
 
-from .records import Data, Recipe, Report, Round, Samples, Shard, Update
+from .trust import change_norm, checked_metadata, checked_update, opened_update, outsized
+from .records import Data, Given, Recipe, Report, Round, Samples, Shard, Update
 from .rng import stream
 from .fairness import (
     bounded_fairness,
@@ -54,12 +55,14 @@ from .linear import Logistic, Squares, TwoLayers
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
+from .defences import clipped, epsilon, median, private, screened, trimmed
 from .names import allocation_named, draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .laws import drawn_from, law_of, stepwise
 from .known import Known, Moments, regression
+from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
@@ -96,6 +99,7 @@ __all__ = [
     "Dose",
     "Entry",
     "Estimate",
+    "Given",
     "Half",
     "Intervals",
     "Known",
@@ -121,6 +125,7 @@ __all__ = [
     "Transformer",
     "TwoLayers",
     "Update",
+    "absent",
     "accuracy",
     "accuracy_curve",
     "adaptive",
@@ -147,11 +152,16 @@ __all__ = [
     "cffl",
     "cgs",
     "cgsv",
+    "change_norm",
+    "changed",
     "check_parameters",
+    "checked_metadata",
+    "checked_update",
     "class_alignment",
     "class_counts",
     "class_imbalance",
     "class_shapley",
+    "clipped",
     "closed_form",
     "compact",
     "comparison",
@@ -165,6 +175,7 @@ __all__ = [
     "draw_named",
     "drawn_from",
     "drift",
+    "epsilon",
     "equal_gains_possible",
     "everyone_full",
     "export_onnx",
@@ -173,8 +184,10 @@ __all__ = [
     "federate",
     "finetuned",
     "fisher_interval",
+    "flip_labels",
     "flops",
     "folder_named",
+    "free_rider",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
@@ -206,6 +219,7 @@ __all__ = [
     "lp_welfare",
     "mcg",
     "measure",
+    "median",
     "merge",
     "merge_weights",
     "method_named",
@@ -214,6 +228,8 @@ __all__ = [
     "natural",
     "network_named",
     "one_random",
+    "opened_update",
+    "outsized",
     "paired_gains",
     "parameters",
     "partition_named",
@@ -234,6 +250,7 @@ __all__ = [
     "pooled",
     "power_law",
     "prefix",
+    "private",
     "proportional",
     "quantity_dirichlet",
     "range_report",
@@ -251,11 +268,13 @@ __all__ = [
     "save_checkpoint",
     "save_figure",
     "save_rewards",
+    "screened",
     "server_named",
     "shapfed",
     "shapfed_wa",
     "shapley",
     "show",
+    "sign_flipper",
     "sized",
     "slice_of",
     "sliders",
@@ -281,6 +300,7 @@ __all__ = [
     "threshold",
     "thresholded",
     "tokens",
+    "trimmed",
     "units",
     "update_shapley",
     "verify_rewards",

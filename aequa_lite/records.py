@@ -13,7 +13,7 @@ from typing import Any
 
 from .files import whole
 
-__all__ = ["Data", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
+__all__ = ["Data", "Given", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
 
 
 def _between(low: float, high: float, default: float, about: str) -> Any:
@@ -218,14 +218,28 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a policy decides before a round: ``widths`` (n,), 0 for who is away; ``scores``: what it must remember.
+
+    Example:
+        >>> Given(widths=(0.5, 1.0)).scores
+        ()
+    """
+
+    widths: tuple[float, ...]
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Round:
     """What one round left behind.
 
     ``theta``: the shared network's state after the merge; ``widths``: (n,) what each participant received, 0 where it
     was not drawn into the round;
     ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
-    ``parameters_sent``: numbers sent to and received from all participants in this round; ``state``: theta and all that
-    the server remembers beside it.
+    ``parameters_sent``: numbers sent to and received from all participants in this round; ``before``: theta at the start
+    of the round; ``scores``: what the policy remembered when it gave these widths; ``state``: theta after the round and all
+    that the server remembers beside it.
 
     Example:
         >>> Round(index=0, theta={}, widths=(1.0, 1.0), loss=2.3, parameters_sent=8).left_out
@@ -239,6 +253,8 @@ class Round:
     parameters_sent: int
     left_out: tuple[int, ...] = ()
     updates: tuple[Update, ...] = ()
+    before: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
