@@ -225,7 +225,7 @@ def _forged(scheme: Scheme, who: frozenset[int], forge: Forge, remember: Remembe
             after.update(echo)
         return after
 
-    return Scheme(broadcast, local, merge, scheme.together and together)
+    return replace(scheme, broadcast=broadcast, local=local, merge=merge, together=scheme.together and together)
 
 
 def _moved(before: State, after: State, shapes: State | None = None) -> dict[str, Tensor]:

@@ -54,7 +54,9 @@ def earned_widths(
         if not least <= value <= 1:
             raise ValueError(f"{name} is {value!r}; allowed is a number in (0, 1]")
     if warm_up < 1 or (build is None) != (validation is None):
-        raise ValueError(f"warm_up is {warm_up!r}; allowed is a number from 1, and build and validation both or neither")
+        raise ValueError(
+            f"warm_up is {warm_up!r}; allowed is a number from 1, and build and validation both or neither"
+        )
 
     def wanted(scores: np.ndarray, theta: State) -> np.ndarray:
         if build is None or validation is None:
@@ -176,10 +178,14 @@ def with_own(scheme: Scheme, build: Build, *, steps: int = 300, every: int = 20)
         theta = initial(build, recipe.seed, shard.samples.y.device)
         return replace(update, own=local_sgd(build, theta, shard, 1.0, short, draws, draw=full_only).state)
 
-    def local(sent: State, shard: Shard, width: float, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any) -> Update:
+    def local(
+        sent: State, shard: Shard, width: float, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+    ) -> Update:
         return own(scheme.local(sent, shard, width, recipe, draws, first=first, **rest), shard, recipe, first)
 
-    def together(sent: Any, shards: Any, widths: Any, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any) -> Any:
+    def together(
+        sent: Any, shards: Any, widths: Any, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+    ) -> Any:
         updates = scheme.together(sent, shards, widths, recipe, draws, first=first, **rest)  # type: ignore[misc]
         return [own(u, shard, recipe, first) for u, shard in zip(updates, shards, strict=True)]
 

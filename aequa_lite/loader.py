@@ -16,11 +16,21 @@ from typing import Any
 from torch import nn
 
 from .files import whole
+from .text import tokens
 
 __all__ = ["write_loader"]
 
 PLAIN = (int, float, str, bool, bytes, tuple, list, dict, set, frozenset, type(None))
 LOADER = "load_reward.py"
+LOAD_WORDS = '''
+def load_words(path):
+    """Return the words that the reward reads: load_reward(path)(tokens(["A fine film"], load_words(path)))."""
+    blob = Path(path).with_name("words.json").read_bytes()
+    if hashlib.sha256(blob).hexdigest() != json.loads(Path(path).with_suffix(".json").read_text())["words"]:
+        raise ValueError("words.json is not the file that the reward's manifest states; fetch both again")
+    return json.loads(blob)
+
+'''
 
 
 def _names(node: ast.AST) -> Iterator[str]:
@@ -62,8 +72,11 @@ def loader_text(function: Callable[..., nn.Module]) -> str:
     pieces: dict[str, str] = {}
     imports: set[str] = set()
     _gather(function, pieces, imports)
+    if reads_words := "words" in inspect.signature(function).parameters:
+        _gather(tokens, pieces, imports)
     source = "\n".join(sorted(imports)) + "\n\n\n" + "\n\n\n".join(pieces.values())
     page = files(__package__).joinpath("embedded", "load_reward.txt").read_text(encoding="utf-8")
+    page = page.replace("__WORDS__", LOAD_WORDS if reads_words else "")
     return page.replace("__SOURCE__", source).replace("__NAME__", function.__name__)
 
 

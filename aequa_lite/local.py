@@ -29,11 +29,10 @@ __all__ = [
 ]
 
 Draw = Callable[[np.random.Generator, float, Recipe], Sequence[float]]
-GRID = 200  # widths are multiples of 1/200: fine enough to be continuous, few enough to be compared
 
 
-def widths(least: float, most: float = 1.0) -> tuple[float, ...]:
-    """Return the grid of widths from the least to the most: multiples of 1/200, and both ends.
+def widths(least: float, most: float = 1.0, grid: int = Recipe.grid) -> tuple[float, ...]:
+    """Return the widths from the least to the most: whole multiples of 1 / ``grid``, and both ends.
 
     Example:
         >>> widths(0.98)
@@ -41,7 +40,7 @@ def widths(least: float, most: float = 1.0) -> tuple[float, ...]:
 
     Source: our choice; 200 is the number of units in the MLP's hidden layers.
     """
-    inner = np.arange(1, GRID + 1) / GRID
+    inner = np.arange(1, grid + 1) / grid
     return (least, *(float(w) for w in inner if least + 1e-9 < w < most - 1e-9), *((most,) if most > least else ()))
 
 
@@ -101,7 +100,7 @@ def _random(draws: np.random.Generator, widest: float, recipe: Recipe, count: in
     """Random widths from the recipe's distribution between the least and the widest, on the grid."""
     low = min(recipe.min_width, widest)
     drawn = low + (widest - low) * draws.beta(recipe.width_alpha, recipe.width_beta, count)
-    return tuple(min(widest, float(np.ceil(w * GRID - 1e-9)) / GRID) for w in drawn)
+    return tuple(min(widest, float(np.ceil(w * recipe.grid - 1e-9)) / recipe.grid) for w in drawn)
 
 
 def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -> np.ndarray:
@@ -154,7 +153,7 @@ def gradient(
     widest = {**parts[0][0].trained, **parts[0][1].trained}
     leaves = {name: theta[name][block].detach().requires_grad_() for name, block in widest.items()}
     said, soft, values = parts[0][0](leaves, theta, x), None, []
-    for (stem, head), share in zip(parts, shares(order, recipe).tolist(), strict=True):
+    for (stem, head), share in zip(parts, shares(order, recipe), strict=True):
         heard = said[:, : next(iter(stem.trained.values()))[0].stop] if stem.trained else said
         logits = head(leaves, theta, heard)
         value = share * cross_entropy(logits, y)
@@ -163,14 +162,14 @@ def gradient(
         elif recipe.distill:
             soft = logits.detach().softmax(1)  # (batch, classes)
         values.append(value)
-    loss = torch.stack(values).sum()
+    loss = sum(values[1:], start=values[0])
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
 
 
-def shares(order: Sequence[float], recipe: Recipe) -> np.ndarray:
-    """How much each width's loss counts, (widths,), summing to one; ``order`` begins with the widest."""
-    raw = (np.asarray(order) / order[0]) ** recipe.loss_power
-    return raw / raw.sum()
+def shares(order: Sequence[float], recipe: Recipe) -> list[float]:
+    """How much each width's loss counts, summing to one; ``order`` begins with the widest."""
+    raw = [(width / order[0]) ** recipe.loss_power for width in order]
+    return [each / sum(raw) for each in raw]
 
 
 def _held(tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> list[Tensor]:
@@ -294,7 +293,7 @@ def accuracy_curve(
 ) -> Curve:
     r"""Measure the shared network's accuracy at every width: $\hat\phi(w)$ on ``samples``.
 
-    ``grid``: the widths to try (default: multiples of 1/200 from ``least`` to 1); those at which the network does not
+    ``grid``: the widths to try (default: :func:`widths` from ``least`` to 1); those at which the network does not
     grow are dropped. ``count``: workers. The curve keeps which samples were right, for paired statistics.
 
     Example:

@@ -15,10 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from . import convnets, local, nets, partition, server, textnets
+from . import convnets, local, nets, partition, rules, server, textnets
+from .allocate import Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
+from .curve import Curve
 from .records import Recipe, Samples, Shard
 
-__all__ = ["draw_named", "network_named", "partition_named", "server_named"]
+__all__ = ["allocation_named", "draw_named", "network_named", "partition_named", "server_named"]
 
 
 def _table(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -48,6 +50,8 @@ NETWORKS = _table(  # the one list of networks: rewards are read back by it too
 )
 DRAWS = _table(local.full_and_random, local.full_only, local.one_random, local.sandwich)
 SERVERS = _table(server.averaged, server.with_momentum, server.adaptive)
+RULES = _table(rules.anneal, rules.capped, rules.generous, rules.proportional, rules.thresholded)
+OBJECTIVES = _table(gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain)
 
 
 def _nearest(kind: str, text: str, name: str, known: Iterable[str]) -> ValueError:
@@ -129,3 +133,29 @@ def server_named(text: str) -> server.Server:
     if text.strip() == "averaged":  # the one step that has no constants is the function itself
         return server.averaged
     return _called("server", text, SERVERS)()
+
+
+def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve], Plan]:
+    """Return the allocation that is written as a name or a call: ``allocate``, an objective of it, or another rule.
+
+    Objectives such as ``spread_only`` or ``gain_minus_variance(1.0)`` mean :func:`allocate` with that objective; rules are
+    such as ``proportional`` or ``capped(0.02)``. ``rational``: nobody's predicted accuracy below its contribution.
+
+    Raises:
+        ValueError: the name is unknown (the nearest is given), its constants are, or a rule cannot be ``rational``.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> allocation_named("proportional")([0.4, 0.8], curve).widths.tolist()
+        [0.1, 1.0]
+    """
+    if text.strip() == "allocate":  # with its default objective
+        return partial(allocate, rational=rational)
+    if text.split("(")[0].strip() in OBJECTIVES:
+        objective = _called("allocation", text, OBJECTIVES)()
+        return partial(allocate, objective=objective, rational=rational)
+    rule = _called("allocation", text, {"allocate": allocate, **OBJECTIVES, **RULES}, first=2)
+    if rational or rule.func is allocate:
+        kept = f"allocate, {', '.join(OBJECTIVES)}"
+        raise ValueError(f"allocation is {text!r} and rational {rational}; allowed is rational False, or one of {kept}")
+    return rule

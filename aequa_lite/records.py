@@ -54,6 +54,7 @@ class Recipe:
     widths_per_step: int = _between(0, 64, 1, "random widths trained beside the widest one in each step")
     width_alpha: float = _between(1e-3, 1e3, 3.0, "first shape parameter of the Beta distribution of widths")
     width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
+    grid: int = _between(1, 10_000, 200, "widths are whole multiples of 1 / grid")
     loss_power: float = _between(0.0, 16.0, 1.0, "a width's loss counts (width / widest) ** loss_power")
     distill: float = _between(0.0, 1.0, 0.0, "share of the widest width's soft labels in the loss of the others")
     proximal: float = _between(0.0, 1e3, 0.0, "pull of local training back to what was received (FedProx's mu)")
@@ -240,7 +241,8 @@ class Round:
     was not drawn into the round;
     ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
     ``parameters_sent``: numbers sent to and received from all participants in this round; ``before``: theta at the start
-    of the round; ``scores``: what the policy remembered when it gave these widths.
+    of the round; ``scores``: what the policy remembered when it gave these widths; ``state``: theta after the round and all
+    that the server remembers beside it.
 
     Example:
         >>> Round(index=0, theta={}, widths=(1.0, 1.0), loss=2.3, parameters_sent=8).left_out
@@ -256,6 +258,7 @@ class Round:
     updates: tuple[Update, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
     scores: tuple[float, ...] = ()
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,18 @@ from .names import NETWORKS
 from .records import Recipe
 from .slim import parameters
 
-__all__ = ["Manifest", "load_reward", "save_rewards"]
+__all__ = ["Manifest", "load_reward", "load_words", "save_rewards"]
 
+WORDS = "words.json"  # one for the whole folder: all rewards of a run read the same words
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
+MOST_WORDS_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Manifest:
     """Say what a reward file holds, so that it can be rebuilt and checked before use.
+
+    ``sha256``: of the reward's file; ``recipe``: the recipe's hash; ``words``: for text, the SHA-256 of its ``words.json``.
 
     Example:
         >>> Manifest("MLP", {"classes": 10}, 0.5, 89610, "0" * 64, "0" * 64).width
@@ -40,6 +44,7 @@ class Manifest:
     parameters: int
     sha256: str
     recipe: str
+    words: str = ""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -56,18 +61,18 @@ def _check(m: Manifest) -> None:
         raise ValueError(f"parameters is {m.parameters!r}; allowed is a whole number from 1 to {MOST_BYTES // 4}")
     if not isinstance(m.options, dict) or not all(_plain(v) for v in m.options.values()):
         raise ValueError(
-            f"options is {m.options!r}; allowed are names with whole numbers from 1 to 65536 or lists of them"
+            f"options is {m.options!r}; allowed are names with true, false, whole numbers from 1 to 65536 or lists of them"
         )
-    for name in ("sha256", "recipe"):
+    for name in ("sha256", "recipe", *(["words"] if m.words != "" else [])):
         value = getattr(m, name)
         if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
             raise ValueError(f"{name} is {value!r}; allowed are 64 hexadecimal digits")
 
 
 def _plain(value: Any) -> bool:
-    """Whether a network option is a small positive whole number or a short list of them."""
+    """Whether a network option is true or false, a small positive whole number or a short list of them."""
     many = value if isinstance(value, (list, tuple)) else [value]
-    return 0 < len(many) <= 4 and all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= 65536 for v in many)
+    return isinstance(value, bool) or (0 < len(many) <= 4 and all(type(v) is int and 1 <= v <= 65536 for v in many))
 
 
 def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:
@@ -85,8 +90,12 @@ def save_rewards(
     models: Sequence[nn.Module],
     widths: Sequence[float],
     recipe: Recipe,
+    *,
+    words: Sequence[str] = (),
 ) -> list[Path]:
     """Write one ``participant-NN.safetensors`` and its ``.json`` manifest for each participant; return the files.
+
+    ``words``: for text, the data set's (``data.words``), kept in ``words.json`` so that a reward can read sentences.
 
     Raises:
         ValueError: ``build`` is not one of this package's networks, or models and widths differ in number.
@@ -101,16 +110,52 @@ def save_rewards(
     architecture, options = _described(build)
     if len(models) != len(widths):
         raise ValueError(f"models holds {len(models)} and widths {len(widths)}; allowed is one width for each model")
-    paths = []
+    paths, known = [], _save_words(Path(folder), words)
     for number, (model, width) in enumerate(zip(models, widths, strict=True)):
         path = Path(folder) / f"participant-{number:02d}.safetensors"
         save_tensors(path, model.state_dict(), {"width": repr(float(width))})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        manifest = Manifest(architecture, options, float(width), parameters(model), digest, recipe.hash)
+        manifest = Manifest(architecture, options, float(width), parameters(model), digest, recipe.hash, known)
         with whole(path.with_suffix(".json")) as half:
             half.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
         paths.append(path)
     return paths
+
+
+def _save_words(folder: Path, words: Sequence[str]) -> str:
+    """Write the words of a run on text; their SHA-256, or nothing where there are none."""
+    if not words:
+        return ""
+    text = json.dumps(list(words), ensure_ascii=False, indent=0) + "\n"
+    with whole(folder / WORDS) as half:
+        half.write_text(text, encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_words(path: Path | str) -> tuple[str, ...]:
+    """Return the words of a reward that reads text, in the order of their ids: ``net(tokens(sentences, words))``.
+
+    Raises:
+        ValueError: the reward or its ``words.json`` is missing or damaged, or it has no words because it reads pictures.
+
+    Example:
+        >>> import tempfile, aequa_lite as aq; from functools import partial
+        >>> build, words = partial(aq.TextCNN, words=3), ("<padding>", "<unknown>", "film")
+        >>> path, = save_rewards(tempfile.mkdtemp(), build, [build(0.5)], [0.5], aq.Recipe(), words=words)
+        >>> load_words(path)
+        ('<padding>', '<unknown>', 'film')
+    """
+    manifest, _ = _read(Path(path))
+    blob = _bytes(Path(path).with_name(WORDS), MOST_WORDS_BYTES)
+    if hashlib.sha256(blob).hexdigest() != manifest.words:
+        raise ValueError(f"{Path(path).with_name(WORDS)} is not the file of words that the manifest of {path} states")
+    try:
+        words = json.loads(blob)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: {error}") from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: allowed is a list of words")
+    return tuple(words)
 
 
 def load_reward(path: Path | str) -> nn.Module:
@@ -155,16 +200,20 @@ def load_reward(path: Path | str) -> nn.Module:
 
 def _read(path: Path) -> tuple[Manifest, bytes]:
     """The manifest and the bytes that it vouches for."""
-    for each, most in ((path, MOST_BYTES), (path.with_suffix(".json"), 1 << 16)):
-        if not each.is_file():
-            raise ValueError(f"reward {each} cannot be read: no such file")
-        if each.stat().st_size > most:
-            raise ValueError(f"reward {each} has {each.stat().st_size} bytes; allowed are {most}")
+    blob, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), 1 << 16)
     try:
-        manifest = Manifest(**json.loads(path.with_suffix(".json").read_bytes()))
+        manifest = Manifest(**json.loads(stated))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error}") from error
-    blob = path.read_bytes()
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
     return manifest, blob
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    """A file's bytes, unless there are too many."""
+    if not path.is_file():
+        raise ValueError(f"reward {path} cannot be read: no such file")
+    if path.stat().st_size > most:
+        raise ValueError(f"reward {path} has {path.stat().st_size} bytes; allowed are {most}")
+    return path.read_bytes()

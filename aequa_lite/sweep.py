@@ -1,250 +1,166 @@
-"""Many papermill runs into one tidy table: resumable, and a failed run stays a row with its reason.
+"""Many papermill runs into one tidy table: side by side, resumable, and a failed run stays a row with its reason.
 
-usage: python -m aequa_lite.sweep sweeps/NAME.yml [--shard I/N]
+usage: python -m aequa_lite.sweep sweeps/NAME.yml [--workers N] [--shard I/N] [--gather]
 
 The file says which notebook is run, which parameters are fixed, and which are varied: every case at every combination of
-the grid is a run::
+the grid is a run, or of several grids, where ``grid`` is a list of them::
 
     notebook: notebooks/reproduce.ipynb
-    fixed: {participants: 10}
-    cases: {plain: {draw: full_only}, slimmable: {}}
-    grid: {data: [fashion], seed: [0, 1, 2]}
+    fixed: {participants: 10, methods: "aequa, fedavg"}
+    when:
+      - {if: {data: sst2}, set: {network: TextCNN}}
+    cases: {sandwich: {draw: sandwich}, ours: {}}
+    grid: {data: [fashion, sst2], seed: [0, 1, 2]}
 
-Each run leaves its executed notebook and ``report.json`` under ``runs/NAME/``; finished runs are not repeated, failed ones
-are. The table goes to ``results/NAME/runs.csv``, means and spreads over the seeds to ``results/NAME/summary.csv``.
+Each run leaves its executed notebook and a ``report.json`` of every method under ``runs/NAME/``. What is finished is not
+repeated, what failed is; a method that is added later is run alone, on the same models trained alone. A run is claimed by
+a lock on a file in its folder, which ends with the process: so several processes, also on several machines that share the
+folder, work on one sweep, and a killed one goes on at once. The table goes to ``results/NAME/``.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import itertools
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date
-from difflib import get_close_matches
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import papermill
-import yaml
+import torch
+from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from .curve import Curve, range_report
 from .files import whole
-from .records import Report
+from .runs import Run, Sweep, read_sweep, share
+from .tables import gather
+from .workers import available
 
-__all__ = ["Run", "Sweep", "gather", "read_sweep", "run_sweep"]
+__all__ = ["gather", "read_sweep", "run_sweep"]
 
-MEANT = (
-    "pearson",
-    "pearson_ceiling",
-    "mcg",
-    "cgs",
-    "min_gain",
-    "alone_best",
-    "full",
-    "half",
-    "quarter",
-    "largest_step",
-)
+SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "worse_off", "alone_best", "reward_best")
 
 
-@dataclass(frozen=True)
-class Run:
-    """Hold one run of a sweep: what tells it apart from the others, and all its parameters."""
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a run's folder for as long as the block lasts; False where another process holds it.
 
-    label: dict[str, Any]
-    parameters: dict[str, Any]
-
-    def folder(self, root: Path) -> Path:
-        """Where it lies: readable by its label, unique by its parameters."""
-        digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:8]
-        words = (re.sub(r"[^\w.,()=]", "", str(value)) for value in self.label.values())
-        return root / f"{'-'.join(words)}-{digest}"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Hold a sweep: its name, its notebook, what is fixed, the cases to compare, and the grid that each is run on.
+    The claim is a lock of the operating system, so it ends with the process, however that ends.
 
     Example:
-        >>> len(Sweep("mini", Path("notebooks/reproduce.ipynb"), {}, {"": {}}, {"seed": [0, 1], "data": ["mnist"]}).runs())
-        2
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with claimed(folder) as mine, claimed(folder) as mine_too:
+        ...     print(mine, mine_too)
+        True False
     """
+    import fcntl  # late: not on Windows, where only reading sweeps works
 
-    name: str
-    notebook: Path
-    fixed: Mapping[str, Any]
-    cases: Mapping[str, Mapping[str, Any]]
-    grid: Mapping[str, list[Any]]
-
-    def runs(self) -> list[Run]:
-        """Every case at each combination of the grid, over what is fixed; the grid's last parameter varies first."""
-        found = []
-        for values in itertools.product(*self.grid.values()):
-            at = dict(zip(self.grid, values))
-            for case, changed in self.cases.items():
-                label = {"case": case, **at} if len(self.cases) > 1 else at
-                found.append(Run(label, {**self.fixed, **at, **changed}))
-        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "claim").open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
-def read_sweep(path: Path | str) -> Sweep:
-    """Read a sweep file and refuse what its notebook does not know.
+def reason_of(error: BaseException, folder: Path) -> str:
+    """Why there is no report: ``no data``, ``refused`` (before any work) or ``failed``, and what was said."""
+    kind, said = type(error).__name__, str(error)
+    if isinstance(error, PapermillExecutionError):
+        kind, said = error.ename, error.evalue
+    early = not (folder / "run.json").exists()
+    word = "no data" if kind == "FileNotFoundError" else "refused" if kind == "ValueError" and early else "failed"
+    return f"{word}: {'' if word != 'failed' else kind + ': '}{' '.join(said.split())}"
+
+
+def run_one(notebook: Path, run: Run, root: Path) -> bool:
+    """Run the notebook for the methods that are missing; a failure leaves its reason in the folder.
+
+    Returns False, and does nothing, where another process has claimed the run.
+    """
+    folder = run.folder(root)
+    with claimed(folder) as mine:
+        if not mine:
+            return False
+        if missing := run.missing(root):
+            (folder / "failed.txt").unlink(missing_ok=True)
+            asked = {"methods": ", ".join(missing)} if run.methods else {}
+            parameters = {**run.parameters, **asked, "out": str(folder)}
+            try:
+                papermill.execute_notebook(str(notebook), str(folder / "run.ipynb"), parameters, progress_bar=False)
+            except Exception as error:  # whatever it was, the sweep goes on and the row says it
+                with whole(folder / "failed.txt") as half:
+                    half.write_text(reason_of(error, folder) + "\n")
+            finally:
+                asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
+    return True
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let every kernel that starts in the block compute with one thread: many such are faster than one with many."""
+    names = ("OMP_NUM_THREADS", "AEQUA_WORKERS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= dict.fromkeys(names, "1")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
+def run_sweep(
+    sweep: Sweep, root: Path = Path("runs"), shard: tuple[int, int] = (0, 1), workers: int | None = None
+) -> None:
+    """Run what has not been finished yet, with a bar over the runs.
+
+    ``shard``: (i, n) takes a balanced n-th of the runs, for machines that share no folder; ``workers``: how many run side
+    by side (default: one for each processor, with one thread each; a single one where there is a GPU).
 
     Raises:
-        ValueError: a key is missing or unknown, or a parameter is none of the notebook's; the nearest name is given.
-
-    Example:
-        >>> read_sweep("nowhere.yml")
-        Traceback (most recent call last):
-        ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
+        ValueError: there is no such share, or ``workers`` is not a whole number from 1.
     """
-    path = Path(path)
-    try:
-        found = yaml.safe_load(path.read_text())
-        if unknown := set(found) - {"notebook", "fixed", "cases", "grid"}:
-            raise ValueError(f"unknown key {min(unknown)!r}; allowed are notebook, fixed, cases, grid")
-        cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
-        sweep = Sweep(path.stem, Path(found["notebook"]), dict(found.get("fixed") or {}), cases, dict(found["grid"]))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"sweep {path} cannot be read: {error}") from error
-    known = papermill.inspect_notebook(str(sweep.notebook))
-    for name in itertools.chain(sweep.fixed, sweep.grid, *sweep.cases.values()):
-        if name not in known or name == "out":
-            near = get_close_matches(str(name), known, n=1, cutoff=0.0)
-            raise ValueError(
-                f"sweep {path} sets {name!r}; allowed are the notebook's parameters, the nearest is {near}"
-            )
-    for name, values in sweep.grid.items():
-        if not isinstance(values, list) or not values:
-            raise ValueError(f"sweep {path} has grid {name!r} = {values!r}; allowed is a list of values")
-    return sweep
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers!r}; allowed is a whole number from 1")
+    here, chosen = root / sweep.name, share(sweep.runs(), *shard)
+    todo = [run for run in chosen if run.missing(here)]
+    count = workers or (1 if torch.cuda.is_available() else available())
+    pool = ThreadPoolExecutor(count)
+    with one_thread_each() if count > 1 else nullcontext():
+        began = [pool.submit(run_one, sweep.notebook, run, here) for run in todo]
+        try:
+            for each in tqdm(as_completed(began), sweep.name, len(chosen), initial=len(chosen) - len(todo)):
+                each.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
 
 
-def run_one(notebook: Path, parameters: Mapping[str, Any], folder: Path) -> None:
-    """Run the notebook once; a failure leaves its reason in the folder instead of a report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "failed.txt").unlink(missing_ok=True)
-    try:
-        papermill.execute_notebook(
-            str(notebook), str(folder / "run.ipynb"), {**parameters, "out": str(folder)}, progress_bar=False
-        )
-    except Exception as error:  # whatever it was, the sweep goes on and the row says it
-        with whole(folder / "failed.txt") as half:
-            half.write_text(f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}\n")
-
-
-def run_sweep(sweep: Sweep, root: Path = Path("runs"), shard: tuple[int, int] = (0, 1)) -> None:
-    """Run what has not been finished yet, one after another, with a bar over the runs.
-
-    ``shard``: (i, n) takes every n-th run from the i-th on, so that n machines can share a sweep.
-    """
-    for run in tqdm(sweep.runs()[shard[0] :: shard[1]], desc=sweep.name):
-        folder = run.folder(root / sweep.name)
-        if not (folder / "report.json").exists():
-            run_one(sweep.notebook, run.parameters, folder)
-
-
-def row_of(run: Run, folder: Path) -> dict[str, Any]:
-    """One run as a row: what tells it apart, and what came of it."""
-    if not (folder / "report.json").exists():
-        failed = folder / "failed.txt"
-        return {**run.label, "status": failed.read_text().strip() if failed.exists() else "not run yet"}
-    found = Report.load(folder)
-    fair, alone, paid = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
-    low, high = fair.get("pearson_ceiling_interval") or (None, None)
-    return {
-        **run.label,
-        "status": "done",
-        **{name: fair[name] for name in ("pearson", "pearson_ceiling")},
-        "pearson_ceiling_low": low,
-        "pearson_ceiling_high": high,
-        **{name: fair[name] for name in ("mcg", "cgs")},
-        "cgs_ceiling_high": (fair.get("cgs_ceiling_interval") or (None, None))[1],
-        "min_gain": fair["min_gain"],
-        "worse_off": len(fair["worse_off"]),
-        "alone_best": alone.max(),
-        "alone_worst": alone.min(),
-        "alone_sd": alone.std(),
-        "reward_best": paid.max(),
-        **_currency(found),
-        "mean_width": None if found.widths is None else float(np.mean(found.widths)),
-        "parameters_sent": found.parameters_sent,
-        "seconds": found.seconds,
-        "device": found.device,
-        **{f"version_{name}": v for name, v in found.versions.items()},
-        "date": date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat(),
-    }
-
-
-def _currency(found: Report) -> dict[str, float]:
-    """How good the shared network's curve is: its ends, a quarter and half of it, its small change, its departures."""
-    if not found.curve:
-        return {}
-    curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
-    judged = range_report(curve, found.contribution)
-    test = np.array(found.curve["test"] or found.curve["validation"])
-    return {
-        "full": test[-1],
-        "half": float(np.interp(0.5, curve.widths, test)),
-        "quarter": float(np.interp(0.25, curve.widths, test)),
-        "least": test[0],
-        "largest_step": judged["largest_step"],
-        "noise": judged["noise"],
-        "not_monotone": float(np.abs(curve.fitted - curve.accuracy).max()),
-    }
-
-
-def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("results")) -> pd.DataFrame:
-    """Write the table of all runs and its summary over the seeds; return the table."""
-    table = pd.DataFrame([row_of(run, run.folder(root / sweep.name)) for run in sweep.runs()])
-    with whole(results / sweep.name / "runs.csv") as half:
-        table.to_csv(half, index=False, float_format="%.6g")
-    done = table[table["status"] == "done"]
-    if len(done):
-        by = [name for name in sweep.runs()[0].label if name != "seed"]
-        numbers = [name for name in MEANT if name in done]
-        summary = (
-            done.groupby(by, sort=False)[numbers].agg(["mean", "std", "count"]) if by else done[numbers].describe()
-        )
-        with whole(results / sweep.name / "summary.csv") as half:
-            summary.to_csv(half, float_format="%.5g")
-    return table
-
-
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run a sweep file and print its table."""
     parser = argparse.ArgumentParser(prog="python -m aequa_lite.sweep", description="Run a sweep and gather its table.")
     parser.add_argument("file", help="sweeps/NAME.yml")
-    parser.add_argument("--shard", default="1/1", help="I/N: take the I-th of N shares of the runs")
+    parser.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
+    parser.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
     parser.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     try:
         part, parts = (int(piece) for piece in asked.shard.split("/"))
         sweep = read_sweep(asked.file)
+        if not asked.gather:
+            run_sweep(sweep, shard=(part - 1, parts), workers=asked.workers)
     except ValueError as error:
         parser.error(str(error))
-    if not asked.gather:
-        run_sweep(sweep, shard=(part - 1, parts))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with what is not finished", flush=True)
+        os._exit(130)  # not waiting for the notebooks: their kernels end with this process
     table = gather(sweep)
-    shown = [
-        *sweep.runs()[0].label,
-        "status",
-        "pearson",
-        "pearson_ceiling",
-        "cgs",
-        "min_gain",
-        "worse_off",
-        "alone_best",
-        "full",
-    ]
-    print(table[[name for name in shown if name in table]].to_string(index=False))
+    print(table[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in table]].to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .loader import LOADER, loader_text
 from .names import NETWORKS
-from .reward import load_reward
+from .reward import WORDS, load_reward, load_words
 from .slim import parameters
 
 __all__ = ["Checked", "verify_rewards"]
@@ -67,6 +67,8 @@ def _lines(paths: list[Path], rewards: list[Path]) -> Iterator[Checked]:
             yield Checked(path.name, f"the manifest of {path.stem}")
         elif path.suffix == ".onnx" and path.with_suffix(".safetensors") in rewards:
             yield Checked(path.name, "not checked: an ONNX file has no manifest; export it again from its reward")
+        elif path.name == WORDS and first.get("words"):
+            yield _words(path, rewards[0])
         elif path.name == LOADER:
             yield _loader(path, first)
         elif path.match("participant-*.json"):
@@ -88,6 +90,8 @@ def _reward(path: Path, first: dict) -> Checked:
     """A reward, rebuilt."""
     try:
         net = load_reward(path)
+        if first.get("words"):
+            load_words(path)
     except ValueError as error:
         return Checked(path.name, "", str(error))
     found = _stated(path)
@@ -95,6 +99,14 @@ def _reward(path: Path, first: dict) -> Checked:
         if first.get(name) != found[name]:
             return Checked(path.name, "", f"its {name} is not that of the first reward: it comes from another run")
     return Checked(path.name, f"{found['architecture']} at width {found['width']:g}: {parameters(net):,} parameters")
+
+
+def _words(path: Path, reward: Path) -> Checked:
+    """The words that the rewards read."""
+    try:
+        return Checked(path.name, f"{len(load_words(reward)):,} words")
+    except ValueError as error:
+        return Checked(path.name, "", str(error))
 
 
 def _loader(path: Path, first: dict) -> Checked:

@@ -13,8 +13,10 @@ import torch
 __all__ = ["workers"]
 
 
-def _available() -> int:
-    """The processors this process may use."""
+def available() -> int:
+    """The processors this process may use; fewer where AEQUA_WORKERS says so."""
+    if said := os.environ.get("AEQUA_WORKERS"):
+        return max(1, int(said))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -37,7 +39,7 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
     """
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         raise ValueError(f"workers is {count!r}; allowed is a whole number from 1, or None for one per processor")
-    count = count or (_available() if torch.device(device).type == "cpu" else 1)
+    count = count or (available() if torch.device(device).type == "cpu" else 1)
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
     def spread(function: Callable[..., Any], *items: Iterable[Any]) -> Iterator[Any]:

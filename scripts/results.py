@@ -1,10 +1,11 @@
-"""Fill the tables of the book's page of results from the rows under results/.
+"""Fill the tables and verdicts of the book's page of results from the files under results/, and from nothing else.
 
 usage: python scripts/results.py [--check]     (--check: only say whether the page is up to date)
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,16 +14,29 @@ import numpy as np
 import pandas as pd
 
 from aequa_lite.files import whole
+from aequa_lite.runs import read_sweep
+from aequa_lite.verdicts import Claim, Verdict, judge, published, wins
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "results.md"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
 
 
+def table_of(name: str) -> pd.DataFrame | None:
+    """All rows of a sweep, or None where it has not been run here."""
+    path = ROOT / "results" / name / "runs.csv"
+    return pd.read_csv(path, dtype={"case": str}) if path.exists() else None
+
+
 def rows_of(name: str) -> pd.DataFrame:
     """The finished rows of a sweep."""
-    table = pd.read_csv(ROOT / "results" / name / "runs.csv")
-    return table[table["status"] == "done"]
+    table = table_of(name)
+    return pd.DataFrame() if table is None else table[table["status"] == "done"]
+
+
+def not_tried(name: str) -> str:
+    """What stands where a table would, and how to fill it."""
+    return f"Not tried here. `python -m aequa_lite.sweep sweeps/{name}.yml` fills it.\n"
 
 
 def spread(values: pd.Series, digits: int = 3) -> str:
@@ -34,10 +48,17 @@ def spread(values: pd.Series, digits: int = 3) -> str:
     return f"{known.mean():.{digits}f}{deviation}"
 
 
+def informative(runs: pd.DataFrame) -> pd.Series:
+    """Which runs say anything about fairness: contributions differ by three standard errors or more."""
+    if "informative" in runs:
+        return runs["informative"].astype(str) == "True"
+    error = np.sqrt(runs["alone_best"] * (1 - runs["alone_best"]) / 10_000)  # both test splits hold 10,000 samples
+    return runs["alone_sd"] >= 3 * error
+
+
 def judged(runs: pd.DataFrame) -> str:
     """In how many of the informative runs Pearson and CGS lie within what noise allows."""
-    error = np.sqrt(runs["alone_best"] * (1 - runs["alone_best"]) / 10_000)  # both test splits hold 10,000 samples
-    told = runs[runs["alone_sd"] >= 3 * error]
+    told = runs[informative(runs)]
     if told.empty:
         return "uninformative"
     inside = (told["pearson"] >= told["pearson_ceiling_low"]) & (told["cgs"] <= told["cgs_ceiling_high"])
@@ -65,10 +86,8 @@ def fairness(name: str, by: list[str]) -> str:
 
 
 def ways(name: str) -> str:
-    """The finalists beside our way and plain FedAvg, on the same cells of the sweep that holds those."""
+    """The finalists of the screening, our way and plain FedAvg."""
     table = rows_of(name)
-    known = rows_of("post_training")
-    table = pd.concat([known[known["partition"] == "dirichlet(0.5)"], table])
     rows = []
     for (data, case), runs in table.groupby(["data", "case"], sort=False):
         columns = [spread(runs[each]) for each in ("full", "quarter", "pearson", "cgs", "min_gain", "mean_width")]
@@ -76,35 +95,190 @@ def ways(name: str) -> str:
     return markdown(["data", "way", "full width", "a quarter", "Pearson", "CGS", "smallest gain", "mean width"], rows)
 
 
-def stamp(name: str) -> str:
-    """Seeds, versions, device and date of a sweep's rows."""
+def small_change(name: str) -> str:
+    """The largest step of the curve, and in how many runs noise hides it: layers together, and by turns."""
+    turns, together = rows_of(name), rows_of("nine_partitions")
+    together = together[together["case"] == "ours"]
+    rows = []
+    for partition, runs in turns.groupby("partition", sort=False):
+        both = (together[together["partition"] == partition], runs)
+        hidden = [f"{int((each['largest_step'] <= each['noise']).sum())} of {len(each)}" for each in both]
+        rows.append([partition, *(spread(each["largest_step"]) for each in both), *hidden])
+        rows[-1] += [spread(each["full"]) for each in both]
+    head = ["largest step, together", "by turns", "hidden by noise, together", "by turns", "full width, together"]
+    return markdown(["partition", *head, "by turns"], rows)
+
+
+def methods(name: str) -> str:
+    """A line for each method: over all cells of a sweep, and Pearson over those that say something."""
+    table, rows = rows_of(name), []
+    for method, runs in table.groupby("method", sort=False):
+        told, (won, cells) = runs[informative(runs)], wins(table, str(method))
+        columns = [spread(runs[each]) for each in ("reward_best", "reward_mean", "mcg", "cgs")]
+        known = f"{told['pearson'].notna().sum()} of {len(told)}"
+        rows.append([f"`{method}`", str(len(runs)), f"{won} of {cells}", *columns, spread(told["pearson"]), known])
+        rows[-1] += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
+    head = ["method", "runs", "highest best reward", "best reward", "mean reward", "mean gain", "CGS", "Pearson"]
+    return markdown([*head, "defined in", "smallest gain", "worse off"], rows)
+
+
+def cells(name: str) -> str:
+    """A line for each cell: alone, ours, FedAvg, the best rival by its best reward and by its Pearson."""
     table = rows_of(name)
+    by = [each for each in ("data", "partition", "network") if each in table]
+    rows = []
+    for key, runs in table.groupby(by, sort=False):
+        ours, rivals = runs[runs["method"] == "aequa"], runs[~runs["method"].isin(["aequa", "fedavg"])]
+        told = rivals if bool(informative(runs).all()) else rivals[:0]
+        columns = [spread(ours["alone_best"]), spread(ours["reward_best"])]
+        columns += [spread(runs[runs["method"] == "fedavg"]["reward_best"]), highest(rivals, "reward_best")]
+        columns += [spread(ours["pearson"]), judged(ours), highest(told, "pearson"), str(int(ours["worse_off"].sum()))]
+        rows.append([*key, *columns])
+    head = [
+        *by,
+        "best alone",
+        "ours, best",
+        "FedAvg",
+        "highest rival",
+        "ours, Pearson",
+        "within noise",
+        "fairest rival",
+    ]
+    return markdown([*head, "worse off, ours"], rows)
+
+
+def highest(runs: pd.DataFrame, measure: str) -> str:
+    """The method with the highest mean, and that mean."""
+    if runs.empty or (means := runs.groupby("method")[measure].mean().dropna()).empty:
+        return "-"
+    return f"{means.max():.3f} (`{means.idxmax()}`)"
+
+
+def protocol(name: str) -> str:
+    """FedRAC's protocol: a line for each partition and method, with Pearson ours and their way."""
+    rows = []
+    for (case, method), runs in rows_of(name).groupby(["case", "method"], sort=False):
+        columns = [
+            spread(runs[each]) for each in ("alone_best", "reward_best", "pearson", "pearson_circular", "min_gain")
+        ]
+        rows.append([case, f"`{method}`", *columns, str(int(runs["worse_off"].sum())), str(runs["seed"].nunique())])
+    head = [
+        "partition",
+        "method",
+        "best alone",
+        "best reward",
+        "Pearson",
+        "circular Pearson",
+        "smallest gain",
+        "worse off",
+    ]
+    return markdown([*head, "seeds"], rows)
+
+
+def others(name: str) -> str:
+    """The rows without a figure, by their reasons."""
+    table = table_of(name)
+    if table is None or (left := table[table["status"] != "done"]).empty:
+        return ""
+    by = [each for each in ("case", "data", "partition", "network") if each in left]
+    rows = [
+        [", ".join(map(str, key)), str(runs["method"].nunique()), str(runs["status"].iloc[0])]
+        for key, runs in left.groupby(by, sort=False)
+    ]
+    return "\nWithout a figure:\n\n" + markdown(["cell", "methods", "why"], rows)
+
+
+def rows_to_fill(name: str) -> str:
+    """The cells of a sweep that has not been run here, each data set a line, with the command that fills them."""
+    table, sweep = table_of(name), read_sweep(ROOT / "sweeps" / f"{name}.yml")
+    done = set() if table is None else set(table[table["status"] == "done"]["data"])
+    wanted: dict[str, set[str]] = {}
+    for run in sweep.runs():
+        wanted.setdefault(run.label["data"], set()).add(run.parameters["partition"])
+    rows = [
+        [
+            data,
+            str(len(parts)),
+            "tried" if data in done else "not tried here",
+            f"`python -m aequa_lite.sweep sweeps/{name}.yml`",
+        ]
+        for data, parts in wanted.items()
+    ]
+    return markdown(["data", "partitions", "paper scale", "filled by"], rows)
+
+
+def claims(name: str) -> str:
+    """Every published figure of the subjects beside ours, with its verdict, a line for each scale."""
+    rows = []
+    for each in published(ROOT / "results" / "published.yml")[name]:
+        for scale, sweep in each.sweeps.items():
+            rows.append(claim_row(each, scale, sweep, judge(each, table_of(sweep))))
+    head = ["claim", "source", "published", "ours", "seeds", "tolerance", "why", "verdict", "scale", "device"]
+    return markdown(head, rows)
+
+
+def claim_row(claim: Claim, scale: str, sweep: str, found: Verdict) -> list[str]:
+    """One claim as a line of the table."""
+    mean = "-" if found.mean is None else f"{found.mean:.3f}"
+    mean += "" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}"
+    seeds = f"{', '.join(map(str, found.seeds))} ({found.runs} runs)" if found.runs else f"`sweeps/{sweep}.yml`"
+    source = claim.source if claim.mark == "seen" else f"{claim.source} ({claim.mark})"
+    columns = [f"{claim.value:.3f}", mean, seeds, f"{claim.tolerance:.3f}", claim.why, f"**{found.word}**", scale]
+    return [claim.claim, source, *columns, "; ".join(found.devices) or "-"]
+
+
+def stamp(name: str) -> str:
+    """Seeds, versions, device, date and minutes of a sweep's rows."""
+    table = rows_of(name)
+    if table.empty:
+        return ""
     said = [f"seeds {', '.join(map(str, sorted(table['seed'].unique())))}"]
     for column in ("version_aequa-lite", "version_torch", "version_numpy", "version_python", "device", "date"):
         values = ", ".join(sorted(map(str, table[column].unique())))
         said.append(f"{column.removeprefix('version_')} {values}" if column.startswith("version") else values)
-    return f"\n{len(table)} runs; {'; '.join(said)}.\n"
+    about = ROOT / "results" / name / "about.json"
+    if about.exists():
+        said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes of computing")
+    count = f"{len(table)} rows" if "method" in table else f"{len(table)} runs"
+    return f"\n{count}; {'; '.join(said)}.\n"
 
 
-TABLES = {
-    "nine_partitions": lambda name: fairness(name, ["partition"]),
-    "post_training": lambda name: fairness(name, ["data", "partition"]),
-    "finalists": ways,
+TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
+    "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
+    "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
+    "by_turns": (small_change, "by_turns"),
+    "finalists": (ways, "finalists"),
+    "methods": (methods, "rivals_mini"),
+    "cells": (lambda name: cells(name) + others(name), "rivals_mini"),
+    "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
+    "fedrac": (protocol, "fedrac"),
+    "cffl": (protocol, "cffl"),
 }
+CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac", "widths")}
+
+
+def filled(mark: str) -> str:
+    """What stands under a mark of the page."""
+    if mark in CLAIMS:
+        return claims(CLAIMS[mark])
+    if mark == "to_fill":
+        return rows_to_fill("rivals_paper")
+    table, sweep = TABLES[mark]
+    return table(sweep) + stamp(sweep) if len(rows_of(sweep)) else not_tried(sweep)
 
 
 def page() -> str:
     """The page with its tables filled from the rows."""
-    return MARK.sub(lambda m: m[1] + "\n" + TABLES[m[2]](m[2]) + stamp(m[2]) + "\n" + m[3], PAGE.read_text())
+    return MARK.sub(lambda m: m[1] + "\n" + filled(m[2]) + "\n" + m[3], PAGE.read_text())
 
 
 def main() -> None:
     """Write the page, or check it."""
-    filled = page()
+    wanted = page()
     if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == filled else f"{PAGE.name} is out of date; run python scripts/results.py")
+        sys.exit(0 if PAGE.read_text() == wanted else f"{PAGE.name} is out of date; run python scripts/results.py")
     with whole(PAGE) as half:
-        half.write_text(filled)
+        half.write_text(wanted)
 
 
 if __name__ == "__main__":

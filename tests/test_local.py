@@ -111,6 +111,24 @@ def test_the_grid_of_widths_has_both_ends() -> None:
     assert (grid[0], grid[-1]) == (0.033, 1.0)
     assert all(a < b for a, b in zip(grid[:-1], grid[1:], strict=True))
     assert aq.widths(1.0) == (1.0,)
+    assert aq.widths(0.75, grid=8) == (0.75, 0.875, 1.0)
+
+
+def test_layers_that_grow_by_turns_make_twice_as_many_networks() -> None:
+    fine = aq.widths(0.02, grid=400)
+    sizes = [
+        [layer.out_features for layer in aq.MLP(w, by_turns=True) if hasattr(layer, "out_features")][:2] for w in fine
+    ]
+    grown = np.diff(sizes, axis=0)
+    assert sizes[-1] == [200, 200]
+    assert len(fine) == 2 * len(aq.widths(0.02)) - 1
+    assert (grown.sum(1) == 1).all()
+    assert (grown >= 0).all()
+
+
+def test_drawn_widths_lie_on_the_recipes_grid() -> None:
+    drawn = np.array(aq.full_and_random(aq.stream(0, "t"), 1.0, aq.Recipe(widths_per_step=50, grid=7)))
+    assert np.allclose(drawn * 7, np.round(drawn * 7))
 
 
 def test_only_widths_at_which_the_network_grows_are_measured() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,9 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data) -> None:
-    build = aq.sized(aq.LeNet, few, multiple=2)
+@pytest.mark.parametrize(("network", "options"), [(aq.LeNet, {"multiple": 2}), (aq.MLP, {"by_turns": True})])
+def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data, network, options: dict) -> None:
+    build = aq.sized(network, few, **options)
     theta = aq.initial(build, seed=0)
     models = [aq.slim(build, theta, w) for w in (0.1, 0.77)]
     for path, model in zip(aq.save_rewards(tmp_path, build, models, [0.1, 0.77], aq.Recipe()), models, strict=True):
@@ -173,6 +176,55 @@ def test_the_loader_needs_torch_and_safetensors_and_nothing_else(folder: Path, f
     with torch.no_grad():
         expected = aq.load_reward(folder / "participant-00.safetensors")(x).flatten().tolist()
     assert json.loads(said) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture
+def text_folder(tmp_path: Path) -> Path:
+    """A reward that reads sentences, with its words and its loader."""
+    build, words = partial(aq.TextCNN, words=4, shape=(6,), classes=2), ("<padding>", "<unknown>", "film", "fine")
+    aq.save_rewards(tmp_path, build, [aq.slim(build, aq.initial(build, 0), 0.5)], [0.5], aq.Recipe(), words=words)
+    aq.write_loader(tmp_path, build)
+    return tmp_path
+
+
+def test_a_reward_for_text_brings_its_words(text_folder: Path) -> None:
+    path = text_folder / "participant-00.safetensors"
+    assert aq.load_words(path) == ("<padding>", "<unknown>", "film", "fine")
+    assert faults(text_folder) == {}
+    code = (
+        "import sys; sys.modules['aequa_lite'] = None\n"
+        "from load_reward import load_reward, load_words, tokens\n"
+        f"net, words = load_reward({path.name!r}), load_words({path.name!r})\n"
+        "print(net(tokens(['A fine film'], words, length=6)).tolist())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=text_folder, capture_output=True, text=True, check=True
+    ).stdout
+    with torch.no_grad():
+        expected = aq.load_reward(path)(aq.tokens(["a fine film"], aq.load_words(path), length=6)).tolist()
+    assert json.loads(said)[0] == pytest.approx(expected[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ['["<padding>", "<unknown>", "fine", "film"]', "[" * 100_000, "", "{}"])
+def test_words_that_are_not_those_of_the_reward_are_refused(text_folder: Path, text: str) -> None:
+    (text_folder / "words.json").write_text(text)
+    with pytest.raises(ValueError, match="words.json is not the file of words"):
+        aq.load_words(text_folder / "participant-00.safetensors")
+    assert set(faults(text_folder)) == {"participant-00.safetensors", "words.json"}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "{}", "[1]"])
+def test_words_that_a_manifest_vouches_for_are_read_with_care(text_folder: Path, text: str) -> None:
+    path = text_folder / "participant-00.safetensors"
+    (text_folder / "words.json").write_text(text)
+    edited(path, words=hashlib.sha256(text.encode()).hexdigest())
+    with pytest.raises(ValueError, match="words.json is damaged"):
+        aq.load_words(path)
+
+
+def test_a_reward_for_pictures_has_no_words(saved: Path) -> None:
+    with pytest.raises(ValueError, match="words.json cannot be read: no such file"):
+        aq.load_words(saved)
 
 
 def test_an_onnx_file_computes_what_the_reward_computes(tmp_path: Path, few: aq.Data) -> None:

@@ -17,6 +17,7 @@ from aequa_lite.slim import prefix, slice_of
 PAIRS = [
     (aq.MLP, OracleMLP),
     (partial(aq.MLP, ahead=3), partial(OracleMLP, ahead=3)),
+    (partial(aq.MLP, by_turns=True), partial(OracleMLP, by_turns=True)),
     (aq.LeNet, OracleLeNet),
     (partial(aq.LeNet, multiple=2), partial(OracleLeNet, multiple=2)),
 ]

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
 import yaml
 
 import aequa_lite as aq
+from aequa_lite import runs, tables, verdicts
 from aequa_lite import sweep as sweeps
+from aequa_lite.workers import available
+
+ROOT = Path(__file__).resolve().parents[1]
+REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
 
 SMALL = """
 import aequa_lite as aq
@@ -44,11 +54,12 @@ def written(notebook: Path, **keys: object) -> Path:
 
 def test_every_case_is_run_at_every_combination(notebook: Path) -> None:
     found = sweeps.read_sweep(written(notebook, cases={"a": None, "b": {"width": 0.2}}, grid={"seed": [0, 1, 2]}))
-    runs = found.runs()
-    assert len(runs) == 6
-    assert runs[1].label == {"case": "b", "seed": 0}
-    assert runs[1].parameters == {"seed": 0, "width": 0.2}
-    assert len({run.folder(Path("runs")) for run in runs}) == 6
+    every = found.runs()
+    assert len(every) == 6
+    assert every[1].label == {"case": "b", "seed": 0}
+    assert every[1].parameters == {"seed": 0, "width": 0.2}
+    assert every[1].methods == ()
+    assert len({run.folder(Path("runs")) for run in every}) == 6
 
 
 @pytest.mark.parametrize(
@@ -81,10 +92,6 @@ def test_a_sweep_resumes_and_a_failed_run_stays_a_row(notebook: Path, tmp_path: 
     assert aq.Report.load(kept.parent).recipe["participants"] == 2
 
 
-ROOT = Path(__file__).resolve().parents[1]
-REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
-
-
 def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
     known = papermill.inspect_notebook(str(REPRODUCE))
     assert set(aq.Recipe.__dataclass_fields__) <= set(known)
@@ -97,7 +104,158 @@ def test_every_sweep_asks_for_what_there_is(path: Path, monkeypatch: pytest.Monk
     for run in sweeps.read_sweep(path).runs():
         recipe = {name: v for name, v in run.parameters.items() if name in aq.Recipe.__dataclass_fields__}
         aq.Recipe.from_dict(recipe)
-        aq.network_named(run.parameters["network"])(0.5)
-        aq.server_named(run.parameters.get("server", "averaged"))
-        aq.draw_named(run.parameters.get("draw", "full_only"))
+        aq.network_named(run.parameters.get("network", "MLP"))
         aq.partition_named(run.parameters["partition"])
+        constants = {name: run.parameters[name] for name in ("draw", "server", "allocation") if name in run.parameters}
+        aq.methods_named(", ".join(run.methods), **constants, rational=False)
+
+
+def run_of(seed: int, case: str = "a", **more: object) -> runs.Run:
+    return runs.Run({"case": case, "seed": seed}, {"seed": seed, "case": case, **more})
+
+
+def test_shares_are_balanced_over_cases_and_complete() -> None:
+    every = [run_of(seed, case) for seed in range(3) for case in ("slow", "quick", "middling")]
+    shares = [runs.share(every, part, 2) for part in range(2)]
+    assert sorted(run.digest for each in shares for run in each) == sorted(run.digest for run in every)
+    for each in shares:
+        counts = [sum(run.label["case"] == case for run in each) for case in ("slow", "quick", "middling")]
+        assert max(counts) - min(counts) <= 1
+    with pytest.raises(ValueError, match="shard is 3/2"):
+        runs.share(every, 2, 2)
+
+
+def test_a_list_of_grids_is_their_union_and_conditions_give_way_to_grids(notebook: Path) -> None:
+    grid = [{"seed": [0, 1]}, {"seed": [1], "width": [0.2]}]
+    when = [{"if": {"seed": [1, 2]}, "set": {"width": 0.7}}]
+    found = sweeps.read_sweep(written(notebook, grid=grid, when=when, fixed={"width": 0.3})).runs()
+    assert [run.parameters["width"] for run in found] == [0.3, 0.7, 0.2]
+    assert [run.label for run in found] == [
+        {"seed": 0, "width": 0.3},
+        {"seed": 1, "width": 0.7},
+        {"seed": 1, "width": 0.2},
+    ]
+
+
+def test_a_method_that_is_added_later_changes_no_folder_and_is_run_alone(tmp_path: Path) -> None:
+    both, one = (runs.Run({"seed": 0}, {"seed": 0}, methods) for methods in (("aequa", "fedavg"), ("aequa",)))
+    assert both.folder(tmp_path) == one.folder(tmp_path)
+    (both.folder(tmp_path) / "aequa").mkdir(parents=True)
+    (both.folder(tmp_path) / "aequa" / "report.json").write_text("{}")
+    assert (one.missing(tmp_path), both.missing(tmp_path)) == ([], ["fedavg"])
+
+
+def test_a_claimed_run_is_left_to_whoever_claimed_it(notebook: Path, tmp_path: Path) -> None:
+    (run,) = sweeps.read_sweep(written(notebook)).runs()
+    with sweeps.claimed(run.folder(tmp_path)):
+        assert sweeps.run_one(notebook, run, tmp_path) is False
+    assert not (run.folder(tmp_path) / "run.ipynb").exists()
+
+
+def test_a_killed_process_leaves_its_runs_to_others(tmp_path: Path) -> None:
+    holds = "import sys, time; from pathlib import Path; from aequa_lite.sweep import claimed\n"
+    holds += "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", holds, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with sweeps.claimed(tmp_path) as mine:
+            assert not mine
+        other.kill()
+        other.wait()
+    with sweeps.claimed(tmp_path) as mine:
+        assert mine
+
+
+def test_runs_side_by_side_compute_with_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("AEQUA_WORKERS", raising=False)
+    with sweeps.one_thread_each():
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["AEQUA_WORKERS"] == "1"
+        assert available() == 1
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "AEQUA_WORKERS" not in os.environ
+
+
+def test_the_table_is_the_same_in_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    sweep = runs.Sweep("none", Path("x.ipynb"), {}, {"": {}}, ({"seed": [0, 1]},))
+    table = tables.gather(sweep, root=tmp_path, results=tmp_path)
+    assert pd.read_parquet(tmp_path / "none" / "runs.parquet").equals(table)
+
+
+def test_the_summary_has_mean_spread_and_seeds_of_what_is_done() -> None:
+    table = pd.DataFrame(
+        {
+            "data": ["a", "a", "a", "b"],
+            "seed": [0, 1, 2, 0],
+            "method": "aequa",
+            "status": ["done", "done", "failed: no", "done"],
+            "mcg": [0.1, 0.3, None, 0.5],
+            "worse_off": [1, 2, None, 0],
+        }
+    )
+    first, second = tables.summary(table, ["data"]).to_dict("records")
+    assert (first["seeds"], first["runs"], first["worse_off_sum"]) == ("0 1", 2, 3)
+    assert first["mcg_mean"] == pytest.approx(0.2)
+    assert first["mcg_sd"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+    assert np.isnan(second["mcg_sd"])
+    assert tables.about(table, "x")["others"] == {"failed: no": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "trend", "word"),
+    [
+        (0.95, {}, "matched"),
+        (0.99, {"above": 0.9}, "trend only"),
+        (0.99, {"above": 0.95}, "not matched"),
+        (0.99, {"above column": "low"}, "trend only"),
+        (0.99, {"above column": "high"}, "not matched"),
+        (0.99, {}, "not matched"),
+    ],
+)
+def test_a_verdict_follows_from_the_rows(value: float, trend: dict, word: str) -> None:
+    table = pd.DataFrame({"pearson": [0.93, 0.95], "low": 0.1, "high": 0.99, "seed": [0, 1], "method": "aequa"})
+    table = table.assign(status="done", device="cpu")
+    claim = verdicts.Claim("", "", "seen", value, "pearson", {"method": "aequa"}, 0.02, "", trend)
+    found = verdicts.judge(claim, table)
+    assert (found.word, found.seeds, found.runs) == (word, (0, 1), 2)
+    assert found.mean == pytest.approx(0.94)
+    for nothing in (
+        None,
+        table[:0],
+        table.assign(status="failed"),
+        table.drop(columns="method"),
+        table.assign(pearson=None),
+    ):
+        assert verdicts.judge(claim, nothing).word == "not tried"
+
+
+def test_wins_are_counted_over_cells_after_the_seeds_were_averaged() -> None:
+    table = pd.DataFrame(
+        [("a", 0, "aequa", 0.9), ("a", 1, "aequa", 0.5), ("a", 0, "fedavg", 0.6), ("a", 1, "fedavg", 0.6),
+         ("b", 0, "aequa", 0.4), ("b", 0, "fedavg", 0.6), ("c", 0, "aequa", 0.9)],
+        columns=["data", "seed", "method", "reward_best"],
+    ).assign(status="done")  # fmt: skip
+    assert verdicts.wins(table, "aequa") == (1, 2)
+    assert verdicts.wins(table, "fedavg") == (1, 2)
+
+
+def test_published_figures_name_sweeps_and_columns_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for claim in itertools.chain(*verdicts.published(ROOT / "results" / "published.yml").values()):
+        for name in claim.sweeps.values():
+            found = sweeps.read_sweep(ROOT / "sweeps" / f"{name}.yml").runs()
+            if "method" in claim.rows:
+                wanted = claim.rows["method"]
+                words = {word for run in found for word in run.methods}
+                assert words & set([wanted] if isinstance(wanted, str) else wanted), claim.claim
+            for column in set(claim.rows) - {"method", "informative"}:
+                assert claim.rows[column] in {run.label.get(column) for run in found}, claim.claim
+
+
+def test_a_claim_with_a_key_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
+    entry = {"claim": "c", "source": "s", "mark": "seen", "measure": "m", "rows": {}, "tolerance": 1, "why": "w"}
+    for wrong in ({"value": 1}, {"value": 1, "sweeps": {}, "valeu": 1}, {"sweeps": {}}):
+        (tmp_path / "p.yml").write_text(yaml.safe_dump({"a": [{**entry, **wrong}]}))
+        with pytest.raises(ValueError, match="claim 'c' lacks or has in excess"):
+            verdicts.published(tmp_path / "p.yml")

@@ -1,0 +1,173 @@
+"""Sweep files: which notebook is run with which parameters, and every single run that follows from them."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+
+from .trial import folder_named, listed
+
+__all__ = ["Run", "Sweep", "read_sweep", "share"]
+
+KEYS = ("notebook", "fixed", "when", "cases", "grid")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold one run of a sweep: what tells it apart from the others, its parameters, and the methods that compete in it.
+
+    Example:
+        >>> Run({"seed": 0}, {"seed": 0, "rounds": 5}, ("aequa", "fedavg")).reports(Path("runs"))["aequa"].parts[-2:]
+        ('0-5f1bdf14', 'aequa')
+    """
+
+    label: dict[str, Any]
+    parameters: dict[str, Any]
+    methods: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What the run is known by: its parameters, but not its methods, so that one may be added later."""
+        return hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:8]
+
+    def folder(self, root: Path) -> Path:
+        """Where it lies: readable by its label, unique by its parameters."""
+        return root / "-".join([*(folder_named(str(value)) for value in self.label.values()), self.digest])
+
+    def reports(self, root: Path) -> dict[str, Path]:
+        """The folder of each method's report; a notebook that knows no methods leaves one report in the run's own."""
+        folder = self.folder(root)
+        return {word: folder / folder_named(word) for word in self.methods} or {"": folder}
+
+    def missing(self, root: Path) -> list[str]:
+        """The methods that have left no report yet."""
+        return [word for word, folder in self.reports(root).items() if not (folder / "report.json").exists()]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Hold a sweep: its notebook, what is fixed, the cases to compare, and the grids that each is run on.
+
+    ``when``: pairs of a condition and what is then set; ``defaults``: the notebook's own.
+
+    Example:
+        >>> grid = {"seed": [0, 1], "data": ["mnist"]}
+        >>> len(Sweep("mini", Path("notebooks/reproduce.ipynb"), {}, {"": {}}, (grid,)).runs())
+        2
+    """
+
+    name: str
+    notebook: Path
+    fixed: Mapping[str, Any]
+    cases: Mapping[str, Mapping[str, Any]]
+    grids: Sequence[Mapping[str, list[Any]]]
+    when: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def runs(self) -> list[Run]:
+        """Every case at each combination of the grids; a run of several grids stands once, with the methods of all.
+
+        A grid's last parameter varies first. What a grid or a case says comes before what ``when`` sets, and that before
+        what is fixed.
+        """
+        keys = list(dict.fromkeys(name for grid in self.grids for name in grid if name != "methods"))
+        found: dict[str, Run] = {}
+        for grid in self.grids:
+            for values in itertools.product(*grid.values()):
+                for case, changed in self.cases.items():
+                    run = self._run({**dict(zip(grid, values)), **changed}, case, keys)
+                    known = found.setdefault(run.digest, run)
+                    found[run.digest] = replace(known, methods=tuple(dict.fromkeys([*known.methods, *run.methods])))
+        return list(found.values())
+
+    def _run(self, asked: Mapping[str, Any], case: str, keys: Iterable[str]) -> Run:
+        """One run from what its grid and its case ask for."""
+        full = {**self.fixed, **asked}
+        for condition, then in self.when:
+            if all(full.get(name, self.defaults.get(name)) in _many(value) for name, value in condition.items()):
+                full = {**full, **then, **asked}
+        methods = full.pop("methods", self.defaults.get("methods"))
+        label = {name: full.get(name, self.defaults.get(name)) for name in keys}
+        if len(self.cases) > 1:
+            label = {"case": case, **label}
+        return Run(label, full, tuple(listed(methods)) if methods else ())
+
+
+def _many(value: Any) -> list[Any]:
+    """A list as it is, anything else as a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+def read_sweep(path: Path | str) -> Sweep:
+    """Read a sweep file and refuse what its notebook does not know.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a parameter is none of the notebook's; the nearest name is given.
+
+    Example:
+        >>> read_sweep("nowhere.yml")
+        Traceback (most recent call last):
+        ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
+    """
+    path = Path(path)
+    try:
+        sweep = _sweep(path)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"sweep {path} cannot be read: {error}") from error
+    known = papermill.inspect_notebook(str(sweep.notebook))
+    parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
+    for name in itertools.chain(*parts):
+        if name not in known or name == "out":
+            near = get_close_matches(str(name), known, n=1, cutoff=0.0)
+            raise ValueError(
+                f"sweep {path} sets {name!r}; allowed are the notebook's parameters, the nearest is {near}"
+            )
+    for name, values in itertools.chain(*(grid.items() for grid in sweep.grids)):
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"sweep {path} has grid {name!r} = {values!r}; allowed is a list of values")
+    return replace(sweep, defaults={name: ast.literal_eval(each["default"]) for name, each in known.items()})
+
+
+def _sweep(path: Path) -> Sweep:
+    """What a sweep file says, before it is held against the notebook."""
+    found = yaml.safe_load(path.read_text())
+    if unknown := set(found) - set(KEYS):
+        raise ValueError(f"unknown key {min(unknown)!r}; allowed are {', '.join(KEYS)}")
+    cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
+    grids = tuple(map(dict, _many(found["grid"])))
+    when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
+    return Sweep(path.stem, Path(found["notebook"]), dict(found.get("fixed") or {}), cases, grids, when)
+
+
+def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
+    """Return the ``part``-th (from 0) of ``parts`` shares of the runs, each with as many of every kind as the others.
+
+    Runs are put in the order of their labels, the seed last, so that those of one case lie together; every share takes each
+    ``parts``-th of them. Each case, and within it each data set, is split evenly to within one run.
+
+    Raises:
+        ValueError: there is no such share.
+
+    Example:
+        >>> runs = [Run({"case": case, "seed": seed}, {}) for seed in (0, 1) for case in ("slow", "quick")]
+        >>> [run.label["case"] for run in share(runs, 0, 2)]
+        ['slow', 'quick']
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"shard is {part + 1}/{parts}; allowed is I/N with I from 1 to N")
+    names = sorted(dict.fromkeys(name for run in runs for name in run.label), key=lambda name: name == "seed")
+    seen: dict[str, list[Any]] = {name: [] for name in names}
+    for run, name in itertools.product(runs, names):
+        if run.label.get(name) not in seen[name]:
+            seen[name].append(run.label.get(name))
+    return sorted(runs, key=lambda run: [seen[name].index(run.label.get(name)) for name in names])[part::parts]

@@ -1,0 +1,196 @@
+"""Many reports become one tidy table, a row for each run and method, with its means, its spreads and where it is from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .allocate import allocate
+from .curve import Curve, range_report
+from .fairness import pearson
+from .files import whole
+from .records import Report
+from .runs import Run, Sweep
+
+__all__ = ["about", "gather", "summary"]
+
+MEANT = (
+    "pearson",
+    "pearson_ceiling",
+    "mcg",
+    "cgs",
+    "min_gain",
+    "alone_best",
+    "reward_best",
+    "reward_mean",
+    "full",
+    "half",
+    "quarter",
+    "largest_step",
+)
+WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
+
+
+def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("results")) -> pd.DataFrame:
+    """Write what came of a sweep to ``results/NAME``: the table of all runs, its summary, where it is from; return the table.
+
+    ``runs.csv`` has a row for each run and method, also for those that failed, were refused or have not run yet;
+    ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``).
+    """
+    here, place = root / sweep.name, results / sweep.name
+    table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here)])
+    with whole(place / "runs.csv") as half:
+        table.to_csv(half, index=False, float_format="%.6g")
+    if _writes_parquet():
+        with whole(place / "runs.parquet") as half:
+            table.to_parquet(half, index=False)
+    by = [name for name in sweep.runs()[0].label if name != "seed"]
+    with whole(place / "summary.csv") as half:
+        summary(table, by).to_csv(half, index=False, float_format="%.5g")
+    with whole(place / "about.json") as half:
+        half.write_text(json.dumps(about(table, sweep.name), indent=1) + "\n")
+    return table
+
+
+def _writes_parquet() -> bool:
+    """Whether pandas can write Parquet here: pyarrow is heavy, and everything can be read without it."""
+    try:
+        return bool(version("pyarrow"))
+    except PackageNotFoundError:
+        return False
+
+
+def rows_of(run: Run, root: Path) -> list[dict[str, Any]]:
+    """One run as rows: what tells it apart, and what came of each of its methods."""
+    notes = run.folder(root) / "run.json"
+    told = json.loads(notes.read_text()) if notes.exists() else {}
+    extra = {name: told[name] for name in ("scale", "seconds_alone") if name in told}
+    rows = []
+    for word, folder in run.reports(root).items():
+        label = {**run.label, "method": word} if word else run.label
+        if not (folder / "report.json").exists():
+            reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
+            rows.append({**label, "status": reasons[0].read_text().strip() if reasons else "not run yet"})
+            continue
+        when = date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat()
+        rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
+    return rows
+
+
+def _figures(found: Report) -> dict[str, Any]:
+    """The figures of a report as columns."""
+    fair, alone, paid = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
+    low, high = fair.get("pearson_ceiling_interval") or (None, None)
+    error = math.sqrt(float((alone * (1 - alone)).mean()) / found.data["sizes"]["test"])
+    return {
+        **{name: fair[name] for name in ("pearson", "pearson_ceiling")},
+        "pearson_ceiling_low": low,
+        "pearson_ceiling_high": high,
+        "pearson_circular": _circular(found),
+        "informative": bool(alone.std() >= 3 * error),
+        **{name: fair[name] for name in ("mcg", "cgs")},
+        "cgs_ceiling_high": (fair.get("cgs_ceiling_interval") or (None, None))[1],
+        "min_gain": fair["min_gain"],
+        "worse_off": len(fair["worse_off"]),
+        "alone_best": alone.max(),
+        "alone_worst": alone.min(),
+        "alone_sd": alone.std(),
+        "reward_best": paid.max(),
+        "reward_mean": paid.mean(),
+        **_currency(found),
+        "mean_width": None if found.widths is None else float(np.mean(found.widths)),
+        "parameters_sent": found.parameters_sent,
+        "seconds": found.seconds,
+        "device": found.device,
+        **{f"version_{name}": v for name, v in found.versions.items()},
+        "data_sha256": found.data["sha256"][:12],
+    }
+
+
+def _circular(found: Report) -> float | None:
+    """Pearson as FedSAC's and FedRAC's code has it: contributions are the very test accuracies it is measured against."""
+    if not found.curve or not found.curve["test"]:
+        return None
+    curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
+    plan = allocate(found.standalone, curve)
+    return pearson(found.standalone, np.array(found.curve["test"])[np.searchsorted(curve.widths, plan.widths)])
+
+
+def _currency(found: Report) -> dict[str, float]:
+    """How good the shared network's curve is: its ends, a quarter and half of it, its small change, its departures."""
+    if not found.curve:
+        return {}
+    curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
+    judged = range_report(curve, found.contribution)
+    test = np.array(found.curve["test"] or found.curve["validation"])
+    grown = np.searchsorted(curve.widths, np.array(WIDTHS) + 1e-9, side="right") - 1  # the size a width has
+    return {
+        "full": test[-1],
+        "half": float(np.interp(0.5, curve.widths, test)),
+        "quarter": float(np.interp(0.25, curve.widths, test)),
+        "least": test[0],
+        "largest_step": judged["largest_step"],
+        "noise": judged["noise"],
+        "not_monotone": float(np.abs(curve.fitted - curve.accuracy).max()),
+        **{f"at_{width}": test[k] for width, k in zip(WIDTHS, grown) if k >= 0},
+    }
+
+
+def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return means and standard deviations over the seeds, a row for each cell and method, with the seeds themselves.
+
+    Example:
+        >>> runs = pd.DataFrame({"status": "done", "seed": [0, 1], "data": "mnist", "method": "aequa", "cgs": [0.01, 0.03]})
+        >>> summary(runs, ["data"]).to_dict("records")[0]["cgs_mean"], summary(runs, ["data"])["seeds"][0]
+        (0.02, '0 1')
+    """
+    done = table[table["status"] == "done"]
+    keys = [name for name in (*by, "method") if name in done]
+    rows = []
+    for key, runs in done.groupby(keys, sort=False) if keys else [((), done)]:
+        seeds = " ".join(map(str, sorted(set(runs["seed"])))) if "seed" in runs else ""
+        row = {**dict(zip(keys, key)), "runs": len(runs), "seeds": seeds}
+        for name in MEANT:
+            if name in runs:
+                values = pd.to_numeric(runs[name]).dropna()
+                row |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
+        rows.append(
+            {**row, **{f"{name}_sum": runs[name].sum() for name in ("informative", "worse_off") if name in runs}}
+        )
+    return pd.DataFrame(rows)
+
+
+def about(table: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Return where a table is from: command, counts, minutes, devices, versions and dates.
+
+    Example:
+        >>> about(pd.DataFrame({"status": ["done", "refused: no"], "seconds": [60.0, None]}), "mini")["minutes"]
+        1.0
+    """
+    done = table[table["status"] == "done"]
+    keys = [name for name in table if name in ("case", "data", "partition", "network", "participants", "seed")]
+    alone = done.drop_duplicates(keys)["seconds_alone"].sum() if "seconds_alone" in done else 0.0
+    seconds = alone + (done["seconds"].sum() if "seconds" in done else 0.0)
+
+    def found(column: str) -> list[str]:
+        return sorted({str(value) for value in done[column].dropna()}) if column in done else []
+
+    versions = {each.removeprefix("version_"): found(each) for each in done if each.startswith("version_")}
+    return {
+        "command": f"python -m aequa_lite.sweep sweeps/{name}.yml",
+        "rows": len(table),
+        "done": len(done),
+        "others": {k: int(n) for k, n in table[table["status"] != "done"]["status"].value_counts().items()},
+        "minutes": round(float(seconds) / 60, 1),
+        "devices": found("device"),
+        "versions": versions,
+        "dates": found("date"),
+    }
