@@ -37,8 +37,8 @@ def earned_widths(
     ``score`` says after each round what everybody has brought (:func:`alignment`, :func:`own_accuracy`, ...), on the part
     that all present hold. With the server's ``validation`` samples the scores are stretched over the accuracies that the
     current network has between ``floor`` and full width, and each width is the least that reaches its own; without them
-    $w_i = f + (1 - f)\, s_i / \max_j s_j$. All hold ``start`` for ``warm_up`` rounds; then a width moves by at most ``step`` a round,
-    and the widest participant is given width 1 wherever nobody else holds it. Who comes in later starts at ``floor``.
+    $w_i = f + (1 - f)\, s_i / \max_j s_j$. All hold ``start`` for ``warm_up`` rounds; then a width moves by at most ``step``
+    a round, and the widest participant is given width 1 wherever nobody else holds it. Who comes in later starts at ``floor``.
 
     Raises:
         ValueError: a number is outside its range, or only one of ``build`` and ``validation`` is given.
@@ -63,7 +63,8 @@ def earned_widths(
             return floor + (1 - floor) * np.maximum(scores, 0) / max(float(scores.max()), 1e-12)
         grid = (floor, *(w for w in GRID if w > floor))
         curve = accuracy_curve(build, theta, validation, grid=grid)
-        return np.array([curve.width_at(a) for a in affine_calibration(scores, curve.least, curve.full)])
+        stretched = affine_calibration(scores, curve.least, curve.full)
+        return np.array([curve.width_at(a) for a in np.minimum(stretched, curve.full)])
 
     def policy(recipe: Recipe, last: Round | None) -> Given:
         if last is None:
@@ -104,7 +105,9 @@ def remembered(score: Score, last: Round, participants: int) -> np.ndarray:
 
 
 def arrived_accuracy(build: Build, validation: Samples, *, memory: float = 0.8) -> Score:
-    r"""Score what comes back by its validation accuracy, as wide as the narrowest: $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$.
+    r"""Score what comes back by its validation accuracy, as wide as the narrowest.
+
+    $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ with $\mu$ the ``memory``.
 
     Example:
         >>> import aequa_lite as aq
@@ -126,8 +129,8 @@ def arrived_accuracy(build: Build, validation: Samples, *, memory: float = 0.8) 
 def own_accuracy(build: Build, validation: Samples, *, memory: float = 0.3) -> Score:
     r"""Score the networks that participants trained on their own shards alone (:func:`with_own`), whenever they come.
 
-    $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ on validation, from $c = \mathrm{acc}_i$; without a new network, or with one that
-    is not finite, $c$ stays (at first: 0).
+    $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ on validation, from $c = \mathrm{acc}_i$; without a new
+    network, or with one that is not finite, $c$ stays (at first: 0).
 
     Example:
         >>> import aequa_lite as aq
