@@ -3,8 +3,9 @@
 usage: python scripts/convergence.py [SEEDS]
 
 Runs notebooks/03_convergence.ipynb through papermill with `scale = 4`, seeds 0, 1, ... (default: five), and writes
-bounds.csv (measured gradient and bound for each loss, draw and way of receiving), slopes.csv (predicted and fitted slopes with their 95%
-intervals over the seeds) and cases.csv (nesting, what it does not cover, each assumption broken); with versions, device, date.
+bounds.csv (measured gradient and bound for each loss, draw and way of receiving), slopes.csv (predicted and fitted slopes
+with their 95% intervals over the seeds) and cases.csv (nesting, what it does not cover, each assumption broken); with
+versions, device, date.
 """
 
 from __future__ import annotations
