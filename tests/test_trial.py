@@ -57,7 +57,7 @@ def test_allocations_go_by_their_words() -> None:
     assert aq.allocation_named("capped(0.05)")(brought, curve).widths.tolist() == capped
     only = aq.allocate(brought, curve, objective=aq.spread_only(), rational=True).widths.tolist()
     assert aq.allocation_named("spread_only", rational=True)(brought, curve).widths.tolist() == only
-    for word, rational in (("proportional", True), ("allocate(3)", False), ("alocate", False)):
+    for word, rational in (("proportional", True), ("allocate(3)", False), ("allocatte", False)):
         with pytest.raises(ValueError, match="allocation is"):
             aq.allocation_named(word, rational)
 
