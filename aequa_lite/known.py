@@ -104,7 +104,7 @@ class Known:
 
     @cached_property
     def groups(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each width handed out: who holds it, the masks (masks, features), each draw's weights on them, its chance."""
+        """Who holds each width handed out, its masks (masks, features), each draw's weights on them, and its chance."""
         d, found = self.x.shape[2], []
         for widest in sorted(set(self.widths)):
             sets, chances = zip(*self.law(widest), strict=True)

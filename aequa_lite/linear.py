@@ -52,6 +52,7 @@ class Squares(_Linear):
     steepest = 1.0  # the largest second derivative of the loss by the score
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, whose cross entropy is the loss."""
         return _scores(0.5 * (x[:, : len(self.weight)] @ self.weight - x[:, -1]) ** 2 + LEAST_LOSS)
 
     @staticmethod
@@ -78,6 +79,7 @@ class Logistic(_Linear):
     steepest = 0.25
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, whose cross entropy is the loss."""
         score = x[:, : len(self.weight)] @ self.weight
         return torch.stack([torch.zeros_like(score), score], 1)
 
@@ -109,6 +111,7 @@ class TwoLayers(nn.Module):
         self.second = nn.Parameter(0.3 * torch.randn(outputs, kept, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, whose cross entropy is the loss."""
         features = self.first.shape[1]
         missed = x[:, :features] @ self.first.T @ self.second.T - x[:, features:]
         return _scores(0.5 * missed.square().sum(1) + LEAST_LOSS)

@@ -30,7 +30,7 @@ class Bound:
 
     @property
     def total(self) -> float:
-        """The bound itself: the sum of its parts."""
+        """The bound itself, the sum of its parts."""
         return self.start + self.noise + self.drift
 
 
