@@ -38,6 +38,11 @@ def test_parameters_are_those_declared_with_the_values_passed() -> None:
     assert aq.check_parameters(cells) == {"rounds": 20, "lr": 1, "mixed": False, "name": "b"}
 
 
+def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> None:
+    values = {"rounds": 20, "aq": aq, "__annotations__": {"rounds": int}}
+    assert aq.check_parameters(["", "import aequa_lite as aq"], values) == {"rounds": 20}
+
+
 @pytest.mark.parametrize(
     ("methods", "said"),
     [("aequa, fedavgg", "nearest is 'fedavg'"), ("aequa, aequa", "each method once"), ("aequa,, x", "a list such as")],
