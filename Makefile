@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := book,test
 QUICK := runs/quickstart
+CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
+AXE := $(abspath $(VENV)/package/axe.min.js)
 
-.PHONY: help quickstart test lint unit nbval strict book notebooks bench clean distclean
+.PHONY: help quickstart test lint unit nbval strict book pdf notebooks bench clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print what every verb does
@@ -37,7 +39,7 @@ lint: $(STAMP) ## check style and spelling of code and notebooks
 	$(BIN)/codespell
 
 unit: $(STAMP) ## run the unit tests and the examples of the docstrings
-	$(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests --ignore=tests/test_book.py
+	$(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
 
 nbval: $(STAMP) ## run the notebooks and compare their exact outputs with the committed ones
 	$(BIN)/pytest -q -n 2 --dist loadfile -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg \
@@ -46,11 +48,17 @@ nbval: $(STAMP) ## run the notebooks and compare their exact outputs with the co
 strict: $(STAMP) ## build the book from nothing, warnings as errors, and test its pages
 	rm -rf _build
 	$(BIN)/jupyter-book build . --all -W -n --keep-going
-	AEQUA_BOOK=_build/html $(BIN)/pytest -q tests/test_book.py
+	AEQUA_CHROMIUM=$(CHROMIUM) $(BIN)/python scripts/pdf.py
+	@# axe-core checks accessibility; without npm its part of the test is left out
+	@test -f $(AXE) || (cd $(VENV) && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz package/axe.min.js) || true
+	AEQUA_BOOK=_build/html AEQUA_CHROMIUM=$(CHROMIUM) AEQUA_AXE=$(AXE) $(BIN)/pytest -q -rs tests/test_book.py tests/test_browser.py
 
 book: $(STAMP) ## build the HTML from the committed outputs; it opens without a network
 	$(BIN)/jupyter-book build . -q
 	@echo "open _build/html/index.html"
+
+pdf: book ## print the whole book as one PDF (needs Chromium; CHROMIUM=path)
+	AEQUA_CHROMIUM=$(CHROMIUM) $(BIN)/python scripts/pdf.py
 
 notebooks: $(STAMP) ## run the notebooks again and refresh their committed outputs
 	$(BIN)/python scripts/refresh.py

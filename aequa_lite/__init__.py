@@ -3,7 +3,8 @@
 The names stand in reading order: from the records, through data, training and contribution, to allocation and reward.
 """
 
-from .records import Data, Recipe, Report, Round, Samples, Shard, Update
+from .trust import change_norm, checked_metadata, checked_update, opened_update, outsized
+from .records import Data, Given, Recipe, Report, Round, Samples, Shard, Update
 from .rng import stream
 from .fairness import (
     bounded_fairness,
@@ -23,6 +24,7 @@ from .fairness import (
 from .curve import Curve, range_report
 from .allocate import Certificate, Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
 from .continuum import at_bounds, closed_form, equal_gains_possible, smallest_spread, threshold
+from .theory import Bound, bias_bound, drift, gap_bound, stationarity_bound
 from .rules import anneal, capped, generous, proportional, thresholded
 from .welfare import leximin, lp_welfare, nash
 from .incentives import best_reply, temptations
@@ -49,16 +51,22 @@ from .slim import merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
 from .textnets import TextCNN, Transformer
+from .linear import Logistic, Squares, TwoLayers
 from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
+from .defences import clipped, epsilon, median, private, screened, trimmed
 from .names import allocation_named, draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
+from .laws import drawn_from, law_of, stepwise
+from .known import Known, Moments, regression
+from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
+from .earned import arrived_accuracy, earned_widths, own_accuracy, with_own
 from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
 from .mixing import shapfed, shapfed_wa
 from .doses import cffl, cgsv, iafl, sparse_numbers
@@ -74,12 +82,13 @@ from .export import export_onnx
 from .costs import Cost, cost, cost_table
 from .plots import plot_curve, plot_curves, plot_partition, plot_prefix, plot_rewards, plot_widths, save_figure, style
 from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water, plot_ways
-from .interactive import Sliders, sliders
+from .interactive import Sliders, sliders, stepper
 from .show import show
 
 __all__ = [
     "MLP",
     "BatchResNet18",
+    "Bound",
     "Ceiling",
     "Certificate",
     "Checked",
@@ -91,11 +100,15 @@ __all__ = [
     "Dose",
     "Entry",
     "Estimate",
+    "Given",
     "Half",
     "Intervals",
+    "Known",
     "LeNet",
+    "Logistic",
     "Manifest",
     "Method",
+    "Moments",
     "Paid",
     "Plan",
     "Recipe",
@@ -107,10 +120,13 @@ __all__ = [
     "Scheme",
     "Shard",
     "Sliders",
+    "Squares",
     "Task",
     "TextCNN",
     "Transformer",
+    "TwoLayers",
     "Update",
+    "absent",
     "accuracy",
     "accuracy_curve",
     "adaptive",
@@ -120,9 +136,11 @@ __all__ = [
     "allocate",
     "allocation_named",
     "anneal",
+    "arrived_accuracy",
     "at_bounds",
     "averaged",
     "best_reply",
+    "bias_bound",
     "bounded_fairness",
     "by_noise",
     "by_pruning",
@@ -136,11 +154,16 @@ __all__ = [
     "cffl",
     "cgs",
     "cgsv",
+    "change_norm",
+    "changed",
     "check_parameters",
+    "checked_metadata",
+    "checked_update",
     "class_alignment",
     "class_counts",
     "class_imbalance",
     "class_shapley",
+    "clipped",
     "closed_form",
     "compact",
     "comparison",
@@ -152,6 +175,10 @@ __all__ = [
     "cost_table",
     "dirichlet",
     "draw_named",
+    "drawn_from",
+    "drift",
+    "earned_widths",
+    "epsilon",
     "equal_gains_possible",
     "everyone_full",
     "export_onnx",
@@ -160,11 +187,14 @@ __all__ = [
     "federate",
     "finetuned",
     "fisher_interval",
+    "flip_labels",
     "flops",
     "folder_named",
+    "free_rider",
     "full_and_random",
     "full_only",
     "gain_minus_variance",
+    "gap_bound",
     "generous",
     "gini",
     "half_precision",
@@ -179,6 +209,7 @@ __all__ = [
     "jain",
     "label_noise",
     "label_skew",
+    "law_of",
     "leave_one_out",
     "leximin",
     "lg_fedavg",
@@ -191,6 +222,7 @@ __all__ = [
     "lp_welfare",
     "mcg",
     "measure",
+    "median",
     "merge",
     "merge_weights",
     "method_named",
@@ -199,6 +231,9 @@ __all__ = [
     "natural",
     "network_named",
     "one_random",
+    "opened_update",
+    "outsized",
+    "own_accuracy",
     "paired_gains",
     "parameters",
     "partition_named",
@@ -219,10 +254,12 @@ __all__ = [
     "pooled",
     "power_law",
     "prefix",
+    "private",
     "proportional",
     "quantity_dirichlet",
     "range_report",
     "realise",
+    "regression",
     "replayed",
     "report",
     "restated",
@@ -235,11 +272,13 @@ __all__ = [
     "save_checkpoint",
     "save_figure",
     "save_rewards",
+    "screened",
     "server_named",
     "shapfed",
     "shapfed_wa",
     "shapley",
     "show",
+    "sign_flipper",
     "sized",
     "slice_of",
     "sliders",
@@ -254,6 +293,9 @@ __all__ = [
     "spread_per_gain",
     "stacked_sgd",
     "standalone",
+    "stationarity_bound",
+    "stepper",
+    "stepwise",
     "stream",
     "style",
     "submodels",
@@ -262,12 +304,14 @@ __all__ = [
     "threshold",
     "thresholded",
     "tokens",
+    "trimmed",
     "units",
     "update_shapley",
     "verify_rewards",
     "view",
     "widths",
     "with_momentum",
+    "with_own",
     "workers",
     "worse_off",
     "write_loader",

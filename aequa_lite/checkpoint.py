@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .files import whole
-from .records import Recipe
+from .records import Given, Recipe
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -22,8 +23,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, half, metadata=dict(metadata))
 
 
-def save_checkpoint(path: Path, theta: Mapping[str, Tensor], index: int, recipe: Recipe) -> None:
-    """Write the state after round ``index`` so that the run can go on from there.
+def save_checkpoint(
+    path: Path, theta: Mapping[str, Tensor], index: int, recipe: Recipe, given: Given | None = None
+) -> None:
+    """Write the state after round ``index``, and what the policy has ``given`` for the next, so that the run can go on.
 
     Example:
         >>> import tempfile, torch
@@ -32,7 +35,10 @@ def save_checkpoint(path: Path, theta: Mapping[str, Tensor], index: int, recipe:
         >>> load_checkpoint(folder / "theta.safetensors", Recipe())[1]
         4
     """
-    save_tensors(path, theta, {"round": str(index), "recipe": json.dumps(recipe.to_dict(), sort_keys=True)})
+    ahead = (
+        {} if given is None else {"given": json.dumps(asdict(given))}
+    )  # the shortest digits that are the same number
+    save_tensors(path, theta, {"round": str(index), "recipe": json.dumps(recipe.to_dict(), sort_keys=True), **ahead})
 
 
 def load_checkpoint(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], int] | None:
@@ -60,3 +66,12 @@ def load_checkpoint(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], int]
                 "use the same recipe or another file"
             )
     return tensors, index
+
+
+def load_given(path: Path) -> Given | None:
+    """What a checkpoint's policy has decided for the round after it; None where the file or the decision is missing."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        found = json.loads(file.metadata().get("given", "null"))
+    return found and Given(tuple(found["widths"]), tuple(found["scores"]))

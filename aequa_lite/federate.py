@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import load_checkpoint, load_given, save_checkpoint
+from .defences import Merging
 from .local import Draw, full_and_random, full_only, local_sgd
 from .nets import initial
-from .policy import Policy, everyone_full
-from .records import Recipe, Round, Shard, Update
+from .policy import Policy, everyone_full, given_to
+from .records import Given, Recipe, Round, Shard, Update
 from .rng import stream
 from .server import Server, Weigh, averaged, networks_own
 from .slim import Build, State, merge, slice_of, slim, template
@@ -58,12 +59,14 @@ def slimmable(
     *,
     server: Server = averaged,
     weigh: Weigh | None = None,
+    merging: Merging = merge,
     precision: torch.dtype | None = None,
 ) -> Scheme:
     """Train one network at every width: each receives its slice, each entry is merged over those who hold it.
 
     ``draw``: the widths of a local step; ``server``: what is made of the merge; ``weigh``: how much each answer counts
-    (default: as :func:`federate` was told); ``precision``: of the passes on a GPU (:func:`stacked_sgd`).
+    (default: as :func:`federate` was told); ``merging``: how the answers become one network, such as :func:`median`
+    where not everyone can be trusted; ``precision``: of the passes on a GPU (:func:`stacked_sgd`).
 
     Example:
         >>> import aequa_lite as aq
@@ -75,7 +78,7 @@ def slimmable(
 
     def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
         counts = weigh(updates) if weigh else [u.weight for u in updates]
-        return server(state, merge(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True)))
+        return server(state, merging(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True)))
 
     return Scheme(
         broadcast=lambda state, participant, width: slice_of(build, state, width),
@@ -154,7 +157,7 @@ def _finite(update: Update) -> bool:
 
 def _size(state: Mapping[str, Tensor]) -> int:
     """How many numbers travel when this state is sent."""
-    return sum(t.numel() for t in state.values())
+    return sum(t.numel() for t in networks_own(state).values())
 
 
 def federate(
@@ -202,13 +205,15 @@ def federate(
         read = {name: t.to(device) for name, t in found[0].items()}
         state, start = {**state, **read}, found[1] + 1  # in the network's order, whatever the file's
     bar = tqdm(total=recipe.rounds, initial=start, desc="rounds", disable=not progress)
-    last = None
+    given = load_given(Path(checkpoint)) if checkpoint and start else None
+    given = given or given_to(policy(recipe, None))  # 1. who receives which width
     with bar, workers(count, device) as spread:
         for index in range(start, recipe.rounds):
-            given = policy(recipe, last)  # 1. who receives which width
             last, state = _round(scheme, state, shards, given, mass, recipe, index, spread, together)
+            if index + 1 < recipe.rounds:
+                given = given_to(policy(recipe, last))
             if checkpoint and ((index + 1) % every == 0 or index + 1 == recipe.rounds):
-                save_checkpoint(Path(checkpoint), state, index, recipe)
+                save_checkpoint(Path(checkpoint), state, index, recipe, given)
             bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
             bar.update()
             yield last
@@ -226,7 +231,7 @@ def _round(
     scheme: Scheme,
     state: State,
     shards: Sequence[Shard],
-    given: Sequence[float],
+    given: Given,
     mass: np.ndarray,
     recipe: Recipe,
     index: int,
@@ -234,8 +239,11 @@ def _round(
     together: bool,
 ) -> tuple[Round, State]:
     """One round: send slices, train them side by side, merge the finite answers; the round and the next state."""
-    here = present(recipe, index)
-    sent = {i: scheme.broadcast(state, shards[i].participant, given[i]) for i in here}  # 2. send
+    widths = given.widths
+    here = [i for i in present(recipe, index) if widths[i]]
+    if not here:
+        raise ValueError(f"round {index}: nobody takes part; allowed is a policy that gives somebody a width")
+    sent = {i: scheme.broadcast(state, shards[i].participant, widths[i]) for i in here}  # 2. send
 
     taken = index * recipe.local_steps
 
@@ -243,10 +251,10 @@ def _round(
         return stream(recipe.seed, "local", index, shards[i].participant)
 
     def answer(i: int) -> Update:
-        return scheme.local(sent[i], shards[i], given[i], recipe, draws(i), first=taken, weight=float(mass[i]))
+        return scheme.local(sent[i], shards[i], widths[i], recipe, draws(i), first=taken, weight=float(mass[i]))
 
     if together and scheme.together:  # 3. train
-        theirs = [[each[i] for i in here] for each in (sent, shards, given)]
+        theirs = [[each[i] for i in here] for each in (sent, shards, widths)]
         updates = scheme.together(*theirs, recipe, [draws(i) for i in here], first=taken, weights=mass[here].tolist())
     else:
         updates = list(spread(answer, here))
@@ -255,15 +263,17 @@ def _round(
     if not kept:
         raise FloatingPointError(f"round {index}: no participant's answer was finite; lower lr (now {recipe.lr:g})")
     after = scheme.merge(state, kept)  # 4. merge
-    count = sum(_size(s) + _size(u.state) for s, u in zip(sent.values(), updates, strict=True))
+    count = sum(_size(s) + _size(u.state) + _size(u.own or {}) for s, u in zip(sent.values(), updates, strict=True))
     found = Round(
         index=index,
         theta=networks_own(after),
-        widths=tuple(float(given[i]) if i in sent else 0.0 for i in range(len(shards))),
+        widths=tuple(float(widths[i]) if i in sent else 0.0 for i in range(len(shards))),
         loss=float(np.average([u.loss for u in kept], weights=[u.weight for u in kept])),
         parameters_sent=scheme.sent(after, updates) if scheme.sent else count,
         left_out=tuple(u.participant for u, fine in zip(updates, finite, strict=True) if not fine),
         updates=tuple(updates),
+        before=networks_own(state),
+        scores=given.scores,
         state=after,
     )
     return found, after

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from .records import Recipe, Round
+from .records import Given, Recipe, Round
 
 __all__ = ["everyone_full"]
 
-Policy = Callable[[Recipe, Round | None], tuple[float, ...]]
+Policy = Callable[[Recipe, Round | None], Sequence[float] | Given]
 
 
 def everyone_full(recipe: Recipe, last: Round | None) -> tuple[float, ...]:
@@ -23,3 +23,8 @@ def everyone_full(recipe: Recipe, last: Round | None) -> tuple[float, ...]:
     Source: Algorithm 1 of Aequa sends the full network during training (seen in its reviews).
     """
     return (1.0,) * recipe.participants
+
+
+def given_to(given: Sequence[float] | Given) -> Given:
+    """What a policy has decided, with what it wants to remember: nothing, where it returned widths alone."""
+    return given if isinstance(given, Given) else Given(tuple(float(w) for w in given))

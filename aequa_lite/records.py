@@ -13,7 +13,7 @@ from typing import Any
 
 from .files import whole
 
-__all__ = ["Data", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
+__all__ = ["Data", "Given", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
 
 
 def _between(low: float, high: float, default: float, about: str) -> Any:
@@ -205,6 +205,8 @@ class Shard:
 class Update:
     """What a participant sends back: its slice after local training, at the width it was given.
 
+    ``own``: a full network that it trained on its shard alone, where the scheme asks for one.
+
     Example:
         >>> Update(participant=2, width=0.5, state={}, weight=40.0, loss=1.2).width
         0.5
@@ -215,6 +217,20 @@ class Update:
     state: Mapping[str, Any]
     weight: float
     loss: float
+    own: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a policy decides before a round: ``widths`` (n,), 0 for who is away; ``scores``: what it must remember.
+
+    Example:
+        >>> Given(widths=(0.5, 1.0)).scores
+        ()
+    """
+
+    widths: tuple[float, ...]
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,8 +240,9 @@ class Round:
     ``theta``: the shared network's state after the merge; ``widths``: (n,) what each participant received, 0 where it
     was not drawn into the round;
     ``loss``: mean local training loss; ``left_out``: participants whose answer was not finite and was not merged;
-    ``parameters_sent``: numbers sent to and received from all participants in this round; ``state``: theta and all that
-    the server remembers beside it.
+    ``parameters_sent``: numbers sent to and received from all participants in this round; ``before``: theta at the start
+    of the round; ``scores``: what the policy remembered when it gave these widths; ``state``: theta after the round and all
+    that the server remembers beside it.
 
     Example:
         >>> Round(index=0, theta={}, widths=(1.0, 1.0), loss=2.3, parameters_sent=8).left_out
@@ -239,6 +256,8 @@ class Round:
     parameters_sent: int
     left_out: tuple[int, ...] = ()
     updates: tuple[Update, ...] = ()
+    before: Mapping[str, Any] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -41,7 +41,7 @@ class Task:
 
     @property
     def by_size(self) -> np.ndarray:
-        """FedAvg's merge weights, (participants,): the share of the samples, whatever the recipe says of ours."""
+        """FedAvg's merge weights, (participants,), each one's share of the samples, whatever the recipe says of ours."""
         return merge_weights(self.shards, replace(self.recipe, size_power=1.0, contribution_power=0.0))
 
 

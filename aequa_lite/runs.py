@@ -28,7 +28,7 @@ class Run:
 
     Example:
         >>> Run({"seed": 0}, {"seed": 0, "rounds": 5}, ("aequa", "fedavg")).reports(Path("runs"))["aequa"].parts[-2:]
-        ('0-5f1bdf14', 'aequa')
+        ('0-faf17f61', 'aequa')
     """
 
     label: dict[str, Any]

@@ -39,11 +39,13 @@ __all__ = [
 KINDS = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
-def check_parameters(cells: Iterable[str]) -> dict[str, Any]:
+def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a notebook's parameters; refuse what was passed and is none of them, or of another kind.
 
     ``cells``: the sources that ran so far (``In`` in a notebook): the first one with annotated values declares the
     parameters, a later one without annotations sets them, as papermill does, which itself lets unknown names pass.
+    ``values``: the notebook's names (``globals()``), from which annotated ones are taken where no sources were kept, as
+    under nbval.
 
     Raises:
         ValueError: a name is unknown (the nearest is given), or a value is not of the declared kind.
@@ -65,6 +67,8 @@ def check_parameters(cells: Iterable[str]) -> dict[str, Any]:
             elif declared and not _fits(value, declared[name]):
                 raise ValueError(f"{name} is {value!r}; allowed is a value of the kind {declared[name]}")
             given[name] = value
+    if not declared and values is not None:
+        return {name: values[name] for name in values.get("__annotations__", {})}
     return {name: given[name] for name in declared}
 
 

@@ -104,7 +104,7 @@ def local(net, backward, build: Build, shard: aq.Shard, recipe: aq.Recipe, index
         x, y = shard.samples.x[chosen], shard.samples.y[chosen]
         optimiser.zero_grad()
         widths = draw(draws, 1.0, recipe)
-        for width, share in zip(widths, shares(widths, recipe).tolist(), strict=True):
+        for width, share in zip(widths, shares(widths, recipe), strict=True):
             backward(own, build, width, x, y, share)
         optimiser.step()
     return own

@@ -1,20 +1,25 @@
-"""Draw the pictures of the book that no chapter draws: the rooms of the architecture page, and the README's first screen.
+"""Draw the pictures of the book that no chapter draws: the rooms, one round, and the first screen, still and moving.
 
 usage: python scripts/draw.py [RUN]     (RUN: a folder with report.json, default runs/quickstart)
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from importlib import resources
 from pathlib import Path
+
+import numpy as np
 
 import aequa_lite as aq
 from aequa_lite.files import whole
+from aequa_lite.interactive import SCALE
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 STATIC = BOOK / "_static"
-COLOURS = ("#3b528b", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
+COLOURS = ("#3b528b", "#365a8c", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
 
 
 def floors() -> dict[str, list[str]]:
@@ -91,6 +96,22 @@ def engine() -> str:
     return head + "".join(parts) + "</svg>\n"
 
 
+def landing(found: aq.Report) -> str:
+    """The first screen that moves: a contribution in, width and accuracy out, on the run's own curve."""
+    curve = aq.Curve(found.curve["widths"], found.curve["validation"], samples=found.data["sizes"]["validation"])
+    values = {
+        "b": [round(float(b), 4) for b in found.contribution],
+        "levels": [round(float(a), 6) for a in curve.levels],
+        "widths": [round(float(w), 4) for w in curve.level_widths],
+        "parameters": [aq.parameters(aq.MLP(float(w))) for w in curve.level_widths],
+        "weight": round(0.5 / float(np.sqrt(len(found.contribution) - 1)), 3),
+        "scale": SCALE,
+    }
+    page = (Path(__file__).parent / "landing.html").read_text()
+    search = resources.files("aequa_lite").joinpath("embedded", "sliders.js").read_text(encoding="utf-8")
+    return page.replace("__VALUES__", json.dumps(values)).replace("__SEARCH__", search)
+
+
 def main() -> None:
     """Write all pictures; the first screen only where a run has been made."""
     for name, picture in {"rooms": rooms(), "engine": engine()}.items():
@@ -102,6 +123,8 @@ def main() -> None:
     found = aq.Report.load(run)
     aq.style()
     aq.save_figure(aq.plot_widths(found), STATIC / "first-screen.png")
+    with whole(BOOK / "landing.html") as half:
+        half.write_text(landing(found))
 
 
 if __name__ == "__main__":

@@ -86,15 +86,27 @@ def fairness(name: str, by: list[str]) -> str:
 
 
 def ways(name: str) -> str:
-    """The finalists beside our way and plain FedAvg, on the same cells of the sweep that holds those."""
+    """The finalists of the screening, our way and plain FedAvg."""
     table = rows_of(name)
-    known = rows_of("post_training")
-    table = pd.concat([known[known["partition"] == "dirichlet(0.5)"], table])
     rows = []
     for (data, case), runs in table.groupby(["data", "case"], sort=False):
         columns = [spread(runs[each]) for each in ("full", "quarter", "pearson", "cgs", "min_gain", "mean_width")]
         rows.append([data, case, *columns])
     return markdown(["data", "way", "full width", "a quarter", "Pearson", "CGS", "smallest gain", "mean width"], rows)
+
+
+def small_change(name: str) -> str:
+    """The largest step of the curve, and in how many runs noise hides it: layers together, and by turns."""
+    turns, together = rows_of(name), rows_of("nine_partitions")
+    together = together[together["case"] == "ours"]
+    rows = []
+    for partition, runs in turns.groupby("partition", sort=False):
+        both = (together[together["partition"] == partition], runs)
+        hidden = [f"{int((each['largest_step'] <= each['noise']).sum())} of {len(each)}" for each in both]
+        rows.append([partition, *(spread(each["largest_step"]) for each in both), *hidden])
+        rows[-1] += [spread(each["full"]) for each in both]
+    head = ["largest step, together", "by turns", "hidden by noise, together", "by turns", "full width, together"]
+    return markdown(["partition", *head, "by turns"], rows)
 
 
 def methods(name: str) -> str:
@@ -234,6 +246,7 @@ def stamp(name: str) -> str:
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
     "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
+    "by_turns": (small_change, "by_turns"),
     "finalists": (ways, "finalists"),
     "methods": (methods, "rivals_mini"),
     "cells": (lambda name: cells(name) + others(name), "rivals_mini"),

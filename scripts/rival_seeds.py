@@ -1,4 +1,4 @@
-"""Measure the rivals, who can fool them, and one trained network realised in five ways; tables under results/rivals_mini/.
+"""Measure the rivals, who can fool them, and one trained network realised in five ways; tables under results/rival_seeds/.
 
 usage: python scripts/rival_seeds.py [SEEDS]
 
@@ -29,7 +29,7 @@ from aequa_lite.files import whole
 from aequa_lite.report import _device, _versions
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DONE = ROOT / "results" / "rivals_mini", ROOT / "runs" / "rivals_mini"
+RESULTS, DONE = ROOT / "results" / "rival_seeds", ROOT / "runs" / "rival_seeds"
 RECIPE = aq.Recipe(participants=5, rounds=30, local_steps=15, contribution_power=2.0)
 PARTITIONS: dict[str, Callable[[aq.Samples, aq.Recipe], list[aq.Shard]]] = {
     "by_size": partial(aq.by_size, sizes=(50, 200, 750, 2000, 3000)),

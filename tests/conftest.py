@@ -7,6 +7,11 @@ import pytest
 import aequa_lite as aq
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that start a fleet of processes can be left out: ``pytest -m "not fleet"``."""
+    config.addinivalue_line("markers", "fleet: starts servers and participants as processes (minutes)")
+
+
 @pytest.fixture(scope="session")
 def data() -> aq.Data:
     """The embedded data set, on the CPU."""

@@ -230,7 +230,7 @@ PYDVL = json.loads(Path(__file__).with_name("pydvl_oracle.json").read_text())["g
 
 @pytest.mark.parametrize("name", PYDVL)
 def test_pydvl_says_the_same(name: str) -> None:
-    """What pyDVL's exact solver said is written down by pydvl_oracle.py, since the two need different numpy."""
+    """What pyDVL's exact solver said is written down by scripts/pydvl_oracle.py, since the two need different numpy."""
     game = PYDVL[name]
     ours = aq.shapley(lambda S: game["worth"][sum(1 << i for i in S)], game["participants"])
     assert ours == pytest.approx(game["shapley"], abs=1e-9)

@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 
 import aequa_lite as aq
 
@@ -59,3 +60,18 @@ def test_without_scripts_a_picture_with_words_stands_there() -> None:
 def test_every_slider_has_words() -> None:
     html = aq.sliders([0.45, 0.65, 0.85], CURVE).html
     assert len(re.findall(r"<label>[a-z][^<]+<b[^>]*></b><br><input", html)) == html.count('type="range"') == 3
+
+
+def test_the_stepper_shows_what_the_merge_makes() -> None:
+    blocks = [torch.ones(3, 3), 4 * torch.ones(2, 2)]
+    html = aq.stepper(torch.zeros(3, 3), list(zip(blocks, (1.0, 2.0))), ("Anna", "Ben")).html
+    assert html.count("<section data-step>") == 4
+    assert "to Ben: 0 0; 0 0" in html  # only the leading block goes out
+    assert "shared, after the round: 3 3 1; 3 3 1; 1 1 1" in html
+    assert "hidden" not in html.split("</div>")[-2]  # without scripts every step stands there
+    assert not re.search(r"(src|href)=", html)
+
+
+def test_the_stepper_wants_a_square() -> None:
+    with pytest.raises(ValueError, match=r"theta has the shape \(2, 3\)"):
+        aq.stepper(torch.zeros(2, 3), [])

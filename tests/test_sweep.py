@@ -257,7 +257,7 @@ def test_published_figures_name_sweeps_and_columns_that_there_are(monkeypatch: p
 
 def test_a_claim_with_a_key_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
     entry = {"claim": "c", "source": "s", "mark": "seen", "measure": "m", "rows": {}, "tolerance": 1, "why": "w"}
-    for wrong in ({"value": 1}, {"value": 1, "sweeps": {}, "valeu": 1}, {"sweeps": {}}):
+    for wrong in ({"value": 1}, {"value": 1, "sweeps": {}, "valuu": 1}, {"sweeps": {}}):
         (tmp_path / "p.yml").write_text(yaml.safe_dump({"a": [{**entry, **wrong}]}))
         with pytest.raises(ValueError, match="claim 'c' lacks or has in excess"):
             verdicts.published(tmp_path / "p.yml")

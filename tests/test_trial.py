@@ -38,6 +38,11 @@ def test_parameters_are_those_declared_with_the_values_passed() -> None:
     assert aq.check_parameters(cells) == {"rounds": 20, "lr": 1, "mixed": False, "name": "b"}
 
 
+def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> None:
+    values = {"rounds": 20, "aq": aq, "__annotations__": {"rounds": int}}
+    assert aq.check_parameters(["", "import aequa_lite as aq"], values) == {"rounds": 20}
+
+
 @pytest.mark.parametrize(
     ("methods", "said"),
     [("aequa, fedavgg", "nearest is 'fedavg'"), ("aequa, aequa", "each method once"), ("aequa,, x", "a list such as")],
@@ -57,7 +62,7 @@ def test_allocations_go_by_their_words() -> None:
     assert aq.allocation_named("capped(0.05)")(brought, curve).widths.tolist() == capped
     only = aq.allocate(brought, curve, objective=aq.spread_only(), rational=True).widths.tolist()
     assert aq.allocation_named("spread_only", rational=True)(brought, curve).widths.tolist() == only
-    for word, rational in (("proportional", True), ("allocate(3)", False), ("alocate", False)):
+    for word, rational in (("proportional", True), ("allocate(3)", False), ("allocatte", False)):
         with pytest.raises(ValueError, match="allocation is"):
             aq.allocation_named(word, rational)
 

@@ -2,7 +2,7 @@
 
 pyDVL 0.10 needs numpy < 2 and this package numpy >= 2, so it runs in an environment of its own:
 
-    python3 -m venv DIR && DIR/bin/pip install pydvl && DIR/bin/python tests/pydvl_oracle.py
+    python3 -m venv DIR && DIR/bin/pip install pydvl && DIR/bin/python scripts/pydvl_oracle.py
 """
 
 from __future__ import annotations
@@ -55,4 +55,4 @@ if __name__ == "__main__":
         "date": date.today().isoformat(),
         "games": {k: solved(g) for k, g in GAMES.items()},
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(said) + "\n")
+    (Path(__file__).parents[1] / "tests" / "pydvl_oracle.json").write_text(json.dumps(said) + "\n")

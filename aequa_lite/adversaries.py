@@ -1,0 +1,256 @@
+"""Who cheats, and how: participants who do not send what their data say, as wrappers of a scheme, of shards, of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .federate import Scheme
+from .policy import Given, Policy, given_to
+from .records import Recipe, Round, Shard, Update
+from .server import networks_own
+from .slim import State, prefix
+
+__all__ = ["absent", "changed", "flip_labels", "free_rider", "sign_flipper"]
+
+Forge = Callable[[State, Update, np.random.Generator], dict[str, Tensor]]  # received, honest answer, draws -> sent back
+Remember = Callable[[State, State, Sequence[Update], int], dict[str, Tensor] | None]
+
+
+def free_rider(
+    scheme: Scheme, who: Collection[int], how: str, *, size: float = 0.1, whose: int | None = None
+) -> Scheme:
+    r"""Let some participants send back something that their data have no part in.
+
+    With $\theta_i$ what participant $i$ has received: ``zero`` sends $\theta_i$ itself; ``noise`` adds to each tensor noise of
+    ``size`` times its root mean square; ``stale`` adds the change that the shared network has made in the last round in which
+    $i$ took part; ``copy`` adds the change that participant ``whose`` (default: the first honest one) sent in the last
+    round. A change from a wider or a narrower slice is added where both hold the entry. The first answer of ``stale`` and
+    ``copy`` is that of ``zero``.
+
+    Raises:
+        ValueError: ``how`` is unknown, ``who`` names nobody, ``size`` is negative, or ``whose`` is among ``who``.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> scheme = free_rider(aq.slimmable(aq.MLP), {1}, "zero")
+        >>> recipe, theta = aq.Recipe(participants=2, local_steps=1), aq.initial(aq.MLP, seed=0)
+        >>> _, shard = aq.homogeneous(aq.load("fashion-mini").train, recipe)
+        >>> update = scheme.local(theta, shard, 1.0, recipe, aq.stream(0, "doc"))
+        >>> all(bool((update.state[name] == t).all()) for name, t in theta.items())
+        True
+
+    Source: ours; the riders of CFFL, CGSV and RFFL send zeros, noise or copies.
+    """
+    riders = _named(who)
+    if how not in ("zero", "noise", "stale", "copy"):
+        raise ValueError(f"how is {how!r}; allowed are 'zero', 'noise', 'stale' and 'copy'")
+    if not 0 <= size < np.inf:
+        raise ValueError(f"size is {size!r}; allowed is a finite number from 0")
+    if how == "noise":
+        return _forged(scheme, riders, lambda got, honest, draws: _noisy(got, draws, size))
+    if how == "zero":
+        return _forged(scheme, riders, lambda got, honest, draws: {k: t.clone() for k, t in networks_own(got).items()})
+    source = next(i for i in count() if i not in riders) if whose is None else whose
+    if source in riders:
+        raise ValueError(f"whose is {whose!r}, one of the riders; allowed is an honest participant")
+
+    def remember(before: State, after: State, updates: Sequence[Update], rider: int) -> dict[str, Tensor] | None:
+        answers = {u.participant: u.state for u in updates}
+        if how == "copy":
+            return None if source not in answers else _moved(before, answers[source])
+        return None if rider not in answers else _moved(before, {k: after[k] for k in answers[rider]}, answers[rider])
+
+    return _forged(scheme, riders, _echo, remember)
+
+
+def sign_flipper(scheme: Scheme, who: Collection[int], *, scale: float = 1.0) -> Scheme:
+    r"""Let some participants train honestly and send the opposite: $\theta_i - s\,\Delta_i$ with $s$ = ``scale``.
+
+    Raises:
+        ValueError: ``who`` names nobody, or ``scale`` is not above 0.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> scheme = sign_flipper(aq.slimmable(aq.MLP), {0})
+        >>> scheme.merge == aq.slimmable(aq.MLP).merge
+        False
+
+    Source: the sign-flipping attack (Li et al. 2019, RSA).
+    """
+    if not 0 < scale < np.inf:
+        raise ValueError(f"scale is {scale!r}; allowed is a finite number above 0")
+
+    def opposite(got: State, honest: Update, draws: np.random.Generator) -> dict[str, Tensor]:
+        floating = {k: t for k, t in networks_own(got).items() if t.is_floating_point()}
+        return {**honest.state, **{k: t - scale * (honest.state[k] - t) for k, t in floating.items()}}
+
+    return _forged(scheme, _named(who), opposite)
+
+
+def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
+    r"""Let some participants call every class by the name of another: $y \leftarrow (y + \mathrm{shift}) \bmod K$.
+
+    Raises:
+        ValueError: ``who`` names nobody, or ``shift`` changes no label.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, aq.Recipe(participants=2))
+        >>> flipped = flip_labels(shards, {1})
+        >>> int((flipped[1].samples.y - shards[1].samples.y).unique()[-1]), flipped[0] is shards[0]
+        (1, True)
+
+    Source: the label-flipping attack (Biggio et al. 2012; Tolpegin et al. 2020), with one shift for all classes.
+    """
+    liars = _named(who)
+    classes = shards[0].samples.classes
+    if shift % classes == 0:
+        raise ValueError(f"shift is {shift!r}; allowed is a whole number that is no multiple of the {classes} classes")
+
+    def flipped(shard: Shard) -> Shard:
+        return replace(shard, samples=replace(shard.samples, y=(shard.samples.y + shift) % classes))
+
+    return [flipped(shard) if shard.participant in liars else shard for shard in shards]
+
+
+def changed(scheme: Scheme, shards: Mapping[int, Shard], rounds: Collection[int]) -> Scheme:
+    """Let some participants train on another shard in some rounds: data that improve, spoil, or come late.
+
+    ``shards``: participant -> what it trains on in these rounds; its weight in the merge stays.
+
+    Raises:
+        ValueError: ``shards`` names nobody.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> recipe = aq.Recipe(participants=2, rounds=4, local_steps=1)
+        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, recipe)
+        >>> spoilt = changed(aq.slimmable(aq.MLP), {1: aq.flip_labels(shards, {1})[1]}, range(2, 4))
+        >>> len(list(aq.federate(aq.MLP, shards, recipe, scheme=spoilt, progress=False)))
+        4
+
+    Source: ours.
+    """
+    _named(shards)
+
+    def now(shard: Shard, recipe: Recipe, first: int) -> Shard:
+        return shards.get(shard.participant, shard) if first // recipe.local_steps in rounds else shard
+
+    def local(
+        sent: State, shard: Shard, width: float, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+    ) -> Update:
+        return scheme.local(sent, now(shard, recipe, first), width, recipe, draws, first=first, **rest)
+
+    def together(
+        sent: Any, each: Any, widths: Any, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+    ) -> list[Update]:
+        theirs = [now(shard, recipe, first) for shard in each]
+        return scheme.together(sent, theirs, widths, recipe, draws, first=first, **rest)  # type: ignore[misc]
+
+    return replace(scheme, local=local, together=scheme.together and together)
+
+
+def absent(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Policy:
+    """Let some participants be away in some rounds: they receive nothing and send nothing.
+
+    Late joiners are absent in the first rounds, leavers in the last: ``range(0, 20)``, ``range(20, 60)``.
+
+    Raises:
+        ValueError: ``who`` names nobody.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> late = absent(aq.everyone_full, {1}, range(20))
+        >>> late(aq.Recipe(participants=3), None).widths
+        (1.0, 0.0, 1.0)
+
+    Source: ours.
+    """
+    away = _named(who)
+
+    def present(recipe: Recipe, last: Round | None) -> Given:
+        given = given_to(policy(recipe, last))
+        if (0 if last is None else last.index + 1) not in rounds:
+            return given
+        return replace(given, widths=tuple(0.0 if i in away else w for i, w in enumerate(given.widths)))
+
+    return present
+
+
+def _named(who: Collection[int]) -> frozenset[int]:
+    """The participants that are meant, at least one."""
+    found = frozenset(who)
+    if not found or not all(isinstance(i, (int, np.integer)) and i >= 0 for i in found):
+        raise ValueError(
+            f"who is {sorted(found, key=str)!r}; allowed are participants, at least one: whole numbers from 0"
+        )
+    return found
+
+
+def _forged(scheme: Scheme, who: frozenset[int], forge: Forge, remember: Remember | None = None) -> Scheme:
+    """The scheme in which these participants' answers are forged.
+
+    What a cheat remembers rides in the state like what a server remembers, so that a killed run goes on to the same bits;
+    it is handed back to that cheat alone, and is nothing that the server sends.
+    """
+
+    def mine(state: State, participant: int) -> Iterator[tuple[str, Tensor]]:
+        return ((name, t) for name, t in state.items() if name.startswith(f"echo {participant} of "))
+
+    def broadcast(state: State, participant: int, width: float) -> State:
+        return {**scheme.broadcast(state, participant, width), **dict(mine(state, participant))}
+
+    def answer(got: State, honest: Update, draws: np.random.Generator) -> Update:
+        return replace(honest, state=forge(got, honest, draws)) if honest.participant in who else honest
+
+    def local(sent: State, shard: Shard, width: float, recipe: Recipe, draws: Any, **rest: Any) -> Update:
+        return answer(sent, scheme.local(networks_own(sent), shard, width, recipe, draws, **rest), draws)
+
+    def together(sent: Any, shards: Any, widths: Any, recipe: Recipe, draws: Any, **rest: Any) -> list[Update]:
+        honest = scheme.together([networks_own(s) for s in sent], shards, widths, recipe, draws, **rest)  # type: ignore[misc]
+        return [answer(*each) for each in zip(sent, honest, draws, strict=True)]
+
+    def merge(state: State, updates: Sequence[Update]) -> State:
+        after = dict(scheme.merge(state, updates))
+        for rider in who if remember else ():
+            kept = remember(state, after, updates, rider)
+            echo = dict(mine(state, rider)) if kept is None else {f"echo {rider} of {k}": t for k, t in kept.items()}
+            after.update(echo)
+        return after
+
+    return replace(scheme, broadcast=broadcast, local=local, merge=merge, together=scheme.together and together)
+
+
+def _moved(before: State, after: State, shapes: State | None = None) -> dict[str, Tensor]:
+    """What a block has changed by, where the numbers are no whole numbers."""
+    shapes = shapes or after
+    blocks = {k: prefix(t.shape) for k, t in shapes.items() if t.is_floating_point()}
+    return {k: after[k][block] - before[k][block] for k, block in blocks.items()}
+
+
+def _echo(got: State, honest: Update, draws: np.random.Generator) -> dict[str, Tensor]:
+    """What was received, plus a remembered change where both hold the entry."""
+    said = {k: t.clone() for k, t in networks_own(got).items()}
+    for name, change in got.items():
+        if " of " in name:
+            entry = said[name.split(" of ", 1)[1]]
+            both = prefix(min(a, b) for a, b in zip(entry.shape, change.shape, strict=True))
+            entry[both] += change[both]
+    return said
+
+
+def _noisy(got: State, draws: np.random.Generator, size: float) -> dict[str, Tensor]:
+    """What was received, plus noise in proportion to each tensor's root mean square."""
+
+    def spoilt(t: Tensor) -> Tensor:
+        noise = torch.as_tensor(draws.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
+        return t + size * t.square().mean().sqrt() * noise
+
+    return {k: spoilt(t) if t.is_floating_point() else t.clone() for k, t in networks_own(got).items()}

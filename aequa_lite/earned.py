@@ -1,0 +1,195 @@
+"""Rewards while training: scores as they arrive become the widths of the next round; nobody holds what it has not earned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .calibrate import affine_calibration
+from .contribution import Score
+from .federate import Scheme
+from .local import accuracy_curve, full_only, hits, local_sgd
+from .nets import initial
+from .policy import Policy
+from .records import Given, Recipe, Round, Samples, Shard, Update
+from .rng import stream
+from .slim import Build, State, prefix, slim
+
+__all__ = ["arrived_accuracy", "earned_widths", "own_accuracy", "with_own"]
+
+GRID = (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21, *(k / 20 for k in range(5, 21)))
+
+
+def earned_widths(
+    score: Score,
+    build: Build | None = None,
+    validation: Samples | None = None,
+    *,
+    floor: float = 0.03,
+    start: float = 0.25,
+    warm_up: int = 3,
+    step: float = 0.1,
+) -> Policy:
+    r"""Send everyone, in every round, only the slice that its contribution has earned so far.
+
+    ``score`` says after each round what everybody has brought (:func:`alignment`, :func:`own_accuracy`, ...), on the part
+    that all present hold. With the server's ``validation`` samples the scores are stretched over the accuracies that the
+    current network has between ``floor`` and full width, and each width is the least that reaches its own; without them
+    $w_i = f + (1 - f)\, s_i / \max_j s_j$. All hold ``start`` for ``warm_up`` rounds; then a width moves by at most ``step``
+    a round, and the widest participant is given width 1 wherever nobody else holds it. Who comes in later starts at ``floor``.
+
+    Raises:
+        ValueError: a number is outside its range, or only one of ``build`` and ``validation`` is given.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> earned_widths(aq.alignment)(aq.Recipe(participants=3), None).widths
+        (0.25, 0.25, 0.25)
+
+    Source: training-time rewards are Algorithm 2 of Aequa (seen by name); this schedule is ours.
+    """
+    for name, value, least in (("floor", floor, 1e-6), ("start", start, 1e-6), ("step", step, 1e-6)):
+        if not least <= value <= 1:
+            raise ValueError(f"{name} is {value!r}; allowed is a number in (0, 1]")
+    if warm_up < 1 or (build is None) != (validation is None):
+        raise ValueError(
+            f"warm_up is {warm_up!r}; allowed is a number from 1, and build and validation both or neither"
+        )
+
+    def wanted(scores: np.ndarray, theta: State) -> np.ndarray:
+        if build is None or validation is None:
+            return floor + (1 - floor) * np.maximum(scores, 0) / max(float(scores.max()), 1e-12)
+        grid = (floor, *(w for w in GRID if w > floor))
+        curve = accuracy_curve(build, theta, validation, grid=grid)
+        stretched = affine_calibration(scores, curve.least, curve.full)
+        return np.array([curve.width_at(a) for a in np.minimum(stretched, curve.full)])
+
+    def policy(recipe: Recipe, last: Round | None) -> Given:
+        if last is None:
+            return Given((start,) * recipe.participants)
+        scores = remembered(score, last, recipe.participants)
+        if last.index + 1 < warm_up:
+            return Given((start,) * recipe.participants, tuple(scores))
+        held = np.array(last.widths)
+        near = np.clip(wanted(scores, last.theta), held - step, held + step)
+        widths = np.where(held > 0, np.clip(near, floor, 1), floor)
+        if widths.max() < 1:  # somebody always trains the outermost channels: the widest, then the best
+            widths[max(range(len(widths)), key=lambda i: (widths[i], scores[i]))] = 1.0
+        return Given(tuple(widths.tolist()), tuple(scores.tolist()))
+
+    return policy
+
+
+def shared_part(before: State, rnd: Round) -> tuple[State, Round]:
+    """A round as if all its participants held what the narrowest of them holds."""
+    narrowest = min(rnd.updates, key=lambda u: u.width)
+    blocks = {name: prefix(t.shape) for name, t in narrowest.state.items()}
+
+    def cut(state: State) -> dict[str, Any]:
+        return {name: state[name][block] for name, block in blocks.items()}
+
+    same = tuple(replace(u, state=cut(u.state), width=narrowest.width) for u in rnd.updates)
+    return cut(before), replace(rnd, updates=same)
+
+
+def remembered(score: Score, last: Round, participants: int) -> np.ndarray:
+    """Everybody's score after a round, (participants,): who was away keeps its own; who was never here has the lowest."""
+    here = [u.participant for u in last.updates]
+    known = np.array(last.scores) if last.scores else None
+    found = score(*shared_part(last.before, last), None if known is None else known[here])
+    scores = np.full(participants, found.min()) if known is None else known.copy()
+    scores[here] = found
+    return scores
+
+
+def arrived_accuracy(build: Build, validation: Samples, *, memory: float = 0.8) -> Score:
+    r"""Score what comes back by its validation accuracy, as wide as the narrowest.
+
+    $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ with $\mu$ the ``memory``.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
+        >>> arrived_accuracy(aq.MLP, data.validation)(rnd.before, rnd, None).shape
+        (2,)
+
+    Source: ours. A participant that sends back what it received scores what the network scores.
+    """
+
+    def score(before: State, rnd: Round, scores: np.ndarray | None) -> np.ndarray:
+        found = np.array([hits(slim(build, u.state, u.width).eval(), validation).mean() for u in rnd.updates])
+        return found if scores is None else memory * scores + (1 - memory) * found
+
+    return score
+
+
+def own_accuracy(build: Build, validation: Samples, *, memory: float = 0.3) -> Score:
+    r"""Score the networks that participants trained on their own shards alone (:func:`with_own`), whenever they come.
+
+    $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ on validation, from $c = \mathrm{acc}_i$; without a new
+    network, or with one that is not finite, $c$ stays (at first: 0).
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
+        >>> scheme = with_own(aq.slimmable(aq.MLP), aq.MLP, steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, scheme=scheme, progress=False)
+        >>> bool((own_accuracy(aq.MLP, data.validation)(rnd.before, rnd, None) > 0).all())
+        True
+
+    Source: the accuracy alone of Aequa, as it arrives; the momentum is ours.
+    """
+
+    def score(before: State, rnd: Round, scores: np.ndarray | None) -> np.ndarray:
+        known = np.zeros(len(rnd.updates)) if scores is None else scores.copy()
+        for i, u in enumerate(rnd.updates):
+            if u.own is not None:
+                found = hits(slim(build, u.own, 1.0).eval(), validation).mean()
+                known[i] = found if known[i] == 0 else memory * known[i] + (1 - memory) * found
+        return known
+
+    return score
+
+
+def with_own(scheme: Scheme, build: Build, *, steps: int = 300, every: int = 20) -> Scheme:
+    """Let participants also train, every few rounds, the full network on their own shard alone, and send it beside the answer.
+
+    It starts from the initial network, which holds nothing of anybody's, so that nothing shared can be handed in as one's own
+    work, and a killed run needs no memory of it. ``steps``: of training alone; ``every``: rounds from one to the next.
+
+    Raises:
+        ValueError: ``steps`` or ``every`` is below 1.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> with_own(aq.slimmable(aq.MLP), aq.MLP, steps=60).together is None
+        False
+
+    Source: ours.
+    """
+    if steps < 1 or every < 1:
+        raise ValueError(f"steps is {steps!r} and every {every!r}; allowed are whole numbers from 1")
+
+    def own(update: Update, shard: Shard, recipe: Recipe, first: int) -> Update:
+        if first // recipe.local_steps % every:
+            return update
+        short = replace(recipe, rounds=1, local_steps=steps)
+        draws = stream(recipe.seed, "own", first, shard.participant)
+        theta = initial(build, recipe.seed, shard.samples.y.device)
+        return replace(update, own=local_sgd(build, theta, shard, 1.0, short, draws, draw=full_only).state)
+
+    def local(
+        sent: State, shard: Shard, width: float, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+    ) -> Update:
+        return own(scheme.local(sent, shard, width, recipe, draws, first=first, **rest), shard, recipe, first)
+
+    def together(
+        sent: Any, shards: Any, widths: Any, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+    ) -> Any:
+        updates = scheme.together(sent, shards, widths, recipe, draws, first=first, **rest)  # type: ignore[misc]
+        return [own(u, shard, recipe, first) for u, shard in zip(updates, shards, strict=True)]
+
+    return replace(scheme, local=local, together=scheme.together and together)

@@ -1,0 +1,86 @@
+"""Certificates and keys for a fleet on this machine: a certificate authority of its own, and a key for each node."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+__all__ = ["write_certificates", "write_key"]
+
+
+def write_key(folder: Path | str, name: str) -> Path:
+    """Write a node's private key and, as ``name.pub``, its public one, in OpenSSH's form; return the private key's path.
+
+    The same as ``ssh-keygen -t ecdsa -b 384 -N "" -f name``; only the owner may read the private key.
+
+    Example:
+        >>> import tempfile
+        >>> write_key(tempfile.mkdtemp(), "participant-00").with_suffix(".pub").read_text()[:19]
+        'ecdsa-sha2-nistp384'
+    """
+    key, path = ec.generate_private_key(ec.SECP384R1()), Path(folder) / name
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    _secret(path, private)
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    path.with_suffix(".pub").write_bytes(public + b"\n")
+    return path
+
+
+def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 30) -> Path:
+    """Write ``ca.crt``, ``server.pem`` and ``server.key`` for a server at this address; return the folder.
+
+    The authority's own key is thrown away, so nobody can make a second certificate that the nodes would believe.
+
+    Example:
+        >>> import tempfile
+        >>> sorted(p.name for p in write_certificates(tempfile.mkdtemp()).iterdir())
+        ['ca.crt', 'server.key', 'server.pem']
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    authority, own = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aequa-lite fleet on this machine")])
+    basic = x509.BasicConstraints(ca=True, path_length=0)
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    root = _certificate(issuer, issuer, authority.public_key(), days).add_extension(basic, critical=True)
+    root = root.add_extension(usage, critical=True)
+    root = root.add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    leaf = _certificate(subject, issuer, own.public_key(), days).add_extension(names, critical=False)
+    leaf = leaf.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    leaf = leaf.add_extension(identifier, critical=False)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.crt").write_bytes(root.sign(authority, hashes.SHA384()).public_bytes(pem))
+    (folder / "server.pem").write_bytes(leaf.sign(authority, hashes.SHA384()).public_bytes(pem))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    _secret(folder / "server.key", own.private_bytes(pem, *form))
+    return folder
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    """What every certificate here has in common."""
+    now = datetime.datetime.now(datetime.UTC)
+    began, ends = now - datetime.timedelta(minutes=5), now + datetime.timedelta(days=days)
+    made = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+    return made.serial_number(x509.random_serial_number()).not_valid_before(began).not_valid_after(ends)
+
+
+def _secret(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)

@@ -1,0 +1,122 @@
+"""The participant's side: its data stays here, it trains the slice that it is sent, and it keeps the reward that it earned."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from ..data import _channels_first, load
+from ..federate import slimmable, standalone
+from ..files import whole
+from ..names import network_named, partition_named
+from ..records import Recipe, Samples, Shard, Update
+from ..reward import MOST_BYTES, load_reward
+from ..rng import stream
+from ..slim import Build
+from ..sources import reading
+from ..workers import workers
+from .settings import read_config
+from .wire import opened, packed, unpacked
+
+__all__ = ["app", "own_shard"]
+
+app = ClientApp()
+
+
+def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) -> Shard:
+    """Return the data of this node, as its own configuration names them; the server has no say in it.
+
+    ``node``: ``participant`` (its number from 0), and either ``data`` = an .npz file with its own ``x`` and ``y``, or a
+    ``partition`` such as ``homogeneous`` of the data set ``data`` (default: the run's).
+
+    Raises:
+        ValueError: the number is none of the recipe's, or the file does not hold samples.
+
+    Example:
+        >>> node = {"participant": 1, "partition": "homogeneous"}
+        >>> len(own_shard(node, Recipe(participants=3), "fashion-mini", 10))
+        2000
+    """
+    number, name = node.get("participant"), str(node.get("data", data))
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < recipe.participants:
+        raise ValueError(f"participant is {number!r}; allowed is a whole number from 0 to {recipe.participants - 1}")
+    device = str(node.get("device", "cpu"))
+    if "partition" in node:
+        return partition_named(str(node["partition"]))(load(name, device=device).train, recipe)[number]
+    with reading(name), open(name, "rb") as file, np.load(file, allow_pickle=False) as content:
+        x, y = _channels_first(content["x"]), content["y"].astype(np.int64)
+    if len(x) != len(y) or not len(y) or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"{name} holds {len(x)} x and {len(y)} y; allowed are as many, with labels 0 to {classes - 1}")
+    samples = Samples(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (x, y)), classes)
+    return Shard(number, samples, np.arange(len(y)))
+
+
+def _asked(message: Message, context: Context) -> tuple[ConfigRecord, Recipe, Build, Shard]:
+    """What a message asks for, and what this node needs to do it."""
+    settings, recipe = read_config(context.run_config)
+    asked = message.content["asked"]
+    shard = own_shard(context.node_config, recipe, settings.data, int(asked["classes"]))
+    return asked, recipe, network_named(settings.network), shard
+
+
+def _single(work: Callable[[Any], Any], item: Any) -> Any:
+    """Work as the in-process loop works: on a thread that computes with one arithmetic thread."""
+    with workers(1) as spread:
+        return next(spread(work, [item]))
+
+
+def _answer(message: Message, content: Mapping[str, Any], **said: Any) -> Message:
+    """A reply: records, and plain values under "said"."""
+    return Message(RecordDict({**content, "said": ConfigRecord(said)}), reply_to=message)
+
+
+@app.query("introduce")
+def introduce(message: Message, context: Context) -> Message:
+    """Say who this is and how many samples it holds; with the network that it trained alone, where that is asked for."""
+    asked, recipe, build, shard = _asked(message, context)
+    content = {}
+    if asked["alone"]:
+        (net,) = standalone(build, [shard], replace(recipe, participants=1), count=1, progress=False)
+        content["alone"] = packed(net.state_dict())
+    return _answer(message, content, participant=shard.participant, samples=len(shard))
+
+
+@app.train("round")
+def train(message: Message, context: Context) -> Message:
+    """Train the slice that arrived on the own shard, exactly as the in-process loop does, and send it back."""
+    asked, recipe, build, shard = _asked(message, context)
+    index, width = int(asked["round"]), float(asked["width"])
+    sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
+
+    def local(mine: Shard) -> Update:
+        draws = stream(recipe.seed, "local", index, mine.participant)
+        return slimmable(build).local(sent, mine, width, recipe, draws, first=index * recipe.local_steps)
+
+    update = _single(local, shard)
+    return _answer(message, {"slice": packed(update.state)}, loss=update.loss)
+
+
+@app.query("reward")
+def reward(message: Message, context: Context) -> Message:
+    """Keep the reward that arrived, once it is certain to be a network of this package: two files in the own folder."""
+    name = f"participant-{int(context.node_config['participant']):02d}.safetensors"
+    content = opened(message.content["reward"], MOST_BYTES)
+    manifest = str(message.content["asked"]["manifest"]).encode()
+    folder = Path(str(context.node_config.get("rewards", "rewards")))
+    with tempfile.TemporaryDirectory() as aside:
+        tried = Path(aside) / name
+        tried.write_bytes(content)
+        tried.with_suffix(".json").write_bytes(manifest)
+        load_reward(tried)  # raises where it is damaged, too large, or no network of this package
+    for path, part in ((folder / name, content), (folder / name.replace(".safetensors", ".json"), manifest)):
+        with whole(path) as half:
+            half.write_bytes(part)
+    return _answer(message, {}, kept=len(content))

@@ -1,0 +1,99 @@
+"""The local part of a round, done where the data are: one slice to each participant, one answer from each that is in time."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord, RecordDict
+
+from ..records import Recipe, Shard, Update
+from ..slim import Build, State
+from .post import Post, TooFewError
+from .settings import Settings
+from .wire import packed, unpacked
+
+__all__ = ["FarAway"]
+
+
+@dataclass(frozen=True)
+class FarAway:
+    """Train all participants of a round over the post: the ``together`` of a :class:`aequa_lite.Scheme`.
+
+    Whoever does not answer before the deadline, or answers with what is no finite slice of its width, has no finite loss,
+    so the loop leaves it out of the merge and names it. ``draws`` stay unused: each participant draws from the same seed
+    and names. Every round becomes a row of the ledger.
+
+    Raises:
+        TooFewError: fewer answers than the quorum.
+    """
+
+    post: Post
+    settings: Settings
+    build: Build
+
+    def __call__(
+        self,
+        sent: Sequence[State],
+        shards: Sequence[Shard],
+        given: Sequence[float],
+        recipe: Recipe,
+        draws: Any,
+        *,
+        first: int,
+        weights: Sequence[float],
+    ) -> list[Update]:
+        """Send, wait, and check what came back."""
+        index, began = first // recipe.local_steps, time.monotonic()
+        rows = {shard.participant: {"width": float(width)} for shard, width in zip(shards, given, strict=True)}
+        letters = self._letters(index, shards, sent, rows)
+        said = self.post.exchange("train.round", letters, self.settings.deadline, str(index))
+        updates = [
+            self._update(shard.participant, state, float(weight), said.pop(shard.participant, None), rows)
+            for shard, state, weight in zip(shards, sent, weights, strict=True)
+        ]
+        here = [u.participant for u in updates if math.isfinite(u.loss)]
+        row = {"round": index, "seconds": round(time.monotonic() - began, 3), "memory_mb": memory(), "answered": here}
+        self.post.ledger.note({**row, "participants": {str(number): each for number, each in rows.items()}})
+        if len(here) < min(self.settings.quorum, len(shards)):
+            raise TooFewError(
+                f"round {index}: {len(here)} of {len(shards)} participants answered within {self.settings.deadline:g} "
+                f"seconds, the quorum is {self.settings.quorum}; start the same run again once they are back: it goes on "
+                f"from round {index}"
+            )
+        return updates
+
+    def _letters(
+        self, index: int, shards: Sequence[Shard], sent: Sequence[State], rows: dict[int, dict[str, Any]]
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """One letter after the other, so that only one is packed at a time."""
+        for shard, state in zip(shards, sent, strict=True):
+            row, slice_ = rows[shard.participant], packed(state)
+            row["down"] = len(slice_["state"].data)
+            asked = {"round": index, "width": row["width"], "classes": shard.samples.classes}
+            yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(asked)})
+
+    def _update(
+        self, number: int, sent: State, weight: float, content: RecordDict | None, rows: dict[int, dict[str, Any]]
+    ) -> Update:
+        """One answer, once it is certain to be what it should be; whatever else it is counts as none: nothing changed."""
+        row, state, loss = rows[number], sent, math.nan
+        try:
+            if content is not None:
+                row["up"] = len(content["slice"]["state"].data)
+                state = unpacked(content["slice"], self.build, row["width"], self.settings.device)
+                loss = float(content["said"]["loss"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            print(f"participant {number}: its answer is refused: {error}", flush=True)
+        return Update(number, row["width"], state, weight, loss)
+
+
+def memory() -> float:
+    """The most memory that this process has held, in MB."""
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

@@ -1,0 +1,167 @@
+"""The server's side: the one loop of this package, whose local part is done by the participants, wherever they are."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from safetensors import SafetensorError
+
+from ..allocate import allocate
+from ..checkpoint import load_checkpoint
+from ..data import load
+from ..federate import federate, merge_weights, slimmable
+from ..files import whole
+from ..local import accuracy, accuracy_curve
+from ..names import network_named
+from ..policy import Policy, everyone_full
+from ..records import Data, Recipe, Report, Round, Samples, Shard
+from ..report import report
+from ..reward import save_rewards
+from ..server import networks_own
+from ..slim import Build, State, slim
+from .ledger import Ledger, writable
+from .post import Post, roster
+from .rounds import FarAway
+from .settings import WELL, Settings, policy_named, read_config
+from .wire import sealed
+
+__all__ = ["app", "run_over"]
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the configuration says; how it ended stands in ``outcome.json``, where that can still be written."""
+    settings, recipe = read_config(context.run_config)
+    try:
+        run_over(grid, settings, recipe)
+    except Exception as error:
+        _say(f"{type(error).__name__}: {error}", settings)
+        raise
+    _say(WELL, settings)
+
+
+def _say(outcome: str, settings: Settings) -> None:
+    """Leave word of how the run ended; a server that is killed leaves none."""
+    print(outcome, flush=True)
+    with whole(Path(settings.folder) / "outcome.json") as half:
+        half.write_text(json.dumps({"outcome": outcome}) + "\n")
+
+
+def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
+    """Train together with whoever is at the other end of the grid, hand out the rewards, and return the report.
+
+    Goes on from the folder's last checkpoint where there is one. Everything is done by the functions of the in-process
+    loop: who receives which width, the merge, the contribution, the curve and the allocation here, where the validation
+    samples are; local training and the networks trained alone at the participants, where their samples are.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        TooFewError: a participant has never introduced itself, or a round has fewer answers than the quorum.
+        ValueError: the folder belongs to another recipe, or the settings name what does not exist.
+    """
+    started = time.monotonic()
+    folder = writable(settings.folder)
+    build, data = network_named(settings.network), load(settings.data, device=settings.device)
+    ledger = Ledger(folder, recipe)
+    keys = roster(settings.keys, recipe.participants) if settings.keys else None
+    post = Post(grid, ledger, build, data.classes, keys)
+    post.gather(settings.patience)
+    alone = [slim(build, ledger.alone(i), 1.0).to(settings.device) for i in range(recipe.participants)]
+    brought = accuracy(alone, data.validation)
+    theta, widths = _trained(post, settings, recipe, build, data, brought)
+    curve = accuracy_curve(build, theta, data.validation, least=recipe.min_width)
+    plan = allocate(brought, curve) if widths is None else None
+    widths = [float(w) for w in plan.widths] if plan else list(widths)
+    models = [slim(build, theta, w) for w in widths]
+    seconds, sent = time.monotonic() - started, sum(row.get("numbers", 0) for row in ledger.rounds)
+    late = [i for row in ledger.rounds for i in row.get("left_out", [])]
+    found = report(models, alone, plan, curve, data, recipe, contribution=brought, method=f"flower, {settings.policy}",
+                   seconds=seconds, parameters_sent=sent, left_out=late)  # fmt: skip
+    found = replace(found, widths=tuple(round(w, 6) for w in widths))
+    found.save(folder)
+    _hand_out(post, save_rewards(folder / "rewards", build, models, widths, recipe), settings.deadline)
+    return found
+
+
+def _trained(
+    post: Post, settings: Settings, recipe: Recipe, build: Build, data: Data, brought: Sequence[float]
+) -> tuple[State, Sequence[float] | None]:
+    """The shared network after the last round; and what everybody earned, where that was settled during training."""
+    ledger, path = post.ledger, Path(settings.folder) / "theta.safetensors"
+    found = load_checkpoint(path, recipe)
+    state: State = found[0] if found else {}
+    policy = policy_named(settings.policy, build, data.validation)
+    shards = _absent(ledger, data, settings.device)
+    scheme = replace(slimmable(build), together=FarAway(post, settings, build))
+    rounds = federate(
+        build, shards, recipe, policy=policy, scheme=scheme, stacked=True,
+        weights=merge_weights(shards, recipe, brought), checkpoint=path, progress=False,
+    )  # fmt: skip
+    last = None
+    for last in _saved(rounds, path):
+        state = last.theta
+        row = ledger.rounds[-1]
+        silent = [u for u in last.updates if "up" not in row["participants"][str(u.participant)]]
+        numbers = last.parameters_sent - sum(t.numel() for u in silent for t in u.state.values())
+        row |= {"loss": last.loss, "numbers": numbers, "left_out": list(last.left_out)}
+        ledger.save()
+        print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
+    if policy is everyone_full:
+        return networks_own(state), None
+    return networks_own(state), _earned(policy, ledger, recipe, last)
+
+
+def _saved(rounds: Iterator[Round], path: Path) -> Iterator[Round]:
+    """The rounds; a file that cannot be written ends them with one sentence, and the last checkpoint stays whole."""
+    try:
+        yield from rounds
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"folder {path.parent} cannot be written to ({error}); the last checkpoint is whole: make room, and start "
+            "the same run again"
+        ) from error
+
+
+def _earned(policy: Policy, ledger: Ledger, recipe: Recipe, last: Round | None) -> tuple[float, ...]:
+    """What everybody has earned by the last round, as the policy says it; noted, for a run that is started again."""
+    if last is not None:
+        given = policy(recipe, last)
+        ledger.earned = tuple(float(w) for w in getattr(given, "widths", given))
+        ledger.save()
+    if not ledger.earned:  # killed between the last checkpoint and this note
+        held = ledger.rounds[-1]["participants"]
+        ledger.earned = tuple(float(held[str(i)]["width"]) for i in range(recipe.participants))
+    return ledger.earned
+
+
+def _absent(ledger: Ledger, data: Data, device: str) -> list[Shard]:
+    """What the server knows of the participants' shards: whose they are and how many samples they hold, nothing else."""
+    empty = torch.zeros((), dtype=torch.int64, device=device)
+    sizes = [int(ledger.participants[i]["samples"]) for i in range(ledger.recipe.participants)]
+    return [Shard(i, Samples(None, empty.expand(size), data.classes), range(size)) for i, size in enumerate(sizes)]
+
+
+def _hand_out(post: Post, paths: Sequence[Path], deadline: float) -> None:
+    """Send each participant its reward, and only its own; whoever is away finds it when the same run is started again."""
+
+    def letters() -> Iterator[tuple[int, RecordDict]]:
+        for number, path in enumerate(paths):
+            asked = ConfigRecord({"manifest": path.with_suffix(".json").read_text()})
+            yield number, RecordDict({"reward": sealed(path.read_bytes()), "asked": asked})
+
+    kept = post.exchange("query.reward", letters(), deadline, "reward")
+    if away := [number for number in range(len(paths)) if number not in kept]:
+        print(
+            f"participants {away} did not fetch their reward; start the same run again once they are back", flush=True
+        )
+    post.ledger.participants |= {n: {**post.ledger.participants[n], "rewarded": True} for n in kept}
+    post.ledger.save()

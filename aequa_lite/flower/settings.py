@@ -1,0 +1,182 @@
+"""What a run over Flower is told beside its recipe: written into the app's configuration, read back on every machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..contribution import alignment, class_alignment
+from ..files import whole
+from ..names import _called
+from ..policy import Policy, everyone_full
+from ..records import Recipe, Round, Samples
+from ..slim import Build
+
+__all__ = ["Settings", "fixed_widths", "policy_named", "read_config", "write_app"]
+
+WELL = "the run ended well"
+
+
+def fixed_widths(recipe: Recipe, last: Round | None, *, widths: tuple[float, ...]) -> tuple[float, ...]:
+    """Give each participant the same width in every round: what its machine or its contract allows.
+
+    Raises:
+        ValueError: there is not one width in (0, 1] for each participant.
+
+    Example:
+        >>> fixed_widths(Recipe(participants=2), None, widths=(0.25, 1.0))
+        (0.25, 1.0)
+
+    Source: HeteroFL's fixed complexity levels (Diao et al. 2021).
+    """
+    if len(widths) != recipe.participants or not all(0 < w <= 1 for w in widths):
+        raise ValueError(f"widths is {widths!r}; allowed are {recipe.participants} numbers in (0, 1]")
+    return tuple(float(w) for w in widths)
+
+
+def policy_named(text: str, build: Build | None = None, validation: Samples | None = None) -> Policy:
+    """Return the policy that is written as a name or a call, such as ``everyone_full`` or ``fixed_widths((0.5, 1.0))``.
+
+    ``build`` and ``validation``: for policies that measure accuracies at the server.
+
+    Raises:
+        ValueError: the name is unknown (the nearest is given), or its values are not plain.
+
+    Example:
+        >>> policy_named("everyone_full")(Recipe(participants=2), None)
+        (1.0, 1.0)
+    """
+    makers = {
+        "everyone_full": lambda: everyone_full,
+        "fixed_widths": lambda widths: partial(fixed_widths, widths=tuple(widths)),
+    }
+    if find_spec("aequa_lite.earned"):  # the policies that pay during training, where this version has them
+        makers["earned_widths"] = partial(_earned, build, validation)
+    return _called("policy", text, makers)()
+
+
+def _earned(
+    build: Build | None, validation: Samples | None, score: str = "alignment", floor: float = 0.03, start: float = 0.25,
+    warm_up: int = 3, step: float = 0.1,
+) -> Policy:  # fmt: skip
+    """The widths earned during training, by a score of the answers as they arrive."""
+    earned = import_module("aequa_lite.earned")
+    scores: dict[str, Any] = {"alignment": alignment, "class_alignment": class_alignment}
+    if build is not None and validation is not None:
+        scores["arrived_accuracy"] = earned.arrived_accuracy(build, validation)
+    elif score == "arrived_accuracy":
+        return everyone_full  # the name is known; what it measures with is not here yet
+    if score not in scores:
+        raise ValueError(f"score is {score!r}; allowed is one of {', '.join(scores)}, arrived_accuracy")
+    return earned.earned_widths(scores[score], build, validation, floor=floor, start=start, warm_up=warm_up, step=step)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Say which network is trained on what, who is waited for and where the server keeps its files.
+
+    ``network``, ``policy``: words as on a command line; ``data``: the server's data set, of which it uses the validation
+    and the test split; ``folder``: where it writes; ``keys``: a folder with one ``participant-NN.pub`` each, so that
+    nobody can claim to be another (empty: a participant's own word is taken); ``quorum``: how many answers a round needs;
+    ``deadline``: seconds that a round waits for them; ``patience``: seconds that the start waits for introductions.
+
+    Raises:
+        ValueError: a number is outside its range, or a name is unknown.
+
+    Example:
+        >>> Settings(quorum=2).network
+        'MLP'
+    """
+
+    network: str = "MLP"
+    data: str = "fashion-mini"
+    policy: str = "everyone_full"
+    folder: str = "runs/fleet"
+    keys: str = ""
+    device: str = "cpu"
+    quorum: int = 1
+    deadline: float = 600.0
+    patience: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quorum, bool) or not isinstance(self.quorum, int) or self.quorum < 1:
+            raise ValueError(
+                f"quorum is {self.quorum!r}; allowed is a whole number from 1 to the number of participants"
+            )
+        for name in ("deadline", "patience"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 86400:
+                raise ValueError(f"{name} is {value!r}; allowed are 1 to 86400 seconds")
+        policy_named(self.policy)
+
+
+def read_config(config: Mapping[str, Any]) -> tuple[Settings, Recipe]:
+    """Read settings and recipe from a run's configuration, in which a recipe's field is called ``recipe.rounds``.
+
+    Raises:
+        ValueError: an unknown name (the nearest is given), a value outside its range, or a quorum above the participants.
+
+    Example:
+        >>> read_config({"quorum": 2, "recipe.participants": 3})[1].participants
+        3
+    """
+    recipe = Recipe.from_dict(
+        {name.removeprefix("recipe."): v for name, v in config.items() if name.startswith("recipe.")}
+    )
+    known = [each.name for each in fields(Settings)]
+    given = {name: v for name, v in config.items() if not name.startswith("recipe.")}
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"the run has no setting {name!r}; the nearest one is {near!r}")
+    settings = Settings(**given)
+    if settings.quorum > recipe.participants:
+        raise ValueError(f"quorum is {settings.quorum}; allowed is a whole number from 1 to {recipe.participants}")
+    return settings, recipe
+
+
+def write_app(folder: Path | str, settings: Settings, recipe: Recipe) -> Path:
+    """Write the app that ``flwr run`` takes: one pyproject.toml that names this package's two apps, and no code.
+
+    Every machine runs the package that it installed itself; what travels is this configuration.
+
+    Example:
+        >>> import tempfile, tomllib
+        >>> path = write_app(tempfile.mkdtemp(), Settings(), Recipe(rounds=3))
+        >>> tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]["recipe"]["rounds"]
+        3
+    """
+    path = Path(folder) / "pyproject.toml"
+    lines = [f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items()]
+    lines += ["", "[tool.flwr.app.config.recipe]"]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in recipe.to_dict().items()]
+    with whole(path) as half:
+        half.write_text(APP + "\n".join(lines) + "\n")
+    return path
+
+
+APP = """\
+# The app that `flwr run` sends around: no code, only which apps of the installed aequa-lite to run, and how.
+[project]
+name = "aequa-fleet"
+version = "1.0.0"
+description = "One slimmable network, each participant the width it earned"
+license = "MIT"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "aequa-lite"
+
+[tool.flwr.app.components]
+serverapp = "aequa_lite.flower.server:app"
+clientapp = "aequa_lite.flower.participant:app"
+
+[tool.flwr.app.config]
+"""

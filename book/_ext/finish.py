@@ -1,0 +1,108 @@
+"""Finish each page: link the package's names and the glossary's words, and mend what the theme's HTML gets wrong.
+
+All of it happens in the text of the page, after Sphinx has written it and before it is saved. A code cell's ``aq.allocate``
+and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is linked where a page first uses it.
+"""
+
+from __future__ import annotations
+
+import re
+from posixpath import dirname, relpath
+from typing import Any
+
+CODE = re.compile(r'<span class="n">aq</span><span class="o">\.</span><span class="n">(\w+)</span>')
+PROSE = re.compile(
+    r'(?<!reference internal">)<code class="docutils literal notranslate"><span class="pre">aq\.(\w+)([^<]*)</span></code>'
+)
+PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
+KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
+UNREAD = ("book/glossary", "book/api", "book/bibliography", "genindex", "search")
+
+
+def _names(app: Any) -> dict[str, str]:
+    """The package's public names and where each is documented."""
+    found = app.env.get_domain("py").objects
+    return {
+        name.split(".")[1]: f"{each.docname}.html#{each.node_id}"
+        for name, each in found.items()
+        if re.fullmatch(r"aequa_lite\.\w+", name)
+    }
+
+
+def _terms(app: Any) -> dict[str, str]:
+    """The glossary's words and where each is explained; longer words first, so that they win."""
+    found = app.env.get_domain("std").objects
+    terms = {name: f"{doc}.html#{anchor}" for (kind, name), (doc, anchor) in found.items() if kind == "term"}
+    return dict(sorted(terms.items(), key=lambda pair: -len(pair[0])))
+
+
+def link_names(body: str, names: dict[str, str], there: str) -> str:
+    """Link ``aq.name`` in code and prose to its place in the API page; ``there``: the way to the book's root."""
+
+    def code(m: re.Match[str]) -> str:
+        return f'<a class="api-link" href="{there}{names[m[1]]}">{m[0]}</a>' if m[1] in names else m[0]
+
+    def prose(m: re.Match[str]) -> str:
+        return f'<a class="api-link" href="{there}{names[m[1]]}">{m[0]}</a>' if m[1] in names else m[0]
+
+    return PROSE.sub(prose, CODE.sub(code, body))
+
+
+def link_terms(body: str, terms: dict[str, str], there: str) -> str:
+    """Link the first use of each glossary word in the paragraphs of a page."""
+    left = dict(terms)
+
+    def words(text: str) -> str:
+        if not left:
+            return text
+        any_term = re.compile(rf"\b({'|'.join(map(re.escape, left))})(s?)\b")
+
+        def one(m: re.Match[str]) -> str:
+            place = left.pop(m[1], None)
+            return m[0] if place is None else f'<a class="term-link" href="{there}{place}">{m[0]}</a>'
+
+        return any_term.sub(one, text)
+
+    def paragraph(m: re.Match[str]) -> str:
+        parts = re.split(KEPT, m[0])
+        # the split yields text, tag, name of the tag, text, ...
+        return "".join(words(part) if k % 3 == 0 else part for k, part in enumerate(parts) if k % 3 != 2)
+
+    return PARAGRAPH.sub(paragraph, body)
+
+
+def mend(page: str) -> str:
+    """Mend the theme's HTML: a script that stands twice, names of buttons, roles of lists, tables that scroll."""
+    page = re.sub(r"\s*<script>const THEBE_JS_URL.*?</script>", "", page, flags=re.S)  # Thebe is off
+    page = re.sub(r'\s*<script async="async" src="[^"]*sphinx-thebe\.js[^"]*"></script>', "", page)
+    page = re.sub(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1", page)
+    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    page = re.sub(r'(<i class="theme-switch[^>]*?)\s+title="[^"]*"', r'\1 aria-hidden="true"', page)
+    page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
+    return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
+
+
+def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Link the body of a page while it is written."""
+    if doctree is None or "body" not in context:
+        return
+    there = relpath(".", dirname(pagename) or ".") + "/"
+    body = context["body"] if pagename == "book/api" else link_names(context["body"], _names(app), there)
+    context["body"] = body if pagename in UNREAD else link_terms(body, _terms(app), there)
+
+
+def _mend_all(app: Any, error: Exception | None) -> None:
+    """Mend every page that was written."""
+    if error or app.builder.format != "html":
+        return
+    for path in app.builder.outdir.rglob("*.html"):
+        if "_static" not in path.parts:
+            path.write_text(mend(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register both with Sphinx."""
+    app.connect("html-page-context", _finish)
+    app.connect("build-finished", _mend_all)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,77 @@
+"""Print the built book as one PDF, with a bookmark for each page, and link it from the landing page.
+
+usage: python scripts/pdf.py [HTML]     (HTML: the folder of the built book, default _build/html)
+
+Needs Chromium: AEQUA_CHROMIUM, or chromium or google-chrome on the path. Without one it says so, and the book has no PDF.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+from pypdf import PdfReader, PdfWriter
+
+from aequa_lite.files import whole
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "aequa-in-the-open.pdf"
+PLACE = '<span class="pdf-place"></span>'
+
+
+def chromium() -> str | None:
+    """Where the browser lies."""
+    found = os.environ.get("AEQUA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    return found if found and Path(found).exists() else None
+
+
+def pages(html: Path) -> list[Path]:
+    """The pages in the order of the contents."""
+    names = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
+    return [html / f"{name}.html" for name in names]
+
+
+def printed(html: Path, browser_path: str) -> PdfWriter:
+    """All pages, each printed by the browser in its light dress with mathematics drawn and answers open."""
+    book = PdfWriter()
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(color_scheme="light")
+        for path in pages(html):
+            page.goto(path.as_uri())
+            page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
+            page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+            paper = {"format": "A4", "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm")}
+            sheet = PdfReader(io.BytesIO(page.pdf(print_background=True, **paper)))
+            book.append(sheet, outline_item=page.title().split(" — ")[0])
+        browser.close()
+    book.compress_identical_objects()
+    return book
+
+
+def main() -> None:
+    """Print, write and link."""
+    html = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "_build" / "html"
+    html = html.resolve()
+    where = chromium()
+    if where is None:
+        print("no Chromium found (AEQUA_CHROMIUM, chromium, google-chrome): the book is built without a PDF")
+        return
+    book = printed(html, where)
+    with whole(html / NAME) as half:
+        book.write(str(half))
+    landing = html / "book" / "intro.html"
+    link = PLACE.replace("></", f'><a href="../{NAME}">The whole book as one PDF, {len(book.pages)} sheets.</a></')
+    text = landing.read_text(encoding="utf-8").replace(PLACE, link)
+    with whole(landing) as half:
+        half.write_text(text, encoding="utf-8")
+    print(f"{html.name}/{NAME}: {len(book.pages)} sheets, {(html / NAME).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The built book in a real browser: silent, self-contained, as wide as a telephone, accessible, and its figures move.
+
+Needs AEQUA_BOOK (the built HTML) and AEQUA_CHROMIUM (a Chromium); axe-core's check also AEQUA_AXE (its axe.min.js).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BOOK = Path(os.environ.get("AEQUA_BOOK", "")).resolve() if os.environ.get("AEQUA_BOOK") else None
+CHROMIUM, AXE = os.environ.get("AEQUA_CHROMIUM", ""), os.environ.get("AEQUA_AXE", "")
+pytestmark = [
+    pytest.mark.skipif(BOOK is None, reason="AEQUA_BOOK does not name a built book; `make strict` sets it"),
+    pytest.mark.skipif(not Path(CHROMIUM).is_file(), reason="AEQUA_CHROMIUM does not name a browser"),
+]
+PAGES = sorted(p for p in BOOK.rglob("*.html") if "_static" not in p.parts and p.name != "index.html") if BOOK else []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One browser for all pages."""
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync.sync_playwright() as play:
+        running = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A fresh page that notes what it complains of and what it asks for elsewhere."""
+    fresh = browser.new_page(color_scheme=request.param, viewport={"width": 1280, "height": 900})
+    fresh.said, fresh.asked = [], []
+    fresh.on("console", lambda m: fresh.said.append(m.text) if m.type == "error" else None)
+    fresh.on("pageerror", lambda e: fresh.said.append(str(e)))
+    fresh.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else fresh.asked.append(r.url))
+    yield fresh
+    fresh.close()
+
+
+def opened(page: Any, path: Path) -> None:
+    """Open a page and wait until its mathematics is drawn."""
+    page.goto(path.as_uri())
+    page.add_style_tag(content="* { transition: none !important; }")  # colours are read when they stand
+    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_a_page_is_silent_whole_narrow_and_accessible(page: Any, path: Path) -> None:
+    opened(page, path)
+    assert page.evaluate("document.querySelectorAll('span.math, div.math').length > 0") == bool(
+        page.evaluate("document.querySelectorAll('mjx-container').length > 0")
+    )
+    if Path(AXE).is_file():
+        page.evaluate(Path(AXE).read_text())
+        found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")["violations"]
+        grave = {v["id"]: v["nodes"][0]["html"][:200] for v in found if v["impact"] in ("serious", "critical")}
+        assert not grave
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert not page.said
+    assert not page.asked
+
+
+def test_the_landing_pages_slider_moves_the_reward(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "book" / "intro.html")
+    words, slider = page.locator(".aequa-landing [data-out=words]"), page.locator("#aequa-brought")
+    slider.focus()
+    page.keyboard.press("Home")
+    low = words.inner_text()
+    page.keyboard.press("End")
+    assert "It contributed 0.50" in low
+    assert "It contributed 0.90" in words.inner_text()
+    assert "loses" in words.inner_text()  # more than the full network can pay
+
+
+def test_the_stepper_goes_through_one_round(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "notebooks" / "02_federated_training.html")
+    box = page.locator("#stepper-round")
+    for title in ("shared network", "broadcast", "train", "merge"):
+        assert title in box.locator("section:not([hidden]) b").inner_text()
+        if title != "merge":
+            box.locator("[data-move='1']").press("Enter")
+    assert box.locator("[data-move='1']").is_disabled()
+
+
+def test_a_code_cells_functions_and_a_pages_words_are_linked(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "notebooks" / "00_quickstart.html")
+    assert page.locator("pre a.api-link", has_text="allocate").first.get_attribute("href").endswith(".allocate")
+    assert "glossary.html#term-" in page.locator("a.term-link").first.get_attribute("href")
+
+
+def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "notebooks" / "00_quickstart.html")
+    faces = page.eval_on_selector_all("article img", "all => all.map(e => getComputedStyle(e).backgroundColor)")
+    assert set(faces) == {"rgb(255, 255, 255)"}
