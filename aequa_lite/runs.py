@@ -58,7 +58,8 @@ class Run:
 class Sweep:
     """Hold a sweep: its notebook, what is fixed, the cases to compare, and the grids that each is run on.
 
-    ``when``: pairs of a condition and what is then set; ``defaults``: the notebook's own.
+    ``when``: pairs of a condition and what is then set; ``defaults``: the notebook's own; ``text``: the file's, to be kept with
+    the results.
 
     Example:
         >>> grid = {"seed": [0, 1], "data": ["mnist"]}
@@ -73,6 +74,7 @@ class Sweep:
     grids: Sequence[Mapping[str, list[Any]]]
     when: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
 
     def runs(self) -> list[Run]:
         """Every case at each combination of the grids; a run of several grids stands once, with the methods of all.
@@ -140,13 +142,15 @@ def read_sweep(path: Path | str) -> Sweep:
 
 def _sweep(path: Path) -> Sweep:
     """What a sweep file says, before it is held against the notebook."""
-    found = yaml.safe_load(path.read_text())
+    text = path.read_text()
+    found = yaml.safe_load(text)
     if unknown := set(found) - set(KEYS):
         raise ValueError(f"unknown key {min(unknown)!r}; allowed are {', '.join(KEYS)}")
     cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
     grids = tuple(map(dict, _many(found["grid"])))
     when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
-    return Sweep(path.stem, Path(found["notebook"]), dict(found.get("fixed") or {}), cases, grids, when)
+    fixed = dict(found.get("fixed") or {})
+    return Sweep(path.stem, Path(found["notebook"]), fixed, cases, grids, when, text=text)
 
 
 def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:

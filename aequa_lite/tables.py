@@ -43,7 +43,8 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
     """Write what came of a sweep to ``results/NAME``: the table of all runs, its summary, where it is from; return the table.
 
     ``runs.csv`` has a row for each run and method, also for those that failed, were refused or have not run yet;
-    ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``).
+    ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``); ``summary.csv`` has means, spreads and
+    seeds; ``about.json`` command, minutes, devices, versions and dates; ``sweep.yml`` is the file that was run.
     """
     here, place = root / sweep.name, results / sweep.name
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here)])
@@ -57,6 +58,8 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
     with whole(place / "about.json") as half:
         half.write_text(json.dumps(about(table, sweep.name), indent=1) + "\n")
+    with whole(place / "sweep.yml") as half:
+        half.write_text(sweep.text)
     return table
 
 

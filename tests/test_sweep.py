@@ -90,6 +90,8 @@ def test_a_sweep_resumes_and_a_failed_run_stays_a_row(notebook: Path, tmp_path: 
     assert kept.stat().st_mtime_ns == before
     assert list(pd.read_csv(tmp_path / "results" / "small" / "runs.csv")["seed"]) == [0, 2]
     assert aq.Report.load(kept.parent).recipe["participants"] == 2
+    kept_with_it = tmp_path / "results" / "small" / "sweep.yml"
+    assert kept_with_it.read_text() == notebook.with_name("small.yml").read_text()
 
 
 def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
