@@ -11,7 +11,7 @@ from .doses import cffl, cgsv, iafl
 from .federate import merge_weights, slimmable
 from .local import accuracy_curve, widths
 from .mixing import shapfed, shapfed_wa
-from .names import _called, _table, allocation_named, draw_named, server_named
+from .names import allocation_named, by_name, called, draw_named, server_named
 from .records import Round
 from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
 from .server import by_validation
@@ -70,7 +70,7 @@ def _pays(task: Task, rule: Callable[[Any, Curve], Plan]) -> Callable[[Round], P
     return pay
 
 
-METHODS = _table(  # the one list of methods: a new one is added here
+METHODS = by_name(  # the one list of methods: a new one is added here
     aequa,
     fedavg,
     finetuned,
@@ -96,4 +96,4 @@ def method_named(text: str) -> Method:
         >>> method_named("cgsv(0.15, beta=1.0)").name
         'cgsv'
     """
-    return _called("method", text, METHODS)()
+    return called("method", text, METHODS)()

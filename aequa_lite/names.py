@@ -23,12 +23,12 @@ from .records import Recipe, Samples, Shard
 __all__ = ["allocation_named", "draw_named", "network_named", "partition_named", "server_named"]
 
 
-def _table(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+def by_name(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """Functions by their names."""
     return {each.__name__: each for each in functions}
 
 
-PARTITIONS = _table(
+PARTITIONS = by_name(
     partition.by_size,
     partition.class_imbalance,
     partition.dirichlet,
@@ -39,7 +39,7 @@ PARTITIONS = _table(
     partition.power_law,
     partition.quantity_dirichlet,
 )
-NETWORKS = _table(  # the one list of networks: rewards are read back by it too
+NETWORKS = by_name(  # the one list of networks: rewards are read back by it too
     nets.MLP,
     nets.LeNet,
     convnets.ConvNet,
@@ -48,10 +48,10 @@ NETWORKS = _table(  # the one list of networks: rewards are read back by it too
     textnets.TextCNN,
     textnets.Transformer,
 )
-DRAWS = _table(local.full_and_random, local.full_only, local.one_random, local.sandwich)
-SERVERS = _table(server.averaged, server.with_momentum, server.adaptive)
-RULES = _table(rules.anneal, rules.capped, rules.generous, rules.proportional, rules.thresholded)
-OBJECTIVES = _table(gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain)
+DRAWS = by_name(local.full_and_random, local.full_only, local.one_random, local.sandwich)
+SERVERS = by_name(server.averaged, server.with_momentum, server.adaptive)
+RULES = by_name(rules.anneal, rules.capped, rules.generous, rules.proportional, rules.thresholded)
+OBJECTIVES = by_name(gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain)
 
 
 def _nearest(kind: str, text: str, name: str, known: Iterable[str]) -> ValueError:
@@ -60,7 +60,7 @@ def _nearest(kind: str, text: str, name: str, known: Iterable[str]) -> ValueErro
     return ValueError(f"{kind} is {text!r}; allowed is one of {', '.join(known)}; the nearest is {near!r}")
 
 
-def _called(kind: str, text: str, known: dict[str, Callable[..., Any]], first: int = 0) -> partial:
+def called(kind: str, text: str, known: dict[str, Callable[..., Any]], first: int = 0) -> partial:
     """The function that a word names, bound to the plain values in its brackets; ``first`` arguments come later."""
     try:
         found: Any = ast.parse(text.strip(), mode="eval").body
@@ -91,7 +91,7 @@ def partition_named(text: str) -> Callable[[Samples, Recipe], list[Shard]]:
         >>> partition_named("label_skew(3)").func.__name__
         'label_skew'
     """
-    return _called("partition", text, PARTITIONS, first=2)
+    return called("partition", text, PARTITIONS, first=2)
 
 
 def network_named(text: str) -> Callable[..., nn.Module]:
@@ -104,7 +104,7 @@ def network_named(text: str) -> Callable[..., nn.Module]:
         >>> network_named("LeNet(multiple=2)")(1.0)[1].out_channels
         12
     """
-    return _called("network", text, NETWORKS, first=1)
+    return called("network", text, NETWORKS, first=1)
 
 
 def draw_named(text: str) -> local.Draw:
@@ -117,7 +117,7 @@ def draw_named(text: str) -> local.Draw:
         >>> draw_named("sandwich").func.__name__
         'sandwich'
     """
-    return _called("draw", text, DRAWS, first=3)
+    return called("draw", text, DRAWS, first=3)
 
 
 def server_named(text: str) -> server.Server:
@@ -132,7 +132,7 @@ def server_named(text: str) -> server.Server:
     """
     if text.strip() == "averaged":  # the one step that has no constants is the function itself
         return server.averaged
-    return _called("server", text, SERVERS)()
+    return called("server", text, SERVERS)()
 
 
 def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve], Plan]:
@@ -152,9 +152,9 @@ def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve]
     if text.strip() == "allocate":  # with its default objective
         return partial(allocate, rational=rational)
     if text.split("(")[0].strip() in OBJECTIVES:
-        objective = _called("allocation", text, OBJECTIVES)()
+        objective = called("allocation", text, OBJECTIVES)()
         return partial(allocate, objective=objective, rational=rational)
-    rule = _called("allocation", text, {"allocate": allocate, **OBJECTIVES, **RULES}, first=2)
+    rule = called("allocation", text, {"allocate": allocate, **OBJECTIVES, **RULES}, first=2)
     if rational or rule.func is allocate:
         kept = f"allocate, {', '.join(OBJECTIVES)}"
         raise ValueError(f"allocation is {text!r} and rational {rational}; allowed is rational False, or one of {kept}")

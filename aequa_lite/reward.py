@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from
 from torch import nn
 
 from .checkpoint import save_tensors
@@ -19,12 +17,13 @@ from .files import whole
 from .names import NETWORKS
 from .records import Recipe
 from .slim import parameters
+from .trust import bounded, plain_json, tensors_of
 
 __all__ = ["Manifest", "load_reward", "load_words", "save_rewards"]
 
 WORDS = "words.json"  # one for the whole folder: all rewards of a run read the same words
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
-MOST_WORDS_BYTES = 1 << 24
+MOST_MANIFEST_BYTES, MOST_WORDS_BYTES = 1 << 16, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,8 @@ def load_words(path: Path | str) -> tuple[str, ...]:
     if hashlib.sha256(blob).hexdigest() != manifest.words:
         raise ValueError(f"{Path(path).with_name(WORDS)} is not the file of words that the manifest of {path} states")
     try:
-        words = json.loads(blob)
-    except (ValueError, RecursionError) as error:
+        words = plain_json(blob)
+    except ValueError as error:
         raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: {error}") from error
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: allowed is a list of words")
@@ -183,8 +182,8 @@ def load_reward(path: Path | str) -> nn.Module:
     if parameters(net) != manifest.parameters:
         raise ValueError(f"reward {path} promises {manifest.parameters} parameters, its network has {parameters(net)}")
     try:
-        tensors = tensors_from(blob)
-    except SafetensorError as error:
+        tensors = tensors_of(blob)
+    except ValueError as error:
         raise ValueError(f"reward {path} is damaged: {error}") from error
     found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     if found != wanted:
@@ -200,10 +199,10 @@ def load_reward(path: Path | str) -> nn.Module:
 
 def _read(path: Path) -> tuple[Manifest, bytes]:
     """The manifest and the bytes that it vouches for."""
-    blob, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), 1 << 16)
+    blob, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
     try:
-        manifest = Manifest(**json.loads(stated))
-    except (TypeError, ValueError, RecursionError) as error:
+        manifest = Manifest(**plain_json(stated))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error}") from error
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
@@ -214,6 +213,4 @@ def _bytes(path: Path, most: int) -> bytes:
     """A file's bytes, unless there are too many."""
     if not path.is_file():
         raise ValueError(f"reward {path} cannot be read: no such file")
-    if path.stat().st_size > most:
-        raise ValueError(f"reward {path} has {path.stat().st_size} bytes; allowed are {most}")
-    return path.read_bytes()
+    return bounded(path, most)

@@ -20,7 +20,7 @@ from .downloads import NAMES, folder_of_data
 from .files import whole
 from .local import accuracy, accuracy_curve
 from .methods import METHODS
-from .names import _called
+from .names import called
 from .records import Data, Recipe, Report, Shard
 from .report import report
 from .rivals import Method, Paid
@@ -126,7 +126,7 @@ def methods_named(text: str, **constants: Any) -> dict[str, Method]:
     """
     found = {}
     for word in listed(text):
-        call = _called("method", word, METHODS)
+        call = called("method", word, METHODS)
         has = inspect.signature(call.func).parameters
         found[word] = partial(call.func, **{k: v for k, v in constants.items() if k in has} | call.keywords)()
     return found

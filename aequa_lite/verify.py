@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .loader import LOADER, loader_text
 from .names import NETWORKS
-from .reward import WORDS, load_reward, load_words
+from .reward import MOST_MANIFEST_BYTES, WORDS, load_reward, load_words
 from .slim import parameters
+from .trust import bounded, plain_json
 
 __all__ = ["Checked", "verify_rewards"]
 
@@ -80,8 +80,8 @@ def _lines(paths: list[Path], rewards: list[Path]) -> Iterator[Checked]:
 def _stated(reward: Path) -> dict:
     """What a reward's manifest states, before any check; nothing where it cannot be read."""
     try:
-        found = json.loads(reward.with_suffix(".json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = plain_json(bounded(reward.with_suffix(".json"), MOST_MANIFEST_BYTES))
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

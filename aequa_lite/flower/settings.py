@@ -14,7 +14,7 @@ from typing import Any
 
 from ..contribution import alignment, class_alignment
 from ..files import whole
-from ..names import _called
+from ..names import called
 from ..policy import Policy, everyone_full
 from ..records import Recipe, Round, Samples
 from ..slim import Build
@@ -59,7 +59,7 @@ def policy_named(text: str, build: Build | None = None, validation: Samples | No
     }
     if find_spec("aequa_lite.earned"):  # the policies that pay during training, where this version has them
         makers["earned_widths"] = partial(_earned, build, validation)
-    return _called("policy", text, makers)()
+    return called("policy", text, makers)()
 
 
 def _earned(

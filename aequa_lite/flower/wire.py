@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from typing import Any
 
-import torch
 from flwr.app import Array, ArrayRecord
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from ..slim import Build, State, template
+from ..trust import opened_update
 
-__all__ = ["checked_update", "expected", "packed", "unpacked"]
+__all__ = ["packed", "unpacked"]
 
 KIND = "safetensors"
-HEADER = 1 << 16  # room for the names and shapes before the numbers; the largest network here needs a tenth of it
-
-
-def expected(build: Build, width: float) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return the shape and the type of every tensor that a network of this width has.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> expected(aq.MLP, 0.5)["2.bias"]
-        ((100,), torch.float32)
-    """
-    return {name: (tuple(t.shape), t.dtype) for name, t in template(build, width).state_dict().items()}
 
 
 def packed(state: State) -> ArrayRecord:
     """Pack a state as one array of safetensors bytes; nothing is pickled, and Flower sends it in chunks.
 
     Example:
+        >>> import torch
         >>> len(packed({"w": torch.ones(2)})["state"].data) < 200
         True
     """
@@ -45,8 +33,8 @@ def sealed(content: bytes) -> ArrayRecord:
     return ArrayRecord({"state": Array("uint8", (len(content),), KIND, content)})
 
 
-def opened(record: Any, most: int) -> bytes:
-    """Return the bytes of a record that should hold one array of at most so many.
+def opened(record: Any, most: float = math.inf) -> bytes:
+    """Return the bytes of a record that should hold one array of them, of at most so many.
 
     Raises:
         ValueError: it holds anything else.
@@ -71,32 +59,5 @@ def unpacked(record: Any, build: Build, width: float, device: Any = "cpu") -> di
         >>> sorted(unpacked(packed(aq.slice_of(aq.MLP, theta, 0.5)), aq.MLP, 0.5))[0]
         '2.bias'
     """
-    wanted = expected(build, width)
-    numbers = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in wanted.values())
-    content = opened(record, numbers + HEADER)
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise ValueError(f"what arrived is damaged: {error}") from error
-    return {name: t.to(device) for name, t in checked_update(tensors, wanted).items()}
-
-
-def checked_update(received: Mapping[str, Tensor], shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> State:
-    """Return what was received, in the order of the network's own names, if names, shapes, types and numbers are right.
-
-    Raises:
-        ValueError: a name is missing or too many, a shape or type is another, or a number is not finite.
-
-    Example:
-        >>> checked_update({"w": torch.ones(2)}, {"w": ((2,), torch.float32)})["w"].tolist()
-        [1.0, 1.0]
-    """
-    if odd := sorted(set(received) ^ set(shapes)):
-        raise ValueError(f"tensor {odd[0]!r} is {'missing' if odd[0] in shapes else 'not one of the network'}")
-    for name, (shape, dtype) in shapes.items():
-        t = received[name]
-        if tuple(t.shape) != shape or t.dtype != dtype:
-            raise ValueError(f"tensor {name!r} is {t.dtype} of shape {tuple(t.shape)}; allowed is {dtype} of {shape}")
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-            raise ValueError(f"tensor {name!r} holds a number that is not finite")
-    return {name: received[name] for name in shapes}
+    arrived = opened_update(opened(record), template(build, width).state_dict())
+    return {name: t.to(device) for name, t in arrived.items()}
