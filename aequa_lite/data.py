@@ -118,7 +118,7 @@ def _checked(arrays: Arrays) -> Arrays:
     for split, (_, y) in arrays.splits.items():
         if y.min() < 0 or y.max() >= classes:
             raise ValueError(f"y_{split} holds labels {y.min()} to {y.max()}; allowed are 0 to {classes - 1}")
-    images = {split: (_channels_first(x), y.astype(np.int64)) for split, (x, y) in arrays.splits.items()}
+    images = {split: (channels_first(x), y.astype(np.int64)) for split, (x, y) in arrays.splits.items()}
     return replace(arrays, classes=classes, **images)
 
 
@@ -148,7 +148,7 @@ def _count(y: np.ndarray) -> int:
     return len(found)
 
 
-def _channels_first(x: np.ndarray) -> np.ndarray:
+def channels_first(x: np.ndarray) -> np.ndarray:
     """Images as (n, c, h, w); channels are last where the last axis is 1, 3 or 4 and the second is longer."""
     if x.ndim == 3:
         return x[:, None]

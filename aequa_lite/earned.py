@@ -19,6 +19,7 @@ from .slim import Build, State, prefix, slim
 
 __all__ = ["arrived_accuracy", "earned_widths", "own_accuracy", "with_own"]
 
+# coarse, since the curve is measured after every round
 GRID = (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21, *(k / 20 for k in range(5, 21)))
 
 

@@ -72,8 +72,8 @@ def report(
         data={"name": data.name, "sha256": data.sha256, "sizes": data.sizes},
         partition=partition,
         method=method,
-        versions=_versions(),
-        device=_device(data.test.y.device),
+        versions=versions_of_run(),
+        device=device_in_words(data.test.y.device),
         seconds=round(float(seconds), 1),
         parameters_sent=int(parameters_sent),
         contribution=_floats(contribution),
@@ -154,13 +154,13 @@ def _spoilt(left_out: Sequence[int]) -> list[str]:
     ]
 
 
-def _versions() -> dict[str, str]:
+def versions_of_run() -> dict[str, str]:
     """The versions that the numbers depend on."""
     names = ("aequa-lite", "torch", "numpy", "scipy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _device(device: torch.device) -> str:
+def device_in_words(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -16,7 +16,9 @@ __all__ = ["workers"]
 def available() -> int:
     """The processors this process may use; fewer where AEQUA_WORKERS says so."""
     if said := os.environ.get("AEQUA_WORKERS"):
-        return max(1, int(said))
+        if not said.isdecimal() or int(said) < 1:
+            raise ValueError(f"AEQUA_WORKERS is {said!r}; allowed is a whole number from 1")
+        return int(said)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

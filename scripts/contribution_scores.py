@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite.files import whole
-from aequa_lite.report import _device, _versions
+from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "contribution", ROOT / "runs" / "contribution"
@@ -128,8 +128,8 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
         "network": "MLP",
         "data": "fashion-mini",
         "label_noise_rates": RATES,
-        "versions": _versions(),
-        "device": _device(aq.load("fashion-mini", device="cpu").test.y.device),
+        "versions": versions_of_run(),
+        "device": device_in_words(aq.load("fashion-mini", device="cpu").test.y.device),
         "date": date.today().isoformat(),
     }
 

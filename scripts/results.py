@@ -185,7 +185,12 @@ def others(name: str) -> str:
         [", ".join(map(str, key)), str(runs["method"].nunique()), str(runs["status"].iloc[0])]
         for key, runs in left.groupby(by, sort=False)
     ]
-    return "\nWithout a figure:\n\n" + markdown(["cell", "methods", "why"], rows)
+    return folded(f"{len(rows)} cells without a figure", markdown(["cell", "methods", "why"], rows))
+
+
+def folded(title: str, table: str) -> str:
+    """A table that opens when asked."""
+    return f"\n<details>\n<summary>{title}</summary>\n\n{table}\n</details>\n"
 
 
 def rows_to_fill(name: str) -> str:
@@ -208,23 +213,39 @@ def rows_to_fill(name: str) -> str:
 
 
 def claims(name: str) -> str:
-    """Every published figure of the subjects beside ours, with its verdict, a line for each scale."""
-    rows = []
+    """Every published figure of the subject beside ours, with its verdict; what was not tried is folded away."""
+    tried, untried = [], []
     for each in published(ROOT / "results" / "published.yml")[name]:
-        for scale, sweep in each.sweeps.items():
-            rows.append(claim_row(each, scale, sweep, judge(each, table_of(sweep))))
+        found = {scale: judge(each, table_of(sweep)) for scale, sweep in each.sweeps.items()}
+        tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
+        if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
+            untried.append(untried_row(each, waiting))
     head = ["claim", "source", "published", "ours", "seeds", "tolerance", "why", "verdict", "scale", "device"]
-    return markdown(head, rows)
+    table = markdown(head, tried) if tried else ""
+    if untried:
+        rest = markdown(["claim", "source", "published", "tolerance", "why", "filled by"], untried)
+        many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
+        table += folded(f"{many}, and the sweeps that would", rest)
+    return table
 
 
-def claim_row(claim: Claim, scale: str, sweep: str, found: Verdict) -> list[str]:
+def source_of(claim: Claim) -> str:
+    """Where a figure stands, and how it was read."""
+    return claim.source if claim.mark == "seen" else f"{claim.source} ({claim.mark})"
+
+
+def untried_row(claim: Claim, sweeps: list[str]) -> list[str]:
+    """A claim that waits for its sweeps as a line of the table."""
+    filled = ", ".join(f"`sweeps/{sweep}.yml`" for sweep in sweeps)
+    return [claim.claim, source_of(claim), f"{claim.value:.3f}", f"{claim.tolerance:.3f}", claim.why, filled]
+
+
+def claim_row(claim: Claim, scale: str, found: Verdict) -> list[str]:
     """One claim as a line of the table."""
-    mean = "-" if found.mean is None else f"{found.mean:.3f}"
-    mean += "" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}"
-    seeds = f"{', '.join(map(str, found.seeds))} ({found.runs} runs)" if found.runs else f"`sweeps/{sweep}.yml`"
-    source = claim.source if claim.mark == "seen" else f"{claim.source} ({claim.mark})"
+    mean = f"{found.mean:.3f}" + ("" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}")
+    seeds = f"{', '.join(map(str, found.seeds))} ({found.runs} runs)"
     columns = [f"{claim.value:.3f}", mean, seeds, f"{claim.tolerance:.3f}", claim.why, f"**{found.word}**", scale]
-    return [claim.claim, source, *columns, "; ".join(found.devices) or "-"]
+    return [claim.claim, source_of(claim), *columns, "; ".join(found.devices)]
 
 
 def stamp(name: str) -> str:

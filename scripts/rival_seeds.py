@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite.files import whole
-from aequa_lite.report import _device, _versions
+from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "rival_seeds", ROOT / "runs" / "rival_seeds"
@@ -158,8 +158,8 @@ def main() -> None:
             pd.concat([tables[name] for tables in found if name in tables]).to_csv(
                 half, index=False, float_format="%.6g"
             )
-    about = {"seeds": list(seeds), "recipe": RECIPE.to_dict(), "versions": _versions(),
-             "device": _device(torch.device("cpu")), "date": date.today().isoformat()}  # fmt: skip
+    about = {"seeds": list(seeds), "recipe": RECIPE.to_dict(), "versions": versions_of_run(),
+             "device": device_in_words(torch.device("cpu")), "date": date.today().isoformat()}  # fmt: skip
     with whole(RESULTS / "summary.json") as half:
         half.write_text(json.dumps(about, indent=1) + "\n")
 

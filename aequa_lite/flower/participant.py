@@ -13,7 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..data import _channels_first, load
+from ..data import channels_first, load
 from ..federate import slimmable, standalone
 from ..files import whole
 from ..names import network_named, partition_named
@@ -52,7 +52,7 @@ def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) 
     if "partition" in node:
         return partition_named(str(node["partition"]))(load(name, device=device).train, recipe)[number]
     with reading(name), open(name, "rb") as file, np.load(file, allow_pickle=False) as content:
-        x, y = _channels_first(content["x"]), content["y"].astype(np.int64)
+        x, y = channels_first(content["x"]), content["y"].astype(np.int64)
     if len(x) != len(y) or not len(y) or y.min() < 0 or y.max() >= classes:
         raise ValueError(f"{name} holds {len(x)} x and {len(y)} y; allowed are as many, with labels 0 to {classes - 1}")
     samples = Samples(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (x, y)), classes)
