@@ -195,7 +195,7 @@ def epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
     r"""Return the $\varepsilon$ of $(\varepsilon, \delta)$-differential privacy that so many noisy rounds have spent.
 
     A participant is what is protected: its answer in every round, against being replaced by no change. No reduction
-    is claimed for rounds in which it was not drawn. Needs opacus (``pip install opacus``).
+    is claimed for rounds in which it was not drawn. Needs opacus (``pip install "aequa-lite[privacy]"``).
 
     Raises:
         ValueError: ``noise`` is not above 0, ``rounds`` is not a whole number from 1, or ``delta`` is outside (0, 1).
@@ -217,7 +217,7 @@ def epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
     try:
         from opacus.accountants import RDPAccountant  # late: not everybody needs it, and it takes seconds to import
     except ImportError as error:
-        raise ImportError("epsilon is computed by opacus: pip install opacus") from error
+        raise ImportError('epsilon is computed by opacus: pip install "aequa-lite[privacy]"') from error
     accountant = RDPAccountant()
     accountant.history = [(noise, 1.0, rounds)]
     return float(accountant.get_epsilon(delta))

@@ -134,7 +134,6 @@ def test_rewards_during_training_are_those_of_the_loop_in_one_process(
         assert same(mine, aq.slim(aq.MLP, last.theta, width).state_dict())
 
 
-@pytest.mark.skipif(not hasattr(aq, "earned_widths"), reason="this version has no earned_widths")
 def test_a_switch_of_mode_is_one_name(data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
     recipe, asked = replace(three, rounds=4), replace(asked, policy="earned_widths")
     server.run_over(Inline(asked, recipe, tmp_path), asked, recipe)
