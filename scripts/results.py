@@ -66,8 +66,12 @@ def judged(runs: pd.DataFrame) -> str:
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table; all columns but the first are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    """A table; a column in which every cell begins like a number stands to the right."""
+    numbers = [
+        all(re.match(r"[-+\u2212]?\d|-$|uninformative", cell) for cell in column) for column in zip(*rows, strict=True)
+    ]
+    numbers[0] = False  # what the row is about
+    lines = [head, ["---:" if each else "---" for each in numbers], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -220,10 +224,10 @@ def claims(name: str) -> str:
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
-    head = ["claim", "source", "published", "ours", "seeds", "tolerance", "why", "verdict", "scale", "device"]
+    head = ["claim", "published", "ours", "verdict", "tolerance", "seeds", "scale", "source", "why so wide", "device"]
     table = markdown(head, tried) if tried else ""
     if untried:
-        rest = markdown(["claim", "source", "published", "tolerance", "why", "filled by"], untried)
+        rest = markdown(["claim", "published", "tolerance", "filled by", "source", "why so wide"], untried)
         many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
         table += folded(f"{many}, and the sweeps that would", rest)
     return table
@@ -237,15 +241,15 @@ def source_of(claim: Claim) -> str:
 def untried_row(claim: Claim, sweeps: list[str]) -> list[str]:
     """A claim that waits for its sweeps as a line of the table."""
     filled = ", ".join(f"`sweeps/{sweep}.yml`" for sweep in sweeps)
-    return [claim.claim, source_of(claim), f"{claim.value:.3f}", f"{claim.tolerance:.3f}", claim.why, filled]
+    return [claim.claim, f"{claim.value:.3f}", f"{claim.tolerance:.3f}", filled, source_of(claim), claim.why]
 
 
 def claim_row(claim: Claim, scale: str, found: Verdict) -> list[str]:
     """One claim as a line of the table."""
     mean = f"{found.mean:.3f}" + ("" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}")
     seeds = f"{', '.join(map(str, found.seeds))} ({found.runs} runs)"
-    columns = [f"{claim.value:.3f}", mean, seeds, f"{claim.tolerance:.3f}", claim.why, f"**{found.word}**", scale]
-    return [claim.claim, source_of(claim), *columns, "; ".join(found.devices)]
+    columns = [f"{claim.value:.3f}", mean, f"**{found.word}**", f"{claim.tolerance:.3f}", seeds, scale]
+    return [claim.claim, *columns, source_of(claim), claim.why, "; ".join(found.devices)]
 
 
 def stamp(name: str) -> str:
