@@ -155,7 +155,7 @@ def highest(runs: pd.DataFrame, measure: str) -> str:
     """The method with the highest mean, and that mean."""
     if runs.empty or (means := runs.groupby("method")[measure].mean().dropna()).empty:
         return "-"
-    return f"{means.max():.3f} (`{means.idxmax()}`)"
+    return f"{means.max():.3f}\u00a0(`{means.idxmax()}`)"
 
 
 def protocol(name: str) -> str:
