@@ -1,6 +1,6 @@
 """Many papermill runs into one tidy table: side by side, resumable, and a failed run stays a row with its reason.
 
-usage: python -m aequa_lite.sweep sweeps/NAME.yml [--workers N] [--shard I/N] [--gather]
+usage: python -m aequa_lite.sweep sweeps/NAME.yml [--workers N] [--shard I/N] [--new] [--gather]
 
 The file says which notebook is run, which parameters are fixed, and which are varied: every case at every combination of
 the grid is a run, or of several grids, where ``grid`` is a list of them::
@@ -15,7 +15,8 @@ the grid is a run, or of several grids, where ``grid`` is a list of them::
 Each run leaves its executed notebook and a ``report.json`` of every method under ``runs/NAME/``. What is finished is not
 repeated, what failed is; a method that is added later is run alone, on the same models trained alone. A run is claimed by
 a lock on a file in its folder, which ends with the process: so several processes, also on several machines that share the
-folder, work on one sweep, and a killed one goes on at once. The table goes to ``results/NAME/``.
+folder, work on one sweep, and a killed one goes on at once. The table goes to ``results/NAME/``; rows that it holds from
+elsewhere stay, and ``--new`` does not repeat them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -35,7 +36,7 @@ from tqdm import tqdm
 
 from .files import whole
 from .runs import Run, Sweep, read_sweep, share
-from .tables import gather
+from .tables import gather, known
 from .workers import available
 
 __all__ = ["gather", "read_sweep", "run_sweep"]
@@ -78,7 +79,12 @@ def reason_of(error: BaseException, folder: Path) -> str:
     return f"{word}: {'' if word != 'failed' else kind + ': '}{' '.join(said.split())}"
 
 
-def run_one(notebook: Path, run: Run, root: Path) -> bool:
+def lacking(run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> list[str]:
+    """The methods of a run that have left no report here and none elsewhere (``kept``: see :func:`known`)."""
+    return [word for word in run.missing(root) if (run.digest, word) not in kept]
+
+
+def run_one(notebook: Path, run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> bool:
     """Run the notebook for the methods that are missing; a failure leaves its reason in the folder.
 
     Returns False, and does nothing, where another process has claimed the run.
@@ -87,7 +93,7 @@ def run_one(notebook: Path, run: Run, root: Path) -> bool:
     with claimed(folder) as mine:
         if not mine:
             return False
-        if missing := run.missing(root):
+        if missing := lacking(run, root, kept):
             (folder / "failed.txt").unlink(missing_ok=True)
             asked = {"methods": ", ".join(missing)} if run.methods else {}
             parameters = {**run.parameters, **asked, "out": str(folder)}
@@ -116,12 +122,17 @@ def one_thread_each() -> Iterator[None]:
 
 
 def run_sweep(
-    sweep: Sweep, root: Path = Path("runs"), shard: tuple[int, int] = (0, 1), workers: int | None = None
+    sweep: Sweep,
+    root: Path = Path("runs"),
+    shard: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+    kept: Collection[tuple[str, str]] = (),
 ) -> None:
     """Run what has not been finished yet, with a bar over the runs.
 
     ``shard``: (i, n) takes a balanced n-th of the runs, for machines that share no folder; ``workers``: how many run side
-    by side (default: one for each processor, with one thread each; a single one where there is a GPU).
+    by side (default: one for each processor, with one thread each; a single one where there is a GPU); ``kept``: what need
+    not be run, being :func:`known`.
 
     Raises:
         ValueError: there is no such share, or ``workers`` is not a whole number from 1.
@@ -129,11 +140,11 @@ def run_sweep(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers!r}; allowed is a whole number from 1")
     here, chosen = root / sweep.name, share(sweep.runs(), *shard)
-    todo = [run for run in chosen if run.missing(here)]
+    todo = [run for run in chosen if lacking(run, here, kept)]
     count = workers or (1 if torch.cuda.is_available() else available())
     pool = ThreadPoolExecutor(count)
     with one_thread_each() if count > 1 else nullcontext():
-        began = [pool.submit(run_one, sweep.notebook, run, here) for run in todo]
+        began = [pool.submit(run_one, sweep.notebook, run, here, kept) for run in todo]
         try:
             for each in tqdm(as_completed(began), sweep.name, len(chosen), initial=len(chosen) - len(todo)):
                 each.result()
@@ -147,13 +158,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("file", help="sweeps/NAME.yml")
     parser.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
     parser.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
+    parser.add_argument("--new", action="store_true", help="run only what the table in results/NAME does not hold yet")
     parser.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
     asked = parser.parse_args(words)
     try:
         part, parts = (int(piece) for piece in asked.shard.split("/"))
         sweep = read_sweep(asked.file)
         if not asked.gather:
-            run_sweep(sweep, shard=(part - 1, parts), workers=asked.workers)
+            kept = known(sweep) if asked.new else ()
+            run_sweep(sweep, shard=(part - 1, parts), workers=asked.workers, kept=kept)
     except ValueError as error:
         parser.error(str(error))
     except KeyboardInterrupt:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from .curve import Curve, range_report
 from .fairness import pearson
 from .files import whole
 from .records import Report
-from .runs import Run, Sweep
+from .runs import Run, Sweep, read_sweep
 
-__all__ = ["about", "gather", "summary"]
+__all__ = ["about", "gather", "known", "summary"]
 
 MEANT = (
     "pearson",
@@ -44,10 +45,12 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
 
     ``runs.csv`` has a row for each run and method, also for those that failed, were refused or have not run yet;
     ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``); ``summary.csv`` has means, spreads and
-    seeds; ``about.json`` command, minutes, devices, versions and dates; ``sweep.yml`` is the file that was run.
+    seeds; ``about.json`` command, minutes, devices, versions and dates; ``sweep.yml`` is the file that was run. What the
+    table held already and this machine has not run stays (:func:`known`).
     """
     here, place = root / sweep.name, results / sweep.name
-    table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here)])
+    kept = known(sweep, results)
+    table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
     with whole(place / "runs.csv") as half:
         table.to_csv(half, index=False, float_format="%.6g")
     if _writes_parquet():
@@ -71,8 +74,31 @@ def _writes_parquet() -> bool:
         return False
 
 
-def rows_of(run: Run, root: Path) -> list[dict[str, Any]]:
-    """One run as rows: what tells it apart, and what came of each of its methods."""
+def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
+    """What another machine has run: the finished rows of ``results/NAME``, by the run's digest and the method.
+
+    Only those count whose parameters are still the sweep's, by the sweep file that lies beside the table.
+    """
+    place = results / sweep.name
+    if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
+        return {}
+    words = ("status", "method", "device", "date", "data_sha256", "scale")
+    head = pd.read_csv(place / "runs.csv", nrows=0).columns
+    table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
+    then = {tuple(map(str, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
+    labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
+    if not {*labels, "status"} <= {*table}:
+        return {}
+    done = table[table["status"] == "done"].dropna(axis="columns", how="all")
+    rows = ({k: v for k, v in row.items() if v == v} for row in done.to_dict("records"))  # a hole is no figure
+    found = ((then.get(tuple(str(row.get(name)) for name in labels)), row) for row in rows)
+    return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
+
+
+def rows_of(
+    run: Run, root: Path, kept: Mapping[tuple[str, str], dict[str, Any]] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """One run as rows: what tells it apart, and what came of each of its methods, here or (``kept``) elsewhere."""
     notes = run.folder(root) / "run.json"
     told = json.loads(notes.read_text()) if notes.exists() else {}
     extra = {name: told[name] for name in ("scale", "seconds_alone") if name in told}
@@ -80,6 +106,9 @@ def rows_of(run: Run, root: Path) -> list[dict[str, Any]]:
     for word, folder in run.reports(root).items():
         label = {**run.label, "method": word} if word else run.label
         if not (folder / "report.json").exists():
+            if row := kept.get((run.digest, word)):
+                rows.append({**row, **label})
+                continue
             reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
             rows.append({**label, "status": reasons[0].read_text().strip() if reasons else "not run yet"})
             continue

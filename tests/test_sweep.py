@@ -94,6 +94,23 @@ def test_a_sweep_resumes_and_a_failed_run_stays_a_row(notebook: Path, tmp_path: 
     assert kept_with_it.read_text() == notebook.with_name("small.yml").read_text()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_table_keeps_what_another_machine_has_run(notebook: Path, tmp_path: Path) -> None:
+    there, here, results = tmp_path / "there", tmp_path / "here", tmp_path / "results"
+    one = sweeps.read_sweep(written(notebook, grid={"seed": [0]}))
+    sweeps.run_sweep(one, root=there)
+    first = sweeps.gather(one, root=there, results=results)
+    both = sweeps.read_sweep(written(notebook, grid={"seed": [0, 1]}))
+    kept = sweeps.known(both, results)
+    sweeps.run_sweep(both, root=here, kept=kept)
+    assert [run.missing(here / "small") for run in both.runs()] == [[""], []]  # the first was not repeated
+    table = sweeps.gather(both, root=here, results=results)
+    assert list(table["status"]) == ["done", "done"]
+    assert table["alone_best"][0] == pytest.approx(first["alone_best"][0], rel=1e-5)
+    other = sweeps.read_sweep(written(notebook, fixed={"width": 0.3}, grid={"seed": [0, 1]}))
+    assert sweeps.known(other, results) == {}  # other parameters are other runs
+
+
 def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
     known = papermill.inspect_notebook(str(REPRODUCE))
     assert set(aq.Recipe.__dataclass_fields__) <= set(known)
