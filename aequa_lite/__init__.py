@@ -46,7 +46,7 @@ from .partition import (
     quantity_dirichlet,
     table as class_counts,
 )
-from .workers import workers
+from .workers import runtime, workers
 from .slim import merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
@@ -268,6 +268,7 @@ __all__ = [
     "restated",
     "retrained",
     "reward_intervals",
+    "runtime",
     "sampled_shapley",
     "samples_for",
     "samples_needed",

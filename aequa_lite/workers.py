@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["workers"]
+__all__ = ["runtime", "workers"]
 
 
 def available() -> int:
@@ -51,3 +51,29 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         yield spread
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def runtime() -> str:
+    """Say what this process computes on, and what that means for the time a chapter takes.
+
+    Raises:
+        ValueError: AEQUA_WORKERS is no whole number from 1.
+
+    Example:
+        >>> "torch" in runtime()
+        True
+
+    Source: our choice.
+    """
+    count = available()
+    cores = f"{count} processor{'s' * (count > 1)}"
+    if torch.cuda.is_available():
+        return (
+            f"{torch.cuda.get_device_name(0)} and {cores}, torch {torch.__version__}: data and networks go to the GPU by "
+            "themselves, and there all participants train in one pass. There is room for more: raise the numbers in the "
+            'next cell, or open reproduce.ipynb, where data = "fashion" is ten times as many photographs.'
+        )
+    return (
+        f"{cores} and no GPU, torch {torch.__version__}: a chapter takes about as long as it says at its top, which was "
+        "measured on two processors; slower or fewer ones take longer."
+    )

@@ -1,0 +1,174 @@
+"""Run every notebook as Colab would: Colab's packages and no others, an empty folder, from the first cell to the last.
+
+usage: python scripts/colab_check.py [--python PYTHON] [--here FOLDER] [NOTEBOOK ...]     (default: all of notebooks/)
+       python scripts/colab_check.py --cells     (write the first cell into all notebooks, and do nothing else)
+
+A copy of an interpreter (``--python``; Colab has 3.13) gets what ``scripts/colab.txt`` lists, and a module that is called
+google.colab. Each notebook then runs in it through papermill, with two addresses replaced and nothing else: the package
+comes from the wheel of this working tree, and the tables of results from its folder. Afterwards every package that was
+there must still have its version, and aequa-lite must be the only one that was added.
+
+It cannot try: Colab's own page, its GPU, its network. The CUDA libraries that torch loads also on a CPU are lent by the
+environment which runs this, where that has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).resolve().parents[1]
+LISTED = ROOT / "scripts" / "colab.txt"
+PACKAGE = "git+https://github.com/aequa-lite/aequa-lite"
+TABLES = "https://raw.githubusercontent.com/aequa-lite/aequa-lite/main/results"
+FIRST = f"""import sys
+
+if "google.colab" in sys.modules:
+    get_ipython().system('pip -q install --no-deps "aequa-lite @ {PACKAGE}"')
+
+    import aequa_lite as aq
+
+    print(aq.runtime())"""
+FLEET = (  # Flower asks for other versions of what Colab has: they lie beside Colab's own, in a folder
+    """
+    get_ipython().system("python -m venv --without-pip --system-site-packages flower")
+    get_ipython().system('pip -q --python flower/bin/python install "flwr>=1.42,<1.43"')
+    sys.path.insert(0, f"flower/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")"""
+)
+
+
+def first_cell(name: str) -> str:
+    """The first cell of a notebook; one that starts a fleet needs Flower too."""
+    head, tail = FIRST.split("\n\n    import", 1)
+    return f"{head}{FLEET if 'many_machines' in name else ''}\n\n    import{tail}"
+
+
+def write_cells(notebooks: list[Path]) -> None:
+    """Write the first cell into each notebook that has another one."""
+    for path in notebooks:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+        wanted = first_cell(path.stem).splitlines(keepends=True)
+        if cell["source"] != wanted:
+            cell["source"] = wanted
+            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            print(f"{path.name}: first cell written")
+
+
+def said(*command: str | Path, **options: object) -> str:
+    """Run a command and return what it said; what went wrong is shown whole."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command[:6]))} ... failed:\n{done.stdout}{done.stderr}")
+    return str(done.stdout)
+
+
+def machine(python: str, place: Path) -> Path:
+    """Copy an interpreter, so that it is no virtual environment, and install what Colab has; return its executable."""
+    where = "import sys, sysconfig; print(sys.base_prefix); print(sysconfig.get_path('purelib', vars={'base': ''}))"
+    base, site = said(python, "-c", where).split()
+    if base == "/usr":
+        sys.exit(
+            f"--python is {python}, which the system owns; allowed is one in a folder of its own (pyenv, uv, conda)"
+        )
+    shutil.copytree(base, place, symlinks=True, ignore=shutil.ignore_patterns("site-packages", "test", "__pycache__"))
+    site_packages, executable = place / site.strip("/"), place / "bin" / "python3"
+    said(executable, "-m", "ensurepip")
+    lines = [line for line in LISTED.read_text().splitlines() if line and not line.startswith("#")]
+    own = [line for line in lines if line.startswith(("torch=", "torchvision="))]
+    pip = (executable, "-m", "pip", "install", "-q", "--no-deps")
+    said(*pip, "--force-reinstall", "pip==24.1.2")  # Colab's; its script now starts this interpreter
+    said(*pip, *[line for line in lines if line not in own])
+    spec = find_spec("nvidia")
+    if spec is None or not spec.submodule_search_locations:
+        said(executable, "-m", "pip", "install", "-q", *lines)  # with whatever torch asks for
+    else:
+        said(*pip, *own)
+        (site_packages / "nvidia").symlink_to(next(iter(spec.submodule_search_locations)))
+    (site_packages / "google" / "colab").mkdir(parents=True)
+    (site_packages / "google" / "colab" / "__init__.py").write_text("")
+    (site_packages / "colab.pth").write_text("import google.colab\n")  # loaded before any cell runs
+    for name in ("python", "pip"):
+        if not (place / "bin" / name).exists():
+            (place / "bin" / name).symlink_to(f"{name}3")
+    return executable
+
+
+def installed(executable: Path) -> dict[str, str]:
+    """Every package of the simulated machine and its version."""
+    listed = json.loads(said(executable, "-m", "pip", "list", "--format", "json"))
+    return {each["name"].lower(): each["version"] for each in listed}
+
+
+def kernel(executable: Path, place: Path) -> dict[str, str]:
+    """Register the interpreter as a kernel; return the environment in which papermill finds it."""
+    path = f"{executable.parent}{os.pathsep}/usr/bin{os.pathsep}/bin"
+    env = {"PATH": path, "PYTHONPATH": "", "AEQUA_DATA": ""}
+    spec = {"argv": [str(executable), "-m", "ipykernel_launcher", "-f", "{connection_file}"], "env": env,
+            "display_name": "Colab", "language": "python"}  # fmt: skip
+    (place / "kernels" / "colab").mkdir(parents=True)
+    (place / "kernels" / "colab" / "kernel.json").write_text(json.dumps(spec))
+    return {**os.environ, "JUPYTER_PATH": str(place)}
+
+
+def run(path: Path, wheel: Path, empty: Path, env: dict[str, str]) -> tuple[bool, str]:
+    """Run one notebook in an empty folder; return whether it went through and what is to be said of it."""
+    empty.mkdir()
+    text = (
+        path.read_text(encoding="utf-8").replace(PACKAGE, wheel.as_uri()).replace(TABLES, (ROOT / "results").as_uri())
+    )
+    given, ran = empty.parent / path.name, empty.parent / f"ran-{path.name}"
+    given.write_text(text, encoding="utf-8")
+    command = ["papermill", "-k", "colab", "--cwd", empty, "--no-progress-bar", given, ran]
+    done = subprocess.run([sys.executable, "-m", *map(str, command)], env=env, capture_output=True, text=True)
+    outputs = [each for cell in nbformat.read(ran, as_version=4).cells[:3] for each in cell.get("outputs", [])]
+    words = "".join(each.get("text", "") for each in outputs).strip()
+    return done.returncode == 0, words if done.returncode == 0 else done.stderr[-3000:]
+
+
+def main() -> None:
+    """Make the machine, run the notebooks, and say of each what happened."""
+    parser = argparse.ArgumentParser(prog="colab_check.py", description=main.__doc__)
+    parser.add_argument("--cells", action="store_true", help="write the first cell into all notebooks")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that is copied")
+    parser.add_argument("--here", help="a folder for the simulated machine, kept and used again")
+    parser.add_argument("notebooks", nargs="*", type=Path)
+    asked = parser.parse_args()
+    notebooks = asked.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if asked.cells:
+        return write_cells(notebooks)
+    place = Path(asked.here or tempfile.mkdtemp(prefix="colab-")).resolve()
+    runs = Path(tempfile.mkdtemp(prefix="colab-runs-"))
+    executable = place / "colab" / "bin" / "python3"
+    if not executable.exists():
+        machine(asked.python, place / "colab")
+    env = kernel(executable, runs)
+    said(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", runs, ROOT)
+    (wheel,) = runs.glob("aequa_lite-*.whl")
+    before, bad = installed(executable), 0
+    print(f"Python {said(executable, '-V').split()[1]}, torch {before['torch']}, {len(before)} packages", flush=True)
+    for number, path in enumerate(notebooks):
+        started = time.perf_counter()
+        well, words = run(path, wheel, runs / f"empty-{number}", env)
+        after = installed(executable)
+        touched = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
+        well &= set(touched) == {"aequa-lite"}
+        bad += not well
+        print(f"{'ok' if well else 'FAILED'}  {path.name}  {time.perf_counter() - started:.0f} s  "
+              f"changed: {sorted(touched)}\n    {words}", flush=True)  # fmt: skip
+        said(executable, "-m", "pip", "uninstall", "-q", "-y", "aequa-lite")
+    sys.exit(f"{bad} of {len(notebooks)} notebooks failed" if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
