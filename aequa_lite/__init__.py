@@ -56,13 +56,13 @@ from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, l
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
 from .defences import clipped, epsilon, median, private, screened, trimmed
-from .names import allocation_named, draw_named, network_named, partition_named, server_named
+from .names import allocation_named, defence_named, draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
 from .laws import drawn_from, law_of, stepwise
 from .known import Known, Moments, regression
-from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
+from .adversaries import absent, changed, flip_labels, free_rider, keeper, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
@@ -72,6 +72,7 @@ from .mixing import shapfed, shapfed_wa
 from .doses import cffl, cgsv, iafl, sparse_numbers
 from .submodels import compact, importance, submodels
 from .methods import aequa, earned, method_named
+from .attacks import against, inflated, merged_shards, regrown, sybils, voted
 from .realise import Dose, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realise
 from .report import report, table
 from .trial import check_parameters, comparison, compete, contribution_named, folder_named, located, methods_named
@@ -133,6 +134,7 @@ __all__ = [
     "adaptive",
     "aequa",
     "affine_calibration",
+    "against",
     "alignment",
     "allocate",
     "allocation_named",
@@ -175,6 +177,7 @@ __all__ = [
     "contributions",
     "cost",
     "cost_table",
+    "defence_named",
     "dirichlet",
     "draw_named",
     "drawn_from",
@@ -207,9 +210,11 @@ __all__ = [
     "iafl",
     "imbalanced",
     "importance",
+    "inflated",
     "initial",
     "isotonic_calibration",
     "jain",
+    "keeper",
     "label_noise",
     "label_skew",
     "law_of",
@@ -228,6 +233,7 @@ __all__ = [
     "median",
     "merge",
     "merge_weights",
+    "merged_shards",
     "method_named",
     "methods_named",
     "nash",
@@ -263,6 +269,7 @@ __all__ = [
     "range_report",
     "realise",
     "regression",
+    "regrown",
     "replayed",
     "report",
     "restated",
@@ -303,6 +310,7 @@ __all__ = [
     "stream",
     "style",
     "submodels",
+    "sybils",
     "table",
     "temptations",
     "threshold",
@@ -314,6 +322,7 @@ __all__ = [
     "update_shapley",
     "verify_rewards",
     "view",
+    "voted",
     "widths",
     "with_momentum",
     "with_own",

@@ -17,7 +17,7 @@ from .records import Recipe, Round, Shard, Update
 from .server import networks_own
 from .slim import State, prefix
 
-__all__ = ["absent", "changed", "flip_labels", "free_rider", "sign_flipper"]
+__all__ = ["absent", "changed", "flip_labels", "free_rider", "keeper", "sign_flipper"]
 
 Forge = Callable[[State, Update, np.random.Generator], dict[str, Tensor]]  # received, honest answer, draws -> sent back
 Remember = Callable[[State, State, Sequence[Update], int], dict[str, Tensor] | None]
@@ -29,7 +29,7 @@ def free_rider(
     r"""Let some participants send back something that their data have no part in.
 
     With $\theta_i$ what participant $i$ has received: ``zero`` sends $\theta_i$ itself; ``noise`` adds to each tensor noise of
-    ``size`` times its root mean square; ``stale`` adds the change that the shared network has made in the last round in which
+    ``size`` times its root mean square; ``stale`` adds the change that what $i$ is sent has made in the last round in which
     $i$ took part; ``copy`` adds the change that participant ``whose`` (default: the first honest one) sent in the last
     round. A change from a wider or a narrower slice is added where both hold the entry. The first answer of ``stale`` and
     ``copy`` is that of ``zero``.
@@ -48,7 +48,7 @@ def free_rider(
 
     Source: ours; the riders of CFFL, CGSV and RFFL send zeros, noise or copies.
     """
-    riders = _named(who)
+    riders = named(who)
     if how not in ("zero", "noise", "stale", "copy"):
         raise ValueError(f"how is {how!r}; allowed are 'zero', 'noise', 'stale' and 'copy'")
     if not 0 <= size < np.inf:
@@ -62,10 +62,12 @@ def free_rider(
         raise ValueError(f"whose is {whose!r}, one of the riders; allowed is an honest participant")
 
     def remember(before: State, after: State, updates: Sequence[Update], rider: int) -> dict[str, Tensor] | None:
-        answers = {u.participant: u.state for u in updates}
-        if how == "copy":
-            return None if source not in answers else _moved(before, answers[source])
-        return None if rider not in answers else _moved(before, {k: after[k] for k in answers[rider]}, answers[rider])
+        answers, watched = {u.participant: u for u in updates}, source if how == "copy" else rider
+        if watched not in answers:
+            return None
+        answer = answers[watched]
+        start, next_one = (networks_own(scheme.broadcast(s, watched, answer.width)) for s in (before, after))
+        return _moved(start, answer.state if how == "copy" else next_one)
 
     return _forged(scheme, riders, _echo, remember)
 
@@ -91,7 +93,34 @@ def sign_flipper(scheme: Scheme, who: Collection[int], *, scale: float = 1.0) ->
         floating = {k: t for k, t in networks_own(got).items() if t.is_floating_point()}
         return {**honest.state, **{k: t - scale * (honest.state[k] - t) for k, t in floating.items()}}
 
-    return _forged(scheme, _named(who), opposite)
+    return _forged(scheme, named(who), opposite)
+
+
+def keeper(scheme: Scheme, who: Collection[int], kept: list[Update]) -> Scheme:
+    """Let some participants keep, round after round, what they hold after training: each adds it to ``kept``, in one list.
+
+    Their answers are honest, and nothing that the server sees is different. It is what no server can take back.
+
+    Raises:
+        ValueError: ``who`` names nobody.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> recipe, kept = aq.Recipe(participants=2, rounds=3, local_steps=1), []
+        >>> scheme, train = keeper(aq.slimmable(aq.MLP), {1}, kept), aq.load("fashion-mini").train
+        >>> *_, last = aq.federate(aq.MLP, aq.homogeneous(train, recipe), recipe, scheme=scheme, progress=False)
+        >>> [each.participant for each in kept]
+        [1, 1, 1]
+
+    Source: ours.
+    """
+    keeping = named(who)
+
+    def merge(state: State, updates: Sequence[Update]) -> State:
+        kept.extend(u for u in updates if u.participant in keeping)
+        return scheme.merge(state, updates)
+
+    return replace(scheme, merge=merge)
 
 
 def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
@@ -109,7 +138,7 @@ def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -
 
     Source: the label-flipping attack (Biggio et al. 2012; Tolpegin et al. 2020), with one shift for all classes.
     """
-    liars = _named(who)
+    liars = named(who)
     classes = shards[0].samples.classes
     if shift % classes == 0:
         raise ValueError(f"shift is {shift!r}; allowed is a whole number that is no multiple of the {classes} classes")
@@ -138,7 +167,7 @@ def changed(scheme: Scheme, shards: Mapping[int, Shard], rounds: Collection[int]
 
     Source: ours.
     """
-    _named(shards)
+    named(shards)
 
     def now(shard: Shard, recipe: Recipe, first: int) -> Shard:
         return shards.get(shard.participant, shard) if first // recipe.local_steps in rounds else shard
@@ -173,7 +202,7 @@ def absent(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Pol
 
     Source: ours.
     """
-    away = _named(who)
+    away = named(who)
 
     def present(recipe: Recipe, last: Round | None) -> Given:
         given = given_to(policy(recipe, last))
@@ -184,7 +213,7 @@ def absent(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Pol
     return present
 
 
-def _named(who: Collection[int]) -> frozenset[int]:
+def named(who: Collection[int]) -> frozenset[int]:
     """The participants that are meant, at least one."""
     found = frozenset(who)
     if not found or not all(isinstance(i, (int, np.integer)) and i >= 0 for i in found):
@@ -228,11 +257,9 @@ def _forged(scheme: Scheme, who: frozenset[int], forge: Forge, remember: Remembe
     return replace(scheme, broadcast=broadcast, local=local, merge=merge, together=scheme.together and together)
 
 
-def _moved(before: State, after: State, shapes: State | None = None) -> dict[str, Tensor]:
-    """What a block has changed by, where the numbers are no whole numbers."""
-    shapes = shapes or after
-    blocks = {k: prefix(t.shape) for k, t in shapes.items() if t.is_floating_point()}
-    return {k: after[k][block] - before[k][block] for k, block in blocks.items()}
+def _moved(before: State, after: State) -> dict[str, Tensor]:
+    """What a slice has changed by, where the numbers are no whole numbers."""
+    return {k: t - before[k] for k, t in after.items() if t.is_floating_point()}
 
 
 def _echo(got: State, honest: Update, draws: np.random.Generator) -> dict[str, Tensor]:

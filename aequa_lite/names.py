@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import nn
 
-from . import convnets, local, nets, partition, rules, server, textnets
+from . import convnets, defences, local, nets, partition, rules, server, slim, textnets
 from .allocate import Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
 from .curve import Curve
 from .records import Recipe, Samples, Shard
 
-__all__ = ["allocation_named", "draw_named", "network_named", "partition_named", "server_named"]
+__all__ = ["allocation_named", "defence_named", "draw_named", "network_named", "partition_named", "server_named"]
 
 
 def by_name(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -50,6 +50,7 @@ NETWORKS = by_name(  # the one list of networks: rewards are read back by it too
 )
 DRAWS = by_name(local.full_and_random, local.full_only, local.one_random, local.sandwich)
 SERVERS = by_name(server.averaged, server.with_momentum, server.adaptive)
+DEFENCES = by_name(slim.merge, defences.clipped, defences.median, defences.private, defences.screened, defences.trimmed)
 RULES = by_name(rules.anneal, rules.capped, rules.generous, rules.proportional, rules.thresholded)
 OBJECTIVES = by_name(gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain)
 
@@ -133,6 +134,21 @@ def server_named(text: str) -> server.Server:
     if text.strip() == "averaged":  # the one step that has no constants is the function itself
         return server.averaged
     return called("server", text, SERVERS)()
+
+
+def defence_named(text: str) -> defences.Merging:
+    """Return the merging that is written as a name or a call, such as ``merge``, ``median`` or ``trimmed(0.2)``.
+
+    Raises:
+        ValueError: the name is unknown (the nearest is given), or its constants are.
+
+    Example:
+        >>> defence_named("median").__name__
+        'median'
+    """
+    if text.strip() in ("merge", "median"):  # the two that have no constants are the functions themselves
+        return DEFENCES[text.strip()]
+    return called("defence", text, DEFENCES)()
 
 
 def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve], Plan]:
