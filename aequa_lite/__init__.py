@@ -56,7 +56,7 @@ from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, l
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
 from .defences import clipped, epsilon, median, private, screened, trimmed
-from .names import allocation_named, defence_named, draw_named, network_named, partition_named, server_named
+from .names import allocation_named, merging_named, draw_named, network_named, partition_named, server_named
 from .policy import everyone_full
 from .checkpoint import load_checkpoint, save_checkpoint
 from .federate import Scheme, federate, merge_weights, slimmable, standalone
@@ -177,7 +177,6 @@ __all__ = [
     "contributions",
     "cost",
     "cost_table",
-    "defence_named",
     "dirichlet",
     "draw_named",
     "drawn_from",
@@ -234,6 +233,7 @@ __all__ = [
     "merge",
     "merge_weights",
     "merged_shards",
+    "merging_named",
     "method_named",
     "methods_named",
     "nash",

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import whole
+from .files import plain_json, said, shown, whole
 from .records import Given, Recipe
+from .trust import checked_update, tensors_at
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -46,6 +47,7 @@ def load_checkpoint(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], int]
 
     Raises:
         ValueError: the file is damaged, or belongs to another recipe (the sentence names the first field that differs).
+        OSError: it cannot be read.
 
     Example:
         >>> load_checkpoint(Path("nowhere.safetensors"), Recipe()) is None
@@ -54,24 +56,52 @@ def load_checkpoint(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], int]
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        saved, index = json.loads(metadata["recipe"]), int(metadata["round"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error}); delete it to start afresh") from error
+        tensors, words = tensors_at(path)
+        saved, index = Recipe.from_dict(plain_json(words["recipe"])), int(words["round"])
+        if not 0 <= index < saved.rounds:
+            raise ValueError(f"its round is {index}; allowed is 0 to {saved.rounds - 1}")
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} is damaged ({said(error)}); delete it to start afresh") from error
     for name, value in recipe.to_dict().items():
-        if saved.get(name) != value:
+        if getattr(saved, name) != value:
             raise ValueError(
-                f"checkpoint {path} was made with {name} = {saved.get(name)!r}, this recipe has {value!r}; "
+                f"checkpoint {path} was made with {name} = {getattr(saved, name)!r}, this recipe has {value!r}; "
                 "use the same recipe or another file"
             )
     return tensors, index
 
 
-def load_given(path: Path) -> Given | None:
-    """What a checkpoint's policy has decided for the round after it; None where the file or the decision is missing."""
+def fitted(found: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state that was read, in the order of the network's names, if it is one of this network.
+
+    What the server remembers beside it has " of " in its name; the memory of a tensor has that tensor's shape.
+
+    Raises:
+        ValueError: a tensor is missing, none of the network's, of another shape or type, or not finite.
+    """
+    memory = {name: t for name, t in found.items() if " of " in name}
+    for name, t in memory.items():
+        like = network.get(name.split(" of ", 1)[1], t)
+        if t.shape != like.shape or not bool(torch.isfinite(t).all()):
+            raise ValueError(f"tensor {shown(name)} has another shape than what it remembers, or is not finite")
+    return {**checked_update({name: t for name, t in found.items() if name not in memory}, network), **memory}
+
+
+def load_given(path: Path, participants: int) -> Given | None:
+    """What a checkpoint's policy has decided for the round after it; None where the file or the decision is missing.
+
+    Raises:
+        ValueError: the file is damaged, or does not hold a width from 0 to 1 for each participant.
+    """
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        found = json.loads(file.metadata().get("given", "null"))
-    return found and Given(tuple(found["widths"]), tuple(found["scores"]))
+    try:
+        found = plain_json(tensors_at(path)[1].get("given", "null"))
+        if found is None:
+            return None
+        widths, scores = (tuple(map(float, found[name])) for name in ("widths", "scores"))
+        if len(widths) != participants or len(scores) not in (0, participants) or not all(0 <= w <= 1 for w in widths):
+            raise ValueError(f"it holds no width from 0 to 1 for each of {participants} participants")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"checkpoint {path} is damaged ({said(error)}); delete it to start afresh") from error
+    return Given(widths, scores)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .checkpoint import load_checkpoint, load_given, save_checkpoint
+from .checkpoint import fitted, load_checkpoint, load_given, save_checkpoint
 from .defences import Merging
 from .local import Draw, full_and_random, full_only, local_sgd
 from .nets import initial
@@ -202,10 +202,10 @@ def federate(
     state: State = initial(build, recipe.seed, device)
     start = 0
     if checkpoint and (found := load_checkpoint(Path(checkpoint), recipe)):
-        read = {name: t.to(device) for name, t in found[0].items()}
-        state, start = {**state, **read}, found[1] + 1  # in the network's order, whatever the file's
+        read = fitted(found[0], state)  # in the network's order, whatever the file's
+        state, start = {name: t.to(device) for name, t in read.items()}, found[1] + 1
     bar = tqdm(total=recipe.rounds, initial=start, desc="rounds", disable=not progress)
-    given = load_given(Path(checkpoint)) if checkpoint and start else None
+    given = load_given(Path(checkpoint), recipe.participants) if checkpoint and start else None
     given = given or given_to(policy(recipe, None))  # 1. who receives which width
     with bar, workers(count, device) as spread:
         for index in range(start, recipe.rounds):

@@ -1,14 +1,81 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all, and read with a limit: whatever it turns out to be, it is read or refused."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["whole"]
+__all__ = ["bounded", "ordinary", "plain_json", "printable", "said", "shown", "whole"]
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as it may stand in a sentence: short, on one line, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # a whole number of thousands of digits; a list that holds itself
+        return f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def printable(text: str) -> str:
+    """A text on one line, without what would move a terminal's cursor."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def said(error: BaseException, most: int = 200) -> str:
+    """What an error said, as it may stand in a sentence: short, printable, on one line."""
+    return printable(str(error))[:most] or type(error).__name__
+
+
+def ordinary(path: Path | str) -> Path:
+    """Return the path of what is an ordinary file or is missing; opening a pipe would wait forever.
+
+    Raises:
+        ValueError: it is a folder, a pipe or a device.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no ordinary file")
+    return path
+
+
+def bounded(path: Path | str, most: int) -> bytes:
+    """The bytes of a file, of which no more than so many are ever read.
+
+    Raises:
+        ValueError: it has more; or it is no ordinary file (a folder, a pipe, a device).
+        OSError: it cannot be read.
+    """
+    with ordinary(path).open("rb") as file:
+        content = file.read(most + 1)  # the size that a file system states is not believed
+    if len(content) > most:
+        raise ValueError(f"{path} has more than {most} bytes, which is the most that is read")
+    return content
+
+
+def plain_json(content: bytes | str) -> Any:
+    """Read JSON of which only plain, finite values come out.
+
+    Raises:
+        ValueError: it is damaged, nested beyond reason, or holds NaN or Infinity.
+    """
+
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no number that is allowed here")
+
+    def number(word: str) -> float:
+        return float(word) if abs(float(word)) < math.inf else refuse(word)
+
+    try:
+        return json.loads(content, parse_constant=refuse, parse_float=number)
+    except RecursionError as error:
+        raise ValueError("it is nested beyond reason") from error
 
 
 @contextmanager

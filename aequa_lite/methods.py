@@ -16,7 +16,7 @@ from .earned import arrived_accuracy, cautious, earned_widths, own_accuracy, wit
 from .federate import merge_weights, slimmable
 from .local import accuracy_curve, widths
 from .mixing import shapfed, shapfed_wa
-from .names import allocation_named, by_name, called, defence_named, draw_named, server_named
+from .names import allocation_named, by_name, called, draw_named, merging_named, server_named
 from .policy import Policy, given_to
 from .records import Round
 from .rivals import Entry, Method, Paid, Task, checked_constant, fedavg, finetuned, lg_fedavg
@@ -35,12 +35,12 @@ def aequa(
     allocation: str = "allocate",
     arrival: bool = False,
     mixed: bool = False,
-    defence: str = "merge",
+    merging: str = "merge",
 ) -> Method:
     """Train one network of every width and pay after training: each participant the width that it earned.
 
-    ``draw``, ``server``, ``allocation``, ``defence``: as :func:`draw_named`, :func:`server_named`,
-    :func:`allocation_named` and :func:`defence_named` read them; ``rational``: nobody's predicted accuracy below what it
+    ``draw``, ``server``, ``allocation``, ``merging``: as :func:`draw_named`, :func:`server_named`,
+    :func:`allocation_named` and :func:`merging_named` read them; ``rational``: nobody's predicted accuracy below what it
     reached alone; ``arrival``: answers count by their validation accuracy as they arrive, to the recipe's
     ``contribution_power``, instead of by the recipe's weights; ``mixed``: half precision in the passes, on a GPU.
 
@@ -54,13 +54,13 @@ def aequa(
     Source: Aequa with post-training allocation; what is ours in it stands in :func:`allocate` and :func:`slimmable`.
     """
     drawn, step, rule = draw_named(draw), server_named(server), allocation_named(allocation, rational)
-    merging = defence_named(defence)
+    merged = merging_named(merging)
 
     def enter(task: Task) -> Entry:
         power = task.recipe.contribution_power
         weigh = by_validation(task.build, task.validation, power) if arrival else None
         precision = half_precision(task.validation.y.device) if mixed else None
-        scheme = slimmable(task.build, drawn, server=step, weigh=weigh, merging=merging, precision=precision)
+        scheme = slimmable(task.build, drawn, server=step, weigh=weigh, merging=merged, precision=precision)
         return Entry(scheme, merge_weights(task.shards, task.recipe, task.contribution.tolist()), _pays(task, rule))
 
     return Method("aequa", enter)

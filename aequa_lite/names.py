@@ -13,14 +13,22 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from . import convnets, defences, local, nets, partition, rules, server, slim, textnets
+from . import convnets, defences, local, nets, partition, rules, server, textnets
 from .allocate import Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
 from .curve import Curve
+from .files import said, shown
 from .records import Recipe, Samples, Shard
+from .slim import merge, parameters
 
-__all__ = ["allocation_named", "defence_named", "draw_named", "network_named", "partition_named", "server_named"]
+__all__ = ["allocation_named", "draw_named", "merging_named", "network_named", "partition_named", "server_named"]
+
+LONGEST = 100_000  # letters of a word: room for a thousand widths
+MOST_PARAMETERS = 1 << 28  # of a network that is named by somebody else: a gigabyte
+MOST_LAYERS = 64
+KINDS = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),)}
 
 
 def by_name(*functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
@@ -50,36 +58,78 @@ NETWORKS = by_name(  # the one list of networks: rewards are read back by it too
 )
 DRAWS = by_name(local.full_and_random, local.full_only, local.one_random, local.sandwich)
 SERVERS = by_name(server.averaged, server.with_momentum, server.adaptive)
-DEFENCES = by_name(slim.merge, defences.clipped, defences.median, defences.private, defences.screened, defences.trimmed)
+MERGINGS = by_name(defences.clipped, defences.screened, defences.trimmed, defences.private)
 RULES = by_name(rules.anneal, rules.capped, rules.generous, rules.proportional, rules.thresholded)
 OBJECTIVES = by_name(gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain)
 
 
 def _nearest(kind: str, text: str, name: str, known: Iterable[str]) -> ValueError:
     """The refusal of a name that is unknown."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
-    return ValueError(f"{kind} is {text!r}; allowed is one of {', '.join(known)}; the nearest is {near!r}")
+    near = get_close_matches(name[:100], list(known), n=1, cutoff=0.0)[0]
+    return ValueError(f"{kind} is {shown(text)}; allowed is one of {', '.join(known)}; the nearest is {near!r}")
+
+
+def fits(value: Any, kind: str) -> bool:
+    """Whether a value is of an annotated kind, such as ``float | None``; a truth is no number."""
+    each = [KINDS.get(word, (object,)) for word in kind.split(" | ")]
+    return isinstance(value, sum(each, ())) and ("bool" in kind or (object,) in each or not isinstance(value, bool))
 
 
 def called(kind: str, text: str, known: dict[str, Callable[..., Any]], first: int = 0) -> partial:
     """The function that a word names, bound to the plain values in its brackets; ``first`` arguments come later."""
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise ValueError(f"{kind} is {shown(text)}; allowed is a word of up to {LONGEST} letters")
     try:
         found: Any = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
+        call = found if isinstance(found, ast.Call) else ast.Call(found, [], [])
+        if not isinstance(call.func, ast.Name) or call.func.id not in known:
+            raise _nearest(kind, text, ast.unparse(call.func), known)
+    except (SyntaxError, RecursionError, MemoryError) as error:  # the last two: nested beyond reason
         raise _nearest(kind, text, text, known) from error
-    call = found if isinstance(found, ast.Call) else ast.Call(found, [], [])
-    if not isinstance(call.func, ast.Name) or call.func.id not in known:
-        raise _nearest(kind, text, ast.unparse(call.func), known)
     function = known[call.func.id]
-    names = list(inspect.signature(function).parameters)[first:]
+    return partial(function, **_values(kind, text, call, function, first))
+
+
+def _values(kind: str, text: str, call: ast.Call, function: Callable[..., Any], first: int) -> dict[str, Any]:
+    """The plain values in a word's brackets, by the names of the function's own arguments."""
+    known = dict(list(inspect.signature(function).parameters.items())[first:])
+    pairs = [*zip(known, call.args), *((str(each.arg), each.value) for each in call.keywords)]
+    if len(call.args) > len(known) or len(dict(pairs)) < len(pairs) or not set(dict(pairs)) <= set(known):
+        raise ValueError(
+            f"{kind} is {shown(text)}; allowed in its brackets are {', '.join(known) or 'no values'}, each once"
+        )
     try:
-        values = dict(zip(names, map(ast.literal_eval, call.args)))
-        values |= {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{kind} is {text!r}; allowed are plain values in its brackets") from error
-    if len(call.args) > len(names) or not set(values) <= set(names):
-        raise ValueError(f"{kind} is {text!r}; allowed in its brackets are {', '.join(names) or 'no values'}")
-    return partial(function, **values)
+        values = {name: ast.literal_eval(node) for name, node in pairs}
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{kind} is {shown(text)}; allowed are plain values in its brackets") from error
+    for name, each in known.items():
+        if name not in values and each.default is each.empty:
+            raise ValueError(f"{kind} is {shown(text)}; it needs a value for {name}")
+        if name in values and not fits(values[name], str(each.annotation)):
+            raise ValueError(
+                f"{kind} has {name} = {shown(values[name])}; allowed is a value of the kind {each.annotation}"
+            )
+    return values
+
+
+def plain_option(name: str, value: Any) -> bool:
+    """Whether a network's option is true or false, a small positive whole number or a short list of them."""
+    many = value if isinstance(value, (list, tuple)) else [value]
+    most = MOST_LAYERS if name == "layers" else 65536
+    return isinstance(value, bool) or (0 < len(many) <= 4 and all(type(v) is int and 1 <= v <= most for v in many))
+
+
+def outline(build: Callable[..., nn.Module], width: float) -> nn.Module:
+    """A network's shapes without its numbers, once it is certain that it can be built and is no larger than a gigabyte."""
+    name = getattr(getattr(build, "func", build), "__name__", "build")
+    try:
+        with torch.device("meta"):
+            net = build(width)
+    except Exception as error:  # whatever a constructor chokes on, it is an option that somebody else chose
+        raise ValueError(f"{name} cannot be built with these options: {said(error)}") from error
+    if (count := parameters(net)) > MOST_PARAMETERS:
+        raise ValueError(f"{name} has {count} parameters with these options; allowed are {MOST_PARAMETERS}")
+    return net
 
 
 def partition_named(text: str) -> Callable[[Samples, Recipe], list[Shard]]:
@@ -99,13 +149,18 @@ def network_named(text: str) -> Callable[..., nn.Module]:
     """Return the network that is written as a name or a call, such as ``MLP`` or ``LeNet(multiple=2)``.
 
     Raises:
-        ValueError: the name is unknown (the nearest is given), or its options are.
+        ValueError: the name is unknown (the nearest is given), or its options are; or it would have more than 2^28 parameters.
 
     Example:
         >>> network_named("LeNet(multiple=2)")(1.0)[1].out_channels
         12
     """
-    return called("network", text, NETWORKS, first=1)
+    build = called("network", text, NETWORKS, first=1)
+    for name, value in build.keywords.items():
+        if not plain_option(name, value):
+            raise ValueError(f"network has {name} = {shown(value)}; allowed is a whole number from 1, or a few of them")
+    outline(build, 1.0)
+    return build
 
 
 def draw_named(text: str) -> local.Draw:
@@ -131,24 +186,25 @@ def server_named(text: str) -> server.Server:
         >>> server_named("averaged").__name__
         'averaged'
     """
-    if text.strip() == "averaged":  # the one step that has no constants is the function itself
+    if isinstance(text, str) and text.strip() == "averaged":  # without constants: the step is the function itself
         return server.averaged
     return called("server", text, SERVERS)()
 
 
-def defence_named(text: str) -> defences.Merging:
-    """Return the merging that is written as a name or a call, such as ``merge``, ``median`` or ``trimmed(0.2)``.
+def merging_named(text: str) -> defences.Merging:
+    """Return the way of merging that is written as a name or a call, such as ``merge``, ``median`` or ``trimmed(0.2)``.
 
     Raises:
         ValueError: the name is unknown (the nearest is given), or its constants are.
 
     Example:
-        >>> defence_named("median").__name__
+        >>> merging_named("median").__name__
         'median'
     """
-    if text.strip() in ("merge", "median"):  # the two that have no constants are the functions themselves
-        return DEFENCES[text.strip()]
-    return called("defence", text, DEFENCES)()
+    plain = by_name(merge, defences.median)  # those without constants are the functions themselves
+    if isinstance(text, str) and text.strip() in plain:
+        return plain[text.strip()]
+    return called("merging", text, {**plain, **MERGINGS})()
 
 
 def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve], Plan]:
@@ -165,6 +221,8 @@ def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve]
         >>> allocation_named("proportional")([0.4, 0.8], curve).widths.tolist()
         [0.1, 1.0]
     """
+    if not isinstance(text, str):
+        raise ValueError(f"allocation is {shown(text)}; allowed is a word")
     if text.strip() == "allocate":  # with its default objective
         return partial(allocate, rational=rational)
     if text.split("(")[0].strip() in OBJECTIVES:
@@ -173,5 +231,7 @@ def allocation_named(text: str, rational: bool = False) -> Callable[[Any, Curve]
     rule = called("allocation", text, {"allocate": allocate, **OBJECTIVES, **RULES}, first=2)
     if rational or rule.func is allocate:
         kept = f"allocate, {', '.join(OBJECTIVES)}"
-        raise ValueError(f"allocation is {text!r} and rational {rational}; allowed is rational False, or one of {kept}")
+        raise ValueError(
+            f"allocation is {shown(text)} and rational {rational}; allowed is rational False, or one of {kept}"
+        )
     return rule

@@ -11,9 +11,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from .files import whole
+from .files import bounded, plain_json, said, shown, whole
 
 __all__ = ["Data", "Given", "Recipe", "Report", "Round", "Samples", "Shard", "Update"]
+
+MOST_REPORT_BYTES = 1 << 26  # a curve of thousands of widths, a thousand participants
 
 
 def _between(low: float, high: float, default: float, about: str) -> Any:
@@ -78,11 +80,13 @@ class Recipe:
             >>> Recipe.from_dict({"rounds": 3}).rounds
             3
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"recipe is {shown(values)}; allowed are its fields by name")
         known = [each.name for each in fields(cls)]
         for name in values:
             if name not in known:
-                near = get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
-                raise ValueError(f"recipe has no field {name!r}; the nearest one is {near!r}")
+                near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)[0]
+                raise ValueError(f"recipe has no field {shown(name)}; the nearest one is {near!r}")
         return cls(**values)
 
     def lr_at(self, step: int) -> float:
@@ -120,7 +124,7 @@ def _check(each: Any, value: Any) -> None:
     right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not right_type or not low <= value <= high:
         kind = "a whole number" if whole else "a number"
-        raise ValueError(f"recipe field {each.name!r} is {value!r}; allowed is {kind} from {low:g} to {high:g}")
+        raise ValueError(f"recipe field {each.name!r} is {shown(value)}; allowed is {kind} from {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
@@ -306,9 +310,11 @@ class Report:
         Raises:
             ValueError: there is none, or it is damaged; the sentence names the file.
         """
+        from .trust import checked_report  # late: a record needs nothing but Python
+
         path = Path(folder) / "report.json"
         try:
-            found = json.loads(path.read_text())
+            found = checked_report(plain_json(bounded(path, MOST_REPORT_BYTES)))
             return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
-        except (OSError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is not a report that can be read: {error}") from error
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a report that can be read: {said(error)}") from error

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from torch import nn
 
 from .checkpoint import save_tensors
-from .files import whole
-from .names import NETWORKS
+from .files import bounded, plain_json, said, shown, whole
+from .names import MOST_PARAMETERS, NETWORKS, outline, plain_option
 from .records import Recipe
 from .slim import parameters
-from .trust import bounded, plain_json, tensors_of
+from .trust import tensors_of
 
 __all__ = ["Manifest", "load_reward", "load_words", "save_rewards"]
 
@@ -51,27 +52,22 @@ class Manifest:
 
 def _check(m: Manifest) -> None:
     """Refuse a manifest that names no known network or carries values of the wrong kind."""
-    if m.architecture not in NETWORKS:
-        raise ValueError(f"architecture is {m.architecture!r}; allowed is one of {', '.join(sorted(NETWORKS))}")
+    if not isinstance(m.architecture, str) or m.architecture not in NETWORKS:
+        raise ValueError(f"architecture is {shown(m.architecture)}; allowed is one of {', '.join(sorted(NETWORKS))}")
     width_fits = isinstance(m.width, (int, float)) and not isinstance(m.width, bool) and 0 < m.width <= 1
     if not width_fits:
-        raise ValueError(f"width is {m.width!r}; allowed is a number in (0, 1]")
-    if isinstance(m.parameters, bool) or not isinstance(m.parameters, int) or not 0 < m.parameters <= MOST_BYTES // 4:
-        raise ValueError(f"parameters is {m.parameters!r}; allowed is a whole number from 1 to {MOST_BYTES // 4}")
-    if not isinstance(m.options, dict) or not all(_plain(v) for v in m.options.values()):
+        raise ValueError(f"width is {shown(m.width)}; allowed is a number in (0, 1]")
+    if type(m.parameters) is not int or not 0 < m.parameters <= MOST_PARAMETERS:
+        raise ValueError(f"parameters is {shown(m.parameters)}; allowed is a whole number from 1 to {MOST_PARAMETERS}")
+    if not isinstance(m.options, dict) or not all(plain_option(k, v) for k, v in m.options.items()):
         raise ValueError(
-            f"options is {m.options!r}; allowed are names with true, false, whole numbers from 1 to 65536 or lists of them"
+            f"options is {shown(m.options)}; allowed are names with true, false, whole numbers from 1 to 65536 (layers: 64) "
+            "or lists of them"
         )
     for name in ("sha256", "recipe", *(["words"] if m.words != "" else [])):
         value = getattr(m, name)
         if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
-            raise ValueError(f"{name} is {value!r}; allowed are 64 hexadecimal digits")
-
-
-def _plain(value: Any) -> bool:
-    """Whether a network option is true or false, a small positive whole number or a short list of them."""
-    many = value if isinstance(value, (list, tuple)) else [value]
-    return isinstance(value, bool) or (0 < len(many) <= 4 and all(type(v) is int and 1 <= v <= 65536 for v in many))
+            raise ValueError(f"{name} is {shown(value)}; allowed are 64 hexadecimal digits")
 
 
 def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:
@@ -151,7 +147,7 @@ def load_words(path: Path | str) -> tuple[str, ...]:
     try:
         words = plain_json(blob)
     except ValueError as error:
-        raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: {error}") from error
+        raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: {said(error)}") from error
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: allowed is a list of words")
     return tuple(words)
@@ -172,12 +168,11 @@ def load_reward(path: Path | str) -> nn.Module:
     """
     path = Path(path)
     manifest, blob = _read(path)
-    with torch.device("meta"):
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
-        try:
-            net = NETWORKS[manifest.architecture](manifest.width, **options)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"reward {path} names a network that cannot be built: {error}") from error
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
+    try:
+        net = outline(partial(NETWORKS[manifest.architecture], **options), manifest.width)
+    except ValueError as error:
+        raise ValueError(f"reward {path} names a network that cannot be built: {error}") from error
     wanted = {name: (tuple(t.shape), t.dtype) for name, t in net.state_dict().items()}
     if parameters(net) != manifest.parameters:
         raise ValueError(f"reward {path} promises {manifest.parameters} parameters, its network has {parameters(net)}")
@@ -189,7 +184,7 @@ def load_reward(path: Path | str) -> nn.Module:
     if found != wanted:
         odd = sorted(set(found.items()) ^ set(wanted.items()), key=str)[0][0]
         raise ValueError(
-            f"reward {path} does not fit {manifest.architecture} at width {manifest.width:g}: tensor {odd!r}"
+            f"reward {path} does not fit {manifest.architecture} at width {manifest.width:g}: tensor {shown(odd)}"
         )
     if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise ValueError(f"reward {path} holds a number that is not finite")
@@ -202,8 +197,8 @@ def _read(path: Path) -> tuple[Manifest, bytes]:
     blob, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
     try:
         manifest = Manifest(**plain_json(stated))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error}") from error
+    except (TypeError, ValueError) as error:  # no object of these names, or no values of these kinds
+        raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {said(error, 400)}") from error
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
     return manifest, blob
@@ -213,4 +208,7 @@ def _bytes(path: Path, most: int) -> bytes:
     """A file's bytes, unless there are too many."""
     if not path.is_file():
         raise ValueError(f"reward {path} cannot be read: no such file")
-    return bounded(path, most)
+    try:
+        return bounded(path, most)
+    except OSError as error:
+        raise ValueError(f"reward {path} cannot be read: {said(error)}") from error

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -15,11 +16,14 @@ from typing import Any
 import papermill
 import yaml
 
+from .files import bounded, plain_json, said, shown
 from .trial import folder_named, listed
 
 __all__ = ["Run", "Sweep", "read_sweep", "share"]
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
+MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
+MOST_LETTERS = 100  # of a value in the name of a run's folder; the digest tells apart what is cut
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         """Where it lies: readable by its label, unique by its parameters."""
-        return root / "-".join([*(folder_named(str(value)) for value in self.label.values()), self.digest])
+        words = [folder_named(str(value))[:MOST_LETTERS] for value in self.label.values()]
+        return root / "-".join([*words, self.digest])
 
     def reports(self, root: Path) -> dict[str, Path]:
         """The folder of each method's report; a notebook that knows no methods leaves one report in the run's own."""
@@ -124,33 +129,60 @@ def read_sweep(path: Path | str) -> Sweep:
     path = Path(path)
     try:
         sweep = _sweep(path)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"sweep {path} cannot be read: {error}") from error
-    known = papermill.inspect_notebook(str(sweep.notebook))
+        known = papermill.inspect_notebook(str(sweep.notebook))
+        defaults = {name: ast.literal_eval(each["default"]) for name, each in known.items()}
+    except Exception as error:  # whatever a reader of YAML or of notebooks chokes on
+        raise ValueError(f"sweep {path} cannot be read: {said(error)}") from error
     parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
     for name in itertools.chain(*parts):
         if name not in known or name == "out":
-            near = get_close_matches(str(name), known, n=1, cutoff=0.0)
+            near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
             raise ValueError(
-                f"sweep {path} sets {name!r}; allowed are the notebook's parameters, the nearest is {near}"
+                f"sweep {path} sets {shown(name)}; allowed are the notebook's parameters, the nearest is {near}"
             )
     for name, values in itertools.chain(*(grid.items() for grid in sweep.grids)):
         if not isinstance(values, list) or not values:
-            raise ValueError(f"sweep {path} has grid {name!r} = {values!r}; allowed is a list of values")
-    return replace(sweep, defaults={name: ast.literal_eval(each["default"]) for name, each in known.items()})
+            raise ValueError(f"sweep {path} has grid {name!r} = {shown(values)}; allowed is a list of values")
+    count = len(sweep.cases) * sum(math.prod(map(len, grid.values())) for grid in sweep.grids)
+    if not 0 < count <= MOST_RUNS:
+        raise ValueError(f"sweep {path} asks for {count} runs; allowed are 1 to {MOST_RUNS}")
+    sweep = replace(sweep, defaults=defaults)
+    try:
+        sweep.runs()
+    except ValueError as error:  # its methods are no list of calls
+        raise ValueError(f"sweep {path} cannot be run: {said(error)}") from error
+    return sweep
 
 
 def _sweep(path: Path) -> Sweep:
     """What a sweep file says, before it is held against the notebook."""
-    text = path.read_text()
-    found = yaml.safe_load(text)
+    found, text = plain_yaml(path)
     if unknown := set(found) - set(KEYS):
         raise ValueError(f"unknown key {min(unknown)!r}; allowed are {', '.join(KEYS)}")
     cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
     grids = tuple(map(dict, _many(found["grid"])))
     when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
-    fixed = dict(found.get("fixed") or {})
-    return Sweep(path.stem, Path(found["notebook"]), fixed, cases, grids, when, text=text)
+    fixed, notebook = dict(found.get("fixed") or {}), Path(found["notebook"])
+    if not notebook.is_file():
+        raise ValueError(f"notebook is {shown(str(notebook))}; allowed is a file on this machine")
+    return Sweep(path.stem, notebook, fixed, cases, grids, when, text=text)
+
+
+def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
+    """Read YAML of which only what JSON knows comes out: no dates, no infinite numbers, no aliases; and the text itself.
+
+    A few aliases of aliases unfold to more than any memory.
+
+    Raises:
+        ValueError: it is damaged, too large or nested beyond reason, or holds something else.
+    """
+    text = bounded(path, most).decode("utf-8")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it holds an alias (*); allowed is to write it out")
+        return plain_json(json.dumps(yaml.safe_load(text), allow_nan=False)), text
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise ValueError(f"it is no plain YAML ({said(error)})") from error
 
 
 def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import IO
 
 import numpy as np
 
+from .files import bounded, ordinary, said, shown
+
 __all__ = ["Arrays", "embedded", "leaf", "npz"]
 
 NEEDS_NOTHING = "'fashion-mini' is embedded and needs no file"
@@ -22,6 +25,11 @@ FEMNIST = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mini.npz"
 SHA256 = "e4b7310970a56a49fb51063ab362adaca0d8f48dd2a94edc1caf5d67e5c4ae7e"
 Pair = tuple[np.ndarray, np.ndarray]
+MOST_ARRAY_BYTES = 1 << 32  # of all arrays of an .npz file; the largest known set, CIFAR-10, has 0.2 GB
+MOST_SWOLLEN = (
+    100  # so many times its own size a compressed file may become, beyond the first 64 MiB; pictures become 4
+)
+MOST_LEAF_BYTES = 1 << 29  # of one file; LEAF's own have a third of it
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,8 @@ def reading(what: str | Path) -> Iterator[None]:
     except (
         Exception
     ) as error:  # to the one who asked, all of it means the same: the file is damaged or not of this kind
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{what} cannot be read ({type(error).__name__}: {reason}); replace it by an intact one ({NEEDS_NOTHING})"
+            f"{what} cannot be read ({type(error).__name__}: {said(error)}); replace it by an intact one ({NEEDS_NOTHING})"
         ) from error
 
 
@@ -102,7 +109,26 @@ def npz(path: str | Path) -> Arrays:
         >>> npz(path).validation is None
         True
     """
-    return _pairs(Path(path), partial(open, path, "rb"))
+    return _pairs(Path(path), partial(unswollen, path))
+
+
+def unswollen(path: str | Path) -> IO[bytes]:
+    """Open an .npz file, once it is certain that its arrays do not burst the memory: a few bytes can promise terabytes.
+
+    Raises:
+        ValueError: it is no archive, no ordinary file, or its arrays are too large.
+    """
+    file = ordinary(path).open("rb")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size, promised = file.seek(0, io.SEEK_END), sum(each.file_size for each in archive.infolist())
+        if promised > min(MOST_ARRAY_BYTES, (1 << 26) + MOST_SWOLLEN * size):
+            raise ValueError(f"its {size} bytes promise arrays of {promised}, which is more than is believed")
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _pairs(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
@@ -147,6 +173,8 @@ def _leaf_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.nd
         raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({NEEDS_NOTHING})")
     numbers: dict[str, int] = {}
     parts = [part for file in files for part in _writers(file, numbers)]
+    if not parts:
+        raise ValueError(f"{folder}/{split} holds no writer; make the folder again with LEAF ({NEEDS_NOTHING})")
     x, y, writers = (np.concatenate(column) for column in zip(*parts, strict=True))
     return x.reshape(-1, 28, 28), y, writers
 
@@ -154,16 +182,18 @@ def _leaf_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.nd
 def _writers(file: Path, numbers: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The samples of each writer of one file; ``numbers`` gives every writer its number at first sight."""
     with reading(file):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(bounded(file, MOST_LEAF_BYTES))
         sizes = dict(zip(content["users"], content["num_samples"], strict=True))
+        theirs = dict(content["user_data"])
     for writer, size in sizes.items():
-        with reading(f"writer {writer} in {file}"):
-            x = np.asarray(content["user_data"][writer]["x"], dtype=np.float64)  # (size, 784)
-            y = np.asarray(content["user_data"][writer]["y"])
-        whole = y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
+        name = writer if isinstance(writer, str) and writer.isprintable() and len(writer) < 80 else shown(writer)
+        with reading(f"writer {name} in {file}"):
+            x = np.asarray(theirs[writer]["x"], dtype=np.float64)  # (size, 784)
+            y = np.asarray(theirs[writer]["y"])
+        whole = type(size) is int and y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
         if not (whole and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()):
             raise ValueError(
-                f"writer {writer} in {file} does not hold {size} rows of 784 pixels in [0, 1] and as many whole labels "
+                f"writer {name} in {file} does not hold {shown(size)} rows of 784 pixels in [0, 1] and as many whole labels "
                 f"from 0 to 61; make the folder again with LEAF ({NEEDS_NOTHING})"
             )
         number = numbers.setdefault(writer, len(numbers))

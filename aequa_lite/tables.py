@@ -17,7 +17,7 @@ import pandas as pd
 from .allocate import allocate
 from .curve import Curve, range_report
 from .fairness import pearson
-from .files import whole
+from .files import bounded, plain_json, printable, said, whole
 from .records import Report
 from .runs import Run, Sweep, read_sweep
 
@@ -37,6 +37,7 @@ MEANT = (
     "quarter",
     "largest_step",
 )
+MOST_NOTE_BYTES = 1 << 20
 WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
 
 
@@ -99,10 +100,7 @@ def rows_of(
     run: Run, root: Path, kept: Mapping[tuple[str, str], dict[str, Any]] = MappingProxyType({})
 ) -> list[dict[str, Any]]:
     """One run as rows: what tells it apart, and what came of each of its methods, here or (``kept``) elsewhere."""
-    notes = run.folder(root) / "run.json"
-    told = json.loads(notes.read_text()) if notes.exists() else {}
-    extra = {name: told[name] for name in ("scale", "seconds_alone") if name in told}
-    rows = []
+    extra, rows = _told(run.folder(root) / "run.json"), []
     for word, folder in run.reports(root).items():
         label = {**run.label, "method": word} if word else run.label
         if not (folder / "report.json").exists():
@@ -110,11 +108,29 @@ def rows_of(
                 rows.append({**row, **label})
                 continue
             reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
-            rows.append({**label, "status": reasons[0].read_text().strip() if reasons else "not run yet"})
+            status = bounded(reasons[0], MOST_NOTE_BYTES).decode(errors="replace") if reasons else "not run yet"
+            rows.append({**label, "status": printable(status)})
             continue
         when = date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat()
-        rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
+        try:
+            rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
+        except ValueError as error:  # one that is damaged is a row, not the end of the table
+            rows.append({**label, "status": f"damaged: {said(error)}"})
     return rows
+
+
+def _told(notes: Path) -> dict[str, Any]:
+    """What a run noted about itself beside its reports; nothing where that is missing or damaged."""
+    try:
+        found = plain_json(bounded(notes, MOST_NOTE_BYTES)) if notes.exists() else {}
+    except (OSError, ValueError):
+        return {}
+    kinds = {"scale": str, "seconds_alone": (int, float)}
+    return {
+        name: found[name]
+        for name, kind in kinds.items()
+        if isinstance(found, dict) and isinstance(found.get(name), kind)
+    }
 
 
 def _figures(found: Report) -> dict[str, Any]:

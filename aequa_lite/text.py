@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import bounded, shown
 from .sources import NEEDS_NOTHING, Arrays, reading
 
 __all__ = ["frequent", "tokens", "tsv"]
 
 LENGTH = 56  # tokens a sentence; SST-2's longest has 53
 MOST_WORDS = 20_000
+MOST_TSV_BYTES, MOST_LINES = 1 << 26, 1_000_000  # of one file: a line of four bytes becomes a row of 448
 LEAST_COUNT = 2  # a word that the training split has once only is learnt from nothing
 PADDING, UNKNOWN = 0, 1
 RESERVED = ("<padding>", "<unknown>")
@@ -80,12 +82,14 @@ def tsv(folder: str | Path) -> Arrays:
 def _lines(file: Path) -> tuple[list[str], np.ndarray]:
     """The sentences and the labels of one file."""
     with reading(file):
-        rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [line.split("\t") for line in bounded(file, MOST_TSV_BYTES).decode("utf-8").splitlines()]
+        if len(rows) > MOST_LINES:
+            raise ValueError(f"it has {len(rows)} lines; allowed are {MOST_LINES}")
     start = 1 if rows and rows[0] == ["sentence", "label"] else 0
     for number, row in enumerate(rows[start:], start=start + 1):
         if len(row) != 2 or not _split(row[0]) or row[1] not in ("0", "1"):
             raise ValueError(
-                f"line {number} of {file} is {repr(chr(9).join(row))[:80]}; allowed is a sentence, a tab and its label, "
+                f"line {number} of {file} is {shown(chr(9).join(row))}; allowed is a sentence, a tab and its label, "
                 f"0 or 1 ({NEEDS_NOTHING})"
             )
     if len(rows) == start:

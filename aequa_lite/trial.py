@@ -17,10 +17,10 @@ from torch import nn
 
 from .calibrate import affine_calibration
 from .downloads import NAMES, folder_of_data
-from .files import whole
+from .files import shown, whole
 from .local import accuracy, accuracy_curve
 from .methods import METHODS
-from .names import called
+from .names import LONGEST, called, fits
 from .records import Data, Recipe, Report, Shard
 from .report import report
 from .rivals import Method, Paid
@@ -35,8 +35,6 @@ __all__ = [
     "located",
     "methods_named",
 ]
-
-KINDS = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -63,9 +61,9 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
                 declared[name] = kind
             elif declared and name not in declared:
                 near = get_close_matches(name, declared, n=1, cutoff=0.0)[0]
-                raise ValueError(f"{name!r} is no parameter; the nearest is {near!r}")
-            elif declared and not _fits(value, declared[name]):
-                raise ValueError(f"{name} is {value!r}; allowed is a value of the kind {declared[name]}")
+                raise ValueError(f"{shown(name)} is no parameter; the nearest is {near!r}")
+            elif declared and not fits(value, declared[name]):
+                raise ValueError(f"{name} is {shown(value)}; allowed is a value of the kind {declared[name]}")
             given[name] = value
     if not declared and values is not None:
         return {name: values[name] for name in values.get("__annotations__", {})}
@@ -83,13 +81,8 @@ def _assigned(cell: str) -> list[tuple[str, str, Any]]:
             for node in found
         ]
         return [(target.id, kind, ast.literal_eval(value)) for target, kind, value in pairs]
-    except (SyntaxError, AttributeError, ValueError, TypeError):  # a cell that does something sets no parameters
-        return []
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether a value is of a declared kind; a truth is no number."""
-    return isinstance(value, KINDS.get(kind, object)) and (kind == "bool" or not isinstance(value, bool))
+    except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
+        return []  # a cell that does something sets no parameters
 
 
 def listed(text: str) -> list[str]:
@@ -102,13 +95,16 @@ def listed(text: str) -> list[str]:
         >>> listed("aequa, imbalanced(0.4, 2)")
         ['aequa', 'imbalanced(0.4, 2)']
     """
+    refusal = ValueError(f"methods is {shown(text)}; allowed is a list such as 'aequa, fedavg'")
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise refusal
     try:
         found: Any = ast.parse(f"({text.strip()},)", mode="eval").body
         words = [ast.unparse(each) for each in found.elts]
-    except (SyntaxError, AttributeError) as error:
-        raise ValueError(f"methods is {text!r}; allowed is a list such as 'aequa, fedavg'") from error
-    if len(set(words)) < len(words):
-        raise ValueError(f"methods is {text!r}; allowed is each method once")
+    except (SyntaxError, AttributeError, ValueError, RecursionError, MemoryError) as error:
+        raise refusal from error
+    if len({folder_named(word) for word in words} - {""}) < len(words):
+        raise ValueError(f"methods is {shown(text)}; allowed is each method once, by a name")
     return words
 
 
@@ -188,10 +184,10 @@ def contribution_named(text: str, rational: bool = False) -> Callable[..., np.nd
         >>> contribution_named("alone").__name__
         '_alone'
     """
-    if text not in CONTRIBUTIONS:
-        near = get_close_matches(str(text), CONTRIBUTIONS, n=1, cutoff=0.0)[0]
+    if not isinstance(text, str) or text not in CONTRIBUTIONS:
+        near = get_close_matches(str(text)[:100], CONTRIBUTIONS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"contribution is {text!r}; allowed is one of {', '.join(CONTRIBUTIONS)}; the nearest is {near!r}"
+            f"contribution is {shown(text)}; allowed is one of {', '.join(CONTRIBUTIONS)}; the nearest is {near!r}"
         )
     if rational and text == "size":
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,56 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_from
 from torch import Tensor
+
+from .files import ordinary, said, shown
 
 __all__ = ["change_norm", "checked_metadata", "checked_update", "opened_update", "outsized"]
 
 State = Mapping[str, Tensor]
+# What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
+# not fit into a number or into memory.
+DAMAGE = (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError, MemoryError)
 HEADER = 1 << 16  # bytes for names and shapes before the numbers; the largest network here needs a tenth of it
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value as it may stand in a sentence: short, on one line, whatever it is."""
-    try:
-        text = " ".join(repr(value).split())
-    except (ValueError, RecursionError):  # a whole number of thousands of digits; a list that holds itself
-        return f"a {type(value).__name__} that is too large to be shown"
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
-
-
-def bounded(path: Path | str, most: int) -> bytes:
-    """The bytes of a file, of which no more than so many are ever read.
-
-    Raises:
-        ValueError: it has more; or it is no ordinary file (a folder, a pipe, a device).
-        OSError: it cannot be read.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no ordinary file")
-    with path.open("rb") as file:
-        content = file.read(most + 1)  # the size that a file system states is not believed
-    if len(content) > most:
-        raise ValueError(f"{path} has more than {most} bytes, which is the most that is read")
-    return content
-
-
-def plain_json(content: bytes | str) -> Any:
-    """Read JSON of which only plain, finite values come out.
-
-    Raises:
-        ValueError: it is damaged, nested beyond reason, or holds NaN or Infinity.
-    """
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number that is allowed here")
-
-    try:
-        return json.loads(content, parse_constant=refuse)
-    except RecursionError as error:
-        raise ValueError("it is nested beyond reason") from error
 
 
 def checked_update(received: Mapping[str, Any], expected: State, *, limit: float = math.inf) -> dict[str, Tensor]:
@@ -95,10 +57,10 @@ def checked_update(received: Mapping[str, Any], expected: State, *, limit: float
 
 def _fitting(name: str, value: Any, like: Tensor) -> Tensor:
     """One tensor, if it is what it should be; its shape and type are looked at before any of its numbers."""
-    if type(value) is np.ndarray and value.dtype.kind in "fiub" and value.dtype.isnative:
-        value = torch.from_numpy(np.require(value, requirements="W")) if value.shape == tuple(like.shape) else value
-    right = isinstance(value, Tensor) and not value.is_sparse and tuple(value.shape) == tuple(like.shape)
-    if not right or value.dtype != like.dtype:
+    if type(value) is np.ndarray and str(value.dtype) == str(like.dtype).removeprefix("torch."):
+        value = torch.from_numpy(np.require(value, requirements="CW")) if value.shape == tuple(like.shape) else value
+    right = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not right or tuple(value.shape) != tuple(like.shape) or value.dtype != like.dtype:
         found = f"{value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else shown(value)
         raise ValueError(f"tensor {name!r} is {found}; allowed is {like.dtype} of shape {tuple(like.shape)}")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
@@ -136,9 +98,23 @@ def tensors_of(content: bytes) -> dict[str, Tensor]:
     """
     try:
         return tensors_from(content)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError) as error:
-        # besides its own error: a type that torch does not have, a shape whose size does not fit into a number
+    except DAMAGE as error:
         raise ValueError(f"the bytes are no intact safetensors file ({shown(str(error))})") from error
+
+
+def tensors_at(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the words that stand beside them.
+
+    Raises:
+        ValueError: the file is damaged, or no ordinary file.
+        OSError: it cannot be read.
+    """
+    with ordinary(path).open("rb"):  # one that is missing or may not be read is named by the operating system
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except (*DAMAGE, TypeError) as error:
+            raise ValueError(f"{path} is no intact safetensors file ({said(error)})") from error
 
 
 def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[float, float]]) -> dict[str, int | float]:
@@ -208,3 +184,73 @@ def outsized(states: Sequence[State], sent: State, times: float = 4.0) -> list[b
     sizes = np.array([change_norm(state, sent) / math.sqrt(max(1, count)) for state, count in zip(states, entries)])
     middle = float(np.median(sizes)) if len(sizes) else 0.0
     return [middle > 0 and size > times * middle for size in sizes.tolist()]
+
+
+def numbers(value: Any, count: int, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> bool:
+    """Whether a value is a list of so many finite numbers of this range."""
+    kinds = (int,) if whole else (int, float)
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == count
+        and all(type(v) in kinds and low <= v <= high and abs(v) < 1e300 for v in value)
+    )
+
+
+def checked_report(found: Any) -> dict[str, Any]:
+    """Return what a report's file holds, if every piece of it is of the kind that those who print it rely on.
+
+    Raises:
+        ValueError: a piece is missing or of another kind; the sentence names it.
+    """
+    if not isinstance(found, dict):
+        raise ValueError(f"it is {shown(found)}; allowed are a report's fields by name")
+    n = len(found["standalone"]) if isinstance(found.get("standalone"), list) else 0
+    many = {name: numbers(found.get(name), n, 0, 1) for name in ("standalone", "test_accuracy")}
+    many |= {"contribution": numbers(found.get("contribution"), n)}
+    many |= {"parameters": numbers(found.get("parameters"), n, 0, whole=True)}
+    free = {"widths": (0, 1), "predicted_accuracy": ()}
+    many |= {name: found.get(name, 0) is None or numbers(found.get(name), n, *ends) for name, ends in free.items()}
+    one = {name: numbers([found.get(name)], 1, 0, whole=name != "seconds") for name in ("seconds", "parameters_sent")}
+    text = {name: isinstance(found.get(name), str) for name in ("partition", "method", "device")}
+    told = found.get("warnings", [])
+    text |= {"warnings": isinstance(told, list) and all(isinstance(each, str) for each in told)}
+    kept = {name: isinstance(found.get(name), dict) for name in ("recipe", "versions")}
+    deep = {"data": _data(found.get("data")), "fairness": _fairness(found.get("fairness"), n)}
+    deep |= {"curve": found.get("curve", 0) is None or _curve(found.get("curve"))}
+    for name, right in {**many, **one, **text, **kept, **deep}.items():
+        if not right or not n:
+            raise ValueError(f"its {name} is {shown(found.get(name))}, which a report of {n} participants cannot hold")
+    return found
+
+
+def _data(value: Any) -> bool:
+    """Whether this is what a report says of its data."""
+    sizes = value.get("sizes") if isinstance(value, dict) else None
+    splits = [sizes.get(name) for name in ("train", "validation", "test")] if isinstance(sizes, dict) else []
+    return numbers(splits, 3, 1, whole=True) and all(isinstance(value.get(name), str) for name in ("name", "sha256"))
+
+
+def _fairness(value: Any, n: int) -> bool:
+    """Whether these are the measures that a report is printed from."""
+    if not isinstance(value, dict):
+        return False
+    free = [value.get(name, "") for name in ("pearson", "pearson_ceiling")]
+    ends = [value.get(f"{name}_interval") for name in ("pearson", "pearson_noise", "pearson_ceiling", "cgs_ceiling")]
+    worse = value.get("worse_off")
+    return (
+        numbers([value.get(name) for name in ("mcg", "cgs", "min_gain")], 3)
+        and all(each is None or numbers([each], 1) for each in free)
+        and all(each is None or numbers(each, 2) for each in ends)
+        and isinstance(worse, list)
+        and numbers(worse, len(worse), 0, n - 1, whole=True)
+    )
+
+
+def _curve(value: Any) -> bool:
+    """Whether this is a curve as a report keeps it."""
+    if not isinstance(value, dict) or not isinstance(value.get("widths"), list) or not value["widths"]:
+        return False
+    count, test = len(value["widths"]), value.get("test", "")
+    return all(numbers(value.get(name), count, 0, 1) for name in ("widths", "validation")) and (
+        test is None or numbers(test, count, 0, 1)
+    )

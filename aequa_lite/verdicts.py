@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
+
+from .files import said, shown
+from .runs import MOST_BYTES, plain_yaml
 
 __all__ = ["Claim", "Verdict", "judge", "published", "wins"]
 
@@ -73,19 +75,24 @@ def published(path: Path | str) -> dict[str, list[Claim]]:
         >>> [(each.claim, each.rows) for each in published(file)["a"]]
         [('c, P5', {'case': 'P5'}), ('c, P9', {'case': 'P9'})]
     """
-    found: dict[str, list[Claim]] = {}
-    for subject, entries in yaml.safe_load(Path(path).read_text()).items():
-        found[subject] = []
-        for entry in entries:
-            if NEEDED - set(entry) or set(entry) - NEEDED - FREE or ("value" in entry) == ("values" in entry):
-                wrong = sorted(NEEDED - set(entry)) or sorted(set(entry) - NEEDED - FREE) or ["value"]
-                raise ValueError(f"{path}: claim {entry.get('claim')!r} lacks or has in excess: {', '.join(wrong)}")
-            plain = {name: value for name, value in entry.items() if name not in ("value", "values", "by")}
-            for name, value in entry.get("values", {"": entry.get("value")}).items():
-                rows = {**entry["rows"], **({entry["by"]: name} if name else {})}
-                said = entry["claim"] + (f", {name}" if name else "")
-                found[subject].append(Claim(**{**plain, "claim": said, "rows": rows, "value": float(value)}))
-    return found
+    try:
+        subjects = plain_yaml(path, MOST_BYTES)[0].items()
+        return {subject: [claim for entry in entries for claim in _claims(entry)] for subject, entries in subjects}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of published figures: {said(error)}") from error
+
+
+def _claims(entry: Mapping[str, Any]) -> Iterator[Claim]:
+    """The claims of one entry."""
+    if NEEDED - set(entry) or set(entry) - NEEDED - FREE or ("value" in entry) == ("values" in entry):
+        wrong = sorted(NEEDED - set(entry)) or sorted(set(entry) - NEEDED - FREE) or ["value"]
+        raise ValueError(f"claim {shown(entry.get('claim'))} lacks or has in excess: {', '.join(wrong)}")
+    plain = {name: value for name, value in entry.items() if name not in ("value", "values", "by")}
+    for name, value in entry.get("values", {"": entry.get("value")}).items():
+        rows = {**entry["rows"], **({entry["by"]: name} if name else {})}
+        claim, figures = str(entry["claim"]) + (f", {name}" if name else ""), (value, entry["tolerance"])
+        number, tolerance = map(float, figures)
+        yield Claim(**{**plain, "claim": claim, "rows": rows, "value": number, "tolerance": tolerance})
 
 
 def rows_for(table: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:

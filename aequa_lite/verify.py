@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import bounded, plain_json, printable, said
 from .loader import LOADER, loader_text
 from .names import NETWORKS
-from .reward import MOST_MANIFEST_BYTES, WORDS, load_reward, load_words
+from .reward import MOST_MANIFEST_BYTES, MOST_WORDS_BYTES, WORDS, load_reward, load_words
 from .slim import parameters
-from .trust import bounded, plain_json
 
 __all__ = ["Checked", "verify_rewards"]
 
@@ -29,7 +29,8 @@ class Checked:
     fault: str | None = None
 
     def __str__(self) -> str:
-        return f"{'ok' if self.fault is None else 'WRONG':<6} {self.file}: {self.fault or self.said}"
+        file = self.file if self.file.isprintable() else repr(self.file)  # a line break in a name would forge a line
+        return f"{'ok' if self.fault is None else 'WRONG':<6} {file}: {printable(self.fault or self.said)}"
 
 
 def verify_rewards(folder: Path | str) -> list[Checked]:
@@ -112,6 +113,9 @@ def _words(path: Path, reward: Path) -> Checked:
 def _loader(path: Path, first: dict) -> Checked:
     """The loader, against the one that this version writes: it is code, so a changed byte is a fault."""
     function = NETWORKS.get(str(first.get("architecture")))
-    if function is not None and path.read_bytes() == loader_text(function).encode():
-        return Checked(path.name, f"the loader of {function.__name__}, as this version writes it")
+    try:
+        if function is not None and bounded(path, MOST_WORDS_BYTES) == loader_text(function).encode():
+            return Checked(path.name, f"the loader of {function.__name__}, as this version writes it")
+    except (OSError, ValueError) as error:
+        return Checked(path.name, "", said(error))
     return Checked(path.name, "", "differs from the loader that this version writes; do not run it, write it again")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import aequa_lite as aq
-from aequa_lite.trust import bounded, plain_json, shown
+from aequa_lite.files import bounded, plain_json, shown
 
 
 def sent(width=0.3):

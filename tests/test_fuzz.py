@@ -1,0 +1,201 @@
+"""Hostile input: whatever a reader is given, it returns what it promises or refuses in one sentence, and runs no code."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from formats import write_leaf, write_mnist, write_npz, write_sst2
+from hostile import as_text, damaged, misshapen, refused_or_read, tries
+from hypothesis import given
+from hypothesis import strategies as st
+
+import aequa_lite as aq
+from aequa_lite import names, runs, tables, verdicts
+from aequa_lite.records import Given
+
+RECIPE = aq.Recipe(participants=2, rounds=3, local_steps=1, batch=4)
+SMALL = names.network_named("MLP(hidden=4)")
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = "{a: [{claim: c, source: s, mark: seen, measure: m, rows: {}, tolerance: 1, why: w, sweeps: {}, value: 1}]}"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One reader: what writes an intact folder for it, what reads it, and which of its files may be spoilt."""
+
+    write: Callable[[Path], Any]
+    read: Callable[[Path], Any]
+    files: tuple[str, ...]
+
+
+def write_checkpoint(folder: Path) -> None:
+    given_ = Given((0.5, 1.0), (0.1, 0.2))
+    aq.save_checkpoint(folder / "theta.safetensors", aq.initial(SMALL, 0), 0, RECIPE, given_)
+
+
+def resume(folder: Path) -> None:
+    """Go on from a checkpoint: what was read must also serve."""
+    path = folder / "theta.safetensors"
+    aq.load_checkpoint(path, RECIPE)
+    train = aq.Samples(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(8), classes=10)
+    rounds = aq.federate(
+        SMALL, aq.homogeneous(train, RECIPE), RECIPE, checkpoint=path, every=9, count=1, progress=False
+    )
+    rounds = list(rounds)
+    assert all(torch.isfinite(t).all() for rnd in rounds for t in rnd.theta.values())
+
+
+def write_reward(folder: Path) -> None:
+    build = names.network_named("TextCNN(words=4, embedding=4, maps=4)")
+    words = ("<padding>", "<unknown>", "film", "fine")
+    aq.save_rewards(folder, build, [build(0.5), build(1.0)], [0.5, 1.0], RECIPE, words=words)
+    aq.write_loader(folder, build)
+
+
+def read_reward(folder: Path) -> None:
+    path = folder / "participant-00.safetensors"
+    net, words = aq.load_reward(path), aq.load_words(path)
+    net(aq.tokens(["a fine film"], words))
+
+
+def read_alone(folder: Path) -> None:
+    """Read a reward with the loader that a participant keeps."""
+    aside = folder.parent / "load_reward.py"
+    if not aside.exists():  # an intact one: a spoilt loader is code that verify_rewards refuses
+        build = names.network_named("TextCNN(words=4, embedding=4, maps=4)")
+        aq.write_loader(folder.parent, build)
+    spec = importlib.util.spec_from_file_location("load_reward", aside)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    path = folder / "participant-00.safetensors"
+    module.load_reward(path)
+    module.load_words(path)
+
+
+def verify(folder: Path) -> None:
+    for line in map(str, aq.verify_rewards(folder)):
+        assert "\n" not in line
+        assert len(line) < 2000
+
+
+def write_report(folder: Path) -> None:
+    aq.Report(
+        recipe=RECIPE.to_dict(), data={"name": "few", "sha256": "0" * 64, "sizes": {"train": 8, "validation": 8, "test": 8}},
+        partition="homogeneous", method="aequa", versions={"torch": "2"}, device="cpu", seconds=1.0, parameters_sent=9,
+        contribution=(0.2, 0.4), standalone=(0.2, 0.4), widths=(0.5, 1.0), parameters=(5, 9), predicted_accuracy=(0.5, 0.6),
+        test_accuracy=(0.5, 0.6), curve={"widths": [0.5, 1.0], "validation": [0.5, 0.6], "test": [0.5, 0.6],
+        "standard_error": [0.1, 0.1]}, fairness={**dict.fromkeys(("pearson", "mcg", "cgs", "min_gain", "better_off"), 0.5),
+        "pearson_interval": [0.1, 0.9], "pearson_noise_interval": None, "pearson_ceiling": None, "worse_off": [1]},
+        warnings=("a", "b"),
+    ).save(folder)  # fmt: skip
+
+
+def read_report(folder: Path) -> None:
+    aq.table(aq.Report.load(folder))
+
+
+RUN = runs.Run({"seed": 0}, {"seed": 0}, ("aequa", "fedavg"))
+
+
+def write_rows(folder: Path) -> None:
+    for place in RUN.reports(folder).values():
+        write_report(place)
+    (RUN.folder(folder) / "run.json").write_text(json.dumps({"scale": "mini", "seconds_alone": 1.0}))
+
+
+def read_rows(folder: Path) -> None:
+    assert len(tables.rows_of(RUN, folder)) == 2  # a damaged report is a row that says so
+
+
+def write_sweep(folder: Path) -> None:
+    asked = {"notebook": str(ROOT / "notebooks" / "reproduce.ipynb"), "fixed": {"rounds": 2, "methods": "aequa, fedavg"},
+             "when": [{"if": {"data": "sst2"}, "set": {"network": "TextCNN"}}], "cases": {"a": {"draw": "sandwich"}, "b": None},
+             "grid": {"data": ["fashion", "sst2"], "seed": [0, 1]}}  # fmt: skip
+    (folder / "sweep.yml").write_text(as_text(asked))  # JSON is YAML
+
+
+def read_sweep(folder: Path) -> None:
+    for run in runs.read_sweep(folder / "sweep.yml").runs():
+        assert folder in run.folder(folder).parents
+        assert all(folder in place.parents for place in run.reports(folder).values())
+
+
+RUN_FOLDER = str(RUN.folder(Path())) + "/"
+READERS = {
+    "checkpoint": Reader(write_checkpoint, resume, ("theta.safetensors",)),
+    "reward": Reader(write_reward, read_reward, ("participant-00.safetensors", "participant-00.json", "words.json")),
+    "loader": Reader(write_reward, read_alone, ("participant-00.safetensors", "participant-00.json", "words.json")),
+    "folder of rewards": Reader(write_reward, verify, ("participant-00.safetensors", "participant-01.json", "words.json", "load_reward.py")),
+    "report": Reader(write_report, read_report, ("report.json",)),
+    "rows": Reader(write_rows, read_rows, (f"{RUN_FOLDER}run.json", f"{RUN_FOLDER}aequa/report.json")),
+    "npz": Reader(lambda folder: write_npz(folder / "a.npz"), lambda folder: aq.load(folder / "a.npz", device="cpu"), ("a.npz",)),
+    "tsv": Reader(write_sst2, lambda folder: aq.load(folder, device="cpu"), ("train.tsv", "dev.tsv")),
+    "leaf": Reader(write_leaf, lambda folder: aq.load(folder, device="cpu"), ("train/a.json", "test/a.json")),
+    "idx": Reader(write_mnist, lambda folder: aq.load("mnist", root=folder, device="cpu"), tuple(f"MNIST/raw/{name}-ubyte" for name in ("train-images-idx3", "train-labels-idx1"))),
+    "sweep": Reader(write_sweep, read_sweep, ("sweep.yml",)),
+    "published": Reader(lambda folder: (folder / "a.yml").write_text(PUBLISHED), lambda folder: verdicts.published(folder / "a.yml"), ("a.yml",)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each reader, as it should be."""
+    root = tmp_path_factory.mktemp("intact")
+    for name, reader in READERS.items():
+        (root / name).mkdir()
+        reader.write(root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def spoilt(intact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for the tests to spoil."""
+    root = tmp_path_factory.mktemp("spoilt")
+    return Path(shutil.copytree(intact, root, dirs_exist_ok=True))
+
+
+def read_with(intact: Path, spoilt: Path, name: str, file: str, content: bytes) -> str:
+    """Read a folder in which one file is another, and put the file back."""
+    path = spoilt / name / file
+    path.write_bytes(content)
+    try:
+        return refused_or_read(READERS[name].read, spoilt / name)
+    finally:
+        shutil.copy(intact / name / file, path)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_intact_is_read(intact: Path, name: str) -> None:
+    READERS[name].read(intact / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data())
+@tries(60)
+def test_damaged_bytes_are_read_or_refused(intact: Path, spoilt: Path, name: str, data: st.DataObject) -> None:
+    file = data.draw(st.sampled_from(READERS[name].files))
+    read_with(intact, spoilt, name, file, data.draw(damaged((intact / name / file).read_bytes())))
+
+
+DOCUMENTS = [
+    (name, file) for name, reader in READERS.items() for file in reader.files if file.endswith((".json", ".yml"))
+]
+
+
+@pytest.mark.parametrize(("name", "file"), DOCUMENTS)
+@given(data=st.data())
+@tries(60)
+def test_documents_of_another_shape_are_read_or_refused(
+    intact: Path, spoilt: Path, name: str, file: str, data: st.DataObject
+) -> None:
+    document = yaml.safe_load((intact / name / file).read_text())
+    read_with(intact, spoilt, name, file, as_text(data.draw(misshapen(document))).encode())
