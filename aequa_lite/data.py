@@ -56,7 +56,7 @@ def load(
     """
     place, _ = _device(device), stream(seed)  # a bad device or seed is refused before any file is read
     name = _found(name, root)
-    arrays = _checked(_read(name, root))
+    arrays = checked(_read(name, root))
     if validation is not None and arrays.validation is not None:
         raise ValueError(f"validation is {validation!r}, but {name} brings its own validation split; leave it out")
     digest = _digest(arrays)
@@ -105,7 +105,7 @@ def _device(device: Any) -> torch.device:
     return place
 
 
-def _checked(arrays: Arrays) -> Arrays:
+def checked(arrays: Arrays) -> Arrays:
     """Refuse wrong shapes, types and labels; bring images to (n, c, h, w)."""
     shape = arrays.train[0].shape[1:]
     for split, (x, y) in arrays.splits.items():

@@ -26,9 +26,9 @@ LOAD_WORDS = '''
 def load_words(path):
     """Return the words that the reward reads: load_reward(path)(tokens(["A fine film"], load_words(path)))."""
     blob = Path(path).with_name("words.json").read_bytes()
-    if hashlib.sha256(blob).hexdigest() != json.loads(Path(path).with_suffix(".json").read_text())["words"]:
+    if hashlib.sha256(blob).hexdigest() != stated(Path(path)).get("words"):
         raise ValueError("words.json is not the file that the reward's manifest states; fetch both again")
-    return json.loads(blob)
+    return parsed(blob, "words.json")
 
 '''
 

@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoint import save_tensors
-from ..files import whole
+from ..files import bounded, plain_json, said, shown, whole
 from ..records import Recipe
+from ..slim import Build, template
+from ..trust import checked_update, numbers, tensors_at
 
 __all__ = ["Ledger", "writable"]
+
+MOST_BYTES = 1 << 28  # of ledger.json; a round of a thousand participants takes a tenth of a megabyte
+MOST_SAMPLES = 10**9
 
 
 def writable(folder: Path | str) -> Path:
@@ -68,15 +71,36 @@ class Ledger:
     def _read(self) -> None:
         """Go on from what an earlier start left behind."""
         try:
-            found = json.loads(self.path.read_text())
-            self.participants = {int(number): dict(each) for number, each in found["participants"].items()}
-            self.rounds = list(found["rounds"])
-            self.earned = tuple(found["earned"])
-            theirs = found["recipe"]
+            found = plain_json(bounded(self.path, MOST_BYTES))
+            self.participants = {
+                int(number): self._known(int(number), each) for number, each in found["participants"].items()
+            }
+            self.rounds = [self._row(each) for each in found["rounds"]]
+            self.earned, theirs = tuple(found["earned"]), found["recipe"]
+            if not numbers(self.earned, len(self.earned) and self.recipe.participants, 0, 1):
+                raise ValueError(f"earned is {shown(self.earned)}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"ledger {self.path} is damaged ({error}); delete the folder to start afresh") from error
+            raise ValueError(
+                f"ledger {self.path} is damaged ({said(error)}); delete the folder to start afresh"
+            ) from error
         if theirs != self.recipe.hash:
             raise ValueError(f"ledger {self.path} belongs to another recipe; use the same one or another folder")
+
+    def _known(self, number: int, each: Any) -> dict[str, Any]:
+        """What is known of a participant, if that is what this class has written."""
+        right = isinstance(each["key"], str) and numbers([each["samples"]], 1, 1, MOST_SAMPLES, whole=True)
+        if not right or not 0 <= number < self.recipe.participants:
+            raise ValueError(f"participant {number} is {shown(each)}")
+        return dict(each)
+
+    def _row(self, row: Any) -> dict[str, Any]:
+        """A round's row, if that is what this class has written."""
+        held, out = row["participants"], row.get("left_out", [])
+        right = numbers([row["round"], row.get("numbers", 0)], 2, 0, whole=True)
+        right = right and numbers(out, len(out), 0, self.recipe.participants - 1, whole=True)
+        if not right or not numbers([held[number]["width"] for number in held], len(held), 0, 1):
+            raise ValueError(f"a round is {shown(row)}")
+        return dict(row)
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
@@ -109,17 +133,17 @@ class Ledger:
         """The file of the network that a participant trained alone."""
         return self.folder / "alone" / f"participant-{number:02d}.safetensors"
 
-    def alone(self, number: int) -> dict[str, Tensor]:
+    def alone(self, number: int, build: Build) -> dict[str, Tensor]:
         """Return the network that a participant trained alone.
 
         Raises:
-            ValueError: its file is missing or damaged.
+            ValueError: its file is missing, damaged, or no full network of this constructor.
         """
         try:
-            return load_file(self._alone(number))
-        except (OSError, SafetensorError) as error:
+            return checked_update(tensors_at(self._alone(number))[0], template(build, 1.0).state_dict())
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"{self._alone(number)} cannot be read ({error}); delete the folder to start afresh"
+                f"{self._alone(number)} cannot be read ({said(error)}); delete the folder to start afresh"
             ) from error
 
     def note(self, row: dict[str, Any]) -> None:

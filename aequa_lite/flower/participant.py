@@ -13,17 +13,18 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..data import channels_first, load
+from ..data import checked, load
+from ..downloads import NAMES
 from ..federate import slimmable, standalone
-from ..files import whole
-from ..names import network_named, partition_named
+from ..files import shown, whole
+from ..names import draw_named, network_named, partition_named
 from ..records import Recipe, Samples, Shard, Update
-from ..reward import MOST_BYTES, load_reward
+from ..reward import MOST_BYTES, MOST_MANIFEST_BYTES, load_reward
 from ..rng import stream
-from ..slim import Build
-from ..sources import reading
+from ..sources import Arrays, reading, unswollen
+from ..trust import checked_metadata
 from ..workers import workers
-from .settings import read_config
+from .settings import Settings, read_config
 from .wire import opened, packed, unpacked
 
 __all__ = ["app", "own_shard"]
@@ -35,10 +36,10 @@ def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) 
     """Return the data of this node, as its own configuration names them; the server has no say in it.
 
     ``node``: ``participant`` (its number from 0), and either ``data`` = an .npz file with its own ``x`` and ``y``, or a
-    ``partition`` such as ``homogeneous`` of the data set ``data`` (default: the run's).
+    ``partition`` such as ``homogeneous`` of the data set ``data`` (default: the run's, if that is a known set and no path).
 
     Raises:
-        ValueError: the number is none of the recipe's, or the file does not hold samples.
+        ValueError: the number is none of the recipe's, the file does not hold samples, or the run names a path of this machine.
 
     Example:
         >>> node = {"participant": 1, "partition": "homogeneous"}
@@ -47,24 +48,34 @@ def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) 
     """
     number, name = node.get("participant"), str(node.get("data", data))
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < recipe.participants:
-        raise ValueError(f"participant is {number!r}; allowed is a whole number from 0 to {recipe.participants - 1}")
+        raise ValueError(
+            f"participant is {shown(number)}; allowed is a whole number from 0 to {recipe.participants - 1}"
+        )
     device = str(node.get("device", "cpu"))
+    if "data" not in node and name not in ("fashion-mini", *NAMES):
+        raise ValueError(f"the run names data {shown(name)}; which file of its own a node reads, its own data says")
     if "partition" in node:
         return partition_named(str(node["partition"]))(load(name, device=device).train, recipe)[number]
-    with reading(name), open(name, "rb") as file, np.load(file, allow_pickle=False) as content:
-        x, y = channels_first(content["x"]), content["y"].astype(np.int64)
-    if len(x) != len(y) or not len(y) or y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"{name} holds {len(x)} x and {len(y)} y; allowed are as many, with labels 0 to {classes - 1}")
+    with reading(name), unswollen(name) as file, np.load(file, allow_pickle=False) as content:
+        pair = content["x"], content["y"]
+    words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
+    try:
+        x, y = checked(Arrays(pair, pair, classes=classes, words=words)).train
+    except ValueError as error:
+        raise ValueError(
+            f"{name} does not hold x and y of such a run, with labels 0 to {classes - 1}: {error}"
+        ) from error
     samples = Samples(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (x, y)), classes)
     return Shard(number, samples, np.arange(len(y)))
 
 
-def _asked(message: Message, context: Context) -> tuple[ConfigRecord, Recipe, Build, Shard]:
-    """What a message asks for, and what this node needs to do it."""
+def _asked(
+    message: Message, context: Context, **allowed: tuple[float, float]
+) -> tuple[dict[str, Any], Settings, Recipe, Shard]:
+    """What a message asks for, if it is that and in these ranges, and what this node needs to do it."""
     settings, recipe = read_config(context.run_config)
-    asked = message.content["asked"]
-    shard = own_shard(context.node_config, recipe, settings.data, int(asked["classes"]))
-    return asked, recipe, network_named(settings.network), shard
+    asked = checked_metadata(dict(message.content["asked"]), {**allowed, "classes": (2, 65536)})
+    return asked, settings, recipe, own_shard(context.node_config, recipe, settings.data, int(asked["classes"]))
 
 
 def _single(work: Callable[[Any], Any], item: Any) -> Any:
@@ -81,10 +92,12 @@ def _answer(message: Message, content: Mapping[str, Any], **said: Any) -> Messag
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
     """Say who this is and how many samples it holds; with the network that it trained alone, where that is asked for."""
-    asked, recipe, build, shard = _asked(message, context)
+    asked, settings, recipe, shard = _asked(message, context, alone=(0, 1))
     content = {}
     if asked["alone"]:
-        (net,) = standalone(build, [shard], replace(recipe, participants=1), count=1, progress=False)
+        (net,) = standalone(
+            network_named(settings.network), [shard], replace(recipe, participants=1), count=1, progress=False
+        )
         content["alone"] = packed(net.state_dict())
     return _answer(message, content, participant=shard.participant, samples=len(shard))
 
@@ -92,13 +105,16 @@ def introduce(message: Message, context: Context) -> Message:
 @app.train("round")
 def train(message: Message, context: Context) -> Message:
     """Train the slice that arrived on the own shard, exactly as the in-process loop does, and send it back."""
-    asked, recipe, build, shard = _asked(message, context)
-    index, width = int(asked["round"]), float(asked["width"])
+    rounds = read_config(context.run_config)[1].rounds
+    asked, settings, recipe, shard = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
+    build, index, width = network_named(settings.network), int(asked["round"]), float(asked["width"])
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
     def local(mine: Shard) -> Update:
         draws = stream(recipe.seed, "local", index, mine.participant)
-        return slimmable(build).local(sent, mine, width, recipe, draws, first=index * recipe.local_steps)
+        return slimmable(build, draw_named(settings.draw)).local(
+            sent, mine, width, recipe, draws, first=index * recipe.local_steps
+        )
 
     update = _single(local, shard)
     return _answer(message, {"slice": packed(update.state)}, loss=update.loss)
@@ -110,6 +126,8 @@ def reward(message: Message, context: Context) -> Message:
     name = f"participant-{int(context.node_config['participant']):02d}.safetensors"
     content = opened(message.content["reward"], MOST_BYTES)
     manifest = str(message.content["asked"]["manifest"]).encode()
+    if len(manifest) > MOST_MANIFEST_BYTES:
+        raise ValueError(f"the manifest has {len(manifest)} bytes; allowed are {MOST_MANIFEST_BYTES}")
     folder = Path(str(context.node_config.get("rewards", "rewards")))
     with tempfile.TemporaryDirectory() as aside:
         tried = Path(aside) / name

@@ -7,16 +7,20 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from ..files import bounded, said, shown
 from ..slim import Build
-from .ledger import Ledger
+from ..trust import checked_metadata
+from .ledger import MOST_SAMPLES, Ledger
 from .wire import unpacked
 
 __all__ = ["Post", "TooFewError", "roster"]
 
+MOST_KEY_BYTES = 1 << 16
 PAUSE = 0.2  # seconds between two looks into the letter box
 DOOR = 2.0  # seconds between two looks for newcomers
 
@@ -40,15 +44,18 @@ def roster(folder: Path | str, participants: int) -> dict[str, int]:
         >>> roster("nowhere", participants=0)
         {}
     """
-    found = {}
+    found: dict[str, int] = {}
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     for number in range(participants):
         path = Path(folder) / f"participant-{number:02d}.pub"
         try:
-            key = serialization.load_ssh_public_key(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"keys: {path} is not a public key that can be read ({error})") from error
-        form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        found[fingerprint(key.public_bytes(*form))] = number
+            key = serialization.load_ssh_public_key(bounded(path, MOST_KEY_BYTES))
+            own = fingerprint(key.public_bytes(*form))
+        except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
+            raise ValueError(f"keys: {path} is not a public key that can be read ({said(error)})") from error
+        if own in found:
+            raise ValueError(f"keys: {path} is also the key of participant {found[own]}; allowed is one for each")
+        found[own] = number
     return found
 
 
@@ -104,7 +111,7 @@ class Post:
             for reply in self._replies(waiting):
                 number = waiting.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():
-                    print(f"participant {number}: {reply.error.reason}", flush=True)
+                    print(f"participant {number}: {shown(reply.error.reason, 400)}", flush=True)
                 else:
                     answers[number] = reply.content
             if waiting:
@@ -129,7 +136,7 @@ class Post:
                 print(f"node {each.node_id}: refused, its key is not on the roster", flush=True)
                 continue
             alone = bool(self.ledger.missing) and self.ledger.known(key) is None
-            asked = RecordDict({"asked": ConfigRecord({"alone": alone, "classes": self.classes})})
+            asked = RecordDict({"asked": ConfigRecord({"alone": int(alone), "classes": self.classes})})
             self._asked[self._push(asked, each.node_id, "query.introduce", 86400, "introduction")] = each.node_id
 
     def _replies(self, waiting: Mapping[str, int]) -> Iterator[Message]:
@@ -142,20 +149,16 @@ class Post:
             elif (node := self._asked.pop(reply.metadata.reply_to_message_id, None)) is not None:
                 try:
                     self._admit(node, reply)
-                except (ValueError, KeyError, TypeError) as error:
-                    print(f"node {node}: refused, {error}", flush=True)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    print(f"node {node}: refused, {said(error, 400)}", flush=True)
 
     def _admit(self, node: int, reply: Message) -> None:
         """Take a node for the participant that it says it is, if its key allows it."""
         if reply.has_error():
             raise ValueError(reply.error.reason)
-        said, key = reply.content["said"], self._key[node]
-        number, samples = said["participant"], said["samples"]
-        participants = self.ledger.recipe.participants
-        if not isinstance(number, int) or not 0 <= number < participants:
-            raise ValueError(f"participant is {number!r}; allowed is a whole number from 0 to {participants - 1}")
-        if not isinstance(samples, int) or not 1 <= samples <= 10**9:
-            raise ValueError(f"samples is {samples!r}; allowed is a whole number from 1 to 1000000000")
+        asked = {"participant": (0, self.ledger.recipe.participants - 1), "samples": (1, MOST_SAMPLES)}
+        told, key = checked_metadata(dict(reply.content["said"]), asked), self._key[node]
+        number, samples = int(told["participant"]), int(told["samples"])
         if self.keys is not None and self.keys[key] != number:
             raise ValueError(f"it says it is participant {number}, but its key is that of {self.keys[key]}")
         alone = None

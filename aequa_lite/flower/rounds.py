@@ -7,27 +7,32 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
+from ..files import said
 from ..records import Recipe, Shard, Update
 from ..slim import Build, State
+from ..trust import checked_metadata, outsized
 from .post import Post, TooFewError
 from .settings import Settings
 from .wire import packed, unpacked
 
 __all__ = ["FarAway"]
 
+LOSS = {"loss": (0.0, 1e6)}  # what a participant says beside its tensors: a cross entropy is not negative
+
 
 @dataclass(frozen=True)
 class FarAway:
     """Train all participants of a round over the post: the ``together`` of a :class:`aequa_lite.Scheme`.
 
-    Whoever does not answer before the deadline, or answers with what is no finite slice of its width, has no finite loss,
-    so the loop leaves it out of the merge and names it. ``draws`` stay unused: each participant draws from the same seed
-    and names. Every round becomes a row of the ledger.
+    Whoever does not answer before the deadline, or answers with what is no finite slice of its width or with a change that is
+    larger than ``settings.outsized`` times the round's median, has no finite loss, so the loop leaves it out of the merge and
+    names it. ``draws`` stay unused: each participant draws from the same seed and names. Every round becomes a row of the
+    ledger.
 
     Raises:
         TooFewError: fewer answers than the quorum.
@@ -52,11 +57,11 @@ class FarAway:
         index, began = first // recipe.local_steps, time.monotonic()
         rows = {shard.participant: {"width": float(width)} for shard, width in zip(shards, given, strict=True)}
         letters = self._letters(index, shards, sent, rows)
-        said = self.post.exchange("train.round", letters, self.settings.deadline, str(index))
-        updates = [
-            self._update(shard.participant, state, float(weight), said.pop(shard.participant, None), rows)
+        answers = self.post.exchange("train.round", letters, self.settings.deadline, str(index))
+        updates = self._screened(sent, [
+            self._update(shard.participant, state, float(weight), answers.pop(shard.participant, None), rows)
             for shard, state, weight in zip(shards, sent, weights, strict=True)
-        ]
+        ])  # fmt: skip
         here = [u.participant for u in updates if math.isfinite(u.loss)]
         row = {"round": index, "seconds": round(time.monotonic() - began, 3), "memory_mb": memory(), "answered": here}
         self.post.ledger.note({**row, "participants": {str(number): each for number, each in rows.items()}})
@@ -87,10 +92,23 @@ class FarAway:
             if content is not None:
                 row["up"] = len(content["slice"]["state"].data)
                 state = unpacked(content["slice"], self.build, row["width"], self.settings.device)
-                loss = float(content["said"]["loss"])
+                loss = float(checked_metadata(dict(content["said"]), LOSS)["loss"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            print(f"participant {number}: its answer is refused: {error}", flush=True)
+            print(f"participant {number}: its answer is refused: {said(error)}", flush=True)
         return Update(number, row["width"], state, weight, loss)
+
+    def _screened(self, sent: Sequence[State], updates: list[Update]) -> list[Update]:
+        """The answers, without a finite loss where a change is larger than so many times the round's median."""
+        times, here = self.settings.outsized, [i for i, u in enumerate(updates) if math.isfinite(u.loss)]
+        if not times or not here:
+            return updates
+        widest = max(sent, key=lambda state: sum(t.numel() for t in state.values()))  # all were cut from one network
+        large = outsized([updates[i].state for i in here], widest, times)
+        for i in (i for i, out in zip(here, large, strict=True) if out):
+            print(f"participant {updates[i].participant}: its answer is refused: its change is more than {times:g} times "
+                  "the round's median", flush=True)  # fmt: skip
+            updates[i] = replace(updates[i], loss=math.nan)
+        return updates
 
 
 def memory() -> float:

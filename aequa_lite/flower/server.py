@@ -19,7 +19,7 @@ from ..data import load
 from ..federate import federate, merge_weights, slimmable
 from ..files import whole
 from ..local import accuracy, accuracy_curve
-from ..names import network_named
+from ..names import draw_named, merging_named, network_named, server_named
 from ..policy import Policy, everyone_full
 from ..records import Data, Recipe, Report, Round, Samples, Shard
 from ..report import report
@@ -75,7 +75,7 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
     keys = roster(settings.keys, recipe.participants) if settings.keys else None
     post = Post(grid, ledger, build, data.classes, keys)
     post.gather(settings.patience)
-    alone = [slim(build, ledger.alone(i), 1.0).to(settings.device) for i in range(recipe.participants)]
+    alone = [slim(build, ledger.alone(i, build), 1.0).to(settings.device) for i in range(recipe.participants)]
     brought = accuracy(alone, data.validation)
     theta, widths = _trained(post, settings, recipe, build, data, brought)
     curve = accuracy_curve(build, theta, data.validation, least=recipe.min_width)
@@ -101,7 +101,9 @@ def _trained(
     state: State = found[0] if found else {}
     policy = policy_named(settings.policy, build, data.validation)
     shards = _absent(ledger, data, settings.device)
-    scheme = replace(slimmable(build), together=FarAway(post, settings, build))
+    step, merging = server_named(settings.server), merging_named(settings.merging)
+    scheme = slimmable(build, draw_named(settings.draw), server=step, merging=merging)
+    scheme = replace(scheme, together=FarAway(post, settings, build))
     rounds = federate(
         build, shards, recipe, policy=policy, scheme=scheme, stacked=True,
         weights=merge_weights(shards, recipe, brought), checkpoint=path, progress=False,

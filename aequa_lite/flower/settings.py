@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..contribution import alignment, class_alignment
-from ..files import whole
-from ..names import called
+from ..files import shown, whole
+from ..names import LONGEST, called, draw_named, merging_named, network_named, server_named
 from ..policy import Policy, everyone_full
 from ..records import Recipe, Round, Samples
 from ..slim import Build
+from ..trust import numbers
 
 __all__ = ["Settings", "fixed_widths", "policy_named", "read_config", "write_app"]
 
@@ -36,8 +37,8 @@ def fixed_widths(recipe: Recipe, last: Round | None, *, widths: tuple[float, ...
 
     Source: HeteroFL's fixed complexity levels (Diao et al. 2021).
     """
-    if len(widths) != recipe.participants or not all(0 < w <= 1 for w in widths):
-        raise ValueError(f"widths is {widths!r}; allowed are {recipe.participants} numbers in (0, 1]")
+    if not numbers(widths, recipe.participants, 1e-6, 1):
+        raise ValueError(f"widths is {shown(widths)}; allowed are {recipe.participants} numbers in (0, 1]")
     return tuple(float(w) for w in widths)
 
 
@@ -55,7 +56,7 @@ def policy_named(text: str, build: Build | None = None, validation: Samples | No
     """
     makers = {
         "everyone_full": lambda: everyone_full,
-        "fixed_widths": lambda widths: partial(fixed_widths, widths=tuple(widths)),
+        "fixed_widths": lambda widths: partial(fixed_widths, widths=widths),
     }
     if find_spec("aequa_lite.earned"):  # the policies that pay during training, where this version has them
         makers["earned_widths"] = partial(_earned, build, validation)
@@ -82,8 +83,9 @@ def _earned(
 class Settings:
     """Say which network is trained on what, who is waited for and where the server keeps its files.
 
-    ``network``, ``policy``: words as on a command line; ``data``: the server's data set, of which it uses the validation
-    and the test split; ``folder``: where it writes; ``keys``: a folder with one ``participant-NN.pub`` each, so that
+    ``network``, ``policy``, ``draw``, ``server``, ``merging``: words as on a command line; ``outsized``: an answer whose change
+    is larger than so many times the round's median is left out, and named (0: none is; else from 1); ``data``: the
+    server's data set, of which it uses the validation and the test split; ``folder``: where it writes; ``keys``: a folder with one ``participant-NN.pub`` each, so that
     nobody can claim to be another (empty: a participant's own word is taken); ``quorum``: how many answers a round needs;
     ``deadline``: seconds that a round waits for them; ``patience``: seconds that the start waits for introductions.
 
@@ -98,6 +100,10 @@ class Settings:
     network: str = "MLP"
     data: str = "fashion-mini"
     policy: str = "everyone_full"
+    draw: str = "full_and_random"
+    server: str = "averaged"
+    merging: str = "merge"
+    outsized: float = 0.0
     folder: str = "runs/fleet"
     keys: str = ""
     device: str = "cpu"
@@ -106,15 +112,22 @@ class Settings:
     patience: float = 3600.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.quorum, bool) or not isinstance(self.quorum, int) or self.quorum < 1:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type == "str" and not (isinstance(value, str) and len(value) <= LONGEST):
+                raise ValueError(f"{each.name} is {shown(value)}; allowed is a word")
+        if not numbers([self.quorum], 1, 1, whole=True):
             raise ValueError(
-                f"quorum is {self.quorum!r}; allowed is a whole number from 1 to the number of participants"
+                f"quorum is {shown(self.quorum)}; allowed is a whole number from 1 to the number of participants"
             )
         for name in ("deadline", "patience"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= 86400:
-                raise ValueError(f"{name} is {value!r}; allowed are 1 to 86400 seconds")
-        policy_named(self.policy)
+            if not numbers([getattr(self, name)], 1, 1, 86400):
+                raise ValueError(f"{name} is {shown(getattr(self, name))}; allowed are 1 to 86400 seconds")
+        if not numbers([self.outsized], 1, 0) or 0 < self.outsized < 1:
+            raise ValueError(f"outsized is {shown(self.outsized)}; allowed is 0, or a finite number from 1")
+        named = (network_named, policy_named, draw_named, server_named, merging_named)
+        for read, word in zip(named, (self.network, self.policy, self.draw, self.server, self.merging)):
+            read(word)
 
 
 def read_config(config: Mapping[str, Any]) -> tuple[Settings, Recipe]:
@@ -134,8 +147,8 @@ def read_config(config: Mapping[str, Any]) -> tuple[Settings, Recipe]:
     given = {name: v for name, v in config.items() if not name.startswith("recipe.")}
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"the run has no setting {name!r}; the nearest one is {near!r}")
+            near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"the run has no setting {shown(name)}; the nearest one is {near!r}")
     settings = Settings(**given)
     if settings.quorum > recipe.participants:
         raise ValueError(f"quorum is {settings.quorum}; allowed is a whole number from 1 to {recipe.participants}")

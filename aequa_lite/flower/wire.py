@@ -42,7 +42,7 @@ def opened(record: Any, most: float = math.inf) -> bytes:
     if not isinstance(record, ArrayRecord) or list(record) != ["state"] or record["state"].stype != KIND:
         raise ValueError("what arrived is not one array of safetensors bytes")
     content = record["state"].data
-    if len(content) > most:
+    if not isinstance(content, bytes) or len(content) > most:
         raise ValueError(f"what arrived has {len(content)} bytes; allowed are {most}")
     return content
 
