@@ -9,7 +9,7 @@ QUICK := runs/quickstart
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 AXE := $(abspath $(VENV)/package/axe.min.js)
 
-.PHONY: help quickstart test lint unit nbval strict book pdf notebooks bench clean distclean
+.PHONY: help quickstart test lint unit nbval strict book pdf notebooks colab bench clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print what every verb does
@@ -62,6 +62,9 @@ pdf: book ## print the whole book as one PDF (needs Chromium; CHROMIUM=path)
 
 notebooks: $(STAMP) ## run the notebooks again and refresh their committed outputs
 	$(BIN)/python scripts/refresh.py
+
+colab: $(STAMP) ## run every notebook with Colab's packages and no others (COLAB_PYTHON=path of a Python 3.13; half an hour)
+	$(BIN)/python scripts/colab_check.py $(if $(COLAB_PYTHON),--python $(COLAB_PYTHON))
 
 bench: $(STAMP) ## measure the speeds on this machine and write the book's page of them (keep it quiet for five minutes)
 	$(BIN)/python benchmarks/speed.py

@@ -11,11 +11,9 @@ from .allocate import Plan, checked, spread_minus_gain, spread_only
 from .continuum import closed_form, smallest_spread, threshold
 from .fairness import pearson
 from .noise import Intervals
-from .plots import ALONE, INK, Axes, Figure, _axes, marker, plt, shade
+from .plots import ALONE, EDGE, INK, STOPPED, Axes, Figure, _axes, marker, plt, shade
 
 __all__ = ["plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water", "plot_ways"]
-
-STOPPED = "#a3271b"  # what a bound takes or gives
 
 
 def plot_water(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
@@ -119,7 +117,7 @@ def plot_rules(plans: Mapping[str, Plan], contribution: Any, ax: Axes | None = N
         gains = 100 * (plan.predicted_accuracy - b)
         ax.plot([gains.min(), gains.max()], [row, row], color="#cccccc", lw=3, zorder=1)
         for i, gain in enumerate(gains):
-            ax.scatter([gain], [row], color=shade(plan.widths[i]), marker=marker(i), s=70, edgecolor="white", zorder=3)
+            ax.scatter([gain], [row], color=shade(plan.widths[i]), marker=marker(i), s=70, zorder=3, **EDGE)
     for i in range(len(b)):
         ax.scatter([], [], color="#888888", marker=marker(i), s=50, label=str(i))
     ax.axvline(0, color=ALONE, lw=1, ls="--")
@@ -146,7 +144,7 @@ def plot_intervals(plan: Plan, found: Intervals, contribution: Any, ax: Axes | N
     ax = _axes(ax)
     for i, (own, paid, (low, high)) in enumerate(zip(b, plan.predicted_accuracy, found.rewards)):
         ax.errorbar(i, (low + high) / 2, yerr=(high - low) / 2, color=INK, lw=1.5, capsize=7, zorder=2)
-        ax.scatter([i], [paid], color=shade(plan.widths[i]), marker=marker(i), s=36, edgecolor="white", zorder=4)
+        ax.scatter([i], [paid], color=shade(plan.widths[i]), marker=marker(i), s=36, zorder=4, **EDGE)
         ax.plot([i - 0.2, i + 0.2], [own, own], color=ALONE, lw=2.5, zorder=3)
         widths = "width {:.2f} to {:.2f}".format(*found.widths[i])
         ax.annotate(widths, (i, high), xytext=(0, 6), textcoords="offset points", ha="center", size=8, color=INK)

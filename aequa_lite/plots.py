@@ -36,7 +36,10 @@ __all__ = [
 
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
-INK, ALONE = "#333333", "#8c510a"
+INK, ALONE, STOPPED = "#333333", "#8c510a", "#d81b60"  # all else; what was reached alone; what a bound takes or gives
+CYCLE = ("#0072b2", "#d55e00", "#333333", "#cc79a7")  # categories without a meaning of their own, in this order
+LINES = (INK, "#0072b2", ALONE, "#777777")  # ways of training, each with a dash of its own
+EDGE = {"edgecolor": INK, "linewidth": 0.7}  # around a marker, since a narrow width is pale
 
 
 def style() -> None:
@@ -47,7 +50,7 @@ def style() -> None:
         >>> mpl.rcParams["figure.facecolor"]
         'white'
     """
-    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    sns.set_theme(context="notebook", style="ticks", palette=CYCLE)
     mpl.rcParams.update(
         {
             "figure.figsize": (6.4, 3.6),
@@ -169,7 +172,7 @@ def plot_curve(
 def _earned(ax: Axes, plan: Plan, alone: Sequence[float]) -> None:
     """Mark each participant's reward on the curve, and where it came from."""
     for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy)):
-        ax.scatter([w], [a], color=shade(w), marker=marker(i), s=75, edgecolor="white", zorder=6)
+        ax.scatter([w], [a], color=shade(w), marker=marker(i), s=75, zorder=6, **EDGE)
         if len(alone):
             ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
             ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
@@ -205,9 +208,7 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -
         'log'
     """
     ax = _axes(ax)
-    for (name, runs), line, ink in zip(
-        curves.items(), ("-", "--", ":", "-."), (INK, "#0072b2", ALONE, "#777777"), strict=False
-    ):
+    for (name, runs), line, ink in zip(curves.items(), ("-", "--", ":", "-."), LINES, strict=False):
         widths, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
         middle, spread = values.mean(0), values.std(0)
         ax.fill_between(widths, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
@@ -240,7 +241,7 @@ def plot_rewards(found: Report, ax: Axes | None = None) -> Figure:
     widths = np.ones(len(own)) if found.widths is None else np.array(found.widths)
     for i in range(len(own)):
         ax.errorbar(own[i], paid[i], yerr=error[i], color="#999999", lw=1, zorder=2)
-        ax.scatter(own[i], paid[i], color=shade(widths[i]), marker=marker(i), s=80, edgecolor="white", zorder=3)
+        ax.scatter(own[i], paid[i], color=shade(widths[i]), marker=marker(i), s=80, zorder=3, **EDGE)
     for i, height in zip(np.argsort(paid, kind="stable"), _apart(np.sort(paid), 0.05 * (high - low))):
         label = f"{i}" if found.widths is None else f"{i}: width {widths[i]:.2f}"
         ax.text(own[i] - 0.03 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
@@ -283,7 +284,7 @@ def plot_widths(found: Report, ax: Axes | None = None) -> Figure:
     for i in range(n):
         width = 1.0 if found.widths is None else found.widths[i]
         ax.barh(i, 1, color="#f0f0f0", height=0.62)
-        ax.barh(i, width, color=shade(width), height=0.62)
+        ax.barh(i, width, color=shade(width), height=0.62, **EDGE)
         said = f"{width:.2f} of the width, {found.parameters[i]:,} parameters"
         inside = width > 0.55
         ax.text(width - 0.01 if inside else width + 0.01, i, said, va="center", size=8.5,

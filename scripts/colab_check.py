@@ -86,14 +86,14 @@ def machine(python: str, place: Path) -> Path:
     said(executable, "-m", "ensurepip")
     lines = [line for line in LISTED.read_text().splitlines() if line and not line.startswith("#")]
     own = [line for line in lines if line.startswith(("torch=", "torchvision="))]
-    pip = (executable, "-m", "pip", "install", "-q", "--no-deps")
-    said(*pip, "--force-reinstall", "pip==24.1.2")  # Colab's; its script now starts this interpreter
-    said(*pip, *[line for line in lines if line not in own])
+    put = (sys.executable, "-m", "uv", "pip", "install", "-q", "--python", executable)
+    said(*put, "--no-deps", "--reinstall", "pip==24.1.2")  # Colab's; its script now starts this interpreter
+    said(*put, "--no-deps", *[line for line in lines if line not in own])
     spec = find_spec("nvidia")
     if spec is None or not spec.submodule_search_locations:
-        said(executable, "-m", "pip", "install", "-q", *lines)  # with whatever torch asks for
+        said(*put, *lines)  # with whatever torch asks for
     else:
-        said(*pip, *own)
+        said(*put, "--no-deps", *own)
         (site_packages / "nvidia").symlink_to(next(iter(spec.submodule_search_locations)))
     (site_packages / "google" / "colab").mkdir(parents=True)
     (site_packages / "google" / "colab" / "__init__.py").write_text("")
