@@ -1,0 +1,270 @@
+"""Measure what a cheat gains, what it costs the others, and what a defence saves and costs; tables under results/attacks/.
+
+usage: python scripts/attacks.py [SEEDS] [PROCESSES]
+
+Five participants with 50 to 3,000 photographs of Fashion-MNIST mini, an MLP, 12 rounds of 10 steps; seeds 0, 1, ...
+(default: three), two processes. Participant 2, with 750 photographs, cheats; where several act together they are the
+lower three. Writes attacks.csv (a row for each seed, method, defence, attack and cheat) and about.json. What has been
+measured is not measured again; a killed script goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+import aequa_lite as aq
+from aequa_lite.files import whole
+from aequa_lite.methods import METHODS
+from aequa_lite.report import device_in_words, versions_of_run
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DONE = ROOT / "results" / "attacks", ROOT / "runs" / "attacks"
+RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, contribution_power=2.0, grid=100)
+SIZES, CHEAT, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
+WORDS = tuple({"submodels": "submodels(20)"}.get(word, word) for word in METHODS)
+TOLD = ("aequa", "iafl", "submodels(20)")  # methods that are told contributions: no claim reaches the others
+DEFENCES = ("clipped", "median", "trimmed(0.2)", "screened")
+NOISES = (0.001, 0.003, 0.01)  # of the private merge, each change cut to length one
+HARMS = ("honest", "noise", "stale", "flips labels in rounds", "flips signs", "flips signs fourfold", "claims samples")
+
+Scheme = Callable[[aq.Scheme], aq.Scheme]
+
+
+@dataclass(frozen=True)
+class World:
+    """One seed: shards, networks trained alone and contributions, of the honest and of those who pretend."""
+
+    seed: int
+
+    def __post_init__(self) -> None:
+        data, recipe = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=self.seed)
+        build = aq.sized(aq.MLP, data)
+        shards = aq.by_size(data.train, recipe, sizes=SIZES)
+        start = aq.slim(build, aq.initial(build, self.seed), 1.0)
+        found = {"data": data, "recipe": recipe, "build": build, "shards": shards, "start": start, "known": {}}
+        self.__dict__.update(found)
+
+    def alone(self, shards: Sequence[aq.Shard]) -> list[torch.nn.Module]:
+        """The networks trained alone; one that has been trained is not trained again."""
+
+        def key(shard: aq.Shard) -> tuple[int, int, int]:
+            return (
+                shard.participant,
+                len(shard),
+                int(shard.samples.y[:20].dot(torch.arange(1, 1 + len(shard.samples.y[:20])))),
+            )
+
+        for shard in shards:
+            if key(shard) not in self.known:
+                one = replace(self.recipe, participants=1)
+                (self.known[key(shard)],) = aq.standalone(self.build, [shard], one, count=1, progress=False)
+        return [self.known[key(shard)] for shard in shards]
+
+    def tested(self, nets: Sequence[torch.nn.Module]) -> np.ndarray:
+        """Test accuracies, (networks,)."""
+        return aq.accuracy(nets, self.data.test)
+
+
+@cache
+def world(seed: int) -> World:
+    """The world of a seed, once in each process."""
+    return World(seed)
+
+
+def run(
+    w: World,
+    method: aq.Method,
+    shards: Sequence[aq.Shard] | None = None,
+    cheat: Scheme = lambda scheme: scheme,
+    told: dict[int, float] | None = None,
+    alone: Sequence[torch.nn.Module] | None = None,
+) -> aq.Paid:
+    """What a method pays where some pretend; ``told``: contributions that are not as measured."""
+    shards = w.shards if shards is None else shards
+    alone = w.alone(shards) if alone is None else alone
+    brought = aq.accuracy(alone, w.data.validation)
+    for i, claimed in (told or {}).items():
+        brought[i] = claimed
+    recipe = replace(w.recipe, participants=len(shards))
+    return aq.against(method, cheat).run(w.build, shards, recipe, w.data, alone, brought, progress=False)
+
+
+def hands_in(scheme: aq.Scheme, own: Callable[[aq.Update], object]) -> aq.Scheme:
+    """The cheat hands in something else as the network of its own, where the method asks for one as it goes."""
+
+    def local(sent, shard, width, recipe, draws, **rest):
+        update = scheme.local(sent, shard, width, recipe, draws, **rest)
+        if update.own is None or shard.participant != CHEAT:
+            return update
+        return replace(update, own=own(replace(update, state=dict(sent))))
+
+    return replace(scheme, local=local, together=None)
+
+
+def trained_on(w: World, state: dict, width: float, steps: int = 60) -> torch.nn.Module:
+    """A network after some small steps on the cheat's own shard."""
+    short = replace(w.recipe, rounds=1, local_steps=steps, lr=0.02)
+    draws = aq.stream(w.seed, "tuned", CHEAT)
+    after = aq.local_sgd(w.build, state, w.shards[CHEAT], width, short, draws, draw=aq.full_only)
+    return aq.slim(w.build, after.state, width)
+
+
+def after_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tuple[str, float]]:
+    """What the cheat makes of an honest run once it is over: attack -> the test accuracy that it then holds."""
+    widest = max(kept, key=lambda u: u.width)
+    last = [u for u in kept if u.width == widest.width][-1]  # of its widest slices, the latest
+    yield "keeps", w.tested([aq.slim(w.build, last.state, last.width)])[0]
+    five = kept[-5:]
+    narrow = min(u.width for u in five)
+    slices = [aq.slice_of(w.build, u.state, narrow) for u in five]
+    mean = {name: torch.stack([s[name] for s in slices]).mean(0) for name in slices[0]}
+    yield "averages", w.tested([aq.slim(w.build, mean, narrow)])[0]
+    mine, start = paid.models[CHEAT].state_dict(), aq.initial(w.build, w.seed)
+    if paid.plan is not None:
+        width = float(paid.plan.widths[CHEAT])
+        yield "tunes", w.tested([trained_on(w, mine, width)])[0]
+        yield "grows", w.tested([trained_on(w, aq.regrown(w.build, mine, start), 1.0)])[0]
+    elif all(t.shape == start[name].shape for name, t in mine.items()):
+        yield "tunes", w.tested([trained_on(w, mine, 1.0)])[0]
+    lower = [paid.models[i] for i in LOWER]
+    yield "votes", w.tested([aq.voted(lower)])[0]
+    widths = [float(paid.plan.widths[i]) if paid.plan is not None else 1.0 for i in LOWER]
+    full = aq.parameters(w.build(1.0))
+    if paid.plan is not None or all(aq.parameters(net) == full for net in lower):
+        doses = [aq.by_width(w.build, aq.regrown(w.build, n.state_dict(), start))(v, 0) for n, v in zip(lower, widths)]
+        yield "pools", w.tested([aq.pooled(w.build, doses)])[0]
+    else:  # compact networks, nested by importance: the largest holds what the others do
+        yield "pools", max(w.tested(lower))
+
+
+def attempts(w: World, method: aq.Method, honest: aq.Paid, told: bool) -> dict[str, Callable[[], aq.Paid]]:
+    """Each attack that needs a training of its own."""
+    who, flipped = {CHEAT}, aq.flip_labels(w.shards, {CHEAT})
+    start = aq.initial(w.build, w.seed)
+    chance = aq.accuracy([w.start], w.data.validation)[0]
+    top = aq.accuracy(w.alone(w.shards), w.data.validation).max()
+    shared = aq.accuracy([aq.slim(w.build, honest.last.theta, 1.0)], w.data.validation)[0]
+
+    def rides(how: str) -> Scheme:
+        return partial(aq.free_rider, who=who, how=how)
+
+    def empty(scheme: aq.Scheme) -> aq.Scheme:
+        return aq.free_rider(hands_in(scheme, lambda u: start), who, "zero")
+
+    def borrowed(scheme: aq.Scheme) -> aq.Scheme:
+        return hands_in(scheme, lambda u: aq.regrown(w.build, u.state, start))
+
+    go = partial(run, w, method)
+    clones = aq.sybils(w.shards, CHEAT, 3, clones=True)
+    nothing = [w.start if i == CHEAT else net for i, net in enumerate(w.alone(w.shards))]
+    found = {
+        "zero": partial(go, cheat=rides("zero")),
+        "noise": partial(go, cheat=rides("noise")),
+        "copy": partial(go, cheat=rides("copy")),
+        "stale": partial(go, cheat=rides("stale")),
+        "brings nothing": partial(go, cheat=empty, told={CHEAT: chance}, alone=nothing),
+        "flips labels": partial(go, flipped),
+        "flips labels in rounds": partial(go, cheat=partial(aq.changed, shards={CHEAT: flipped[CHEAT]}, rounds=range(99))),
+        "flips signs": partial(go, cheat=partial(aq.sign_flipper, who=who)),
+        "flips signs fourfold": partial(go, cheat=partial(aq.sign_flipper, who=who, scale=4.0)),
+        "splits in three": partial(go, aq.sybils(w.shards, CHEAT, 3, seed=w.seed)),
+        "clones itself": partial(go, clones),
+        "three as one": partial(go, aq.merged_shards(w.shards, LOWER)),
+        "claims samples": partial(go, aq.inflated(w.shards, CHEAT, 10), alone=w.alone(w.shards)),
+        "claims accuracy": partial(go, told={CHEAT: top}) if told else lambda: honest,
+        "hands in the shared": partial(go, cheat=borrowed, told={CHEAT: shared}) if told else lambda: honest,
+    }  # fmt: skip
+    return found
+
+
+def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
+    """A row for each attack on a method; of the defended ones, those that do harm."""
+    told, kept, clock = word in TOLD, [], time.process_time()
+    method = aq.method_named(f"{word}(defence={defence!r})" if defence else word)
+    honest = run(w, method, cheat=partial(aq.keeper, who={CHEAT}, kept=kept))
+    own, base = w.tested(w.alone(w.shards)), w.tested(honest.models)
+    rest = [i for i in range(len(SIZES)) if i != CHEAT]
+
+    def row(attack: str, who: int, reward: float, others: np.ndarray, before: np.ndarray, brings: float) -> dict:
+        nonlocal clock
+        spent, clock = time.process_time() - clock, time.process_time()
+        return {"seed": w.seed, "method": word, "defence": defence or "none", "attack": attack, "participant": who,
+                "samples": SIZES[who], "alone": brings, "honest": float(base[who]), "reward": float(reward),
+                "others_honest": float(before.mean()), "others": float(others.mean()),
+                "worst_change": float((others - before).min()), "cpu_seconds": round(spent, 2)}  # fmt: skip
+
+    yield row("honest", CHEAT, base[CHEAT], base[rest], base[rest], own[CHEAT])
+    if not defence:
+        for attack, reward in after_the_pay(w, honest, kept):
+            best = base[list(LOWER)].max() if attack in ("votes", "pools") else base[CHEAT]
+            yield {**row(attack, CHEAT, reward, base[rest], base[rest], own[CHEAT]), "honest": float(best)}
+    for attack, go in attempts(w, method, honest, told).items():
+        if defence and (attack not in HARMS or defence.startswith("private")):
+            continue
+        tested = w.tested(go().models)
+        if attack == "three as one":
+            pairs = [(i, tested[0]) for i in LOWER], tested[1:], base[len(LOWER) :]
+        else:
+            names = [CHEAT, *range(len(SIZES), len(tested))]
+            pairs = [(CHEAT, tested[names].max())], tested[rest], base[rest]
+        for who, reward in pairs[0]:
+            brings = w.tested([w.start])[0] if attack == "brings nothing" else own[who]
+            yield row(attack, who, reward, pairs[1], pairs[2], brings)
+
+
+def cell(asked: tuple[int, str, str]) -> pd.DataFrame:
+    """The rows of one seed, method and defence; what has been measured is read."""
+    seed, word, defence = asked
+    path = DONE / f"{seed}-{word}-{defence or 'none'}.csv"
+    if not path.exists():
+        torch.set_num_threads(1)
+        found = pd.DataFrame(rows(world(seed), word, defence))
+        stamp = {"versions": " ".join(f"{k} {v}" for k, v in versions_of_run().items()),
+                 "device": device_in_words(torch.device("cpu")), "date": date.today().isoformat()}  # fmt: skip
+        with whole(path) as half:
+            found.assign(**stamp).to_csv(half, index=False, float_format="%.6g")
+    return pd.read_csv(path)
+
+
+def cells(seeds: Sequence[int]) -> list[tuple[int, str, str]]:
+    """Every seed, method and defence, seed after seed."""
+    private = [f"private(1.0, {noise}, seed=0)" for noise in NOISES]
+    defended = [("aequa", defence) for defence in (*DEFENCES, *private)]
+    return [(seed, *each) for seed in seeds for each in (*((word, "") for word in WORDS), *defended)]
+
+
+def main() -> None:
+    """Measure what is missing and write the tables."""
+    os.environ.setdefault("AEQUA_WORKERS", "1")
+    given = [int(each) for each in sys.argv[1:]]
+    seeds, processes = range(given[0] if given else 3), given[1] if len(given) > 1 else 2
+    asked = cells(seeds)
+    with ProcessPoolExecutor(processes) as pool:
+        found = pd.concat(tqdm(pool.map(cell, asked), total=len(asked), desc="cells"))
+    with whole(RESULTS / "attacks.csv") as half:
+        found.to_csv(half, index=False, float_format="%.6g")
+    about = {"seeds": list(seeds), "recipe": RECIPE.to_dict(), "sizes": SIZES, "cheat": CHEAT, "together": LOWER,
+             "epsilon": {str(noise): aq.epsilon(noise, RECIPE.rounds) for noise in NOISES}, "delta": 1e-5,
+             "cpu_minutes": round(float(found["cpu_seconds"].sum()) / 60, 1), "processes": processes,
+             "versions": versions_of_run(), "device": device_in_words(torch.device("cpu")),
+             "date": date.today().isoformat()}  # fmt: skip
+    with whole(RESULTS / "about.json") as half:
+        half.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
