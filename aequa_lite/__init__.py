@@ -66,12 +66,12 @@ from .adversaries import absent, changed, flip_labels, free_rider, sign_flipper
 from .shapley import Estimate, Remembered, leave_one_out, sampled_shapley, shapley
 from .contribution import alignment, class_alignment, class_shapley, contributions, replayed, retrained, update_shapley
 from .calibrate import affine_calibration, isotonic_calibration
-from .earned import arrived_accuracy, earned_widths, own_accuracy, with_own
+from .earned import Held, arrived_accuracy, cautious, earned_widths, own_accuracy, trajectory, with_own
 from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
 from .mixing import shapfed, shapfed_wa
 from .doses import cffl, cgsv, iafl, sparse_numbers
 from .submodels import compact, importance, submodels
-from .methods import aequa, method_named
+from .methods import aequa, earned, method_named
 from .realise import Dose, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realise
 from .report import report, table
 from .trial import check_parameters, comparison, compete, contribution_named, folder_named, located, methods_named
@@ -102,6 +102,7 @@ __all__ = [
     "Estimate",
     "Given",
     "Half",
+    "Held",
     "Intervals",
     "Known",
     "LeNet",
@@ -150,6 +151,7 @@ __all__ = [
     "by_width",
     "by_zeroing",
     "capped",
+    "cautious",
     "ceiling",
     "cffl",
     "cgs",
@@ -177,6 +179,7 @@ __all__ = [
     "draw_named",
     "drawn_from",
     "drift",
+    "earned",
     "earned_widths",
     "epsilon",
     "equal_gains_possible",
@@ -305,6 +308,7 @@ __all__ = [
     "threshold",
     "thresholded",
     "tokens",
+    "trajectory",
     "trimmed",
     "units",
     "update_shapley",

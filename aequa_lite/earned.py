@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .calibrate import affine_calibration
 from .contribution import Score
+from .defences import Merging
 from .federate import Scheme
-from .local import accuracy_curve, full_only, hits, local_sgd
+from .local import accuracy, accuracy_curve, full_only, hits, local_sgd
 from .nets import initial
 from .policy import Policy
 from .records import Given, Recipe, Round, Samples, Shard, Update
 from .rng import stream
-from .slim import Build, State, prefix, slim
+from .slim import Build, State, merge, prefix, slim
 
-__all__ = ["arrived_accuracy", "earned_widths", "own_accuracy", "with_own"]
+__all__ = ["Held", "arrived_accuracy", "cautious", "earned_widths", "own_accuracy", "trajectory", "with_own"]
 
 # coarse, since the curve is measured after every round
 GRID = (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21, *(k / 20 for k in range(5, 21)))
@@ -32,14 +36,17 @@ def earned_widths(
     start: float = 0.25,
     warm_up: int = 3,
     step: float = 0.1,
+    stretch: bool = True,
 ) -> Policy:
     r"""Send everyone, in every round, only the slice that its contribution has earned so far.
 
     ``score`` says after each round what everybody has brought (:func:`alignment`, :func:`own_accuracy`, ...), on the part
-    that all present hold. With the server's ``validation`` samples the scores are stretched over the accuracies that the
-    current network has between ``floor`` and full width, and each width is the least that reaches its own; without them
-    $w_i = f + (1 - f)\, s_i / \max_j s_j$. All hold ``start`` for ``warm_up`` rounds; then a width moves by at most ``step``
-    a round, and the widest participant is given width 1 wherever nobody else holds it. Who comes in later starts at ``floor``.
+    that all present hold; an answer that was left out changes no score. With the server's ``validation`` samples the scores
+    are stretched over the accuracies that the current network has between ``floor`` and full width, and each width is the
+    least that reaches its own; without them $w_i = f + (1 - f)\, s_i / \max_j s_j$. ``stretch`` = False, for scores that are
+    accuracies: they are only ever brought closer together, so that nobody's gain is smaller than the best one's. All hold
+    ``start`` for ``warm_up`` rounds; then a width moves by at most ``step`` a round, and the widest participant is given
+    width 1 wherever nobody else holds it. Who comes in later starts at ``floor``.
 
     Raises:
         ValueError: a number is outside its range, or only one of ``build`` and ``validation`` is given.
@@ -64,7 +71,8 @@ def earned_widths(
             return floor + (1 - floor) * np.maximum(scores, 0) / max(float(scores.max()), 1e-12)
         grid = (floor, *(w for w in GRID if w > floor))
         curve = accuracy_curve(build, theta, validation, grid=grid)
-        stretched = affine_calibration(scores, curve.least, curve.full)
+        low = curve.least if stretch else max(curve.least, curve.full - float(np.ptp(scores)))
+        stretched = affine_calibration(scores, low, curve.full)
         return np.array([curve.width_at(a) for a in np.minimum(stretched, curve.full)])
 
     def policy(recipe: Recipe, last: Round | None) -> Given:
@@ -96,13 +104,93 @@ def shared_part(before: State, rnd: Round) -> tuple[State, Round]:
 
 
 def remembered(score: Score, last: Round, participants: int) -> np.ndarray:
-    """Everybody's score after a round, (participants,): who was away keeps its own; who was never here has the lowest."""
-    here = [u.participant for u in last.updates]
+    """Everybody's score after a round, (participants,): who was away or left out keeps its own, or has the lowest."""
+    kept = tuple(u for u in last.updates if u.participant not in last.left_out)
+    here = [u.participant for u in kept]
     known = np.array(last.scores) if last.scores else None
-    found = score(*shared_part(last.before, last), None if known is None else known[here])
+    found = score(*shared_part(last.before, replace(last, updates=kept)), None if known is None else known[here])
     scores = np.full(participants, found.min()) if known is None else known.copy()
     scores[here] = found
     return scores
+
+
+def cautious(power: float = 0.5) -> Merging:
+    r"""Merge entry by entry over those who hold the entry, with a shorter step where few of them do.
+
+    $\theta_e \leftarrow \theta_e + \bigl(\sum_{i \ni e} a_i / \sum_i a_i\bigr)^g\,(\mathrm{merge}(\theta)_e - \theta_e)$ with
+    $g$ = ``power``: an entry that one participant holds follows its shard alone, so it may go less far. ``power`` = 0 is
+    :func:`merge`, and where everybody holds everything so is every power, to the bit; at 1 all divide by everybody's mass.
+
+    Raises:
+        ValueError: ``power`` is outside [0, 1].
+
+    Example:
+        >>> theta, answers = {"w": torch.zeros(2)}, [({"w": torch.ones(2)}, 1.0), ({"w": torch.ones(1)}, 3.0)]
+        >>> [cautious(power)(theta, answers)["w"].tolist() for power in (0.0, 0.5, 1.0)]
+        [[1.0, 1.0], [1.0, 0.5], [1.0, 0.25]]
+
+    Source: ours.
+    """
+    if not 0 <= power <= 1:
+        raise ValueError(f"power is {power!r}; allowed is a number from 0 to 1")
+
+    def merging(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:
+        pairs = list(updates)
+        after = merge(theta, pairs)
+        if not power:
+            return after
+
+        def followed(name: str, t: Tensor) -> Tensor:
+            mass = torch.zeros_like(t)
+            for state, weight in pairs:
+                if name in state:
+                    mass[prefix(state[name].shape)] += weight
+            everybody = mass.flatten()[:1].clamp_min(1e-30)  # slices are nested: the first entry is in all of them
+            return torch.lerp(t, after[name], (mass / everybody) ** power)
+
+        return {k: followed(k, t) if t.is_floating_point() else after[k] for k, t in theta.items()}
+
+    return merging
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Hold what everybody had in its hands in a round, before training on it.
+
+    ``widths``, ``scores``, ``accuracy``: one for each participant, ``accuracy`` not a number for who was away;
+    ``full``: the accuracy of the whole shared network; ``parameters_sent``: in this round, both ways.
+
+    Example:
+        >>> Held(0, (0.5, 1.0), (), np.array([0.5, 0.7]), 0.7, 8).full
+        0.7
+    """
+
+    index: int
+    widths: tuple[float, ...]
+    scores: tuple[float, ...]
+    accuracy: np.ndarray
+    full: float
+    parameters_sent: int
+
+
+def trajectory(build: Build, rounds: Iterable[Round], samples: Samples) -> Iterator[Held]:
+    """Judge on samples, round after round, the slices that participants have received.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=2, local_steps=1)
+        >>> shards = aq.homogeneous(data.train, recipe)
+        >>> rounds = aq.federate(aq.MLP, shards, recipe, policy=earned_widths(aq.alignment), progress=False)
+        >>> [held.widths for held in trajectory(aq.MLP, rounds, data.test)]
+        [(0.25, 0.25), (0.25, 0.25)]
+
+    Source: ours.
+    """
+    for rnd in rounds:
+        sizes = sorted({1.0, *rnd.widths} - {0.0})
+        found = dict(zip(sizes, accuracy([slim(build, rnd.before, w) for w in sizes], samples), strict=True))
+        held = np.array([found.get(w, np.nan) for w in rnd.widths])
+        yield Held(rnd.index, rnd.widths, rnd.scores, held, float(found[1.0]), rnd.parameters_sent)
 
 
 def arrived_accuracy(build: Build, validation: Samples, *, memory: float = 0.8) -> Score:
@@ -147,7 +235,7 @@ def own_accuracy(build: Build, validation: Samples, *, memory: float = 0.3) -> S
     def score(before: State, rnd: Round, scores: np.ndarray | None) -> np.ndarray:
         known = np.zeros(len(rnd.updates)) if scores is None else scores.copy()
         for i, u in enumerate(rnd.updates):
-            if u.own is not None:
+            if u.own is not None and all(torch.isfinite(t).all() for t in u.own.values()):
                 found = hits(slim(build, u.own, 1.0).eval(), validation).mean()
                 known[i] = found if known[i] == 0 else memory * known[i] + (1 - memory) * found
         return known

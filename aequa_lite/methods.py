@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from .allocate import Plan
+import numpy as np
+
+from .allocate import Plan, plan_of
+from .contribution import alignment
 from .curve import Curve
 from .doses import cffl, cgsv, iafl
+from .earned import arrived_accuracy, cautious, earned_widths, own_accuracy, with_own
 from .federate import merge_weights, slimmable
 from .local import accuracy_curve, widths
 from .mixing import shapfed, shapfed_wa
 from .names import allocation_named, by_name, called, draw_named, server_named
+from .policy import Policy, given_to
 from .records import Round
-from .rivals import Entry, Method, Paid, Task, fedavg, finetuned, lg_fedavg
+from .rivals import Entry, Method, Paid, Task, checked_constant, fedavg, finetuned, lg_fedavg
 from .server import by_validation
 from .slim import slim
 from .stacked import half_precision
 from .submodels import submodels
 
-__all__ = ["aequa", "method_named"]
+__all__ = ["aequa", "earned", "method_named"]
 
 
 def aequa(
@@ -70,8 +76,71 @@ def _pays(task: Task, rule: Callable[[Any, Curve], Plan]) -> Callable[[Round], P
     return pay
 
 
+def earned(
+    score: str = "own_accuracy",
+    power: float = 0.5,
+    floor: float = 0.1,
+    start: float = 0.25,
+    warm_up: int = 3,
+    step: float = 0.1,
+) -> Method:
+    r"""Train one network of every width and pay while training: each round sends only the slice that is earned by then.
+
+    ``score``: what is earned by, ``own_accuracy`` (networks trained alone come twice, in the first round and in the middle, and
+    cost together as many local steps as training alone does), ``arrived_accuracy`` or ``alignment``; ``power``: of
+    :func:`cautious`; ``floor``, ``start``, ``warm_up``, ``step``: as in :func:`earned_widths`. Merge weights are those of
+    :func:`aequa`. The reward is the slice of the final network that the next round would send: nobody takes home more than
+    it has earned, and no other rule is asked at the end.
+
+    Raises:
+        ValueError: a constant is outside its range, or ``score`` is unknown.
+
+    Example:
+        >>> earned("alignment").name
+        'earned'
+
+    Source: training-time rewards are Algorithm 2 of Aequa (seen by name); schedule, scores and merge are ours.
+    """
+    scores = ("own_accuracy", "arrived_accuracy", "alignment")
+    checked_constant("score", score, score in scores, f"one of {', '.join(scores)}")
+    merging = cautious(power)
+    schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step}
+    earned_widths(alignment, **schedule)  # what makes no schedule is refused before any work
+
+    def enter(task: Task) -> Entry:
+        build, validation, recipe = task.build, task.validation, task.recipe
+        scheme, judge = slimmable(build, merging=merging), alignment
+        if score == "own_accuracy":
+            half = max(recipe.rounds // 2, 1)
+            scheme = with_own(scheme, build, steps=half * recipe.local_steps, every=half)
+            judge = own_accuracy(build, validation)
+        elif score == "arrived_accuracy":
+            judge = arrived_accuracy(build, validation)
+        policy = earned_widths(judge, build, validation, stretch=score == "alignment", **schedule)
+        weights = merge_weights(task.shards, recipe, task.contribution.tolist())
+        return Entry(scheme, weights, _keeps(task, policy), policy)
+
+    return Method("earned", enter)
+
+
+def _keeps(task: Task, policy: Policy) -> Callable[[Round], Paid]:
+    """Pay the slices that the policy would send next, with what the final network's curve says of them."""
+
+    def pay(last: Round) -> Paid:
+        held = np.array(given_to(policy(task.recipe, last)).widths)
+        curve = accuracy_curve(
+            task.build, last.theta, task.validation, grid=widths(task.recipe.min_width, grid=task.recipe.grid)
+        )
+        chosen = np.maximum(np.searchsorted(curve.level_widths, held + 1e-9, side="right") - 1, 0)
+        plan = replace(plan_of(chosen, curve, task.contribution), widths=held)
+        return Paid([slim(task.build, last.theta, w) for w in held.tolist()], last, curve, plan)
+
+    return pay
+
+
 METHODS = by_name(  # the one list of methods: a new one is added here
     aequa,
+    earned,
     fedavg,
     finetuned,
     lg_fedavg,

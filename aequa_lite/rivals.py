@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from .allocate import Plan
 from .curve import Curve
 from .federate import Scheme, federate, merge_weights, slimmable
 from .local import accuracy, full_only
+from .policy import Policy, everyone_full
 from .records import Data, Recipe, Round, Samples, Shard, Update
 from .server import networks_own
 from .slim import Build, State, merge, slim
@@ -69,6 +71,8 @@ class Paid:
 class Entry:
     """Hold a method that knows its task: its scheme, its merge weights, and how the final round becomes the pay.
 
+    ``policy``: which width each participant receives in a round.
+
     Example:
         >>> import aequa_lite as aq
         >>> recipe, data = aq.Recipe(participants=2), aq.load("fashion-mini")
@@ -80,6 +84,12 @@ class Entry:
     scheme: Scheme
     weights: np.ndarray
     pay: Callable[[Round], Paid]
+    policy: Policy = everyone_full
+
+    def rounds(self, build: Build, shards: Sequence[Shard], recipe: Recipe, **options: Any) -> Iterator[Round]:
+        """Train together by this method, round by round; ``options`` go to :func:`federate`."""
+        given = {"scheme": self.scheme, "policy": self.policy, "weights": self.weights.tolist(), **options}
+        return federate(build, shards, recipe, **given)
 
 
 @dataclass(frozen=True)
@@ -113,9 +123,7 @@ class Method:
         brought = accuracy(alone, data.validation) if contribution is None else np.asarray(contribution, dtype=float)
         entry = self.enter(Task(build, shards, recipe, data.validation, brought))
         sent, left_out = 0, []
-        for last in federate(
-            build, shards, recipe, scheme=entry.scheme, weights=entry.weights.tolist(), progress=progress
-        ):
+        for last in entry.rounds(build, shards, recipe, progress=progress):
             sent, left_out = sent + last.parameters_sent, [*left_out, *last.left_out]
         return replace(entry.pay(last), parameters_sent=sent, left_out=tuple(left_out))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.earned import GRID, remembered
 from aequa_lite.slim import prefix
 
 
@@ -103,6 +104,125 @@ def test_who_comes_late_starts_at_the_floor(few, shards, recipe) -> None:
     rounds = list(rounds_of(few, shards, recipe, policy=policy))
     assert all(rnd.widths[2] == 0.0 for rnd in rounds[:6])
     assert rounds[6].widths[2] == pytest.approx(0.03)
+
+
+def test_who_was_left_out_keeps_its_score_and_a_stranger_gets_the_lowest(few, shards, recipe) -> None:
+    (rnd,) = list(rounds_of(few, shards, replace(recipe, rounds=1)))
+    lost = replace(
+        rnd.updates[1], loss=float("nan"), width=0.01, state={k: t * float("nan") for k, t in rnd.before.items()}
+    )
+    silent = replace(rnd, updates=(rnd.updates[0], lost, *rnd.updates[2:]), left_out=(1,))
+    asked = []
+
+    def score(before, seen, scores):
+        asked.append([u.participant for u in seen.updates])
+        return np.array([0.6, 0.5, 0.4])
+
+    assert remembered(score, replace(silent, scores=(0.1, 0.7, 0.1, 0.1)), 4).tolist() == [0.6, 0.7, 0.5, 0.4]
+    assert remembered(score, silent, 4).tolist() == [0.6, 0.4, 0.5, 0.4]
+    assert asked == [[0, 2, 3]] * 2
+    for score in (aq.alignment, aq.arrived_accuracy(aq.MLP, few.validation), aq.own_accuracy(aq.MLP, few.validation)):
+        assert np.isfinite(remembered(score, silent, 4)).all()
+
+
+def test_a_network_of_ones_own_that_is_not_finite_changes_no_score(few, shards, recipe) -> None:
+    score = aq.own_accuracy(aq.MLP, few.validation)
+    (rnd,) = list(rounds_of(few, shards, replace(recipe, rounds=1)))
+    found = score(rnd.before, rnd, None)
+    spoilt = {name: t * float("nan") for name, t in (rnd.updates[0].own or {}).items()}
+    broken = replace(rnd, updates=(replace(rnd.updates[0], own=spoilt), *rnd.updates[1:]))
+    assert score(rnd.before, broken, found)[0] == found[0]
+
+
+def test_scores_that_are_accuracies_are_never_stretched(few, shards, recipe) -> None:
+    close = np.array([0.50, 0.505, 0.51, 0.51])
+    *_, last = rounds_of(few, shards, recipe)
+    after = replace(last, scores=tuple(close))
+    options = {"floor": 0.02, "step": 1.0}
+    widths = {stretch: aq.earned_widths(lambda before, rnd, scores: close, aq.MLP, few.validation, stretch=stretch, **options)(
+        recipe, after).widths for stretch in (True, False)}  # fmt: skip
+    curve = aq.accuracy_curve(aq.MLP, last.theta, few.validation, grid=GRID)
+    assert curve.full - curve.least > 0.05
+    assert widths[True][0] == 0.02
+    assert widths[False][0] == curve.width_at(curve.full - 0.01)
+
+
+def test_a_cautious_merge_is_the_merge_in_its_limits() -> None:
+    theta = {"w": torch.randn(4, 3), "n": torch.tensor(3)}
+    narrow = ({"w": torch.randn(2, 3), "n": torch.tensor(4)}, 0.3)
+    wide = [({"w": torch.randn(4, 3), "n": torch.tensor(4)}, weight) for weight in (0.1, 0.7)]
+    for power, answers in ((0.0, [narrow, *wide]), (0.5, wide), (1.0, wide)):
+        assert torch.equal(aq.cautious(power)(theta, answers)["w"], aq.merge(theta, answers)["w"])
+    assert torch.equal(aq.cautious(0.5)(theta, [(theta, 1.0), ({"w": theta["w"][:1]}, 1.0)])["w"], theta["w"])
+    assert torch.equal(aq.cautious(0.5)(theta, [narrow])["w"][2:], theta["w"][2:])
+
+
+def test_the_fewer_hold_an_entry_the_shorter_its_step() -> None:
+    theta = {"w": torch.zeros(3)}
+    after = aq.cautious(0.5)(theta, [({"w": torch.ones(size)}, 1.0) for size in (3, 2, 2, 1)])["w"]
+    assert after.tolist() == pytest.approx([1.0, 0.75**0.5, 0.25**0.5])
+
+
+def test_a_trajectory_judges_what_was_sent(few, shards, recipe) -> None:
+    policy = aq.absent(by_own(few), {2}, range(2))
+    rounds = list(rounds_of(few, shards, replace(recipe, rounds=5), policy=policy))
+    for rnd, held in zip(rounds, aq.trajectory(aq.MLP, rounds, few.test), strict=True):
+        nets = [aq.slim(aq.MLP, rnd.before, w or 1.0) for w in rnd.widths]
+        away = np.array(rnd.widths) == 0
+        assert np.isnan(held.accuracy[away]).all()
+        assert held.accuracy[~away].tolist() == aq.accuracy(nets, few.test)[~away].tolist()
+        assert held.full == aq.accuracy([aq.slim(aq.MLP, rnd.before, 1.0)], few.test)[0]
+        assert (held.index, held.widths, held.scores) == (rnd.index, rnd.widths, rnd.scores)
+        assert held.parameters_sent == rnd.parameters_sent
+
+
+# --- as a method ---
+
+
+@pytest.fixture
+def task(few: aq.Data, recipe: aq.Recipe, shards: list[aq.Shard]) -> aq.Task:
+    return aq.Task(aq.MLP, shards, recipe, few.validation, np.array([0.3, 0.4, 0.5, 0.6]))
+
+
+@pytest.mark.parametrize("score", ["own_accuracy", "arrived_accuracy", "alignment"])
+def test_the_method_pays_what_the_next_round_would_send(score: str, few, shards, recipe, task) -> None:
+    entry = aq.earned(score).enter(task)
+    *_, last = entry.rounds(aq.MLP, shards, recipe, progress=False)
+    paid = entry.pay(last)
+    given = entry.policy(recipe, last)
+    assert paid.plan.widths.tolist() == list(given.widths)
+    assert max(given.widths) == 1.0
+    for net, width in zip(paid.models, given.widths, strict=True):
+        for name, t in net.state_dict().items():
+            assert torch.equal(t, last.theta[name][prefix(t.shape)])
+        assert aq.parameters(net) == aq.parameters(aq.MLP(width))
+    alone = aq.standalone(aq.MLP, shards, replace(recipe, rounds=1), progress=False)
+    found = aq.report(paid.models, alone, paid.plan, paid.curve, few, recipe, method=score)
+    assert found.widths == tuple(round(w, 6) for w in given.widths)
+
+
+def test_what_travels_is_the_slices_and_the_networks_trained_alone(few, shards, recipe, task) -> None:
+    for score, own in (("own_accuracy", 4 * aq.parameters(aq.MLP())), ("alignment", 0)):
+        for rnd in aq.earned(score).enter(task).rounds(aq.MLP, shards, recipe, progress=False):
+            slices = 2 * sum(aq.parameters(aq.MLP(w)) for w in rnd.widths)
+            assert rnd.parameters_sent == slices + (own if rnd.index in (0, 6) else 0)
+
+
+def test_where_all_hold_everything_the_method_trains_as_ours_does(task, shards, recipe) -> None:
+    entry = aq.earned("alignment", floor=1.0, start=1.0).enter(task)
+    *_, held = entry.rounds(aq.MLP, shards, recipe, progress=False)
+    *_, ours = aq.aequa().enter(task).rounds(aq.MLP, shards, recipe, progress=False)
+    assert all(torch.equal(t, ours.theta[name]) for name, t in held.theta.items())
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("earned('loudness')", "score is 'loudness'"), ("earned(power=2.0)", "power is 2.0"),
+     ("earned(floor=0.0)", "floor is 0.0"), ("earned(width=1)", "allowed in its brackets")],
+)  # fmt: skip
+def test_a_method_that_makes_no_sense_is_refused_before_any_work(word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        aq.method_named(word)
 
 
 @pytest.mark.parametrize(

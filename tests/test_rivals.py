@@ -13,9 +13,9 @@ from toys import task as toy
 
 import aequa_lite as aq
 
-WORDS = ("aequa", "fedavg", "finetuned(0.4)", "lg_fedavg", "cffl", "cgsv", "iafl(recovery=0.3)", "shapfed", "shapfed_wa",
-         "submodels(20.0, every=2, samples=50)")  # fmt: skip
-RIVALS = WORDS[1:]
+WORDS = ("aequa", "earned", "fedavg", "finetuned(0.4)", "lg_fedavg", "cffl", "cgsv", "iafl(recovery=0.3)", "shapfed",
+         "shapfed_wa", "submodels(20.0, every=2, samples=50)")  # fmt: skip
+RIVALS, WITH_WIDTHS = WORDS[2:], WORDS[:2]
 BROUGHT = [0.4, 0.6, 0.7]
 
 
@@ -58,10 +58,10 @@ def test_a_method_pays_everybody_an_ordinary_network_of_the_final_round(word, fe
     found = aq.method_named(word).run(aq.MLP, shards, recipe, few, alone, progress=False)
     assert found.last.index == recipe.rounds - 1
     assert len(found.models) == 3
-    assert (found.plan is None) == (found.curve is None) == (word != "aequa")
+    assert (found.plan is None) == (found.curve is None) == (word not in WITH_WIDTHS)
     assert found.left_out == ()
     judged = aq.report(found.models, alone, found.plan, found.curve, few, recipe, method=word)
-    assert judged.widths == (None if word != "aequa" else tuple(round(w, 6) for w in found.plan.widths))
+    assert judged.widths == (None if word not in WITH_WIDTHS else tuple(round(w, 6) for w in found.plan.widths))
     before = {k: t.clone() for k, t in found.last.state.items()}
     for net in found.models:
         for p in net.parameters():
