@@ -82,7 +82,7 @@ from .verify import Checked, verify_rewards
 from .export import export_onnx
 from .costs import Cost, cost, cost_table
 from .plots import plot_curve, plot_curves, plot_partition, plot_prefix, plot_rewards, plot_widths, save_figure, style
-from .pictures import plot_intervals, plot_range, plot_rules, plot_threshold, plot_water, plot_ways
+from .pictures import plot_held, plot_intervals, plot_range, plot_rules, plot_threshold, plot_water, plot_ways
 from .interactive import Sliders, sliders, stepper
 from .show import show
 
@@ -250,6 +250,7 @@ __all__ = [
     "pearson_noise_interval",
     "plot_curve",
     "plot_curves",
+    "plot_held",
     "plot_intervals",
     "plot_partition",
     "plot_prefix",

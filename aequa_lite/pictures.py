@@ -11,9 +11,9 @@ from .allocate import Plan, checked, spread_minus_gain, spread_only
 from .continuum import closed_form, smallest_spread, threshold
 from .fairness import pearson
 from .noise import Intervals
-from .plots import ALONE, EDGE, INK, STOPPED, Axes, Figure, _axes, marker, plt, shade
+from .plots import ALONE, EDGE, INK, STOPPED, WIDTH_SCALE, Axes, Figure, _axes, marker, plt, shade
 
-__all__ = ["plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water", "plot_ways"]
+__all__ = ["plot_held", "plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water", "plot_ways"]
 
 
 def plot_water(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
@@ -151,6 +151,44 @@ def plot_intervals(plan: Plan, found: Intervals, contribution: Any, ax: Axes | N
     ends = [*b, *(end for pair in found.rewards for end in pair)]
     ax.set(xlim=(-0.5, len(b) - 0.5), ylim=(min(ends) - 0.03, max(ends) + 0.05), xticks=range(len(b)))
     ax.set(xlabel="participant", ylabel="accuracy", title="rewards with 95% intervals; bar: alone")
+    return ax.figure
+
+
+def plot_held(widths: Any, who: int | None = None, otherwise: Any = (), ax: Axes | None = None) -> Figure:
+    """Draw the width that each participant holds in each round; a gap is a round in which it is away.
+
+    ``widths``: (rounds, participants), 0 for who is away; ``who``: the one participant that the figure is about, all others
+    become thin; ``otherwise``: (rounds,) what that one would have held, dashed.
+
+    Raises:
+        ValueError: ``widths`` has no rows of widths, or ``who`` is none of the participants.
+
+    Example:
+        >>> plot_held([[0.25, 0.25], [0.15, 1.0]]).axes[0].get_ylabel()
+        'width (logarithmic)'
+
+    Source: ours.
+    """
+    held = np.array(widths, dtype=float)
+    if held.ndim != 2 or (who is not None and who not in range(held.shape[1])):
+        raise ValueError(
+            f"widths has shape {held.shape} and who is {who!r}; allowed are (rounds, participants), and one of these"
+        )
+    ax = _axes(ax)
+    rounds, seen = np.arange(1, len(held) + 1), np.where(held > 0, held, np.nan)
+    if len(otherwise):
+        ax.plot(rounds, otherwise, color=ALONE, lw=1, ls="--", zorder=2)
+    for i, line in enumerate(seen.T):
+        said = who in (None, i)
+        ax.plot(rounds, line, color="#888888" if said else "#d8d8d8", lw=1, zorder=2 if said else 1)
+        if said:  # a marker now and then, else they hide each other
+            at = np.unique(np.append(np.arange(i % 3, len(held), 1 if who == i else 3), len(held) - 1))
+            style = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
+            ax.scatter(rounds[at], line[at], s=34, edgecolor="white", lw=0.5, **style)
+    ticks = [w for w in (0.03, 0.1, 0.3, 1.0) if w >= 0.9 * np.nanmin(seen)]
+    ax.set(yscale="log", xlabel="round", ylabel="width (logarithmic)", ylim=(0.85 * np.nanmin(seen), 1.2))
+    ax.set_yticks(ticks, [f"{w:g}" for w in ticks])
+    ax.minorticks_off()
     return ax.figure
 
 

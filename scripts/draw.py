@@ -1,4 +1,4 @@
-"""Draw the pictures of the book that no chapter draws: the rooms, one round, and the first screen, still and moving.
+"""Draw the pictures of the book that no chapter draws: rooms, one round, two times to pay, the first screen still and moving.
 
 usage: python scripts/draw.py [RUN]     (RUN: a folder with report.json, default runs/quickstart)
 """
@@ -96,6 +96,36 @@ def engine() -> str:
     return head + "".join(parts) + "</svg>\n"
 
 
+def paying() -> str:
+    """Paying after training beside paying while training, as an SVG: what each of three participants holds, round by round."""
+    ways = {
+        "paid after training": [(1.0, 1.0, 1.0, 1.0, w) for w in (0.3, 0.6, 1.0)],
+        "paid while training": [(0.4, 0.3, 0.3, 0.3, 0.3), (0.4, 0.5, 0.6, 0.6, 0.6), (0.4, 1.0, 1.0, 1.0, 1.0)],
+    }
+    parts = []
+    for side, (title, rows) in enumerate(ways.items()):
+        left = 95 + 335 * side
+        parts.append(f'<text x="{left}" y="28" class="t">{title}</text>')
+        for t, word in enumerate(("round 1", "2", "3", "4", "reward")):
+            x = left + 60 * t + (10 if t == 4 else 0)
+            parts.append(f'<text x="{x + 22}" y="54" text-anchor="middle" class="s">{word}</text>')
+            for i, row in enumerate(rows):
+                y = 64 + 58 * i
+                parts.append(f'<rect x="{x}" y="{y}" width="44" height="44" fill="#e6e6e6"/>')
+                shade = SHADES[0 if row[t] > 0.8 else 1 if row[t] > 0.45 else 2]
+                parts.append(
+                    f'<rect x="{x}" y="{y}" width="{44 * row[t]:.0f}" height="{44 * row[t]:.0f}" fill="{shade}"/>'
+                )
+    for i in range(3):
+        parts.append(f'<text x="80" y="{91 + 58 * i}" text-anchor="end" class="s">shop {i}</text>')
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 245" role="img" aria-label="Paid after or while training">'
+        "<style>text{font-family:DejaVu Sans,Verdana,sans-serif;font-size:15px}.t{fill:#222}.s{fill:#555;font-size:13px}"
+        '</style><rect width="760" height="245" rx="10" fill="#fff"/>'
+    )
+    return head + "".join(parts) + "</svg>\n"
+
+
 def landing(found: aq.Report) -> str:
     """The first screen that moves: a contribution in, width and accuracy out, on the run's own curve."""
     curve = aq.Curve(found.curve["widths"], found.curve["validation"], samples=found.data["sizes"]["validation"])
@@ -114,7 +144,7 @@ def landing(found: aq.Report) -> str:
 
 def main() -> None:
     """Write all pictures; the first screen only where a run has been made."""
-    for name, picture in {"rooms": rooms(), "engine": engine()}.items():
+    for name, picture in {"rooms": rooms(), "engine": engine(), "paying": paying()}.items():
         with whole(STATIC / f"{name}.svg") as half:
             half.write_text(picture)
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
