@@ -130,20 +130,29 @@ def read_sweep(folder: Path) -> None:
 
 
 RUN_FOLDER = str(RUN.folder(Path())) + "/"
+FIRST_REWARD = ("participant-00.safetensors", "participant-00.json", "words.json")
+ALL_REWARDS = ("participant-00.safetensors", "participant-01.json", "words.json", "load_reward.py")
+MNIST_FILES = tuple(f"MNIST/raw/{name}-ubyte" for name in ("train-images-idx3", "train-labels-idx1"))
 READERS = {
     "checkpoint": Reader(write_checkpoint, resume, ("theta.safetensors",)),
-    "reward": Reader(write_reward, read_reward, ("participant-00.safetensors", "participant-00.json", "words.json")),
-    "loader": Reader(write_reward, read_alone, ("participant-00.safetensors", "participant-00.json", "words.json")),
-    "folder of rewards": Reader(write_reward, verify, ("participant-00.safetensors", "participant-01.json", "words.json", "load_reward.py")),
+    "reward": Reader(write_reward, read_reward, FIRST_REWARD),
+    "loader": Reader(write_reward, read_alone, FIRST_REWARD),
+    "folder of rewards": Reader(write_reward, verify, ALL_REWARDS),
     "report": Reader(write_report, read_report, ("report.json",)),
     "rows": Reader(write_rows, read_rows, (f"{RUN_FOLDER}run.json", f"{RUN_FOLDER}aequa/report.json")),
-    "npz": Reader(lambda folder: write_npz(folder / "a.npz"), lambda folder: aq.load(folder / "a.npz", device="cpu"), ("a.npz",)),
+    "npz": Reader(
+        lambda folder: write_npz(folder / "a.npz"), lambda folder: aq.load(folder / "a.npz", device="cpu"), ("a.npz",)
+    ),
     "tsv": Reader(write_sst2, lambda folder: aq.load(folder, device="cpu"), ("train.tsv", "dev.tsv")),
     "leaf": Reader(write_leaf, lambda folder: aq.load(folder, device="cpu"), ("train/a.json", "test/a.json")),
-    "idx": Reader(write_mnist, lambda folder: aq.load("mnist", root=folder, device="cpu"), tuple(f"MNIST/raw/{name}-ubyte" for name in ("train-images-idx3", "train-labels-idx1"))),
+    "idx": Reader(write_mnist, lambda folder: aq.load("mnist", root=folder, device="cpu"), MNIST_FILES),
     "sweep": Reader(write_sweep, read_sweep, ("sweep.yml",)),
-    "published": Reader(lambda folder: (folder / "a.yml").write_text(PUBLISHED), lambda folder: verdicts.published(folder / "a.yml"), ("a.yml",)),
-}  # fmt: skip
+    "published": Reader(
+        lambda folder: (folder / "a.yml").write_text(PUBLISHED),
+        lambda folder: verdicts.published(folder / "a.yml"),
+        ("a.yml",),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
