@@ -7,20 +7,9 @@ from .trust import change_norm, checked_metadata, checked_update, opened_update,
 from .records import Data, Given, Recipe, Report, Round, Samples, Shard, Update
 from .rng import stream
 from .fairness import (
-    bounded_fairness,
-    cgs,
-    fisher_interval,
-    gini,
-    holm,
-    jain,
-    mcg,
-    measure,
-    paired_gains,
-    pearson,
-    pearson_noise_interval,
-    spearman,
-    worse_off,
-)
+    bounded_fairness, cgs, fisher_interval, gini, holm, jain, mcg, measure, paired_gains, pearson,
+    pearson_noise_interval, spearman, worse_off,
+)  # fmt: skip
 from .curve import Curve, range_report
 from .allocate import Certificate, Plan, allocate, gain_minus_variance, spread_minus_gain, spread_only, spread_per_gain
 from .continuum import at_bounds, closed_form, equal_gains_possible, smallest_spread, threshold
