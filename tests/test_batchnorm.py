@@ -33,12 +33,21 @@ def trained(quarter: aq.Data) -> dict[str, torch.Tensor]:
     return dict(aq.local_sgd(BUILD, aq.initial(BUILD, 0), shard, 1.0, recipe, aq.stream(0, "t")).state)
 
 
-@pytest.mark.parametrize("width", [0.5, 0.75, 1.0])
-def test_the_shared_statistics_ruin_every_width_and_the_repair_mends_it(quarter, trained, width: float) -> None:
+@pytest.mark.parametrize("width", [0.5, 0.75])
+def test_the_shared_statistics_ruin_a_narrow_width_and_the_repair_mends_it(quarter, trained, width: float) -> None:
     net = aq.slim(BUILD, trained, width)
     ruined, mended = aq.accuracy([net, aq.restated(net, quarter.train)], quarter.validation)
     assert mended > 0.4
     assert mended > ruined + 0.1
+
+
+def test_the_repair_does_not_harm_the_full_width_which_shared_statistics_hurt_least(quarter, trained) -> None:
+    """What the statistics of all widths cost the full one changes with the machine's order of summation: 0 to 7 points."""
+    full, narrow = aq.slim(BUILD, trained, 1.0), aq.slim(BUILD, trained, 0.5)
+    nets = [each for net in (full, narrow) for each in (net, aq.restated(net, quarter.train))]
+    hurt, whole, ruined, mended = aq.accuracy(nets, quarter.validation)
+    assert whole > max(0.6, hurt - 0.03)  # 500 samples: two standard errors of a paired difference
+    assert whole - hurt < mended - ruined
 
 
 def test_statistics_that_are_right_at_full_width_are_wrong_at_half(quarter, trained) -> None:

@@ -97,9 +97,10 @@ def test_what_is_too_pale_has_an_edge_that_is_not() -> None:
 
 
 def test_the_face_of_a_figure_stands_out_from_the_dark_page() -> None:
-    aq.style()
-    assert contrast(plt.rcParams["figure.facecolor"], "#14181e") >= SEEN  # the theme's dark page
-    assert tuple(plt.rcParams["axes.prop_cycle"].by_key()["color"]) == tuple(map(to_rgb, plots.CYCLE))
+    with plt.rc_context():
+        aq.style()
+        assert contrast(plt.rcParams["figure.facecolor"], "#14181e") >= SEEN  # the theme's dark page
+        assert tuple(plt.rcParams["axes.prop_cycle"].by_key()["color"]) == tuple(map(to_rgb, plots.CYCLE))
 
 
 def test_participants_are_told_apart_without_colour() -> None:

@@ -232,7 +232,7 @@ def test_an_answer_that_is_no_slice_of_its_width_is_left_out(
         "'slice'",
     ):
         assert reason in said
-    assert said.count("participant 2: its answer is refused") == 5
+    assert said.count("participant 2: its answer is refused") == 6
 
 
 def test_what_is_not_bytes_of_tensors_is_refused() -> None:
@@ -294,7 +294,7 @@ def test_a_number_and_a_size_stay_as_they_were_said_the_first_time(tmp_path: Pat
     ledger.admit(1, "aa", 40, aq.initial(aq.MLP, 0))
     ledger.admit(1, "bb", 10**6, aq.initial(aq.MLP, 1))
     assert ledger.participants[1] == {"samples": 40, "key": "bb"}
-    assert torch.equal(ledger.alone(1)["2.bias"], aq.initial(aq.MLP, 0)["2.bias"])
+    assert torch.equal(ledger.alone(1, aq.MLP)["2.bias"], aq.initial(aq.MLP, 0)["2.bias"])
 
 
 def test_a_participants_own_file_is_its_shard(tmp_path: Path, three: aq.Recipe, data: aq.Data) -> None:
