@@ -28,18 +28,17 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite.files import whole
-from aequa_lite.methods import METHODS
 from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "attacks", ROOT / "runs" / "attacks"
-RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, contribution_power=2.0, grid=100)
+RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, lr=0.12, contribution_power=2.0, grid=25)
 SIZES, CHEAT, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
-WORDS = tuple({"submodels": "submodels(20)"}.get(word, word) for word in METHODS)
-TOLD = ("aequa", "iafl", "submodels(20)")  # methods that are told contributions: no claim reaches the others
+WORDS = ("aequa", "earned", "fedavg", "cffl", "cgsv", "iafl", "shapfed", "submodels(20)")
+TOLD = ("aequa", "earned", "iafl", "submodels(20)")  # methods that are told contributions: no claim reaches the others
 DEFENCES = ("clipped", "median", "trimmed(0.2)", "screened")
-NOISES = (0.001, 0.003, 0.01)  # of the private merge, each change cut to length one
-HARMS = ("honest", "noise", "stale", "flips labels in rounds", "flips signs", "flips signs fourfold", "claims samples")
+NOISES = (0.001, 0.003, 0.01, 1.0)  # of the private merge, each change cut to length one
+HARMS = ("honest", "noise", "stale", "flips labels in rounds", "flips signs fourfold", "claims samples")
 
 Scheme = Callable[[aq.Scheme], aq.Scheme]
 
@@ -179,7 +178,6 @@ def attempts(w: World, method: aq.Method, honest: aq.Paid, told: bool) -> dict[s
         "brings nothing": partial(go, cheat=empty, told={CHEAT: chance}, alone=nothing),
         "flips labels": partial(go, flipped),
         "flips labels in rounds": partial(go, cheat=partial(aq.changed, shards={CHEAT: flipped[CHEAT]}, rounds=range(99))),
-        "flips signs": partial(go, cheat=partial(aq.sign_flipper, who=who)),
         "flips signs fourfold": partial(go, cheat=partial(aq.sign_flipper, who=who, scale=4.0)),
         "splits in three": partial(go, aq.sybils(w.shards, CHEAT, 3, seed=w.seed)),
         "clones itself": partial(go, clones),
@@ -194,7 +192,7 @@ def attempts(w: World, method: aq.Method, honest: aq.Paid, told: bool) -> dict[s
 def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
     """A row for each attack on a method; of the defended ones, those that do harm."""
     told, kept, clock = word in TOLD, [], time.process_time()
-    method = aq.method_named(f"{word}(defence={defence!r})" if defence else word)
+    method = aq.method_named(f"{word}(merging={defence!r})" if defence else word)
     honest = run(w, method, cheat=partial(aq.keeper, who={CHEAT}, kept=kept))
     own, base = w.tested(w.alone(w.shards)), w.tested(honest.models)
     rest = [i for i in range(len(SIZES)) if i != CHEAT]
