@@ -122,11 +122,17 @@ def trained_on(w: World, state: dict, width: float, steps: int = 60) -> torch.nn
     return aq.slim(w.build, after.state, width)
 
 
-def after_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tuple[str, float]]:
-    """What the cheat makes of an honest run once it is over: attack -> the test accuracy that it then holds."""
-    widest = max(kept, key=lambda u: u.width)
-    last = [u for u in kept if u.width == widest.width][-1]  # of its widest slices, the latest
-    yield "keeps", w.tested([aq.slim(w.build, last.state, last.width)])[0]
+def after_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tuple[str, int, float]]:
+    """What an honest run leaves to be made of it: attack, participant, the test accuracy that it then holds."""
+    for who in LOWER:
+        _, last = max((u.width, at) for at, u in enumerate(kept) if u.participant == who)  # the latest of its widest
+        yield "keeps", who, w.tested([aq.slim(w.build, kept[last].state, kept[last].width)])[0]
+    for attack, reward in of_the_pay(w, paid, [u for u in kept if u.participant == CHEAT]):
+        yield attack, CHEAT, reward
+
+
+def of_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tuple[str, float]]:
+    """What the cheat makes of its last slices and of its pay, and the lower three of theirs."""
     five = kept[-5:]
     narrow = min(u.width for u in five)
     slices = [aq.slice_of(w.build, u.state, narrow) for u in five]
@@ -193,7 +199,7 @@ def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
     """A row for each attack on a method; of the defended ones, those that do harm."""
     told, kept, clock = word in TOLD, [], time.process_time()
     method = aq.method_named(f"{word}(merging={defence!r})" if defence else word)
-    honest = run(w, method, cheat=partial(aq.keeper, who={CHEAT}, kept=kept))
+    honest = run(w, method, cheat=partial(aq.keeper, who=set(LOWER), kept=kept))
     own, base = w.tested(w.alone(w.shards)), w.tested(honest.models)
     rest = [i for i in range(len(SIZES)) if i != CHEAT]
 
@@ -207,9 +213,9 @@ def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
 
     yield row("honest", CHEAT, base[CHEAT], base[rest], base[rest], own[CHEAT])
     if not defence:
-        for attack, reward in after_the_pay(w, honest, kept):
-            best = base[list(LOWER)].max() if attack in ("votes", "pools") else base[CHEAT]
-            yield {**row(attack, CHEAT, reward, base[rest], base[rest], own[CHEAT]), "honest": float(best)}
+        for attack, who, reward in after_the_pay(w, honest, kept):
+            best = base[list(LOWER)].max() if attack in ("votes", "pools") else base[who]
+            yield {**row(attack, who, reward, base[rest], base[rest], own[who]), "honest": float(best)}
     for attack, go in attempts(w, method, honest, told).items():
         if defence and (attack not in HARMS or defence.startswith("private")):
             continue
