@@ -202,6 +202,17 @@ def outcome(w: World, go: Callable[[], aq.Paid]) -> np.ndarray | None:
         return None
 
 
+def shared_out(attack: str, tested: np.ndarray | None, base: np.ndarray) -> tuple[list, np.ndarray, np.ndarray]:
+    """Who cheats and what it holds then, what the others are paid, and what they were paid in the honest run."""
+    rest = [i for i in range(len(SIZES)) if i != CHEAT]
+    if tested is None:
+        return [(CHEAT, np.nan)], np.full(len(rest), np.nan), base[rest]
+    if attack == "three as one":
+        return [(i, tested[0]) for i in LOWER], tested[1:], base[len(LOWER) :]
+    names = [CHEAT, *range(len(SIZES), len(tested))]
+    return [(CHEAT, tested[names].max())], tested[rest], base[rest]
+
+
 def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
     """A row for each attack on a method; of the defended ones, those that do harm."""
     told, kept, clock = word in TOLD, [], time.process_time()
@@ -231,17 +242,10 @@ def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
     for attack, go in attempts(w, method, honest, told).items():
         if defence and (attack not in HARMS or defence.startswith("private")):
             continue
-        tested = outcome(w, go)
-        if tested is None:
-            pairs = [(CHEAT, np.nan)], np.full(len(rest), np.nan), base[rest]
-        elif attack == "three as one":
-            pairs = [(i, tested[0]) for i in LOWER], tested[1:], base[len(LOWER) :]
-        else:
-            names = [CHEAT, *range(len(SIZES), len(tested))]
-            pairs = [(CHEAT, tested[names].max())], tested[rest], base[rest]
-        for who, reward in pairs[0]:
+        found, others, before = shared_out(attack, outcome(w, go), base)
+        for who, reward in found:
             brings = w.tested([w.start])[0] if attack == "brings nothing" else own[who]
-            yield row(attack, who, reward, pairs[1], pairs[2], brings)
+            yield row(attack, who, reward, others, before, brings)
 
 
 def cell(asked: tuple[int, str, str]) -> pd.DataFrame:
