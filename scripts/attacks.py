@@ -37,8 +37,8 @@ SIZES, CHEAT, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
 WORDS = ("aequa", "earned", "fedavg", "cgsv", "iafl", "shapfed")
 TOLD = ("aequa", "earned", "iafl")  # methods that are told contributions: no claim reaches the others
 DEFENCES = ("clipped", "median", "trimmed(0.2)", "screened")
-NOISES = (0.001, 0.01, 1.0)  # of the private merge, each change cut to length one
-HARMS = ("honest", "noise", "flips labels in rounds", "flips signs fourfold", "claims samples")
+NOISES = (0.01, 1.0)  # of the private merge, each change cut to length one
+HARMS = ("honest", "flips labels in rounds", "flips signs fourfold")
 
 Scheme = Callable[[aq.Scheme], aq.Scheme]
 
@@ -178,14 +178,12 @@ def attempts(w: World, method: aq.Method, honest: aq.Paid, told: bool) -> dict[s
     found = {
         "zero": partial(go, cheat=rides("zero")),
         "noise": partial(go, cheat=rides("noise")),
-        "stale": partial(go, cheat=rides("stale")),
         "brings nothing": partial(go, cheat=empty, told={CHEAT: chance}, alone=nothing),
         "flips labels": partial(go, flipped),
         "flips labels in rounds": partial(go, cheat=partial(aq.changed, shards={CHEAT: flipped[CHEAT]}, rounds=range(99))),
         "flips signs fourfold": partial(go, cheat=partial(aq.sign_flipper, who=who, scale=4.0)),
         "splits in three": partial(go, aq.sybils(w.shards, CHEAT, 3, seed=w.seed)),
         "three as one": partial(go, aq.merged_shards(w.shards, LOWER)),
-        "claims samples": partial(go, aq.inflated(w.shards, CHEAT, 10), alone=w.alone(w.shards)),
         "claims accuracy": partial(go, told={CHEAT: top}) if told else lambda: honest,
         "hands in the shared": partial(go, cheat=borrowed, told={CHEAT: shared}) if told else lambda: honest,
     }  # fmt: skip
