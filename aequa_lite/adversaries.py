@@ -96,10 +96,11 @@ def sign_flipper(scheme: Scheme, who: Collection[int], *, scale: float = 1.0) ->
     return _forged(scheme, named(who), opposite)
 
 
-def keeper(scheme: Scheme, who: Collection[int], kept: list[Update]) -> Scheme:
+def keeper(scheme: Scheme, who: Collection[int], kept: list[Update], *, received: bool = False) -> Scheme:
     """Let some participants keep, round after round, what they hold after training: each adds it to ``kept``, in one list.
 
-    Their answers are honest, and nothing that the server sees is different. It is what no server can take back.
+    ``received``: what they are sent, before they train on it. Their answers are honest, and nothing that the server sees is
+    different. It is what no server can take back.
 
     Raises:
         ValueError: ``who`` names nobody.
@@ -120,7 +121,13 @@ def keeper(scheme: Scheme, who: Collection[int], kept: list[Update]) -> Scheme:
         kept.extend(u for u in updates if u.participant in keeping)
         return scheme.merge(state, updates)
 
-    return replace(scheme, merge=merge)
+    def broadcast(state: State, participant: int, width: float) -> State:
+        sent = scheme.broadcast(state, participant, width)
+        if participant in keeping:
+            kept.append(Update(participant, width, {k: t.clone() for k, t in networks_own(sent).items()}, 0.0, 0.0))
+        return sent
+
+    return replace(scheme, broadcast=broadcast) if received else replace(scheme, merge=merge)
 
 
 def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
