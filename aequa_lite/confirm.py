@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from .allocate import Plan
 from .curve import Curve
@@ -133,6 +133,6 @@ def confirm(plan: Plan, measured: Curve, fresh: Curve, *, plans: int = 1, level:
     own = measured.standard_error[np.searchsorted(measured.widths, plan.widths - 1e-12)]
     error = np.sqrt(own**2 + fresh.standard_error[at] ** 2)
     _, first, back = np.unique(at, return_index=True, return_inverse=True)  # one test for each width, not participant
-    p = 2 * stats.norm.sf(np.abs(found - predicted)[first] / error[first])
+    p = 2 * scipy.stats.norm.sf(np.abs(found - predicted)[first] / error[first])
     broken = np.isin(back, holm(p, level / plans))
     return Confirmation(predicted, found, error, tuple(np.flatnonzero(broken).tolist()))

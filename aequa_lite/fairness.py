@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from .rng import stream
 
@@ -55,7 +55,7 @@ def fisher_interval(r: float | None, n: int, level: float = 0.95) -> tuple[float
     """
     if r is None or n < 4:
         return None
-    middle, half = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), stats.norm.ppf(0.5 + level / 2) / np.sqrt(n - 3)
+    middle, half = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), scipy.stats.norm.ppf(0.5 + level / 2) / np.sqrt(n - 3)
     return float(np.tanh(middle - half)), float(np.tanh(middle + half))
 
 
@@ -67,7 +67,7 @@ def spearman(a: Any, b: Any) -> float | None:
         1.0
     """
     a, b = _pair(a, b)
-    return pearson(stats.rankdata(a), stats.rankdata(b))
+    return pearson(scipy.stats.rankdata(a), scipy.stats.rankdata(b))
 
 
 def mcg(gains: Any) -> float:
@@ -196,7 +196,7 @@ def worse_off(own: Any, paid: Any, level: float = 0.05) -> tuple[int, ...]:
     gain, error = paired_gains(own, paid)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(error > 0, gain / np.maximum(error, 1e-300), np.where(gain < 0, -np.inf, np.inf))
-    return holm(np.where(gain < 0, 2 * stats.norm.cdf(z), 1.0), level)
+    return holm(np.where(gain < 0, 2 * scipy.stats.norm.cdf(z), 1.0), level)
 
 
 def pearson_noise_interval(own: Any, paid: Any, seed: int = 0, draws: int = 1000) -> tuple[float, float] | None:

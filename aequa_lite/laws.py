@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-from scipy.stats import beta
+import scipy
 from torch import Tensor
 
 from .federate import Scheme
@@ -61,7 +61,7 @@ def law_of(draw: Draw, recipe: Recipe, widest: float = 1.0) -> Law:
     if widest == low:
         return [(tuple(draw(_Told(0.0), widest, recipe)), 1.0)]
     share = np.clip((ends - low) / (widest - low), 0, 1)
-    below = beta.cdf(share, recipe.width_alpha, recipe.width_beta)
+    below = scipy.stats.beta.cdf(share, recipe.width_alpha, recipe.width_beta)
     cells = [i for i in range(recipe.grid) if below[i + 1] > below[i]]
     told = [(share[i] + share[i + 1]) / 2 for i in cells]
     return [(tuple(draw(_Told(t), widest, recipe)), float(below[i + 1] - below[i])) for i, t in zip(cells, told)]

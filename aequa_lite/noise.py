@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from .allocate import Plan, allocate
 from .curve import Curve
@@ -187,7 +187,7 @@ def samples_needed(
         )
     if disagreement is not None and not gap <= disagreement <= 1:
         raise ValueError(f"disagreement is {disagreement!r}; allowed is a number from gap = {gap:g} to 1")
-    z = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
+    z = scipy.stats.norm.ppf(1 - level / 2) + scipy.stats.norm.ppf(power)
     variance = 2 * accuracy * (1 - accuracy) if disagreement is None else disagreement - gap**2
     return int(np.ceil(variance * z**2 / gap**2))
 

@@ -25,7 +25,7 @@ Every public name, in reading order: a heading for each file of the module. Impo
 def imported() -> list[tuple[str, list[str]]]:
     """Each room with the names that the package takes from it, in the order of ``__init__.py``."""
     tree = ast.parse(Path(aq.__file__).read_text())
-    nodes = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
     return [(str(node.module), [alias.asname or alias.name for alias in node.names]) for node in nodes]
 
 
