@@ -16,6 +16,7 @@ PROSE = re.compile(
 )
 PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
 KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
+FORMULA = re.compile(r'(<span class="math notranslate nohighlight">\\\(.*?\\\)</span>)([-.,;:!?)’”]+)', re.S)
 UNREAD = ("book/glossary", "book/api", "book/bibliography", "genindex", "search")
 
 
@@ -71,6 +72,11 @@ def link_terms(body: str, terms: dict[str, str], there: str) -> str:
     return PARAGRAPH.sub(paragraph, body)
 
 
+def glue(body: str) -> str:
+    """Keep a formula and the full stop or comma after it on one line; a browser would break between them."""
+    return FORMULA.sub(r'<span class="glued">\1\2</span>', body)
+
+
 def mend(page: str) -> str:
     """Mend the theme's HTML: a script that stands twice, names of buttons, roles of lists, tables that scroll."""
     page = re.sub(r"\s*<script>const THEBE_JS_URL.*?</script>", "", page, flags=re.S)  # Thebe is off
@@ -89,7 +95,7 @@ def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any],
         return
     there = relpath(".", dirname(pagename) or ".") + "/"
     body = context["body"] if pagename == "book/api" else link_names(context["body"], _names(app), there)
-    context["body"] = body if pagename in UNREAD else link_terms(body, _terms(app), there)
+    context["body"] = glue(body if pagename in UNREAD else link_terms(body, _terms(app), there))
 
 
 def _mend_all(app: Any, error: Exception | None) -> None:
