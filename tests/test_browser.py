@@ -103,3 +103,15 @@ def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:
     opened(page, BOOK / "notebooks" / "00_quickstart.html")
     faces = page.eval_on_selector_all("article img", "all => all.map(e => getComputedStyle(e).backgroundColor)")
     assert set(faces) == {"rgb(255, 255, 255)"}
+
+
+def test_a_figure_of_many_panels_scrolls_on_a_telephone_and_a_formula_keeps_its_full_stop(page: Any) -> None:
+    assert BOOK is not None
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, BOOK / "notebooks" / "06_training_time_allocation.html")
+    inside = page.eval_on_selector_all(".wide", "all => all.map(e => [e.scrollWidth, e.clientWidth])")
+    assert inside
+    assert all(scrolls > shown for scrolls, shown in inside)
+    opened(page, BOOK / "book" / "proofs.html")
+    lost = "all => all.filter(e => e.getClientRects().length > 1).map(e => e.textContent)"
+    assert not page.eval_on_selector_all(".glued", lost)

@@ -7,6 +7,7 @@ and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is li
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
 
@@ -16,7 +17,8 @@ PROSE = re.compile(
 )
 PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
 KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
-FORMULA = re.compile(r'(<span class="math notranslate nohighlight">\\\(.*?\\\)</span>)([-.,;:!?)’”]+)', re.S)
+FORMULA = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([-.,;:!?)’”]+)')
+LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
 UNREAD = ("book/glossary", "book/api", "book/bibliography", "genindex", "search")
 
 
@@ -89,6 +91,17 @@ def mend(page: str) -> str:
     return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
 
 
+def scrolling(page: str, there: Path) -> str:
+    """Put each large figure of a chapter into a box in which it scrolls on a telephone; ``there``: the page's folder."""
+
+    def boxed(m: re.Match[str]) -> str:
+        with (there / m[2]).open("rb") as file:
+            wide = int.from_bytes(file.read(20)[16:], "big")  # where a PNG keeps its width
+        return f'<div class="wide" tabindex="0">{m[1]}</div>' if wide > LARGE else m[0]
+
+    return re.sub(r'(?<=">\n)(<img alt="[^"]*" src="([^"]*_images/[^"]+\.png)" />)', boxed, page)
+
+
 def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Link the body of a page while it is written."""
     if doctree is None or "body" not in context:
@@ -104,7 +117,8 @@ def _mend_all(app: Any, error: Exception | None) -> None:
         return
     for path in app.builder.outdir.rglob("*.html"):
         if "_static" not in path.parts:
-            path.write_text(mend(path.read_text(encoding="utf-8")), encoding="utf-8")
+            page = mend(path.read_text(encoding="utf-8"))
+            path.write_text(scrolling(page, path.parent), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, Any]:
