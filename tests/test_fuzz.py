@@ -218,3 +218,12 @@ def test_documents_of_another_shape_are_read_or_refused(
 ) -> None:
     document = parsed(intact / name / file)
     read_with(intact, spoilt, name, file, as_text(data.draw(misshapen(document))).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["mcg", "min_gain", "pearson", "pearson_ceiling", "pearson_interval", "pearson_noise_interval"]
+)
+def test_a_report_that_lacks_a_measure_is_refused(intact: Path, spoilt: Path, name: str) -> None:
+    document = json.loads((intact / "report" / "report.json").read_text())
+    del document["fairness"][name]
+    assert "its fairness is" in read_with(intact, spoilt, "report", "report.json", as_text(document).encode())
