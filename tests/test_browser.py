@@ -35,6 +35,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A fresh page that notes what it complains of and what it asks for elsewhere."""
     fresh = browser.new_page(color_scheme=request.param, viewport={"width": 1280, "height": 900})
+    fresh.set_default_timeout(180_000)  # on a busy machine a page of formulas takes its time
     fresh.said, fresh.asked = [], []
     fresh.on("console", lambda m: fresh.said.append(m.text) if m.type == "error" else None)
     fresh.on("pageerror", lambda e: fresh.said.append(str(e)))
