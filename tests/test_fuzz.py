@@ -227,3 +227,9 @@ def test_a_report_that_lacks_a_measure_is_refused(intact: Path, spoilt: Path, na
     document = json.loads((intact / "report" / "report.json").read_text())
     del document["fairness"][name]
     assert "its fairness is" in read_with(intact, spoilt, "report", "report.json", as_text(document).encode())
+
+
+def test_a_published_figure_of_hundreds_of_digits_is_refused(intact: Path, spoilt: Path) -> None:
+    large = PUBLISHED.replace("value: 1}", f"value: {10**400}}}")
+    assert large != PUBLISHED
+    assert "too large" in read_with(intact, spoilt, "published", "a.yml", large.encode())
