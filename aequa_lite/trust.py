@@ -235,7 +235,9 @@ def _fairness(value: Any, n: int) -> bool:
     if not isinstance(value, dict):
         return False
     free = [value.get(name, "") for name in ("pearson", "pearson_ceiling")]
-    ends = [value.get(f"{name}_interval") for name in ("pearson", "pearson_noise", "pearson_ceiling", "cgs_ceiling")]
+    # an interval that does not exist is None; only the ceilings' may be missing
+    ends = [value.get(f"{name}_interval", "") for name in ("pearson", "pearson_noise")]
+    ends += [value.get(f"{name}_ceiling_interval") for name in ("pearson", "cgs")]
     worse = value.get("worse_off")
     return (
         numbers([value.get(name) for name in ("mcg", "cgs", "min_gain")], 3)

@@ -78,7 +78,7 @@ def published(path: Path | str) -> dict[str, list[Claim]]:
     try:
         subjects = plain_yaml(path, MOST_BYTES)[0].items()
         return {subject: [claim for entry in entries for claim in _claims(entry)] for subject, entries in subjects}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no file of published figures: {said(error)}") from error
 
 

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LISTED = ROOT / "scripts" / "colab.txt"
 PACKAGE = "git+https://github.com/aequa-lite/aequa-lite"
 TABLES = "https://raw.githubusercontent.com/aequa-lite/aequa-lite/main/results"
+PIP = ("-P", "-m", "pip")  # which takes what is installed, not what lies in this folder
 FIRST = f"""import sys
 
 if "google.colab" in sys.modules:
@@ -106,7 +107,7 @@ def machine(python: str, place: Path) -> Path:
 
 def installed(executable: Path) -> dict[str, str]:
     """Every package of the simulated machine and its version."""
-    listed = json.loads(said(executable, "-m", "pip", "list", "--format", "json"))
+    listed = json.loads(said(executable, *PIP, "list", "--format", "json"))
     return {each["name"].lower(): each["version"] for each in listed}
 
 
@@ -155,6 +156,8 @@ def main() -> None:
     env = kernel(executable, runs)
     said(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", runs, ROOT)
     (wheel,) = runs.glob("aequa_lite-*.whl")
+    remove = (executable, *PIP, "uninstall", "-q", "-y", "aequa-lite")
+    said(*remove)  # a check that was killed has left it on a machine that is used again
     before, bad = installed(executable), 0
     print(f"Python {said(executable, '-V').split()[1]}, torch {before['torch']}, {len(before)} packages", flush=True)
     for number, path in enumerate(notebooks):
@@ -166,7 +169,7 @@ def main() -> None:
         bad += not well
         print(f"{'ok' if well else 'FAILED'}  {path.name}  {time.perf_counter() - started:.0f} s  "
               f"changed: {sorted(touched)}\n    {words}", flush=True)  # fmt: skip
-        said(executable, "-m", "pip", "uninstall", "-q", "-y", "aequa-lite")
+        said(*remove)
     sys.exit(f"{bad} of {len(notebooks)} notebooks failed" if bad else 0)
 
 

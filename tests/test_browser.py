@@ -35,6 +35,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A fresh page that notes what it complains of and what it asks for elsewhere."""
     fresh = browser.new_page(color_scheme=request.param, viewport={"width": 1280, "height": 900})
+    fresh.set_default_timeout(180_000)  # on a busy machine a page of formulas takes its time
     fresh.said, fresh.asked = [], []
     fresh.on("console", lambda m: fresh.said.append(m.text) if m.type == "error" else None)
     fresh.on("pageerror", lambda e: fresh.said.append(str(e)))
@@ -103,3 +104,15 @@ def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:
     opened(page, BOOK / "notebooks" / "00_quickstart.html")
     faces = page.eval_on_selector_all("article img", "all => all.map(e => getComputedStyle(e).backgroundColor)")
     assert set(faces) == {"rgb(255, 255, 255)"}
+
+
+def test_a_figure_of_many_panels_scrolls_on_a_telephone_and_a_formula_keeps_its_full_stop(page: Any) -> None:
+    assert BOOK is not None
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, BOOK / "notebooks" / "06_training_time_allocation.html")
+    inside = page.eval_on_selector_all(".wide", "all => all.map(e => [e.scrollWidth, e.clientWidth])")
+    assert inside
+    assert all(scrolls > shown for scrolls, shown in inside)
+    opened(page, BOOK / "book" / "proofs.html")
+    lost = "all => all.filter(e => e.getClientRects().length > 1).map(e => e.textContent)"
+    assert not page.eval_on_selector_all(".glued", lost)

@@ -1,4 +1,7 @@
-"""Hostile input: whatever a reader is given, it returns what it promises or refuses in one sentence, and runs no code."""
+"""Hostile input: whatever a reader is given, it returns what it promises or refuses in one sentence, and runs no code.
+
+The same examples every time; ``AEQUA_FUZZ=15 pytest tests/test_fuzz.py`` is a campaign: 15 times as many, and others each time.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +199,12 @@ def test_damaged_bytes_are_read_or_refused(intact: Path, spoilt: Path, name: str
     read_with(intact, spoilt, name, file, data.draw(damaged((intact / name / file).read_bytes())))
 
 
+@cache
+def parsed(path: Path) -> Any:
+    """An intact document, parsed once."""
+    return (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text())
+
+
 DOCUMENTS = [
     (name, file) for name, reader in READERS.items() for file in reader.files if file.endswith((".json", ".yml"))
 ]
@@ -206,5 +216,20 @@ DOCUMENTS = [
 def test_documents_of_another_shape_are_read_or_refused(
     intact: Path, spoilt: Path, name: str, file: str, data: st.DataObject
 ) -> None:
-    document = yaml.safe_load((intact / name / file).read_text())
+    document = parsed(intact / name / file)
     read_with(intact, spoilt, name, file, as_text(data.draw(misshapen(document))).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["mcg", "min_gain", "pearson", "pearson_ceiling", "pearson_interval", "pearson_noise_interval"]
+)
+def test_a_report_that_lacks_a_measure_is_refused(intact: Path, spoilt: Path, name: str) -> None:
+    document = json.loads((intact / "report" / "report.json").read_text())
+    del document["fairness"][name]
+    assert "its fairness is" in read_with(intact, spoilt, "report", "report.json", as_text(document).encode())
+
+
+def test_a_published_figure_of_hundreds_of_digits_is_refused(intact: Path, spoilt: Path) -> None:
+    large = PUBLISHED.replace("value: 1}", f"value: {10**400}}}")
+    assert large != PUBLISHED
+    assert "too large" in read_with(intact, spoilt, "published", "a.yml", large.encode())

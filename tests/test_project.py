@@ -7,9 +7,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import aequa_lite as aq
 
@@ -149,6 +152,28 @@ def test_every_chapter_is_in_the_contents() -> None:
 def test_versions_are_written_once() -> None:
     assert not re.search(r"\d+\.\d+", (ROOT / "environment.yml").read_text().replace("python=3.12", ""))
     assert "-e .[book,test]" in (ROOT / "environment.yml").read_text()
+
+
+def test_every_environment_fits_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = [ROOT / "environment.yml", ROOT / ".binder" / "environment.yml"]
+    written = "".join(path.read_text() for path in [*conda, ROOT / ".binder" / "postBuild", ROOT / "Makefile"])
+    asked = ",".join(re.findall(r"\.\[([a-z,]+)\]", written) + re.findall(r"^EXTRAS := (.*)$", written, flags=re.M))
+    assert {"book", "test"} <= set(asked.split(",")) <= set(project["optional-dependencies"])
+    pythons = re.findall(r"python=([\d.]+)", written)
+    pythons += re.findall(r'"(3\.\d+)"', (ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert len(pythons) == 4
+    assert all(SpecifierSet(project["requires-python"]).contains(each) for each in pythons)
+
+
+def test_colab_has_what_the_package_needs_and_gets_the_flower_that_it_wants() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "scripts" / "colab.txt").read_text().splitlines()
+    has = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+    for each in map(Requirement, project["dependencies"]):  # the notebooks install the package without them
+        assert each.specifier.contains(has[each.name]), each
+    (flower,) = project["optional-dependencies"]["flower"]
+    assert flower in (ROOT / "scripts" / "colab_check.py").read_text()
 
 
 def test_the_readmes_program_runs(capsys: pytest.CaptureFixture[str]) -> None:

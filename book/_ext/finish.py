@@ -7,6 +7,7 @@ and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is li
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
 
@@ -16,6 +17,8 @@ PROSE = re.compile(
 )
 PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
 KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
+FORMULA = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([-.,;:!?)’”]+)')
+LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
 UNREAD = ("book/glossary", "book/api", "book/bibliography", "genindex", "search")
 
 
@@ -71,6 +74,11 @@ def link_terms(body: str, terms: dict[str, str], there: str) -> str:
     return PARAGRAPH.sub(paragraph, body)
 
 
+def glue(body: str) -> str:
+    """Keep a formula and the full stop or comma after it on one line; a browser would break between them."""
+    return FORMULA.sub(r'<span class="glued">\1\2</span>', body)
+
+
 def mend(page: str) -> str:
     """Mend the theme's HTML: a script that stands twice, names of buttons, roles of lists, tables that scroll."""
     page = re.sub(r"\s*<script>const THEBE_JS_URL.*?</script>", "", page, flags=re.S)  # Thebe is off
@@ -83,13 +91,24 @@ def mend(page: str) -> str:
     return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
 
 
+def scrolling(page: str, there: Path) -> str:
+    """Put each large figure of a chapter into a box in which it scrolls on a telephone; ``there``: the page's folder."""
+
+    def boxed(m: re.Match[str]) -> str:
+        with (there / m[2]).open("rb") as file:
+            wide = int.from_bytes(file.read(20)[16:], "big")  # where a PNG keeps its width
+        return f'<div class="wide" tabindex="0">{m[1]}</div>' if wide > LARGE else m[0]
+
+    return re.sub(r'(?<=">\n)(<img alt="[^"]*" src="([^"]*_images/[^"]+\.png)" />)', boxed, page)
+
+
 def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Link the body of a page while it is written."""
     if doctree is None or "body" not in context:
         return
     there = relpath(".", dirname(pagename) or ".") + "/"
     body = context["body"] if pagename == "book/api" else link_names(context["body"], _names(app), there)
-    context["body"] = body if pagename in UNREAD else link_terms(body, _terms(app), there)
+    context["body"] = glue(body if pagename in UNREAD else link_terms(body, _terms(app), there))
 
 
 def _mend_all(app: Any, error: Exception | None) -> None:
@@ -98,7 +117,8 @@ def _mend_all(app: Any, error: Exception | None) -> None:
         return
     for path in app.builder.outdir.rglob("*.html"):
         if "_static" not in path.parts:
-            path.write_text(mend(path.read_text(encoding="utf-8")), encoding="utf-8")
+            page = mend(path.read_text(encoding="utf-8"))
+            path.write_text(scrolling(page, path.parent), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, Any]:
