@@ -274,7 +274,10 @@ LOOKS = (6, 12, 24)  # rounds after which the table says what is held
 
 def by_round(name: str) -> str:
     """Pay while training beside pay after it: a line for each partition and score, then what that says of three goals."""
-    held, ends = (pd.read_csv(ROOT / "results" / name / f"{each}.csv") for each in ("by_round", "ends"))
+    places = [ROOT / "results" / name / f"{each}.csv" for each in ("by_round", "ends")]
+    if not all(place.exists() for place in places):
+        return "Not tried here. `python scripts/training_time.py` fills it.\n"
+    held, ends = map(pd.read_csv, places)
     rows = []
     for (partition, method), runs in ends.groupby(["partition", "method"], sort=False):
         looks = held[(held["partition"] == partition) & (held["method"] == method)]

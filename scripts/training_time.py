@@ -1,6 +1,6 @@
 """Pay while training and after it, round by round; two tables under results/training_time/.
 
-usage: python scripts/training_time.py [SEEDS]
+usage: python scripts/training_time.py [SEEDS] [--gather]     (--gather: only the tables, of what has been measured)
 
 Ten participants, an MLP, Fashion-MNIST (the folder AEQUA_DATA), 40 rounds of 15 steps; five partitions; seeds 0, 1, ...
 (default: three). In each run all methods share the shards, the models trained alone and the contributions. Writes
@@ -34,6 +34,7 @@ RECIPE = aq.Recipe(
 PARTITIONS = ("power_law", "class_imbalance", "dirichlet(0.5)", "imbalanced(0.4, 2)", "label_skew(3)")
 WORDS = ("aequa", "earned", "earned('alignment')")
 EVERY = 3  # rounds from one look to the next
+TABLES = ("by_round", "ends")
 TOLD = ("pearson", "mcg", "cgs", "min_gain")
 
 
@@ -81,35 +82,43 @@ class World:
         return [{**self.head, "method": word, **row} for row in rows], {**self.head, "method": word, **end}
 
 
-def measured(partition: str, seed: int) -> dict[str, pd.DataFrame]:
-    """The tables of one partition and seed; what has been measured is not measured again."""
-    folder, world = DONE / f"{aq.folder_named(partition)}-{seed}", None
+def paths_of(partition: str, seed: int, word: str) -> list[Path]:
+    """Where the two tables of a method in a run are kept."""
+    folder = DONE / f"{aq.folder_named(partition)}-{seed}"
+    return [folder / f"{aq.folder_named(word)}-{name}.csv" for name in TABLES]
+
+
+def measure(partition: str, seed: int) -> None:
+    """Measure what is missing of one partition and seed."""
+    world = None
     for word in WORDS:
-        paths = [folder / f"{aq.folder_named(word)}-{name}.csv" for name in ("by_round", "ends")]
-        if all(path.exists() for path in paths):
-            continue
-        world = world or World(partition, seed)
-        rows, end = world.run(word)
-        for path, found in zip(paths, (rows, [end]), strict=True):
-            with whole(path) as half:
-                pd.DataFrame(found).to_csv(half, index=False, float_format="%.6g")
-    return {
-        name: pd.concat([pd.read_csv(folder / f"{aq.folder_named(word)}-{name}.csv") for word in WORDS])
-        for name in ("by_round", "ends")
-    }
+        paths = paths_of(partition, seed, word)
+        if not all(path.exists() for path in paths):
+            world = world or World(partition, seed)
+            rows, end = world.run(word)
+            for path, found in zip(paths, (rows, [end]), strict=True):
+                with whole(path) as half:
+                    pd.DataFrame(found).to_csv(half, index=False, float_format="%.6g")
 
 
 def main() -> None:
-    """Measure what is missing and write the tables."""
-    seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
-    found = [measured(p, seed) for seed, p in tqdm([(seed, p) for seed in seeds for p in PARTITIONS], desc="runs")]
-    for name in ("by_round", "ends"):
+    """Measure what is missing and write the tables, of those runs in which every method is done."""
+    given = [word for word in sys.argv[1:] if word != "--gather"]
+    runs = [(p, seed) for seed in range(int(given[0]) if given else 3) for p in PARTITIONS]
+    for run in tqdm([] if "--gather" in sys.argv else runs, desc="runs"):
+        measure(*run)
+    found = {run: [paths_of(*run, word) for word in WORDS] for run in runs}
+    done = {run: paths for run, paths in found.items() if all(path.exists() for each in paths for path in each)}
+    if not done:
+        sys.exit("nothing has been measured yet")
+    for k, name in enumerate(TABLES):
         with whole(RESULTS / f"{name}.csv") as half:
-            pd.concat([tables[name] for tables in found]).to_csv(half, index=False, float_format="%.6g")
+            parts = [pd.read_csv(each[k]) for paths in done.values() for each in paths]
+            pd.concat(parts).to_csv(half, index=False, float_format="%.6g")
     about = {
         "script": "scripts/training_time.py",
-        "seeds": list(seeds),
-        "partitions": PARTITIONS,
+        "seeds": sorted({seed for _, seed in done}),
+        "runs": [f"{partition}, seed {seed}" for partition, seed in done],
         "recipe": {**RECIPE.to_dict(), "seed": "each of the seeds"},
         "versions": versions_of_run(),
         "device": device_in_words(torch.device("cpu")),
