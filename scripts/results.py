@@ -282,11 +282,11 @@ def by_round(name: str) -> str:
     for (partition, method), runs in ends.groupby(["partition", "method"], sort=False):
         looks = held[(held["partition"] == partition) & (held["method"] == method)]
         columns = [spread(looks[looks["round"] == each]["pearson"]) for each in LOOKS] + [spread(runs["pearson"])]
-        columns += [spread(runs[each]) for each in ("alone_best", "full", "mcg", "min_gain")]
+        columns += [spread(runs[each]) for each in ("alone_best", "full", "mcg", "cgs", "min_gain")]
         told = "" if bool(runs["informative"].all()) else " (uninformative)"
         rows.append([partition + told, f"`{method}`", *columns, str(int(runs["worse_off"].sum()))])
     head = ["partition", "method", *(f"Pearson, round {each}" for each in LOOKS), "at the end", "best alone"]
-    table = markdown([*head, "full width", "mean gain", "smallest gain", "worse off"], rows)
+    table = markdown([*head, "full width", "mean gain", "CGS", "smallest gain", "worse off"], rows)
     goals = [goal(held, ends, method) for method in ends["method"].unique() if method != AFTER]
     return table + "\n" + "\n".join(goals) + stamp_of(ROOT / "results" / name / "by_round.json")
 
@@ -300,13 +300,16 @@ def goal(held: pd.DataFrame, ends: pd.DataFrame, method: str) -> str:
     settled = looks["round"][looks["round"] <= looks["round"].max() / 3].max()  # the last look of the first third
     least = looks[looks["round"] >= settled].groupby(run)["pearson"].min()
     kept, end = int((least > 0.95).sum()), while_[while_["informative"]]["pearson"]
+    last = held[(held["method"] == method) & (held["round"] == held["round"].max())]
+    inverted = int((last["full"] < last["held_mean"]).sum())
     unhurt = int((while_["worse_off"][fair] == 0).sum())
     return (
         f"`{method}`: the full width is within a point of `{AFTER}`'s in {int((lost <= 1).sum())} of {len(lost)} runs "
         f"({lost.mean():.1f} points lost on average, {lost.max():.1f} at most). Pearson is above 0.95 from the first third of "
         f"the rounds on in {kept} of {len(least)} informative runs, and at the end in {int((end > 0.95).sum())} "
         f"(lowest {end.min():.2f}). Nobody is worse off at the end in {unhurt} of the {int(fair.sum())} runs in which "
-        f"`{AFTER}` manages that.\n"
+        f"`{AFTER}` manages that. The whole network is worse in the end than what is held on average in {inverted} of "
+        f"{len(lost)} runs: its outermost units are trained by one participant.\n"
     )
 
 
