@@ -296,10 +296,11 @@ def goal(held: pd.DataFrame, ends: pd.DataFrame, method: str) -> str:
     run = ["partition", "seed"]
     while_, after = (ends[ends["method"] == each].set_index(run) for each in (method, AFTER))
     lost, fair = 100 * (after["full"] - while_["full"]), after["worse_off"] == 0
+    held = held.fillna({"pearson": 0.0})  # where all hold the same, nothing follows what was brought
     looks = held[(held["method"] == method) & held.set_index(run).index.map(while_["informative"]).to_numpy(dtype=bool)]
     settled = looks["round"][looks["round"] <= looks["round"].max() / 3].max()  # the last look of the first third
     least = looks[looks["round"] >= settled].groupby(run)["pearson"].min()
-    kept, end = int((least > 0.95).sum()), while_[while_["informative"]]["pearson"]
+    kept, end = int((least > 0.95).sum()), while_[while_["informative"]]["pearson"].fillna(0.0)
     last = held[(held["method"] == method) & (held["round"] == held["round"].max())]
     inverted = int((last["full"] < last["held_mean"]).sum())
     unhurt = int((while_["worse_off"][fair] == 0).sum())
@@ -309,7 +310,7 @@ def goal(held: pd.DataFrame, ends: pd.DataFrame, method: str) -> str:
         f"the rounds on in {kept} of {len(least)} informative runs, and at the end in {int((end > 0.95).sum())} "
         f"(lowest {end.min():.2f}). Nobody is worse off at the end in {unhurt} of the {int(fair.sum())} runs in which "
         f"`{AFTER}` manages that. The whole network is worse in the end than what is held on average in {inverted} of "
-        f"{len(lost)} runs: its outermost units are trained by one participant.\n"
+        f"{len(lost)} runs, since few train its outermost units.\n"
     )
 
 
