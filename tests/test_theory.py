@@ -12,6 +12,7 @@ import torch
 
 import aequa_lite as aq
 from aequa_lite.laws import Law
+from aequa_lite.linear import LEAST_LOSS, _scores
 from aequa_lite.slim import prefix, slice_of
 
 PLAIN = {"momentum": 0.0, "lr_final": 1.0, "batch": 16}
@@ -237,6 +238,62 @@ def test_a_coalition_holds_no_entry_beyond_its_widest_members(build: Callable) -
             for width in widths:
                 pooled[prefix(slice_of(build, theta, width)[name].shape)] = 1
             assert pooled.sum() == slice_of(build, theta, max(widths))[name].numel()
+
+
+def test_who_is_away_brings_a_noise_that_the_bound_does_not_know() -> None:
+    """Broken: all take part. From the minimum, one exact step a round: the bound is 0, and with all there so is the gradient."""
+    recipe = aq.Recipe(participants=4, rounds=60, local_steps=1, lr=0.05, **PLAIN)
+    known = aq.regression(recipe, exact(aq.full_only, recipe), correlation=0.3)
+    known = replace(known, start=known.least[0])
+    m = known.moments(np.tile(known.least[0], (4, 1)))
+    gap = max(known.value(known.least[0]) - known.least[1], 0.0)
+    assert m.noise == pytest.approx(0)
+    assert m.heterogeneity > 1  # which one step does not feel, as long as all take it
+    bound = aq.stationarity_bound(gap, 0.05, known.smooth, noise=m.noise, scatter=m.scatter,
+                                  heterogeneity=m.heterogeneity, rounds=60, steps=1)  # fmt: skip
+
+    def square(participation: float, lr: float = 0.05) -> float:
+        scheme, found = aq.slimmable(known.build, aq.full_only), []
+        for seed in range(3):
+            some = replace(recipe, participation=participation, lr=lr, rounds=int(3 / lr), seed=seed)
+            rounds = aq.federate(known.build, known.shards, some, scheme=scheme, count=1, progress=False)
+            found += [(known.gradient(rnd.theta["weight"].numpy()) ** 2).sum() for rnd in rounds]
+        return float(np.mean(found))
+
+    everybody, most, some = (square(share) for share in (1.0, 0.75, 0.25))
+    assert everybody < 1e-12
+    assert bound.total < 1e-12 < 1e-3 < some
+    assert everybody < most < some  # the more are there, the less
+    assert square(0.25, 0.0125) < 0.5 * some  # and a shorter step is the remedy
+
+
+class Kink(aq.Squares):
+    """Two ReLUs, relu(z) + relu(-z) = |z|: its second derivative is 0 wherever it has one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x[:, :-1] @ self.weight - x[:, -1]
+        return _scores(torch.relu(z) + torch.relu(-z) + LEAST_LOSS)
+
+
+def test_at_a_kink_no_step_is_short_enough() -> None:
+    """Broken: smoothness. The curvature that can be measured is 0, so every step would do; the gradient never falls."""
+    shard = aq.Shard(
+        0, aq.Samples(torch.tensor([[1.0, 0.0]] * 4, dtype=torch.float64), torch.zeros(4).long(), 2), np.arange(4)
+    )
+    for lr in (0.1, 0.01):
+        recipe = aq.Recipe(participants=1, rounds=400, local_steps=1, lr=lr, **PLAIN)
+        build = partial(Kink, features=1, start=[lr / 2])  # a minimum half a step away
+        scheme = aq.slimmable(build, aq.full_only)
+        path = [
+            rnd.theta["weight"].item() for rnd in aq.federate(build, [shard], recipe, scheme=scheme, progress=False)
+        ]
+        assert np.abs(path) == pytest.approx(lr / 2)  # from side to side, for ever
+        steps = np.diff([lr / 2, *path]) / lr
+        bound = aq.stationarity_bound(lr / 2, lr, 1e-9, noise=0, scatter=0, heterogeneity=0, rounds=400, steps=1)
+        assert (steps**2).mean() == pytest.approx(1)
+        assert bound.total < 0.01
+        away = aq.stationarity_bound(lr / 2, lr, 1 / lr, noise=0, scatter=0, heterogeneity=0, rounds=400, steps=1)
+        assert away.total < 0.01  # nor does the largest curvature that the theorem takes help
 
 
 def test_a_recipe_outside_the_theorems_is_refused() -> None:
