@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,7 @@ def earned_widths(
     start: float = 0.25,
     warm_up: int = 3,
     step: float = 0.1,
+    hands: float = 0.2,
     stretch: bool = True,
 ) -> Policy:
     r"""Send everyone, in every round, only the slice that its contribution has earned so far.
@@ -45,8 +47,9 @@ def earned_widths(
     are stretched over the accuracies that the current network has between ``floor`` and full width, and each width is the
     least that reaches its own; without them $w_i = f + (1 - f)\, s_i / \max_j s_j$. ``stretch`` = False, for scores that are
     accuracies: they are only ever brought closer together, so that nobody's gain is smaller than the best one's. All hold
-    ``start`` for ``warm_up`` rounds; then a width moves by at most ``step`` a round, and the widest participant is given
-    width 1 wherever nobody else holds it. Who comes in later starts at ``floor``.
+    ``start`` for ``warm_up`` rounds; then a width moves by at most ``step`` a round, except that a share of ``hands``
+    of the participants, rounded up, always holds width 1: the widest ones, for one alone would train the outermost channels
+    on its own data. Who comes in later starts at ``floor``.
 
     Raises:
         ValueError: a number is outside its range, or only one of ``build`` and ``validation`` is given.
@@ -58,8 +61,8 @@ def earned_widths(
 
     Source: training-time rewards are Algorithm 2 of Aequa (seen by name); this schedule is ours.
     """
-    for name, value, least in (("floor", floor, 1e-6), ("start", start, 1e-6), ("step", step, 1e-6)):
-        if not least <= value <= 1:
+    for name, value in {"floor": floor, "start": start, "step": step, "hands": hands}.items():
+        if not 1e-6 <= value <= 1:
             raise ValueError(f"{name} is {value!r}; allowed is a number in (0, 1]")
     if warm_up < 1 or (build is None) != (validation is None):
         raise ValueError(
@@ -84,8 +87,8 @@ def earned_widths(
         held = np.array(last.widths)
         near = np.clip(wanted(scores, last.theta), held - step, held + step)
         widths = np.where(held > 0, np.clip(near, floor, 1), floor)
-        if widths.max() < 1:  # somebody always trains the outermost channels: the widest, then the best
-            widths[max(range(len(widths)), key=lambda i: (widths[i], scores[i]))] = 1.0
+        order = sorted(range(len(widths)), key=lambda i: (widths[i], scores[i]), reverse=True)
+        widths[order[: math.ceil(hands * len(widths) - 1e-9)]] = 1.0  # somebody always trains the outermost channels
         return Given(tuple(widths.tolist()), tuple(scores.tolist()))
 
     return policy

@@ -85,14 +85,15 @@ def earned(
     start: float = 0.25,
     warm_up: int = 3,
     step: float = 0.1,
+    hands: float = 0.2,
 ) -> Method:
     r"""Train one network of every width and pay while training: each round sends only the slice that is earned by then.
 
     ``score``: what is earned by, ``own_accuracy`` (networks trained alone come twice, in the first round and in the middle, and
     cost together as many local steps as training alone does), ``arrived_accuracy`` or ``alignment``; ``power``: of
-    :func:`cautious`; ``floor``, ``start``, ``warm_up``, ``step``: as in :func:`earned_widths`. Merge weights are those of
-    :func:`aequa`. The reward is the slice of the final network that the next round would send: nobody takes home more than
-    it has earned, and no other rule is asked at the end.
+    :func:`cautious`; ``floor``, ``start``, ``warm_up``, ``step``, ``hands``: as in :func:`earned_widths`. Merge weights are
+    those of :func:`aequa`. The reward is the slice of the final network that the next round would send: nobody takes home
+    more than it has earned, and no other rule is asked at the end.
 
     Raises:
         ValueError: a constant is outside its range, or ``score`` is unknown.
@@ -106,7 +107,7 @@ def earned(
     scores = ("own_accuracy", "arrived_accuracy", "alignment")
     checked_constant("score", score, score in scores, f"one of {', '.join(scores)}")
     merging = cautious(power)
-    schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step}
+    schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step, "hands": hands}
     earned_widths(alignment, **schedule)  # what makes no schedule is refused before any work
 
     def enter(task: Task) -> Entry:

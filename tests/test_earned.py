@@ -228,8 +228,21 @@ def test_a_method_that_makes_no_sense_is_refused_before_any_work(word: str, said
 @pytest.mark.parametrize(
     ("options", "said"),
     [({"floor": 0.0}, "floor is 0.0"), ({"start": 1.5}, "start is 1.5"), ({"step": -1.0}, "step is -1.0"),
+     ({"hands": 0.0}, "hands is 0.0"),
      ({"warm_up": 0}, "warm_up is 0")],
 )  # fmt: skip
 def test_what_makes_no_schedule_is_refused(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         aq.earned_widths(aq.alignment, **options)
+
+
+@pytest.mark.parametrize(("hands", "full"), [(0.01, 1), (0.2, 2), (0.3, 3), (1.0, 10)])
+def test_a_share_of_the_widest_always_holds_everything(hands: float, full: int) -> None:
+    policy = aq.earned_widths(lambda before, rnd, known: np.arange(10.0), warm_up=1, hands=hands)
+    given = policy(aq.Recipe(participants=10), None)
+    state = {"w": torch.zeros(1)}
+    answers = tuple(aq.Update(i, w, state, weight=1.0, loss=0.0) for i, w in enumerate(given.widths))
+    following = policy(
+        aq.Recipe(participants=10), aq.Round(0, state, given.widths, 0.0, 20, updates=answers, before=state)
+    )
+    assert [i for i, w in enumerate(following.widths) if w == 1] == list(range(10 - full, 10))
