@@ -43,7 +43,7 @@ unit: $(STAMP) ## run the unit tests and the examples of the docstrings
 
 nbval: $(STAMP) ## run the notebooks and compare their exact outputs with the committed ones
 	$(BIN)/pytest -q -n 2 --dist loadfile -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	  --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120
+	  --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=120
 
 strict: $(STAMP) ## build the book from nothing, warnings as errors, and test its pages
 	rm -rf _build
