@@ -34,7 +34,19 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "attacks", ROOT / "runs" / "attacks"
 RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, lr=0.1, contribution_power=2.0, grid=25)
 SIZES, CHEAT, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
-WORDS = ("aequa", "earned", "fedavg", "finetuned", "lg_fedavg", "cffl", "cgsv", "iafl", "shapfed", "shapfed_wa", "submodels")
+WORDS = (
+    "aequa",
+    "earned",
+    "fedavg",
+    "finetuned",
+    "lg_fedavg",
+    "cffl",
+    "cgsv",
+    "iafl",
+    "shapfed",
+    "shapfed_wa",
+    "submodels",
+)
 TOLD = ("aequa", "earned", "iafl", "submodels")  # methods that are told contributions: no claim reaches the others
 DEFENCES = ("clipped", "median", "trimmed(0.2)", "screened")
 NOISES = (0.01, 1.0)  # of the private merge, each change cut to length one
