@@ -82,6 +82,14 @@ def test_the_book_is_small() -> None:
         assert len(bare.encode()) < 1.5e6, page.name
 
 
+def test_no_source_map_is_shipped_or_asked_for() -> None:
+    assert BOOK is not None
+    for path in BOOK.rglob("_static/**/*"):
+        assert path.suffix != ".map", path
+        if path.suffix in (".js", ".css"):
+            assert "# sourceMappingURL=" not in text(path)[-200:], path
+
+
 def test_chapters_have_launch_buttons() -> None:
     assert BOOK is not None
     for page in (BOOK / "notebooks").glob("*.html"):

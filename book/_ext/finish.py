@@ -1,6 +1,6 @@
 """Finish each page: link the package's names and the glossary's words, and mend what the theme's HTML gets wrong.
 
-All of it happens in the text of the page, after Sphinx has written it and before it is saved. A code cell's ``aq.allocate``
+Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is built. A code cell's ``aq.allocate``
 and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is linked where a page first uses it.
 """
 
@@ -18,6 +18,7 @@ PROSE = re.compile(
 PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
 KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
 FORMULA = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([-.,;:!?)’”]+)')
+MAP_COMMENT = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ ?\*/)\s*$")
 LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
 UNREAD = ("book/glossary", "book/api", "book/bibliography", "genindex", "search")
 
@@ -121,8 +122,21 @@ def _mend_all(app: Any, error: Exception | None) -> None:
             path.write_text(scrolling(page, path.parent), encoding="utf-8")
 
 
+def _drop_source_maps(app: Any, error: Exception | None) -> None:
+    """Leave out the theme's source maps, an eighth of the book's weight that only the theme's own debuggers would read."""
+    if error or app.builder.format != "html":
+        return
+    for source_map in app.builder.outdir.rglob("*.map"):
+        source_map.unlink()
+        mapped = source_map.with_suffix("")
+        if mapped.exists():
+            text = mapped.read_text(encoding="utf-8")
+            mapped.write_text(MAP_COMMENT.sub("", text), encoding="utf-8")
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Register both with Sphinx."""
+    """Register all of it with Sphinx."""
     app.connect("html-page-context", _finish)
     app.connect("build-finished", _mend_all)
+    app.connect("build-finished", _drop_source_maps)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
