@@ -1,7 +1,8 @@
 """Finish each page: link the package's names and the glossary's words, and mend what the theme's HTML gets wrong.
 
-Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is built. A code cell's ``aq.allocate``
-and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is linked where a page first uses it.
+Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is
+built. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is linked
+where a page first uses it.
 """
 
 from __future__ import annotations
