@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .checkpoint import fitted, load_checkpoint, load_given, save_checkpoint
 from .defences import Merging
-from .local import Draw, full_and_random, full_only, local_sgd
+from .local import Draw, checked_balance, full_and_random, full_only, local_sgd
 from .nets import initial
 from .policy import Policy, everyone_full, given_to
 from .records import Given, Recipe, Round, Shard, Update
@@ -61,12 +61,17 @@ def slimmable(
     weigh: Weigh | None = None,
     merging: Merging = merge,
     precision: torch.dtype | None = None,
+    balance: float = 0.0,
 ) -> Scheme:
     """Train one network at every width: each receives its slice, each entry is merged over those who hold it.
 
     ``draw``: the widths of a local step; ``server``: what is made of the merge; ``weigh``: how much each answer counts
     (default: as :func:`federate` was told); ``merging``: how the answers become one network, such as :func:`median`
-    where not everyone can be trusted; ``precision``: of the passes on a GPU (:func:`stacked_sgd`).
+    where not everyone can be trusted; ``precision``: of the passes on a GPU (:func:`stacked_sgd`); ``balance``: how far
+    local training discounts that a shard shows some classes more often than others (:func:`local_sgd`).
+
+    Raises:
+        ValueError: ``balance`` is outside [0, 1].
 
     Example:
         >>> import aequa_lite as aq
@@ -76,15 +81,17 @@ def slimmable(
     Source: ordered dropout (FjORD) with full participation; the draw of widths is ours.
     """
 
+    checked_balance(balance)
+
     def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
         counts = weigh(updates) if weigh else [u.weight for u in updates]
         return server(state, merging(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True)))
 
     return Scheme(
         broadcast=lambda state, participant, width: slice_of(build, state, width),
-        local=partial(local_sgd, build, draw=draw),
+        local=partial(local_sgd, build, draw=draw, balance=balance),
         merge=merged,
-        together=partial(stacked_sgd, build, draw=draw, precision=precision),
+        together=partial(stacked_sgd, build, draw=draw, precision=precision, balance=balance),
     )
 
 

@@ -142,11 +142,18 @@ def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
 
 
 def gradient(
-    build: Build, theta: Mapping[str, Tensor], chosen: Sequence[float], x: Tensor, y: Tensor, recipe: Recipe
+    build: Build,
+    theta: Mapping[str, Tensor],
+    chosen: Sequence[float],
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    offset: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached.
 
-    The input is never slimmed: what a narrow stem says is a prefix of what the widest one says, so it runs once.
+    ``offset``: (classes,) what the true labels' loss adds to the logits. The input is never slimmed: what a narrow stem says
+    is a prefix of what the widest one says, so it runs once.
     """
     order = sorted(chosen, reverse=True)
     parts = [_parts(build, width) for width in order]
@@ -156,7 +163,7 @@ def gradient(
     for (stem, head), share in zip(parts, shares(order, recipe), strict=True):
         heard = said[:, : next(iter(stem.trained.values()))[0].stop] if stem.trained else said
         logits = head(leaves, theta, heard)
-        value = share * cross_entropy(logits, y)
+        value = share * cross_entropy(logits if offset is None else logits + offset, y)
         if soft is not None:  # the narrower ones also learn from what the widest one says
             value = (1 - recipe.distill) * value + recipe.distill * share * cross_entropy(logits, soft)
         elif recipe.distill:
@@ -164,6 +171,19 @@ def gradient(
         values.append(value)
     loss = sum(values[1:], start=values[0])
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
+
+
+def offsets(samples: Samples, balance: float) -> Tensor:
+    r"""How much more often a shard shows each class, as its loss hears it: $b \log\frac{n_c + 1}{n + C}$, (classes,)."""
+    seen = torch.bincount(samples.y, minlength=samples.classes).float()
+    return balance * ((seen + 1) / (len(samples) + samples.classes)).log()
+
+
+def checked_balance(balance: float) -> float:
+    """Refuse what is no share."""
+    if not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
+        raise ValueError(f"balance is {balance!r}; allowed is a number from 0 to 1")
+    return balance
 
 
 def shares(order: Sequence[float], recipe: Recipe) -> list[float]:
@@ -215,6 +235,7 @@ def local_sgd(
     first: int = 0,
     steps: int | None = None,
     weight: float = 1.0,
+    balance: float = 0.0,
 ) -> Update:
     r"""Train one participant's slice on its own shard and return it.
 
@@ -223,6 +244,12 @@ def local_sgd(
 
     ``state`` (the slice at ``width``) is copied, never written to. ``first``: how many steps this
     participant has taken before, for the learning rate's schedule; ``steps``: how many to take (default: the recipe's).
+    ``balance`` $b$: the loss hears $z_c + b \log\frac{n_c + 1}{n + C}$ for the logit $z_c$ of a class that $n_c$ of the shard's
+    $n$ samples show, so that a class counts no less for being rare here: at 1 the network need not learn how often a shard
+    shows each of the $C$ classes, and can be merged with others that show them differently.
+
+    Raises:
+        ValueError: ``balance`` is outside [0, 1].
 
     Example:
         >>> import aequa_lite as aq
@@ -231,17 +258,19 @@ def local_sgd(
         >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "doc")).participant
         0
 
-    Source: local SGD (FedAvg) on the width-averaged loss; the set of widths is ours.
+    Source: local SGD (FedAvg) on the width-averaged loss; the set of widths is ours. ``balance`` is the balanced softmax of
+    Ren et al. (2020), in local training as Fed-RoD has it (Chen and Chao 2022); its strength and the added one are our choice.
     """
     theta = {name: t.clone() for name, t in state.items()}
     speed = {name: torch.zeros_like(t) for name, t in theta.items()}
     steps = recipe.local_steps if steps is None else steps
     x, y = shard.samples.x, shard.samples.y
+    offset = offsets(shard.samples, balance) if checked_balance(balance) else None
     order = torch.as_tensor(batches(draws, len(shard), recipe, steps), device=y.device)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
     for step, chosen in enumerate(order, start=first):
         batch = x.index_select(0, chosen), y.index_select(0, chosen)
-        grads, loss = gradient(build, theta, draw(draws, width, recipe), *batch, recipe)
+        grads, loss = gradient(build, theta, draw(draws, width, recipe), *batch, recipe, offset)
         _step(theta, speed, grads, recipe, recipe.lr_at(step), state)
         losses += loss
     return Update(shard.participant, width, theta, weight, float(losses) / steps)

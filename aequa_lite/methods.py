@@ -14,7 +14,7 @@ from .curve import Curve
 from .doses import cffl, cgsv, iafl
 from .earned import arrived_accuracy, cautious, earned_widths, own_accuracy, with_own
 from .federate import merge_weights, slimmable
-from .local import accuracy_curve, widths
+from .local import accuracy_curve, checked_balance, widths
 from .mixing import shapfed, shapfed_wa
 from .names import allocation_named, by_name, called, draw_named, merging_named, server_named
 from .policy import Policy, given_to
@@ -36,16 +36,18 @@ def aequa(
     arrival: bool = False,
     mixed: bool = False,
     merging: str = "merge",
+    balance: float = 0.0,
 ) -> Method:
     """Train one network of every width and pay after training: each participant the width that it earned.
 
     ``draw``, ``server``, ``allocation``, ``merging``: as :func:`draw_named`, :func:`server_named`,
     :func:`allocation_named` and :func:`merging_named` read them; ``rational``: nobody's predicted accuracy below what it
     reached alone; ``arrival``: answers count by their validation accuracy as they arrive, to the recipe's
-    ``contribution_power``, instead of by the recipe's weights; ``mixed``: half precision in the passes, on a GPU.
+    ``contribution_power``, instead of by the recipe's weights; ``mixed``: half precision in the passes, on a GPU;
+    ``balance``: as in :func:`slimmable`.
 
     Raises:
-        ValueError: a name is unknown, or ``rational`` is asked of a rule that cannot keep it.
+        ValueError: a name is unknown, ``rational`` is asked of a rule that cannot keep it, or ``balance`` is outside [0, 1].
 
     Example:
         >>> aequa("full_only").name
@@ -55,12 +57,14 @@ def aequa(
     """
     drawn, step, rule = draw_named(draw), server_named(server), allocation_named(allocation, rational)
     merged = merging_named(merging)
+    checked_balance(balance)
 
     def enter(task: Task) -> Entry:
         power = task.recipe.contribution_power
         weigh = by_validation(task.build, task.validation, power) if arrival else None
         precision = half_precision(task.validation.y.device) if mixed else None
-        scheme = slimmable(task.build, drawn, server=step, weigh=weigh, merging=merged, precision=precision)
+        how = {"server": step, "weigh": weigh, "merging": merged, "precision": precision, "balance": balance}
+        scheme = slimmable(task.build, drawn, **how)
         return Entry(scheme, merge_weights(task.shards, task.recipe, task.contribution.tolist()), _pays(task, rule))
 
     return Method("aequa", enter)
@@ -86,14 +90,16 @@ def earned(
     warm_up: int = 3,
     step: float = 0.1,
     hands: float = 0.2,
+    balance: float = 1.0,
 ) -> Method:
     r"""Train one network of every width and pay while training: each round sends only the slice that is earned by then.
 
     ``score``: what is earned by, ``own_accuracy`` (networks trained alone come twice, in the first round and in the middle, and
     cost together as many local steps as training alone does), ``arrived_accuracy`` or ``alignment``; ``power``: of
-    :func:`cautious`; ``floor``, ``start``, ``warm_up``, ``step``, ``hands``: as in :func:`earned_widths`. Merge weights are
-    those of :func:`aequa`. The reward is the slice of the final network that the next round would send: nobody takes home
-    more than it has earned, and no other rule is asked at the end.
+    :func:`cautious`; ``floor``, ``start``, ``warm_up``, ``step``, ``hands``: as in :func:`earned_widths`; ``balance``: as in
+    :func:`slimmable`, since few train the outermost units, and with classes that their own shards do not show all alike.
+    Merge weights are those of :func:`aequa`. The reward is the slice of the final network that the next round would send:
+    nobody takes home more than it has earned, and no other rule is asked at the end.
 
     Raises:
         ValueError: a constant is outside its range, or ``score`` is unknown.
@@ -107,12 +113,13 @@ def earned(
     scores = ("own_accuracy", "arrived_accuracy", "alignment")
     checked_constant("score", score, score in scores, f"one of {', '.join(scores)}")
     merging = cautious(power)
+    checked_balance(balance)
     schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step, "hands": hands}
     earned_widths(alignment, **schedule)  # what makes no schedule is refused before any work
 
     def enter(task: Task) -> Entry:
         build, validation, recipe = task.build, task.validation, task.recipe
-        scheme, judge = slimmable(build, merging=merging), alignment
+        scheme, judge = slimmable(build, merging=merging, balance=balance), alignment
         if score == "own_accuracy":
             half = max(recipe.rounds // 2, 1)
             scheme = with_own(scheme, build, steps=half * recipe.local_steps, every=half)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
-from .local import Draw, batches, full_and_random, shares
+from .local import Draw, batches, checked_balance, full_and_random, offsets, shares
 from .records import Recipe, Shard, Update
 from .slim import Build, prefix, slice_of, template
 
@@ -39,15 +39,17 @@ def stacked_sgd(
     first: int = 0,
     weights: Sequence[float] | None = None,
     precision: torch.dtype | None = None,
+    balance: float = 0.0,
 ) -> list[Update]:
     r"""Train many participants' slices in vectorised passes; the same answers as :func:`local_sgd`, up to rounding.
 
     Each step follows $\sum_v s_v M_v \nabla F(M_v\theta)$ for every participant at once, $v$ over its own random widths and
     $s_v$ their shares of the loss. ``sent``: each one's slice; ``precision``: bfloat16 or float16 for the passes
-    (default: whatever the parameters are), while parameters, momentum and updates keep theirs.
+    (default: whatever the parameters are), while parameters, momentum and updates keep theirs; ``balance``: as there.
 
     Raises:
-        ValueError: the network holds state beside its parameters (BatchNorm), or the lists differ in length.
+        ValueError: the network holds state beside its parameters (BatchNorm), or the lists differ in length, or ``balance`` is
+            outside [0, 1].
 
     Example:
         >>> import aequa_lite as aq
@@ -70,7 +72,7 @@ def stacked_sgd(
     updates: list[Update] = []
     for start in range(0, len(shards), MOST):
         part = slice(start, start + MOST)
-        stack = _Stack(build, sent[part], shards[part], widths[part], recipe, precision)
+        stack = _Stack(build, sent[part], shards[part], widths[part], recipe, precision, checked_balance(balance))
         updates += stack.trained(draws[part], draw, first, weights[part])
     return updates
 
@@ -100,6 +102,7 @@ class _Stack:
         widths: Sequence[float],
         recipe: Recipe,
         precision: torch.dtype | None,
+        balance: float,
     ) -> None:
         self.build, self.shards, self.widths, self.recipe, self.precision = build, shards, widths, recipe, precision
         self.device = shards[0].samples.y.device
@@ -112,6 +115,7 @@ class _Stack:
         self.speed = {k: torch.zeros_like(t) for k, t in self.theta.items()}
         self.x = torch.cat([shard.samples.x for shard in shards])  # (all samples, ...)
         self.y = torch.cat([shard.samples.y for shard in shards])
+        self.offsets = torch.stack([offsets(shard.samples, balance) for shard in shards])  # (participants, classes)
 
     def trained(
         self, draws: Sequence[np.random.Generator], draw: Draw, first: int, weights: Sequence[float]
@@ -179,11 +183,11 @@ class _Stack:
             with torch.autocast(x.device.type, self.precision) if self.precision else nullcontext():
                 return functional_call(net, held, (x,)).float()  # (batch, classes)
 
-        def loss(theta: State, masks: Any, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor) -> Any:
+        def loss(theta: State, masks: Any, parts: Tensor, x: Tensor, y: Tensor, counts: Tensor, offset: Tensor) -> Any:
             total, soft = torch.zeros((), device=x.device), None
             for mask, share in zip(masks, parts):
                 said = logits(theta, mask, x)
-                value = share * (counts * cross_entropy(said, y, reduction="none")).sum()
+                value = share * (counts * cross_entropy(said + offset, y, reduction="none")).sum()
                 if soft is not None:
                     pull = (counts * cross_entropy(said, soft, reduction="none")).sum()
                     value = (1 - distill) * value + distill * share * pull
@@ -193,7 +197,7 @@ class _Stack:
             return total * scale, total
 
         pull = vmap(grad_and_value(loss, has_aux=True), randomness="error")
-        grads, (_, value) = pull(self.theta, masks, parts, x, y, counts)
+        grads, (_, value) = pull(self.theta, masks, parts, x, y, counts, self.offsets)
         return {name: g / scale for name, g in grads.items()}, value.detach()
 
     @torch.no_grad()

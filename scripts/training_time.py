@@ -32,7 +32,7 @@ RECIPE = aq.Recipe(
     participants=10, rounds=40, local_steps=15, contribution_power=2.0
 )  # as sweeps/training_time.yml has it
 PARTITIONS = ("power_law", "class_imbalance", "dirichlet(0.5)", "imbalanced(0.4, 2)", "label_skew(3)")
-WORDS = ("aequa", "earned", "earned('alignment')")
+WORDS = ("aequa", "aequa(balance=1.0)", "earned", "earned(balance=0.0)", "earned('alignment')")
 EVERY = 3  # rounds from one look to the next
 TABLES = ("by_round", "ends")
 TOLD = ("pearson", "mcg", "cgs", "min_gain")

@@ -281,6 +281,9 @@ def main() -> None:
     parser.add_argument("--secure", action="store_true", help="TLS, and a key for each node")
     for name in ("network", "policy", "draw", "server", "merging"):
         parser.add_argument(f"--{name}", default=getattr(Settings, name))
+    parser.add_argument(
+        "--balance", type=float, default=0.0, help="how far rare classes of a shard count like common ones"
+    )
     parser.add_argument("--outsized", type=float, default=0.0, help="leave out changes above so many times the median")
     parser.add_argument("--quorum", type=int, default=1, help="answers that a round needs")
     parser.add_argument("--deadline", type=float, default=600.0, help="seconds that a round waits for answers")

@@ -112,7 +112,7 @@ def train(message: Message, context: Context) -> Message:
 
     def local(mine: Shard) -> Update:
         draws = stream(recipe.seed, "local", index, mine.participant)
-        return slimmable(build, draw_named(settings.draw)).local(
+        return slimmable(build, draw_named(settings.draw), balance=settings.balance).local(
             sent, mine, width, recipe, draws, first=index * recipe.local_steps
         )
 

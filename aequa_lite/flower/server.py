@@ -102,7 +102,7 @@ def _trained(
     policy = policy_named(settings.policy, build, data.validation)
     shards = _absent(ledger, data, settings.device)
     step, merging = server_named(settings.server), merging_named(settings.merging)
-    scheme = slimmable(build, draw_named(settings.draw), server=step, merging=merging)
+    scheme = slimmable(build, draw_named(settings.draw), server=step, merging=merging, balance=settings.balance)
     scheme = replace(scheme, together=FarAway(post, settings, build))
     rounds = federate(
         build, shards, recipe, policy=policy, scheme=scheme, stacked=True,

@@ -65,7 +65,7 @@ def policy_named(text: str, build: Build | None = None, validation: Samples | No
 
 def _earned(
     build: Build | None, validation: Samples | None, score: str = "alignment", floor: float = 0.03, start: float = 0.25,
-    warm_up: int = 3, step: float = 0.1,
+    warm_up: int = 3, step: float = 0.1, hands: float = 0.2,
 ) -> Policy:  # fmt: skip
     """The widths earned during training, by a score of the answers as they arrive."""
     earned = import_module("aequa_lite.earned")
@@ -76,16 +76,17 @@ def _earned(
         return everyone_full  # the name is known; what it measures with is not here yet
     if score not in scores:
         raise ValueError(f"score is {score!r}; allowed is one of {', '.join(scores)}, arrived_accuracy")
-    return earned.earned_widths(scores[score], build, validation, floor=floor, start=start, warm_up=warm_up, step=step)
+    schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step, "hands": hands}
+    return earned.earned_widths(scores[score], build, validation, **schedule)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Say which network is trained on what, who is waited for and where the server keeps its files.
 
-    ``network``, ``policy``, ``draw``, ``server``, ``merging``: words as on a command line; ``outsized``: an answer whose change
-    is larger than so many times the round's median is left out, and named (0: none is; else from 1); ``data``: the
-    server's data set, of which it uses the validation and the test split; ``folder``: where it writes; ``keys``: a folder
+    ``network``, ``policy``, ``draw``, ``server``, ``merging``: words as on a command line; ``balance``: as in
+    :func:`slimmable`; ``outsized``: an answer whose change is larger than so many times the round's median is left out, and
+    named (0: none is; else from 1); ``data``: the server's data set, of which it uses the validation and the test split; ``folder``: where it writes; ``keys``: a folder
     with one ``participant-NN.pub`` each, so that nobody can claim to be another (empty: a participant's own word is taken);
     ``quorum``: how many answers a round needs; ``deadline``: seconds that a round waits for them; ``patience``: seconds that
     the start waits for introductions.
@@ -104,6 +105,7 @@ class Settings:
     draw: str = "full_and_random"
     server: str = "averaged"
     merging: str = "merge"
+    balance: float = 0.0
     outsized: float = 0.0
     folder: str = "runs/fleet"
     keys: str = ""
@@ -124,6 +126,8 @@ class Settings:
         for name in ("deadline", "patience"):
             if not numbers([getattr(self, name)], 1, 1, 86400):
                 raise ValueError(f"{name} is {shown(getattr(self, name))}; allowed are 1 to 86400 seconds")
+        if not numbers([self.balance], 1, 0, 1):
+            raise ValueError(f"balance is {shown(self.balance)}; allowed is a number from 0 to 1")
         if not numbers([self.outsized], 1, 0) or 0 < self.outsized < 1:
             raise ValueError(f"outsized is {shown(self.outsized)}; allowed is 0, or a finite number from 1")
         named = (network_named, policy_named, draw_named, server_named, merging_named)
