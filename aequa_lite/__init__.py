@@ -34,7 +34,8 @@ from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
 from .textnets import TextCNN, Transformer
 from .linear import Logistic, Squares, TwoLayers
-from .local import accuracy, accuracy_curve, full_and_random, full_only, hits, local_sgd, one_random, sandwich, widths
+from .judge import accuracy, accuracy_curve, hits, widths
+from .local import full_and_random, full_only, local_sgd, one_random, sandwich
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
 from .defences import clipped, epsilon, median, private, screened, trimmed

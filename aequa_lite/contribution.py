@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .federate import federate
-from .local import hits
+from .judge import hits
 from .nets import initial
 from .records import Recipe, Round, Samples, Shard
 from .shapley import Game, Remembered, shapley

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .contribution import alignment
 from .federate import slimmable
-from .local import full_only, hits
+from .judge import hits
+from .local import full_only
 from .records import Update
 from .rivals import (
     ROUNDS,

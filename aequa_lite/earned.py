@@ -15,7 +15,8 @@ from .calibrate import affine_calibration
 from .contribution import Score
 from .defences import Merging
 from .federate import Scheme
-from .local import accuracy, accuracy_curve, full_only, hits, local_sgd
+from .judge import accuracy, accuracy_curve, hits
+from .local import full_only, local_sgd
 from .nets import initial
 from .policy import Policy
 from .records import Given, Recipe, Round, Samples, Shard, Update

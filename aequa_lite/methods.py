@@ -14,7 +14,8 @@ from .curve import Curve
 from .doses import cffl, cgsv, iafl
 from .earned import arrived_accuracy, cautious, earned_widths, own_accuracy, with_own
 from .federate import merge_weights, slimmable
-from .local import accuracy_curve, checked_balance, widths
+from .judge import accuracy_curve, widths
+from .local import checked_balance
 from .mixing import shapfed, shapfed_wa
 from .names import allocation_named, by_name, called, draw_named, merging_named, server_named
 from .policy import Policy, given_to

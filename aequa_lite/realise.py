@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .doses import largest, sparse_numbers
-from .local import hits
+from .judge import hits
 from .records import Round, Samples
 from .rng import stream
 from .slim import Build, State, prefix, slim, template

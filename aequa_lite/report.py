@@ -14,7 +14,7 @@ from torch import nn
 from .allocate import Plan
 from .curve import Curve
 from .fairness import measure
-from .local import hits
+from .judge import hits
 from .noise import ceiling
 from .records import Data, Recipe, Report
 from .slim import parameters

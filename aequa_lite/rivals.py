@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from .allocate import Plan
 from .curve import Curve
 from .federate import Scheme, federate, merge_weights, slimmable
-from .local import accuracy, full_only
+from .judge import accuracy
+from .local import full_only
 from .policy import Policy, everyone_full
 from .records import Data, Recipe, Round, Samples, Shard, Update
 from .server import networks_own

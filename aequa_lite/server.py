@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .local import hits
+from .judge import hits
 from .records import Samples, Update
 from .slim import Build, slim
 

@@ -18,7 +18,7 @@ from torch import nn
 from .calibrate import affine_calibration
 from .downloads import NAMES, folder_of_data
 from .files import shown, whole
-from .local import accuracy, accuracy_curve
+from .judge import accuracy, accuracy_curve
 from .methods import METHODS
 from .names import LONGEST, called, fits
 from .records import Data, Recipe, Report, Shard

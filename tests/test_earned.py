@@ -209,7 +209,7 @@ def test_what_travels_is_the_slices_and_the_networks_trained_alone(few, shards, 
 
 
 def test_where_all_hold_everything_the_method_trains_as_ours_does(task, shards, recipe) -> None:
-    entry = aq.earned("alignment", floor=1.0, start=1.0).enter(task)
+    entry = aq.earned("alignment", floor=1.0, start=1.0, balance=0.0).enter(task)
     *_, held = entry.rounds(aq.MLP, shards, recipe, progress=False)
     *_, ours = aq.aequa().enter(task).rounds(aq.MLP, shards, recipe, progress=False)
     assert all(torch.equal(t, ours.theta[name]) for name, t in held.theta.items())

@@ -86,12 +86,15 @@ def asked(tmp_path: Path) -> Settings:
     return Settings(folder=str(tmp_path / "server"), deadline=1.0, patience=1.0)
 
 
-def in_process(data: aq.Data, recipe: aq.Recipe, policy: Any = aq.everyone_full) -> tuple[aq.Round, Any, Any]:
+def in_process(
+    data: aq.Data, recipe: aq.Recipe, policy: Any = aq.everyone_full, balance: float = 0.0
+) -> tuple[aq.Round, Any, Any]:
     """The same run without Flower: its last round, what everybody brought, and the plan."""
     shards = aq.partition_named(PARTITION)(data.train, recipe)
     brought = aq.accuracy(aq.standalone(aq.MLP, shards, recipe, progress=False), data.validation)
     weights = aq.merge_weights(shards, recipe, brought)
-    *_, last = aq.federate(aq.MLP, shards, recipe, policy=policy, weights=weights, progress=False)
+    scheme = aq.slimmable(aq.MLP, balance=balance)
+    *_, last = aq.federate(aq.MLP, shards, recipe, policy=policy, scheme=scheme, weights=weights, progress=False)
     curve = aq.accuracy_curve(aq.MLP, last.theta, data.validation, least=recipe.min_width)
     return last, brought, aq.allocate(brought, curve)
 
@@ -124,9 +127,11 @@ def test_rewards_after_training_are_those_of_the_loop_in_one_process(
 def test_rewards_during_training_are_those_of_the_loop_in_one_process(
     data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path
 ) -> None:
-    asked = replace(asked, policy=f"fixed_widths({WIDTHS})")
+    asked = replace(asked, policy=f"fixed_widths({WIDTHS})", balance=0.5)
     report = server.run_over(Inline(asked, three, tmp_path), asked, three)
-    last, _, _ = in_process(data, three, policy_named(asked.policy))
+    last, _, _ = in_process(data, three, policy_named(asked.policy), balance=0.5)
+    other, _, _ = in_process(data, three, policy_named(asked.policy))
+    assert not same(state_of(asked), other.theta)
     assert same(state_of(asked), last.theta)
     assert report.widths == WIDTHS
     for i, width in enumerate(WIDTHS):
@@ -327,6 +332,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Recipe
         ({"quorum": 0}, "quorum is 0"),
         ({"quorum": 4, "recipe.participants": 3}, "from 1 to 3"),
         ({"deadline": float("nan")}, "deadline"),
+        ({"balance": 1.5}, "balance is 1.5; allowed is a number from 0 to 1"),
         ({"deadlin": 3.0}, "nearest one is 'deadline'"),
         ({"recipe.round": 3}, "nearest one is 'rounds'"),
         ({"policy": "everyone"}, "nearest is 'everyone_full'"),

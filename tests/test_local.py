@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
-from aequa_lite.local import batches, distinct, gradient
+from aequa_lite.judge import distinct
+from aequa_lite.local import batches, gradient, offsets
 from aequa_lite.slim import Build, prefix, slice_of
 
 
@@ -226,3 +227,51 @@ def _resident() -> float:
     """Bytes of memory that this process holds; where the system does not say, none."""
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[1]) * 4096.0 if path.exists() else 0.0
+
+
+def unlike() -> aq.Shard:
+    """Eighty samples of class 3 and twenty of class 7, all with the same black picture."""
+    y = torch.tensor([3] * 80 + [7] * 20)
+    return aq.Shard(0, aq.Samples(torch.zeros(100, 1, 28, 28, dtype=torch.uint8), y, classes=10), np.arange(100))
+
+
+def test_offsets_are_the_log_shares_of_the_classes() -> None:
+    found = offsets(unlike().samples, 0.5)
+    by_hand = [0.5 * np.log(n / 110) for n in (1, 1, 1, 81, 1, 1, 1, 21, 1, 1)]
+    assert found.tolist() == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("balance", "odds"), [(0.0, 80 / 20), (0.5, (80 / 20) / (81 / 21) ** 0.5), (1.0, (80 / 20) / (81 / 21))]
+)
+def test_a_balanced_loss_forgets_how_often_a_shard_shows_a_class(balance: float, odds: float) -> None:
+    # the pictures say nothing, so all that can be learnt is how often each class comes
+    recipe = aq.Recipe(participants=1, rounds=1, local_steps=400, batch=100, lr=0.1)
+    shard, theta = unlike(), aq.initial(aq.MLP, seed=0)
+    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "t"), draw=aq.full_only, balance=balance)
+    says = aq.slim(aq.MLP, update.state, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
+    assert says[3] / says[7] == pytest.approx(odds, rel=0.02)
+
+
+def test_without_balance_training_is_what_it_was_to_the_bit(few: aq.Data) -> None:
+    recipe, theta = aq.Recipe(local_steps=3, batch=16), aq.initial(aq.MLP, seed=0)
+    plain, zero, full = (
+        aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, recipe, aq.stream(0, "t"), **more).state
+        for more in ({}, {"balance": 0.0}, {"balance": 1.0})
+    )
+    assert all(torch.equal(plain[k], t) for k, t in zero.items())
+    assert not all(torch.equal(plain[k], t) for k, t in full.items())
+
+
+@pytest.mark.parametrize("balance", [-0.1, 1.1, float("nan"), "much"])
+def test_a_balance_that_makes_no_sense_is_refused_before_any_work(balance, few: aq.Data) -> None:
+    for asked in (
+        lambda: aq.slimmable(aq.MLP, balance=balance),
+        lambda: aq.aequa(balance=balance),
+        lambda: aq.earned(balance=balance),
+        lambda: aq.local_sgd(
+            aq.MLP, {}, shard_of(few), 1.0, aq.Recipe(), aq.stream(0, "t"), draw=aq.full_only, balance=balance
+        ),
+    ):
+        with pytest.raises(ValueError, match="balance is .*; allowed is a number from 0 to 1"):
+            asked()

@@ -36,7 +36,7 @@ def both(build, few: aq.Data, recipe: aq.Recipe, draw, **more) -> tuple[list[aq.
     together = stacked.stacked_sgd(build, sent, shards, WIDTHS, recipe, draws, draw=draw, first=3, **more)
     draws = [aq.stream(0, "stacked", i) for i in range(3)]
     alone = [
-        aq.local_sgd(build, s, shard, w, recipe, d, draw=draw, first=3)
+        aq.local_sgd(build, s, shard, w, recipe, d, draw=draw, first=3, balance=more.get("balance", 0.0))
         for s, shard, w, d in zip(sent, shards, WIDTHS, draws, strict=True)
     ]
     return together, alone
@@ -50,6 +50,13 @@ def test_stacked_training_gives_each_its_own_answer(build, fields: dict, draw, f
         assert (together.participant, together.width) == (alone.participant, alone.width)
         assert together.loss == pytest.approx(alone.loss, rel=1e-4)
         assert together.state.keys() == alone.state.keys()
+        for name, t in alone.state.items():
+            torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
+
+
+def test_stacked_training_hears_each_shards_own_classes(few: aq.Data) -> None:
+    recipe = aq.Recipe(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5)
+    for together, alone in zip(*both(aq.MLP, few, recipe, aq.full_and_random, balance=0.7), strict=True):
         for name, t in alone.state.items():
             torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 

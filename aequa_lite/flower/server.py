@@ -18,7 +18,7 @@ from ..checkpoint import load_checkpoint
 from ..data import load
 from ..federate import federate, merge_weights, slimmable
 from ..files import whole
-from ..local import accuracy, accuracy_curve
+from ..judge import accuracy, accuracy_curve
 from ..names import draw_named, merging_named, network_named, server_named
 from ..policy import Policy, everyone_full
 from ..records import Data, Recipe, Report, Round, Samples, Shard

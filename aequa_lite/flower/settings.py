@@ -86,10 +86,10 @@ class Settings:
 
     ``network``, ``policy``, ``draw``, ``server``, ``merging``: words as on a command line; ``balance``: as in
     :func:`slimmable`; ``outsized``: an answer whose change is larger than so many times the round's median is left out, and
-    named (0: none is; else from 1); ``data``: the server's data set, of which it uses the validation and the test split; ``folder``: where it writes; ``keys``: a folder
-    with one ``participant-NN.pub`` each, so that nobody can claim to be another (empty: a participant's own word is taken);
-    ``quorum``: how many answers a round needs; ``deadline``: seconds that a round waits for them; ``patience``: seconds that
-    the start waits for introductions.
+    named (0: none is; else from 1); ``data``: the server's data set, of which it uses the validation and the test split;
+    ``folder``: where it writes; ``keys``: a folder with one ``participant-NN.pub`` each, so that nobody can claim to be
+    another (empty: a participant's own word is taken); ``quorum``: how many answers a round needs; ``deadline``: seconds that
+    a round waits for them; ``patience``: seconds that the start waits for introductions.
 
     Raises:
         ValueError: a number is outside its range, or a name is unknown.
