@@ -287,8 +287,24 @@ def by_round(name: str) -> str:
         rows.append([partition + told, f"`{method}`", *columns, str(int(runs["worse_off"].sum()))])
     head = ["partition", "method", *(f"Pearson, round {each}" for each in LOOKS), "at the end", "best alone"]
     table = markdown([*head, "full width", "mean gain", "CGS", "smallest gain", "worse off"], rows)
-    goals = [goal(held, ends, method) for method in ends["method"].unique() if not method.startswith(AFTER)]
+    goals = [
+        *changes(ends),
+        *(goal(held, ends, method) for method in ends["method"].unique() if not method.startswith(AFTER)),
+    ]
     return table + "\n" + "\n".join(goals) + stamp_of(ROOT / "results" / name / "by_round.json")
+
+
+def changes(ends: pd.DataFrame) -> list[str]:
+    """How far the whole network of each other way to pay after training is from the plain one's, by partition."""
+    full = ends.pivot_table(index=["partition", "seed"], columns="method", values="full", sort=False)
+    said = []
+    for method in (each for each in ends["method"].unique() if each.startswith(AFTER) and each != AFTER):
+        moved = (100 * (full[method] - full[AFTER])).groupby("partition", sort=False).agg(["mean", "std"]).fillna(0.0)
+        points = ", ".join(
+            f"{row['mean']:+.1f} ± {row['std']:.1f} ({partition})" for partition, row in moved.iterrows()
+        )
+        said.append(f"`{method}`: points at full width against `{AFTER}`, paired by seed: {points}.\n")
+    return said
 
 
 def goal(held: pd.DataFrame, ends: pd.DataFrame, method: str) -> str:
