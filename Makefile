@@ -38,11 +38,12 @@ lint: $(STAMP) ## check style and spelling of code and notebooks
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
+# two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other
 unit: $(STAMP) ## run the unit tests and the examples of the docstrings
-	$(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
 
 nbval: $(STAMP) ## run the notebooks and compare their exact outputs with the committed ones
-	$(BIN)/pytest -q -n 2 --dist loadfile -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	  --nbval-cell-timeout=900 --nbval-kernel-startup-timeout=120
 
 strict: $(STAMP) ## build the book from nothing, warnings as errors, and test its pages
