@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .files import shown
 from .records import Recipe, Samples, Shard, Update
 from .slim import Build, per_thread, prefix, template
 
@@ -162,8 +163,8 @@ def offsets(samples: Samples, balance: float) -> Tensor:
 
 def checked_balance(balance: float) -> float:
     """Refuse what is no share."""
-    if not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
-        raise ValueError(f"balance is {balance!r}; allowed is a number from 0 to 1")
+    if not isinstance(balance, (int, float)) or isinstance(balance, bool) or not 0 <= balance <= 1:
+        raise ValueError(f"balance is {shown(balance)}; allowed is a number from 0 to 1")
     return balance
 
 

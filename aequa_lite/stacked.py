@@ -68,11 +68,12 @@ def stacked_sgd(
         )
     if buffers := [name for name, _ in template(build, 1.0).named_buffers()]:
         raise ValueError(f"build holds {buffers[0]!r}, which is no parameter; such networks are trained one by one")
+    checked_balance(balance)
     weights = [1.0] * len(shards) if weights is None else weights
     updates: list[Update] = []
     for start in range(0, len(shards), MOST):
         part = slice(start, start + MOST)
-        stack = _Stack(build, sent[part], shards[part], widths[part], recipe, precision, checked_balance(balance))
+        stack = _Stack(build, sent[part], shards[part], widths[part], recipe, precision, balance)
         updates += stack.trained(draws[part], draw, first, weights[part])
     return updates
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
-from aequa_lite.judge import distinct
 from aequa_lite.local import batches, gradient, offsets
 from aequa_lite.slim import Build, prefix, slice_of
 
@@ -107,45 +104,9 @@ def test_drawn_widths_stay_between_least_and_widest() -> None:
         assert all(0.1 <= w <= widest for w in others)
 
 
-def test_the_grid_of_widths_has_both_ends() -> None:
-    grid = aq.widths(0.033)
-    assert (grid[0], grid[-1]) == (0.033, 1.0)
-    assert all(a < b for a, b in zip(grid[:-1], grid[1:], strict=True))
-    assert aq.widths(1.0) == (1.0,)
-    assert aq.widths(0.75, grid=8) == (0.75, 0.875, 1.0)
-
-
-def test_layers_that_grow_by_turns_make_twice_as_many_networks() -> None:
-    fine = aq.widths(0.02, grid=400)
-    sizes = [
-        [layer.out_features for layer in aq.MLP(w, by_turns=True) if hasattr(layer, "out_features")][:2] for w in fine
-    ]
-    grown = np.diff(sizes, axis=0)
-    assert sizes[-1] == [200, 200]
-    assert len(fine) == 2 * len(aq.widths(0.02)) - 1
-    assert (grown.sum(1) == 1).all()
-    assert (grown >= 0).all()
-
-
 def test_drawn_widths_lie_on_the_recipes_grid() -> None:
     drawn = np.array(aq.full_and_random(aq.stream(0, "t"), 1.0, aq.Recipe(widths_per_step=50, grid=7)))
     assert np.allclose(drawn * 7, np.round(drawn * 7))
-
-
-def test_only_widths_at_which_the_network_grows_are_measured() -> None:
-    kept = list(distinct(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
-    sizes = [aq.parameters(aq.LeNet(w)) for w in kept]
-    assert all(a < b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-    assert sizes[-1] == aq.parameters(aq.LeNet())
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: aq.Data, count: int) -> None:
-    theta = aq.initial(aq.LeNet, seed=3)
-    curve = aq.accuracy_curve(aq.LeNet, theta, few.test, grid=(0.1, 0.5, 1.0), count=count)
-    rewards = [aq.slim(aq.LeNet, theta, w) for w in curve.widths]
-    assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
-    assert curve.samples == len(few.test)
 
 
 def test_ordered_dropout_trains_one_width_and_the_sandwich_both_ends() -> None:
@@ -212,21 +173,6 @@ def test_the_proximal_pull_is_that_of_fedprox(few: aq.Data) -> None:
                 p -= recipe.lr_at(step) * p.grad
     for k, t in net.state_dict().items():
         torch.testing.assert_close(update.state[k], t, atol=2e-6, rtol=1e-5)
-
-
-def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Data) -> None:
-    theta = aq.initial(aq.MLP, seed=0)
-    resident = [_resident()]
-    for _ in range(3):
-        aq.accuracy_curve(aq.MLP, theta, few.validation)
-        resident.append(_resident())
-    assert resident[-1] - resident[1] < 150e6
-
-
-def _resident() -> float:
-    """Bytes of memory that this process holds; where the system does not say, none."""
-    path = Path("/proc/self/statm")
-    return int(path.read_text().split()[1]) * 4096.0 if path.exists() else 0.0
 
 
 def unlike() -> aq.Shard:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..contribution import alignment, class_alignment
 from ..files import shown, whole
+from ..local import checked_balance
 from ..names import LONGEST, called, draw_named, merging_named, network_named, server_named
 from ..policy import Policy, everyone_full
 from ..records import Recipe, Round, Samples
@@ -126,8 +127,7 @@ class Settings:
         for name in ("deadline", "patience"):
             if not numbers([getattr(self, name)], 1, 1, 86400):
                 raise ValueError(f"{name} is {shown(getattr(self, name))}; allowed are 1 to 86400 seconds")
-        if not numbers([self.balance], 1, 0, 1):
-            raise ValueError(f"balance is {shown(self.balance)}; allowed is a number from 0 to 1")
+        checked_balance(self.balance)
         if not numbers([self.outsized], 1, 0) or 0 < self.outsized < 1:
             raise ValueError(f"outsized is {shown(self.outsized)}; allowed is 0, or a finite number from 1")
         named = (network_named, policy_named, draw_named, server_named, merging_named)

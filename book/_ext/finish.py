@@ -124,7 +124,7 @@ def _mend_all(app: Any, error: Exception | None) -> None:
 
 
 def _drop_source_maps(app: Any, error: Exception | None) -> None:
-    """Leave out the theme's source maps, an eighth of the book's weight that only the theme's own debuggers would read."""
+    """Leave out the theme's source maps: megabytes that only its own debuggers would read."""
     if error or app.builder.format != "html":
         return
     for source_map in app.builder.outdir.rglob("*.map"):
