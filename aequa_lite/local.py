@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from .files import shown
 from .records import Recipe, Samples, Shard, Update
-from .slim import Build, per_thread, prefix, template
+from .slim import Build, in_two, over, prefix, template
 
 __all__ = [
     "full_and_random",
@@ -104,23 +104,20 @@ class _Part:
     def __call__(self, leaves: Mapping[str, Tensor], theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
         tensors = {name: leaves[name][block] for name, block in self.trained.items()}
         tensors.update({name: theta[name][block] for name, block in self.read.items()})
-        return torch.func.functional_call(self.layers, tensors, (x,), tie_weights=False)
+        return over(self.layers, tensors)(x)
 
 
-@per_thread
+@lru_cache(maxsize=1024)
 def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
-    """The calling thread's empty network of that width: its stem (no layers if it names none), and what follows."""
+    """The empty network of that width: its stem (no layers if it names none), and what follows."""
 
     def part(layers: nn.Module) -> _Part:
         trained = dict(layers.named_parameters(remove_duplicate=False))
         read = {name: prefix(t.shape) for name, t in layers.state_dict().items() if name not in trained}
         return _Part(layers, {name: prefix(t.shape) for name, t in layers.named_parameters()}, read)
 
-    net = template(build, width)
-    if not (cut := getattr(net, "stem_layers", 0)):
-        return part(nn.Sequential()), part(net)
-    layers = list(net.named_children())  # a Sequential's layers keep their names when it is cut in two
-    return part(nn.Sequential(OrderedDict(layers[:cut]))), part(nn.Sequential(OrderedDict(layers[cut:])))
+    stem, head = in_two(template(build, width))
+    return part(stem), part(head)
 
 
 def gradient(

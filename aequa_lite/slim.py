@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 __all__ = ["merge", "parameters", "prefix", "slice_of", "slim", "view"]
 
@@ -29,27 +27,23 @@ def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
     return tuple(slice(0, size) for size in shape)
 
 
-def per_thread(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Remember what a function made, separately for each thread, and forget it with the thread."""
-    own = threading.local()
-
-    @wraps(make)
-    def remembered(*key: Any) -> Any:
-        known = own.__dict__.setdefault("known", {})
-        if key not in known:
-            if len(known) >= 1024:
-                known.clear()
-            known[key] = make(*key)
-        return known[key]
-
-    return remembered
-
-
-@per_thread  # a view fills an empty network for a moment, so no two threads may share one
+@lru_cache(maxsize=1024)
 def template(build: Build, width: float) -> nn.Module:
-    """Return the calling thread's empty network of that width: shapes without numbers."""
+    """Return the empty network of that width, shapes without numbers: one for all who ask, so nobody may change it."""
     with torch.device("meta"):
         return build(width)
+
+
+def over(layers: nn.Module, tensors: State, path: str = "") -> nn.Module:
+    """The same layers over these very tensors: no copy, gradients flow to them, and what they were over stays as it is."""
+    net = object.__new__(type(layers))
+    net.__dict__.update(
+        layers.__dict__,
+        _parameters={name: tensors.get(path + name, t) for name, t in layers._parameters.items()},
+        _buffers={name: tensors.get(path + name, t) for name, t in layers._buffers.items()},
+        _modules={name: each and over(each, tensors, f"{path}{name}.") for name, each in layers._modules.items()},
+    )
+    return net
 
 
 def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
@@ -87,6 +81,17 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
     return net
 
 
+def in_two(net: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A network's stem (no layers if it names none), and what follows it.
+
+    The input is never slimmed: what a narrow stem says is a prefix of what a wider one says.
+    """
+    if not (cut := getattr(net, "stem_layers", 0)):
+        return nn.Sequential(), net
+    layers = list(net.named_children())  # a Sequential's layers keep their names when it is cut in two
+    return nn.Sequential(OrderedDict(layers[:cut])), nn.Sequential(OrderedDict(layers[cut:]))
+
+
 def view(build: Build, theta: State, width: float) -> Callable[[Tensor], Tensor]:
     """Return the network of that width as a function that reads theta itself: no copy, gradients flow to theta.
 
@@ -98,8 +103,7 @@ def view(build: Build, theta: State, width: float) -> Callable[[Tensor], Tensor]
     """
     net = template(build, width)
     own = {name for name, _ in net.named_buffers()}  # running statistics are copied: to look is not to change
-    block = {name: t.clone() if name in own else t for name, t in slice_of(build, theta, width).items()}
-    return lambda x: functional_call(template(build, width), block, (x,))
+    return over(net, {name: t.clone() if name in own else t for name, t in slice_of(build, theta, width).items()})
 
 
 def merge(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:

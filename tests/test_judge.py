@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import aequa_lite as aq
 from aequa_lite.judge import distinct
@@ -38,13 +40,26 @@ def test_only_widths_at_which_the_network_grows_are_measured() -> None:
     assert sizes[-1] == aq.parameters(aq.LeNet())
 
 
+SMALL = {"shape": (1, 28, 28), "classes": 10}
+NETS = {
+    "MLP": aq.MLP,
+    "LeNet": aq.LeNet,
+    "no stem": partial(aq.ResNet18, **SMALL, channels=8, group=2),
+    "running statistics": partial(aq.BatchResNet18, **SMALL, channels=8),
+}
+
+
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: aq.Data, count: int) -> None:
-    theta = aq.initial(aq.LeNet, seed=3)
-    curve = aq.accuracy_curve(aq.LeNet, theta, few.test, grid=(0.1, 0.5, 1.0), count=count)
-    rewards = [aq.slim(aq.LeNet, theta, w) for w in curve.widths]
-    assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
-    assert curve.samples == len(few.test)
+@pytest.mark.parametrize("name", NETS)
+def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: aq.Data, name: str, count: int) -> None:
+    build, some = NETS[name], few.test.take(range(150))
+    theta = aq.initial(build, seed=3)
+    before = {key: t.clone() for key, t in theta.items()}
+    curve = aq.accuracy_curve(build, theta, some, grid=(0.1, 0.5, 1.0), count=count)
+    rewards = [aq.slim(build, theta, w).eval() for w in curve.widths]
+    assert np.array_equal(curve.hits, [aq.hits(reward, some) for reward in rewards])
+    assert all(torch.equal(t, before[key]) for key, t in theta.items())
+    assert curve.samples == len(some)
 
 
 def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Data) -> None:

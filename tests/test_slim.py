@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
 import pytest
@@ -12,7 +13,7 @@ from oracle import OracleConvNet, OracleLeNet, OracleMLP, OracleResNet18, Oracle
 from torch import Tensor
 
 import aequa_lite as aq
-from aequa_lite.slim import prefix, slice_of
+from aequa_lite.slim import prefix, slice_of, template
 
 PAIRS = [
     (aq.MLP, OracleMLP),
@@ -125,6 +126,16 @@ def test_a_reward_shares_no_memory_with_theta() -> None:
         for p in aq.slim(aq.MLP, theta, 0.5).parameters():
             p.fill_(7.0)
     assert all(torch.equal(before[k], t) for k, t in theta.items())
+
+
+def test_views_of_one_width_do_not_meet_whoever_asks_when() -> None:
+    x, states = images(), [aq.initial(aq.MLP, seed) for seed in range(4)]
+    said = [aq.slim(aq.MLP, theta, 0.5)(x) for theta in states]
+    views = [aq.view(aq.MLP, theta, 0.5) for theta in states]  # all over one template
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda k: views[k](x), [0, 1, 2, 3] * 50))
+    assert all(torch.equal(each, said[k % 4]) for k, each in enumerate(found))
+    assert all(t.is_meta for t in template(aq.MLP, 0.5).state_dict().values())
 
 
 @pytest.mark.parametrize("width", [0.0, -0.1, 1.01, float("nan")])
