@@ -52,14 +52,14 @@ NETS = {
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", NETS)
 def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: aq.Data, name: str, count: int) -> None:
-    build, some = NETS[name], few.test.take(range(150))
-    theta = aq.initial(build, seed=3)
+    build, theta = NETS[name], aq.initial(NETS[name], seed=3)
     before = {key: t.clone() for key, t in theta.items()}
-    curve = aq.accuracy_curve(build, theta, some, grid=(0.1, 0.5, 1.0), count=count)
+    curve = aq.accuracy_curve(build, theta, few.test, grid=(0.1, 0.5, 1.0), count=count)
     rewards = [aq.slim(build, theta, w).eval() for w in curve.widths]
-    assert np.array_equal(curve.hits, [aq.hits(reward, some) for reward in rewards])
+    assert np.array_equal(curve.hits, [aq.hits(reward, few.test) for reward in rewards])
+    assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
     assert all(torch.equal(t, before[key]) for key, t in theta.items())
-    assert curve.samples == len(some)
+    assert curve.samples == len(few.test)
 
 
 def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Data) -> None:
