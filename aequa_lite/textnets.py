@@ -54,7 +54,8 @@ class TextCNN(nn.Module):
         """Return the logits of token ids: (samples, length) -> (samples, classes)."""
         real = (x != 0)[:, None]  # (samples, 1, length)
         h = self.embedding(x).transpose(1, 2)  # (samples, e, length)
-        found = [(torch.relu(each(h)) * real).amax(2) for each in self.convolutions]  # 3 x (samples, m)
+        # relu last: it keeps the order, so the greatest of them is found first, and one of its kind is enough
+        found = [torch.relu((each(h) * real).max(2).values) for each in self.convolutions]  # 3 x (samples, m)
         return torch.stack([each(f) for each, f in zip(self.branches, found)]).sum(0)
 
 
