@@ -347,6 +347,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "cells": (lambda name: cells(name) + others(name), "rivals_mini"),
     "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
     "fedrac": (protocol, "fedrac"),
+    "fedrac_long": (protocol, "fedrac_long"),
     "cffl": (protocol, "cffl"),
 }
 CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac", "widths")}
