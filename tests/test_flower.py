@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -31,7 +32,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from aequa_lite.flower import participant, server, wire
 from aequa_lite.flower.keys import write_certificates, write_key
 from aequa_lite.flower.ledger import Ledger
-from aequa_lite.flower.local import Fleet
+from aequa_lite.flower.local import Fleet, programs, visible
 from aequa_lite.flower.post import Post, TooFewError, fingerprint, roster
 from aequa_lite.flower.settings import WELL, Settings, fixed_widths, policy_named, read_config, write_app
 
@@ -315,6 +316,24 @@ def test_a_participants_own_file_is_its_shard(tmp_path: Path, three: aq.Recipe, 
         participant.own_shard({"participant": 2, "data": str(path)}, three, "fashion-mini", 10)
     with pytest.raises(ValueError, match="participant is 3; allowed is a whole number from 0 to 2"):
         participant.own_shard({"participant": 3, "partition": "homogeneous"}, three, "fashion-mini", 10)
+
+
+def test_the_processes_see_the_packages_and_programs_that_this_one_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = tmp_path / "flower" / "lib" / "python" / "site-packages"  # where a notebook of Colab puts Flower
+    (beside / "flwr-1.42.0.dist-info").mkdir(parents=True)
+    (beside / "flwr-1.42.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: flwr\nVersion: 1.42.0\n")
+    (beside / "flwr-1.42.0.dist-info" / "RECORD").write_text("../../../bin/flower-superlink,,\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("flower/lib/python/site-packages")
+    assert programs() == str(tmp_path / "flower" / "bin")
+    own, seen = str(Path(aq.__file__).parents[1]), visible()
+    assert own in seen
+    assert str(beside) in seen
+    assert [each for each in seen if each != own] == [
+        each for each in map(os.path.abspath, filter(None, sys.path)) if each != own
+    ]
 
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Recipe) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import distribution
 from pathlib import Path
 from types import TracebackType
 
@@ -40,6 +41,18 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+def programs() -> str:
+    """Return the folder of Flower's own programs: it goes with the package, which may lie beside this Python's own."""
+    named = [each.locate() for each in distribution("flwr").files or () if each.stem == "flower-superlink"]
+    return os.path.dirname(os.path.abspath(str(named[0]) if named else sys.executable))
+
+
+def visible() -> list[str]:
+    """Return where this process finds its packages, this one included, in its own order."""
+    own, seen = str(Path(__file__).resolve().parents[2]), [os.path.abspath(each) for each in sys.path if each]
+    return seen if own in seen else [own, *seen]
 
 
 class Fleet:
@@ -110,9 +123,9 @@ class Fleet:
         log, place = self.folder / "logs" / f"{name}.log", os.environ.get("PATH", "")
         for each in (log.parent, home):
             each.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join([str(Path(sys.executable).parent), place])  # Flower finds its own programs by name
+        path = os.pathsep.join([programs(), place])  # Flower finds its own programs by name
         env = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(home.resolve())}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), env.get("PYTHONPATH")]))
+        env["PYTHONPATH"] = os.pathsep.join(visible())
         with log.open("ab") as out:
             self.processes[name] = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
