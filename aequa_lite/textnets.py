@@ -54,7 +54,7 @@ class TextCNN(nn.Module):
         """Return the logits of token ids: (samples, length) -> (samples, classes)."""
         real = (x != 0)[:, None]  # (samples, 1, length)
         h = self.embedding(x).transpose(1, 2)  # (samples, e, length)
-        # relu last: it keeps the order, so the greatest of them is found first, and one of its kind is enough
+        # relu keeps the order, so it may follow the maximum; of equal ones a single one need hear of the gradient
         found = [torch.relu((each(h) * real).max(2).values) for each in self.convolutions]  # 3 x (samples, m)
         return torch.stack([each(f) for each, f in zip(self.branches, found)]).sum(0)
 

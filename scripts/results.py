@@ -52,8 +52,18 @@ def informative(runs: pd.DataFrame) -> pd.Series:
     """Which runs say anything about fairness: contributions differ by three standard errors or more."""
     if "informative" in runs:
         return runs["informative"].astype(str) == "True"
-    error = np.sqrt(runs["alone_best"] * (1 - runs["alone_best"]) / 10_000)  # both test splits hold 10,000 samples
-    return runs["alone_sd"] >= 3 * error
+    return runs["alone_sd"] >= 3 * error_alone(runs)
+
+
+def error_alone(runs: pd.DataFrame) -> pd.Series:
+    """The standard error of the best accuracy alone, on the test split."""
+    samples = runs["data"].map({"sst2": 1_821}).fillna(10_000) if "data" in runs else 10_000
+    return np.sqrt(runs["alone_best"] * (1 - runs["alone_best"]) / samples)
+
+
+def within_noise(told: pd.DataFrame) -> pd.Series:
+    """Which runs have both Pearson and CGS within what noise allows."""
+    return (told["pearson"] >= told["pearson_ceiling_low"]) & (told["cgs"] <= told["cgs_ceiling_high"])
 
 
 def judged(runs: pd.DataFrame) -> str:
@@ -61,8 +71,7 @@ def judged(runs: pd.DataFrame) -> str:
     told = runs[informative(runs)]
     if told.empty:
         return "uninformative"
-    inside = (told["pearson"] >= told["pearson_ceiling_low"]) & (told["cgs"] <= told["cgs_ceiling_high"])
-    return f"{int(inside.sum())} of {len(told)}"
+    return f"{int(within_noise(told).sum())} of {len(told)}"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -183,15 +192,11 @@ def said_of_cells(name: str) -> str:
     """In how many runs of a sweep `aequa` is as fair as noise allows, outbid by a rival, and leaves somebody worse off."""
     table = rows_of(name)
     run = [each for each in ("data", "partition", "network", "seed") if each in table]
-    ours = table[table["method"] == "aequa"].set_index(run)
-    plain = table[table["method"] == "fedavg"].set_index(run)["reward_best"]
-    rivals = table[table["method"] != "aequa"].groupby(run)["reward_best"].max()
-    told = ours[informative(ours)]
-    fair = (told["pearson"] >= told["pearson_ceiling_low"]) & (told["cgs"] <= told["cgs_ceiling_high"])
-    outbid = (rivals - ours["reward_best"]).dropna() > 0.005
-    samples = np.where(ours.index.get_level_values("data") == "sst2", 1_821, 10_000)  # of the test splits
-    error = 2 * np.sqrt(ours["alone_best"] * (1 - ours["alone_best"]) / samples)
-    unhurt = ours["worse_off"][plain - ours["alone_best"] > 0.01 + error] == 0
+    best = table.pivot(index=run, columns="method", values="reward_best")
+    ours = table[table["method"] == "aequa"].set_index(run, drop=False).loc[best.index]
+    fair, outbid = within_noise(ours[informative(ours)]), best.drop(columns="aequa").max(axis=1) > best["aequa"] + 0.005
+    gains = best["fedavg"] > ours["alone_best"] + 0.01 + 2 * error_alone(ours)
+    unhurt = ours["worse_off"][gains] == 0
     return (
         f"\nPearson and CGS of `aequa` both lie within what noise allows in {fair.sum()} of {len(fair)} informative runs. "
         f"Some rival's best reward is more than half a point above ours in {outbid.sum()} of {len(outbid)} runs. Nobody is "
