@@ -34,7 +34,7 @@ from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
 from .textnets import TextCNN, Transformer
 from .linear import Logistic, Squares, TwoLayers
-from .judge import accuracy, accuracy_curve, hits, widths
+from .judge import accuracy, accuracy_curve, hits, reward_curve, widths
 from .local import full_and_random, full_only, local_sgd, one_random, sandwich
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
@@ -103,7 +103,7 @@ __all__ = [
     "plot_intervals", "plot_partition", "plot_prefix", "plot_range", "plot_rewards", "plot_rules", "plot_threshold",
     "plot_water", "plot_ways", "plot_widths", "pooled", "power_law", "prefix", "private", "proportional",
     "quantity_dirichlet", "range_report", "realise", "regression", "regrown", "replayed", "report", "restated",
-    "retrained", "reward_intervals", "runtime", "sampled_shapley", "samples_for", "samples_needed", "sandwich",
+    "retrained", "reward_curve", "reward_intervals", "runtime", "sampled_shapley", "samples_for", "samples_needed", "sandwich",
     "save_checkpoint", "save_figure", "save_rewards", "screened", "server_named", "shapfed", "shapfed_wa", "shapley",
     "show", "sign_flipper", "sized", "slice_of", "sliders", "slim", "slimmable", "smallest_spread", "sparse_numbers",
     "spearman", "split", "spread_minus_gain", "spread_only", "spread_per_gain", "stacked_sgd", "standalone",

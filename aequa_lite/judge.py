@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from .curve import Curve
 from .records import Recipe, Samples
-from .slim import Build, in_two, over, slice_of, template
+from .slim import Build, faded, in_two, over, slice_of, template, whole_width
 from .workers import workers
 
-__all__ = ["accuracy", "accuracy_curve", "hits", "widths"]
+__all__ = ["accuracy", "accuracy_curve", "hits", "reward_curve", "widths"]
+
+LEAP = 0.005  # between neighbouring accuracies of a reward curve: half of what noise hides at best
 
 
 def widths(least: float, most: float = 1.0, grid: int = Recipe.grid) -> tuple[float, ...]:
@@ -72,6 +74,13 @@ def distinct(build: Build, grid: Sequence[float]) -> Iterator[float]:
         last = shapes
 
 
+def _at(build: Build, theta: Mapping[str, Tensor], width: float, fading: int | None) -> nn.Module:
+    """The network of that width over theta's own memory."""
+    if not fading:
+        return over(template(build, width), slice_of(build, theta, width))
+    return over(template(build, whole_width(width, fading)), faded(build, theta, width, fading))
+
+
 def accuracy_curve(
     build: Build,
     theta: Mapping[str, Tensor],
@@ -80,11 +89,13 @@ def accuracy_curve(
     least: float = 0.02,
     grid: Sequence[float] | None = None,
     count: int | None = None,
+    fading: int | None = None,
 ) -> Curve:
     r"""Measure the shared network's accuracy at every width: $\hat\phi(w)$ on ``samples``.
 
     ``grid``: the widths to try (default: :func:`widths` from ``least`` to 1); those at which the network does not
-    grow are dropped. ``count``: workers. The curve keeps which samples were right, for paired statistics.
+    grow are dropped. ``count``: workers. ``fading``: widths are as :func:`slim` has them with this grid, and none is dropped.
+    The curve keeps which samples were right, for paired statistics.
 
     Example:
         >>> import aequa_lite as aq
@@ -92,9 +103,10 @@ def accuracy_curve(
         >>> curve.widths.tolist(), curve.samples
         ([0.5, 1.0], 2000)
     """
-    chosen = tuple(distinct(build, widths(least) if grid is None else [float(w) for w in grid]))
+    tried = widths(least) if grid is None else tuple(float(w) for w in grid)
+    chosen = tried if fading else tuple(distinct(build, tried))
     # no copies, for to look is not to change; and the widest one's stem runs once, for all
-    nets = [in_two(over(template(build, w), slice_of(build, theta, w)).eval()) for w in chosen]
+    nets = [in_two(_at(build, theta, w, fading).eval()) for w in chosen]
     with workers(count, samples.y.device) as spread:
         widest, _ = nets[int(np.argmax(chosen))]
         heard = replace(samples, x=torch.cat(list(spread(partial(said, widest), samples.x.split(1000)))))
@@ -105,4 +117,39 @@ def accuracy_curve(
             return hits(lambda x: head(x[:, :units]), heard)
 
         found = np.stack(list(spread(right, nets)))  # (widths, samples)
-    return Curve(np.array(chosen), found.mean(1), len(samples), hits=found)
+    return Curve(np.array(chosen), found.mean(1), len(samples), hits=found, fading=fading)
+
+
+def reward_curve(build: Build, theta: Mapping[str, Tensor], samples: Samples, recipe: Recipe) -> Curve:
+    r"""Measure the curve that rewards are chosen from: every width of the recipe, and where accuracy leaps, widths between.
+
+    Neighbouring widths whose accuracies differ by more than half a point get one between them, and so on until they do not,
+    or until they lie 1 / (``grid`` x ``fade``) apart. ``fade`` = 0: whole widths only.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, theta = aq.load("fashion-mini"), aq.initial(aq.MLP, seed=0)
+        >>> [len(reward_curve(aq.MLP, theta, data.validation, aq.Recipe(fade=k)).widths) for k in (0, 1)]
+        [197, 197]
+
+    Source: ours.
+    """
+    whole = tuple(distinct(build, widths(recipe.min_width, grid=recipe.grid)))
+    curve = accuracy_curve(build, theta, samples, grid=whole, fading=recipe.grid if recipe.fade else None)
+    while recipe.fade > 1:
+        below, above = np.maximum(curve.widths[:-1], curve.widths[1:] - 1 / recipe.grid), curve.widths[1:]
+        leaps = np.abs(np.diff(curve.accuracy)) > LEAP
+        inside = leaps & (above - below > 1.5 / (recipe.grid * recipe.fade))
+        if not inside.any():
+            break
+        more = accuracy_curve(build, theta, samples, grid=((below + above) / 2)[inside], fading=recipe.grid)
+        curve = _joined(curve, more)
+    return curve
+
+
+def _joined(one: Curve, other: Curve) -> Curve:
+    """Two curves on the same samples as one."""
+    every = np.concatenate([one.widths, other.widths])
+    order = np.argsort(every)
+    accuracies, right = np.concatenate([one.accuracy, other.accuracy]), np.concatenate([one.hits, other.hits])
+    return replace(one, widths=every[order], accuracy=accuracies[order], hits=right[order])

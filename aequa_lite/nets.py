@@ -54,8 +54,6 @@ class MLP(nn.Sequential):
 
     ``x``: ``(samples, *shape)`` -> logits (samples, classes). The input and the classes are never slimmed. ``ahead``: the
     second hidden layer has the width min(1, ``ahead`` x width), so that widths differ by layer along one nested path.
-    ``by_turns``: it grows half a unit behind the first, so that one layer grows at a time and there are twice as many
-    networks on the path, at multiples of 1 / (2 ``hidden``) (``Recipe.grid``).
 
     Raises:
         ValueError: ``width`` is outside (0, 1].
@@ -79,10 +77,8 @@ class MLP(nn.Sequential):
         classes: int = 10,
         hidden: int = 200,
         ahead: int = 1,
-        by_turns: bool = False,
     ) -> None:
-        behind = 0.5 / hidden if by_turns else 0.0
-        h, k = units(width, hidden), units(max(min(1.0, ahead * width) - behind, 0.5 / hidden), hidden)
+        h, k = units(width, hidden), units(min(1.0, ahead * width), hidden)
         super().__init__(
             Pixels(),
             nn.Flatten(),  # (samples, pixels)

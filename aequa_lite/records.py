@@ -57,6 +57,7 @@ class Recipe:
     width_alpha: float = _between(1e-3, 1e3, 3.0, "first shape parameter of the Beta distribution of widths")
     width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
     grid: int = _between(1, 10_000, 200, "widths are whole multiples of 1 / grid")
+    fade: int = _between(0, 4096, 64, "at most so many rewards to one step of the grid: its units fade in (0: one)")
     loss_power: float = _between(0.0, 16.0, 1.0, "a width's loss counts (width / widest) ** loss_power")
     distill: float = _between(0.0, 1.0, 0.0, "share of the widest width's soft labels in the loss of the others")
     proximal: float = _between(0.0, 1e3, 0.0, "pull of local training back to what was received (FedProx's mu)")

@@ -17,7 +17,7 @@ from .checkpoint import save_tensors
 from .files import bounded, plain_json, said, shown, whole
 from .names import MOST_PARAMETERS, NETWORKS, outline, plain_option
 from .records import Recipe
-from .slim import parameters
+from .slim import parameters, whole_width
 from .trust import tensors_of
 
 __all__ = ["Manifest", "load_reward", "load_words", "save_rewards"]
@@ -87,10 +87,12 @@ def save_rewards(
     recipe: Recipe,
     *,
     words: Sequence[str] = (),
+    fading: int | None = None,
 ) -> list[Path]:
     """Write one ``participant-NN.safetensors`` and its ``.json`` manifest for each participant; return the files.
 
     ``words``: for text, the data set's (``data.words``), kept in ``words.json`` so that a reward can read sentences.
+    ``fading``: the curve's; a model between two sizes is one of the larger size, and its manifest names that width.
 
     Raises:
         ValueError: ``build`` is not one of this package's networks, or models and widths differ in number.
@@ -108,9 +110,10 @@ def save_rewards(
     paths, known = [], _save_words(Path(folder), words)
     for number, (model, width) in enumerate(zip(models, widths, strict=True)):
         path = Path(folder) / f"participant-{number:02d}.safetensors"
+        size = whole_width(width, fading) if fading else float(width)
         save_tensors(path, model.state_dict(), {"width": repr(float(width))})
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        manifest = Manifest(architecture, options, float(width), parameters(model), digest, recipe.hash, known)
+        manifest = Manifest(architecture, options, size, parameters(model), digest, recipe.hash, known)
         with whole(path.with_suffix(".json")) as half:
             half.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
         paths.append(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -58,11 +59,49 @@ def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
     return {name: theta[name][prefix(t.shape)] for name, t in template(build, width).state_dict().items()}
 
 
-def slim(build: Build, theta: State, width: float) -> nn.Module:
+def whole_width(width: float, grid: int) -> float:
+    """Return the multiple of 1 / ``grid`` that this width is, or lies below.
+
+    Example:
+        >>> whole_width(0.0525, grid=200), whole_width(0.07, grid=100)
+        (0.055, 0.07)
+    """
+    return min(1.0, math.ceil(width * grid - 1e-9) / grid)
+
+
+def faded(build: Build, theta: State, width: float, grid: int) -> dict[str, Tensor]:
+    r"""Return the slice at any width, also between two multiples of 1 / ``grid``: there the units on top fade in.
+
+    With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, the slice is the one at $b$, but what layers read from the units that
+    $a$ lacks counts $\lambda = (w - a)\,g$: nothing at $a$, all at $b$, and continuous in between. Below 1 / ``grid`` there is
+    nothing to fade in from. Views, but for the tensors that fade.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> part, all_of_it = (faded(aq.MLP, theta, w, grid=200)["6.weight"] for w in (0.0525, 0.055))
+        >>> bool(torch.allclose(part[:, 10], 0.5 * all_of_it[:, 10])), bool((part[:, :10] == all_of_it[:, :10]).all())
+        (True, True)
+
+    Source: ours.
+    """
+    upper = whole_width(width, grid)
+    held, share = slice_of(build, theta, upper), 1 - (upper - width) * grid
+    if share > 1 - 1e-6 or upper * grid < 1.5:
+        return held
+    for name, t in template(build, upper - 1 / grid).state_dict().items():
+        if t.dim() > 1 and t.shape[1] < held[name].shape[1]:  # (units that read, units that are read, ...)
+            held[name] = held[name].clone()
+            held[name][:, t.shape[1] :] *= share
+    return held
+
+
+def slim(build: Build, theta: State, width: float, grid: int | None = None) -> nn.Module:
     r"""Return an ordinary, smaller network: ``build(width)`` filled with theta's leading blocks.
 
     $\mathrm{slim}(\theta, w)_k = \theta_k[0{:}s_1, 0{:}s_2, \dots]$ with $s$ the shape that ``build(w)`` gives tensor $k$.
-    The new network shares no memory with ``theta``.
+    The new network shares no memory with ``theta``. ``grid``: a width between two multiples of 1 / ``grid`` is the larger
+    network, whose uppermost units fade in (:func:`faded`).
 
     Raises:
         ValueError: ``width`` is outside (0, 1].
@@ -76,8 +115,9 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
     Source: ordered dropout (FjORD), as a constructor instead of a mask.
     """
     with torch.device("meta"):
-        net = build(width)
-    net.load_state_dict({k: theta[k][prefix(t.shape)].clone() for k, t in net.state_dict().items()}, assign=True)
+        net = build(whole_width(width, grid) if grid else width)
+    held = faded(build, theta, width, grid) if grid else slice_of(build, theta, width)
+    net.load_state_dict({name: t.clone() for name, t in held.items()}, assign=True)
     return net
 
 

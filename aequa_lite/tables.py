@@ -36,6 +36,7 @@ MEANT = (
     "half",
     "quarter",
     "largest_step",
+    "largest_whole_step",
 )
 MOST_NOTE_BYTES = 1 << 20
 WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
@@ -178,6 +179,8 @@ def _currency(found: Report) -> dict[str, float]:
         return {}
     curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
     judged = range_report(curve, found.contribution)
+    of_grid = curve.widths * found.recipe["grid"]
+    whole = (np.abs(of_grid - of_grid.round()) < 1e-3) | (curve.widths == curve.widths[0])  # the others fade
     test = np.array(found.curve["test"] or found.curve["validation"])
     grown = np.searchsorted(curve.widths, np.array(WIDTHS) + 1e-9, side="right") - 1  # the size a width has
     return {
@@ -186,10 +189,16 @@ def _currency(found: Report) -> dict[str, float]:
         "quarter": float(np.interp(0.25, curve.widths, test)),
         "least": test[0],
         "largest_step": judged["largest_step"],
+        "largest_whole_step": range_report(_only(curve, whole), found.contribution)["largest_step"],
         "noise": judged["noise"],
         "not_monotone": float(np.abs(curve.fitted - curve.accuracy).max()),
         **{f"at_{width}": test[k] for width, k in zip(WIDTHS, grown) if k >= 0},
     }
+
+
+def _only(curve: Curve, kept: np.ndarray) -> Curve:
+    """The curve at some of its widths."""
+    return Curve(curve.widths[kept], curve.accuracy[kept], curve.samples)
 
 
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

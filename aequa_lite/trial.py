@@ -256,7 +256,11 @@ def _judged(
 ) -> Report:
     """The report of a method's final round."""
     curve = paid.curve
-    test = None if curve is None else accuracy_curve(build, paid.last.theta, data.test, grid=curve.widths)
+    test = (
+        None
+        if curve is None
+        else accuracy_curve(build, paid.last.theta, data.test, grid=curve.widths, fading=curve.fading)
+    )
     return report(
         paid.models,
         alone,

@@ -36,17 +36,16 @@ class Oracle(nn.Module):
 
 
 class OracleMLP(Oracle):
-    """784-200-200-10; the second hidden layer may run ahead of the width, or half a unit behind it."""
+    """784-200-200-10; the second hidden layer may run ahead of the width."""
 
-    def __init__(self, ahead: int = 1, by_turns: bool = False) -> None:
+    def __init__(self, ahead: int = 1) -> None:
         super().__init__({"2": nn.Linear(784, 200), "4": nn.Linear(200, 200), "6": nn.Linear(200, 10)})
-        self.ahead, self.by_turns = ahead, by_turns
+        self.ahead = ahead
 
     def forward(self, x: Tensor, width: float) -> Tensor:
         h = (x.float() / 127.5 - 1).flatten(1)
         h = torch.relu(self.part("2", h, width))
-        second = min(1.0, self.ahead * width) - (0.0025 if self.by_turns else 0.0)
-        h = torch.relu(self.part("4", h, max(second, 0.0025)))
+        h = torch.relu(self.part("4", h, min(1.0, self.ahead * width)))
         return self.part("6", h, width, last=True)
 
 

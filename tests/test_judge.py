@@ -21,18 +21,6 @@ def test_the_grid_of_widths_has_both_ends() -> None:
     assert aq.widths(0.75, grid=8) == (0.75, 0.875, 1.0)
 
 
-def test_layers_that_grow_by_turns_make_twice_as_many_networks() -> None:
-    fine = aq.widths(0.02, grid=400)
-    sizes = [
-        [layer.out_features for layer in aq.MLP(w, by_turns=True) if hasattr(layer, "out_features")][:2] for w in fine
-    ]
-    grown = np.diff(sizes, axis=0)
-    assert sizes[-1] == [200, 200]
-    assert len(fine) == 2 * len(aq.widths(0.02)) - 1
-    assert (grown.sum(1) == 1).all()
-    assert (grown >= 0).all()
-
-
 def test_only_widths_at_which_the_network_grows_are_measured() -> None:
     kept = list(distinct(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
     sizes = [aq.parameters(aq.LeNet(w)) for w in kept]
@@ -40,6 +28,7 @@ def test_only_widths_at_which_the_network_grows_are_measured() -> None:
     assert sizes[-1] == aq.parameters(aq.LeNet())
 
 
+TENTHS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SMALL = {"shape": (1, 28, 28), "classes": 10}
 NETS = {
     "MLP": aq.MLP,
@@ -60,6 +49,31 @@ def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: a
     assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
     assert all(torch.equal(t, before[key]) for key, t in theta.items())
     assert curve.samples == len(few.test)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_reward_curve_splits_leaps_by_units_that_fade_in(few: aq.Data, name: str) -> None:
+    build, recipe = NETS[name], aq.Recipe(grid=10, min_width=0.15, fade=8)
+    theta = {key: 3 * t if t.is_floating_point() else t for key, t in aq.initial(build, seed=3).items()}
+    curve, plain = (
+        aq.reward_curve(build, theta, few.test, recipe),
+        aq.accuracy_curve(build, theta, few.test, grid=TENTHS),
+    )
+    assert set(plain.widths[1:]) <= set(curve.widths)
+    assert (np.diff(curve.widths) > 1 / 80 - 1e-9).all()
+    near = np.diff(curve.widths) > 1.5 / 80
+    inside = (
+        np.ceil(curve.widths[1:] * 10 - 1e-9) / 10 - 0.1 <= curve.widths[:-1] + 1e-9
+    )  # both in one cell of the grid
+    assert (np.abs(np.diff(curve.accuracy))[near & inside] <= 0.005).all()
+    rewards = [aq.slim(build, theta, w, curve.fading).eval() for w in curve.widths]
+    assert np.array_equal(curve.hits, [aq.hits(reward, few.test) for reward in rewards])
+
+
+def test_without_fading_a_reward_curve_has_whole_widths_only(few: aq.Data) -> None:
+    theta = aq.initial(aq.MLP, seed=3)
+    curve = aq.reward_curve(aq.MLP, theta, few.test, aq.Recipe(grid=10, min_width=0.15, fade=0))
+    assert (curve.widths.tolist(), curve.fading) == (list(TENTHS), None)
 
 
 def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Data) -> None:

@@ -26,7 +26,7 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("network", "options"), [(aq.LeNet, {"multiple": 2}), (aq.MLP, {"by_turns": True})])
+@pytest.mark.parametrize(("network", "options"), [(aq.LeNet, {"multiple": 2}), (aq.MLP, {"ahead": 3})])
 def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data, network, options: dict) -> None:
     build = aq.sized(network, few, **options)
     theta = aq.initial(build, seed=0)
@@ -36,6 +36,15 @@ def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data,
         assert torch.equal(found(few.test.x[:9]), model(few.test.x[:9]))
         assert aq.parameters(found) == aq.parameters(model)
         assert path.stat().st_size < 4 * aq.parameters(model) + 2000
+
+
+def test_a_reward_between_two_sizes_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data) -> None:
+    theta, held = aq.initial(aq.MLP, seed=0), [0.1, 0.1024, 0.105]
+    models = [aq.slim(aq.MLP, theta, w, grid=200) for w in held]
+    paths = aq.save_rewards(tmp_path, aq.MLP, models, held, aq.Recipe(), fading=200)
+    for path, model in zip(paths, models, strict=True):
+        assert torch.equal(aq.load_reward(path)(few.test.x[:9]), model(few.test.x[:9]))
+    assert [json.loads(path.with_suffix(".json").read_text())["width"] for path in paths] == [0.1, 0.105, 0.105]
 
 
 def edited(path: Path, **changes: object) -> Path:

@@ -18,7 +18,6 @@ from aequa_lite.slim import prefix, slice_of, template
 PAIRS = [
     (aq.MLP, OracleMLP),
     (partial(aq.MLP, ahead=3), partial(OracleMLP, ahead=3)),
-    (partial(aq.MLP, by_turns=True), partial(OracleMLP, by_turns=True)),
     (aq.LeNet, OracleLeNet),
     (partial(aq.LeNet, multiple=2), partial(OracleLeNet, multiple=2)),
 ]
@@ -65,6 +64,57 @@ def test_slimming_twice_is_slimming_once(build, w: float, v: float) -> None:
     theta = initial(build)
     once, twice = aq.slim(build, theta, w), aq.slim(build, aq.slim(build, theta, v).state_dict(), w)
     assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
+
+
+GRID = 100  # a grid of widths; every network grows somewhere in the cells that are tried
+
+
+def grows(build) -> float:
+    """A width of the grid, beyond a third of it, at which the network is larger than at the one below."""
+    sizes = [aq.parameters(template(build, k / GRID)) for k in range(34, GRID)]
+    return (35 + next(k for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])) if a < b)) / GRID
+
+
+@pytest.mark.parametrize("build", NETS)
+def test_units_fade_in_from_the_narrower_network_to_the_wider(build) -> None:
+    theta, x, wide = initial(build), inputs(build), grows(build)
+
+    def said(width: float, grid: int | None = GRID) -> Tensor:
+        with torch.no_grad():
+            return aq.slim(build, theta, width, grid).eval()(x)
+
+    assert torch.equal(said(wide), said(wide, None))
+    assert not torch.equal(said(wide), said(wide - 1 / GRID))
+    assert torch.allclose(said(wide - 0.99999 / GRID), said(wide - 1 / GRID), atol=1e-4)
+    steps = torch.stack([said(wide - (1 - k / 64) / GRID) for k in range(65)])  # (widths, samples, classes)
+    assert (steps[1:] - steps[:-1]).abs().max() < 0.1 * (steps[-1] - steps[0]).abs().max() + 1e-4
+
+
+@pytest.mark.parametrize("share", [0.25, 0.7])
+def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
+    theta, x = aq.initial(aq.MLP, seed=2), images()
+    w = [theta[f"{k}.{part}"] for k in (2, 4, 6) for part in ("weight", "bias")]
+    voice = torch.ones(31)
+    voice[30] = share
+    h = voice * torch.relu((x.float() / 127.5 - 1).flatten(1) @ w[0][:31].T + w[1][:31])
+    h = voice * torch.relu(h @ w[2][:31, :31].T + w[3][:31])
+    paid = aq.slim(aq.MLP, theta, 0.15 + share / 200, grid=200)
+    assert torch.allclose(paid(x), h @ w[4][:, :31].T + w[5], atol=1e-5)
+    assert aq.parameters(paid) == aq.parameters(aq.MLP(0.155))
+
+
+@few_times
+@given(w=st.floats(0.01, 1.0))
+def test_fading_leaves_the_shared_network_and_whole_widths_as_they_are(w: float) -> None:
+    theta = initial(aq.MLP)
+    before = {name: t.clone() for name, t in theta.items()}
+    paid, whole = aq.slim(aq.MLP, theta, w, grid=200), aq.slim(aq.MLP, theta, w)
+    assert all(torch.equal(t, before[name]) for name, t in theta.items())
+    for name, t in paid.state_dict().items():
+        inside = (
+            prefix(s - 1 if d == 1 else s for d, s in enumerate(t.shape)) if t.dim() > 1 and name[0] != "2" else ...
+        )
+        assert torch.equal(t[inside], whole.state_dict()[name][inside])
 
 
 @pytest.mark.parametrize("build", NETS)

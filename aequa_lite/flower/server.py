@@ -18,7 +18,7 @@ from ..checkpoint import load_checkpoint
 from ..data import load
 from ..federate import federate, merge_weights, slimmable
 from ..files import whole
-from ..judge import accuracy, accuracy_curve
+from ..judge import accuracy, reward_curve
 from ..names import draw_named, merging_named, network_named, server_named
 from ..policy import Policy, everyone_full
 from ..records import Data, Recipe, Report, Round, Samples, Shard
@@ -78,17 +78,17 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
     alone = [slim(build, ledger.alone(i, build), 1.0).to(settings.device) for i in range(recipe.participants)]
     brought = accuracy(alone, data.validation)
     theta, widths = _trained(post, settings, recipe, build, data, brought)
-    curve = accuracy_curve(build, theta, data.validation, least=recipe.min_width)
+    curve = reward_curve(build, theta, data.validation, recipe)
     plan = allocate(brought, curve) if widths is None else None
-    widths = [float(w) for w in plan.widths] if plan else list(widths)
-    models = [slim(build, theta, w) for w in widths]
+    widths, fading = (plan.widths.tolist(), curve.fading) if plan else (list(widths), None)
+    models = [slim(build, theta, w, fading) for w in widths]
     seconds, sent = time.monotonic() - started, sum(row.get("numbers", 0) for row in ledger.rounds)
     late = [i for row in ledger.rounds for i in row.get("left_out", [])]
     found = report(models, alone, plan, curve, data, recipe, contribution=brought, method=f"flower, {settings.policy}",
                    seconds=seconds, parameters_sent=sent, left_out=late)  # fmt: skip
     found = replace(found, widths=tuple(round(w, 6) for w in widths))
     found.save(folder)
-    _hand_out(post, save_rewards(folder / "rewards", build, models, widths, recipe), settings.deadline)
+    _hand_out(post, save_rewards(folder / "rewards", build, models, widths, recipe, fading=fading), settings.deadline)
     return found
 
 
