@@ -29,7 +29,7 @@ from .partition import (
     quantity_dirichlet, table as class_counts,
 )  # fmt: skip
 from .workers import runtime, workers
-from .slim import merge, parameters, prefix, slice_of, slim, view
+from .slim import faded, merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
 from .textnets import TextCNN, Transformer
@@ -92,7 +92,7 @@ __all__ = [
     "class_alignment", "class_counts", "class_imbalance", "class_shapley", "clipped", "closed_form", "compact",
     "comparison", "compete", "confirm", "contribution_named", "contributions", "cost", "cost_table", "dirichlet",
     "draw_named", "drawn_from", "drift", "earned", "earned_widths", "epsilon", "equal_gains_possible", "everyone_full",
-    "export_onnx", "feature_noise", "fedavg", "federate", "finetuned", "fisher_interval", "flip_labels", "flops",
+    "export_onnx", "faded", "feature_noise", "fedavg", "federate", "finetuned", "fisher_interval", "flip_labels", "flops",
     "folder_named", "free_rider", "full_and_random", "full_only", "gain_minus_variance", "gap_bound", "generous", "gini",
     "half_precision", "hits", "holm", "homogeneous", "iafl", "imbalanced", "importance", "inflated", "initial",
     "isotonic_calibration", "jain", "keeper", "label_noise", "label_skew", "law_of", "leave_one_out", "leximin",

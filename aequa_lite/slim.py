@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-__all__ = ["merge", "parameters", "prefix", "slice_of", "slim", "view"]
+__all__ = ["faded", "merge", "parameters", "prefix", "slice_of", "slim", "view"]
 
 Build = Callable[[float], nn.Module]
 State = Mapping[str, Tensor]
@@ -73,7 +73,7 @@ def faded(build: Build, theta: State, width: float, grid: int) -> dict[str, Tens
     r"""Return the slice at any width, also between two multiples of 1 / ``grid``: there the units on top fade in.
 
     With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, the slice is the one at $b$, but what layers read from the units that
-    $a$ lacks counts $\lambda = (w - a)\,g$: nothing at $a$, all at $b$, and continuous in between. Below 1 / ``grid`` there is
+    $a$ lacks counts $f = (w - a)\,g$: nothing at $a$, all at $b$, and continuous in between. Below 1 / ``grid`` there is
     nothing to fade in from. Views, but for the tensors that fade.
 
     Example:

@@ -32,7 +32,7 @@ from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "attacks", ROOT / "runs" / "attacks"
-RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, lr=0.1, contribution_power=2.0, grid=25)
+RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, lr=0.1, contribution_power=2.0, grid=25, fade=0)
 SIZES, CHEAT, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
 WORDS = (
     "aequa",

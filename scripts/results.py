@@ -109,17 +109,28 @@ def ways(name: str) -> str:
 
 
 def small_change(name: str) -> str:
-    """The largest step of the curve, and in how many runs noise hides it: layers together, and by turns."""
-    turns, together = rows_of(name), rows_of("nine_partitions")
-    together = together[together["case"] == "ours"]
-    rows = []
-    for partition, runs in turns.groupby("partition", sort=False):
-        both = (together[together["partition"] == partition], runs)
-        hidden = [f"{int((each['largest_step'] <= each['noise']).sum())} of {len(each)}" for each in both]
-        rows.append([partition, *(spread(each["largest_step"]) for each in both), *hidden])
-        rows[-1] += [spread(each["full"]) for each in both]
-    head = ["largest step, together", "by turns", "hidden by noise, together", "by turns", "full width, together"]
-    return markdown(["partition", *head, "by turns"], rows)
+    """The largest step of the curve, and in how many runs noise hides it: with whole units, and with units that fade in."""
+    table, rows = rows_of(name), []
+    for partition, runs in table[table["case"] == "ours"].groupby("partition", sort=False):
+        steps = [runs["largest_whole_step"], runs["largest_step"]]
+        hidden = [f"{int((each <= runs['noise']).sum())} of {len(runs)}" for each in steps]
+        rows.append([partition, *map(spread, steps), spread(runs["noise"]), *hidden])
+    head = ["largest step, whole units", "fading in", "noise", "hidden by noise, whole units", "fading in"]
+    return markdown(["partition", *head], rows)
+
+
+def choices(name: str) -> str:
+    """What each choice changes against ours, partition by partition."""
+    table, ours = rows_of(name), rows_of("nine_partitions")
+    ours = ours[ours["case"] == "ours"].set_index(["partition", "seed"])
+    cases, rows = list(table["case"].unique()), []
+    for partition, runs in table.groupby("partition", sort=False):
+        both = [runs[runs["case"] == case].set_index(["partition", "seed"]) for case in cases]
+        same = ours.loc[both[0].index]
+        rows.append([partition, spread(same["full"]), *(spread(each["full"] - same["full"]) for each in both)])
+        rows[-1] += [spread(same["mean_width"]), *(spread(each["mean_width"] - same["mean_width"]) for each in both)]
+    head = ["full width, ours", *(f"{case}" for case in cases), "mean width, ours", *(f"{case}" for case in cases)]
+    return markdown(["partition", *head], rows)
 
 
 def methods(name: str) -> str:
@@ -369,7 +380,8 @@ def stamp_of(path: Path) -> str:
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
     "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
-    "by_turns": (small_change, "by_turns"),
+    "small_change": (small_change, "nine_partitions"),
+    "loss_and_merge": (choices, "loss_and_merge"),
     "finalists": (ways, "finalists"),
     "methods": (methods, "rivals_mini"),
     "cells": (lambda name: cells(name) + said_of_cells(name) + others(name), "rivals_mini"),

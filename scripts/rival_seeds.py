@@ -30,7 +30,7 @@ from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "rival_seeds", ROOT / "runs" / "rival_seeds"
-RECIPE = aq.Recipe(participants=5, rounds=30, local_steps=15, contribution_power=2.0)
+RECIPE = aq.Recipe(participants=5, rounds=30, local_steps=15, contribution_power=2.0, fade=0)
 PARTITIONS: dict[str, Callable[[aq.Samples, aq.Recipe], list[aq.Shard]]] = {
     "by_size": partial(aq.by_size, sizes=(50, 200, 750, 2000, 3000)),
     "class_imbalance": aq.class_imbalance,

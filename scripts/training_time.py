@@ -29,7 +29,7 @@ from aequa_lite.report import device_in_words, versions_of_run
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "training_time", ROOT / "runs" / "training_time_by_round"
 RECIPE = aq.Recipe(
-    participants=10, rounds=40, local_steps=15, contribution_power=2.0
+    participants=10, rounds=40, local_steps=15, contribution_power=2.0, fade=0
 )  # as sweeps/training_time.yml has it
 PARTITIONS = ("power_law", "class_imbalance", "dirichlet(0.5)", "imbalanced(0.4, 2)", "label_skew(3)")
 WORDS = ("aequa", "aequa(balance=1.0)", "earned", "earned(balance=0.0)", "earned('alignment')")
