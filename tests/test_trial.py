@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import aequa_lite as aq
+from aequa_lite.tables import _figures
 
 DECLARED = 'rounds: int = 20  # words\nlr: float = 0.1\nmixed: bool = False\nname: str = "a"'
 
@@ -117,3 +118,27 @@ def test_data_lies_in_the_folder_of_data_or_is_a_name(tmp_path: Path) -> None:
     assert aq.located("sst2", tmp_path) == tmp_path / "sst2"
     assert aq.located("fashion", tmp_path) == "fashion"
     assert aq.located("no-such", tmp_path) == "no-such"
+
+
+def test_where_units_fade_in_rewards_are_what_the_plan_says_and_steps_are_finer(few: aq.Data, tmp_path: Path) -> None:
+    recipe = aq.Recipe(participants=3, rounds=6, local_steps=6, batch=16, grid=10, min_width=0.1, fade=32)
+    shards = aq.by_size(few.train, recipe, sizes=(20, 100, 400))
+    alone = aq.standalone(aq.MLP, shards, recipe, progress=False)
+    task = (aq.MLP, shards, recipe, few, alone, aq.accuracy(alone, few.validation))
+    methods = aq.methods_named("aequa", rational=False)
+    [(_, paid, found)] = aq.compete(methods, *task, out=tmp_path, progress=False)
+    assert any(abs(w * 10 - round(w * 10)) > 1e-3 for w in paid.plan.widths)  # somebody is paid between two widths
+    at = np.searchsorted(paid.curve.widths, paid.plan.widths)
+    assert paid.curve.accuracy[at].tolist() == aq.accuracy(paid.models, few.validation).tolist()
+    assert [found.curve["test"][k] for k in at] == pytest.approx(aq.accuracy(paid.models, few.test), abs=1e-6)
+    row = _figures(found)
+    assert row["largest_step"] < row["largest_whole_step"]
+    assert row["largest_whole_step"] == pytest.approx(_largest_step(paid, task[-1], whole=True), abs=2e-6)
+    assert row["largest_step"] == pytest.approx(_largest_step(paid, task[-1], whole=False), abs=2e-6)
+
+
+def _largest_step(paid: aq.Paid, contribution: np.ndarray, whole: bool) -> float:
+    """Of the curve where rewards lie, at whole widths only or at all."""
+    kept = [not whole or float(10 * w).is_integer() for w in paid.curve.widths.round(9).tolist()]
+    curve = aq.Curve(paid.curve.widths[kept], paid.curve.accuracy[kept], paid.curve.samples)
+    return aq.range_report(curve, contribution)["largest_step"]
