@@ -96,7 +96,7 @@ def in_process(
     weights = aq.merge_weights(shards, recipe, brought)
     scheme = aq.slimmable(aq.MLP, balance=balance)
     *_, last = aq.federate(aq.MLP, shards, recipe, policy=policy, scheme=scheme, weights=weights, progress=False)
-    curve = aq.accuracy_curve(aq.MLP, last.theta, data.validation, least=recipe.min_width)
+    curve = aq.reward_curve(aq.MLP, last.theta, data.validation, recipe)
     return last, brought, aq.allocate(brought, curve)
 
 
@@ -121,7 +121,7 @@ def test_rewards_after_training_are_those_of_the_loop_in_one_process(
     for i, width in enumerate(plan.widths):
         (mine,) = (tmp_path / f"{i}").glob("*.safetensors")  # its own, and no other
         assert mine.name == f"participant-{i:02d}.safetensors"
-        assert same(mine, aq.slim(aq.MLP, last.theta, width).state_dict())
+        assert same(mine, aq.slim(aq.MLP, last.theta, width, grid=three.grid).state_dict())
         assert aq.load_reward(mine) is not None
 
 
