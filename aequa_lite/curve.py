@@ -149,7 +149,7 @@ def _advice(found: dict[str, Any], least: float) -> str:
     if not found["covers"]:
         return "the least width is too good for the weakest participant: lower min_width"
     if found["largest_step"] > found["noise"]:
-        return "neighbouring attainable accuracies are far apart: use more units, or train wider widths more often"
+        return "neighbouring attainable accuracies are far apart: let units fade in (reward_curve), or use more units"
     if found["least_width"] > 2 * least:
         return f"the curve reaches further down than any reward: min_width may be raised to {found['least_width']:g}"
     return "the curve covers the contributions with small change"

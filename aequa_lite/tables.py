@@ -180,6 +180,7 @@ def _currency(found: Report) -> dict[str, float]:
     curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
     judged = range_report(curve, found.contribution)
     of_grid = curve.widths * found.recipe["grid"]
+    departs, paid = np.abs(curve.fitted - curve.accuracy), curve.widths >= min(found.widths or (1.0,)) - 1e-9
     whole = (np.abs(of_grid - of_grid.round()) < 1e-3) | (curve.widths == curve.widths[0])  # the others fade
     test = np.array(found.curve["test"] or found.curve["validation"])
     grown = np.searchsorted(curve.widths, np.array(WIDTHS) + 1e-9, side="right") - 1  # the size a width has
@@ -191,7 +192,8 @@ def _currency(found: Report) -> dict[str, float]:
         "largest_step": judged["largest_step"],
         "largest_whole_step": range_report(_only(curve, whole), found.contribution)["largest_step"],
         "noise": judged["noise"],
-        "not_monotone": float(np.abs(curve.fitted - curve.accuracy).max()),
+        "not_monotone": float(departs.max()),
+        "not_monotone_where_paid": float(departs[paid].max()),
         **{f"at_{width}": test[k] for width, k in zip(WIDTHS, grown) if k >= 0},
     }
 

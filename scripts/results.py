@@ -114,8 +114,10 @@ def small_change(name: str) -> str:
     for partition, runs in table[table["case"] == "ours"].groupby("partition", sort=False):
         steps = [runs["largest_whole_step"], runs["largest_step"]]
         hidden = [f"{int((each <= runs['noise']).sum())} of {len(runs)}" for each in steps]
+        departs = runs["not_monotone_where_paid"]
+        hidden.append(f"{int((departs <= runs['noise']).sum())} of {len(runs)}")
         rows.append([partition, *map(spread, steps), spread(runs["noise"]), *hidden])
-    head = ["largest step, whole units", "fading in", "noise", "hidden by noise, whole units", "fading in"]
+    head = ["largest step, whole units", "fading in", "noise", "hidden by noise, whole units", "fading in", "monotone"]
     return markdown(["partition", *head], rows)
 
 
