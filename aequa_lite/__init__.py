@@ -29,12 +29,12 @@ from .partition import (
     quantity_dirichlet, table as class_counts,
 )  # fmt: skip
 from .workers import runtime, workers
-from .slim import faded, merge, parameters, prefix, slice_of, slim, view
+from .slim import faded, faded_slice, merge, parameters, prefix, slice_of, slim, view
 from .nets import MLP, LeNet, flops, initial, sized, units
 from .convnets import BatchResNet18, ConvNet, ResNet18, restated
 from .textnets import TextCNN, Transformer
 from .linear import Logistic, Squares, TwoLayers
-from .judge import accuracy, accuracy_curve, hits, reward_curve, widths
+from .judge import accuracy, accuracy_curve, hits, network_at, reward_curve, widths
 from .local import full_and_random, full_only, local_sgd, one_random, sandwich
 from .stacked import half_precision, stacked_sgd
 from .server import adaptive, averaged, by_validation, with_momentum
@@ -82,34 +82,35 @@ if TYPE_CHECKING:  # at run time by __getattr__ below
 
 __all__ = [
     "MLP", "BatchResNet18", "Bound", "Ceiling", "Certificate", "Checked", "Confirmation", "ConvNet", "Cost", "Curve",
-    "Data", "Dose", "Entry", "Estimate", "Given", "Half", "Held", "Intervals", "Known", "LeNet", "Logistic", "Manifest",
-    "Method", "Moments", "Paid", "Plan", "Recipe", "Remembered", "Report", "ResNet18", "Round", "Samples", "Scheme",
-    "Shard", "Sliders", "Squares", "Task", "TextCNN", "Transformer", "TwoLayers", "Update", "absent", "accuracy",
-    "accuracy_curve", "adaptive", "aequa", "affine_calibration", "against", "alignment", "allocate", "allocation_named",
-    "anneal", "arrived_accuracy", "at_bounds", "averaged", "best_reply", "bias_bound", "bounded_fairness", "by_noise",
-    "by_pruning", "by_size", "by_subset", "by_validation", "by_width", "by_zeroing", "capped", "cautious", "ceiling",
-    "cffl", "cgs", "cgsv", "change_norm", "changed", "check_parameters", "checked_metadata", "checked_update",
-    "class_alignment", "class_counts", "class_imbalance", "class_shapley", "clipped", "closed_form", "compact",
-    "comparison", "compete", "confirm", "contribution_named", "contributions", "cost", "cost_table", "dirichlet",
-    "draw_named", "drawn_from", "drift", "earned", "earned_widths", "epsilon", "equal_gains_possible", "everyone_full",
-    "export_onnx", "faded", "feature_noise", "fedavg", "federate", "finetuned", "fisher_interval", "flip_labels", "flops",
-    "folder_named", "free_rider", "full_and_random", "full_only", "gain_minus_variance", "gap_bound", "generous", "gini",
-    "half_precision", "hits", "holm", "homogeneous", "iafl", "imbalanced", "importance", "inflated", "initial",
-    "isotonic_calibration", "jain", "keeper", "label_noise", "label_skew", "law_of", "leave_one_out", "leximin",
-    "lg_fedavg", "load", "load_checkpoint", "load_reward", "load_words", "local_sgd", "located", "lp_welfare", "mcg",
-    "measure", "median", "merge", "merge_weights", "merged_shards", "merging_named", "method_named", "methods_named",
-    "nash", "natural", "network_named", "one_random", "opened_update", "outsized", "own_accuracy", "paired_gains",
+    "Data", "Dose", "Entry", "Estimate", "Given", "Half", "Held", "Intervals", "Known", "LeNet", "Logistic",
+    "Manifest", "Method", "Moments", "Paid", "Plan", "Recipe", "Remembered", "Report", "ResNet18", "Round", "Samples",
+    "Scheme", "Shard", "Sliders", "Squares", "Task", "TextCNN", "Transformer", "TwoLayers", "Update", "absent",
+    "accuracy", "accuracy_curve", "adaptive", "aequa", "affine_calibration", "against", "alignment", "allocate",
+    "allocation_named", "anneal", "arrived_accuracy", "at_bounds", "averaged", "best_reply", "bias_bound",
+    "bounded_fairness", "by_noise", "by_pruning", "by_size", "by_subset", "by_validation", "by_width", "by_zeroing",
+    "capped", "cautious", "ceiling", "cffl", "cgs", "cgsv", "change_norm", "changed", "check_parameters",
+    "checked_metadata", "checked_update", "class_alignment", "class_counts", "class_imbalance", "class_shapley",
+    "clipped", "closed_form", "compact", "comparison", "compete", "confirm", "contribution_named", "contributions",
+    "cost", "cost_table", "dirichlet", "draw_named", "drawn_from", "drift", "earned", "earned_widths", "epsilon",
+    "equal_gains_possible", "everyone_full", "export_onnx", "faded", "faded_slice", "feature_noise", "fedavg",
+    "federate", "finetuned", "fisher_interval", "flip_labels", "flops", "folder_named", "free_rider",
+    "full_and_random", "full_only", "gain_minus_variance", "gap_bound", "generous", "gini", "half_precision", "hits",
+    "holm", "homogeneous", "iafl", "imbalanced", "importance", "inflated", "initial", "isotonic_calibration", "jain",
+    "keeper", "label_noise", "label_skew", "law_of", "leave_one_out", "leximin", "lg_fedavg", "load",
+    "load_checkpoint", "load_reward", "load_words", "local_sgd", "located", "lp_welfare", "mcg", "measure", "median",
+    "merge", "merge_weights", "merged_shards", "merging_named", "method_named", "methods_named", "nash", "natural",
+    "network_at", "network_named", "one_random", "opened_update", "outsized", "own_accuracy", "paired_gains",
     "parameters", "partition_named", "pearson", "pearson_noise_interval", "plot_curve", "plot_curves", "plot_held",
     "plot_intervals", "plot_partition", "plot_prefix", "plot_range", "plot_rewards", "plot_rules", "plot_threshold",
     "plot_water", "plot_ways", "plot_widths", "pooled", "power_law", "prefix", "private", "proportional",
     "quantity_dirichlet", "range_report", "realise", "regression", "regrown", "replayed", "report", "restated",
-    "retrained", "reward_curve", "reward_intervals", "runtime", "sampled_shapley", "samples_for", "samples_needed", "sandwich",
-    "save_checkpoint", "save_figure", "save_rewards", "screened", "server_named", "shapfed", "shapfed_wa", "shapley",
-    "show", "sign_flipper", "sized", "slice_of", "sliders", "slim", "slimmable", "smallest_spread", "sparse_numbers",
-    "spearman", "split", "spread_minus_gain", "spread_only", "spread_per_gain", "stacked_sgd", "standalone",
-    "stationarity_bound", "stepper", "stepwise", "stream", "style", "submodels", "sybils", "table", "temptations",
-    "threshold", "thresholded", "tokens", "trajectory", "trimmed", "units", "update_shapley", "verify_rewards", "view",
-    "voted", "widths", "with_momentum", "with_own", "workers", "worse_off", "write_loader",
+    "retrained", "reward_curve", "reward_intervals", "runtime", "sampled_shapley", "samples_for", "samples_needed",
+    "sandwich", "save_checkpoint", "save_figure", "save_rewards", "screened", "server_named", "shapfed", "shapfed_wa",
+    "shapley", "show", "sign_flipper", "sized", "slice_of", "sliders", "slim", "slimmable", "smallest_spread",
+    "sparse_numbers", "spearman", "split", "spread_minus_gain", "spread_only", "spread_per_gain", "stacked_sgd",
+    "standalone", "stationarity_bound", "stepper", "stepwise", "stream", "style", "submodels", "sybils", "table",
+    "temptations", "threshold", "thresholded", "tokens", "trajectory", "trimmed", "units", "update_shapley",
+    "verify_rewards", "view", "voted", "widths", "with_momentum", "with_own", "workers", "worse_off", "write_loader",
 ]  # fmt: skip
 
 

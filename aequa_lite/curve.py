@@ -17,7 +17,7 @@ class Curve:
     r"""Hold the shared network's accuracy at each width, measured on ``samples`` samples.
 
     ``widths`` (K,) rising in (0, 1]; ``accuracy`` (K,) in [0, 1]; ``hits`` (K, samples) bool, where it is known which
-    samples were right; ``fading``: the grid between whose multiples units fade in (:func:`slim`), if they do.
+    samples were right; ``fading``: the grid between whose multiples units fade in (:func:`faded`), if they do.
     The standard error is $\sqrt{\tilde a(1-\tilde a)/n}$ with $\tilde a = (na + 1)/(n + 2)$, which
     stays above zero at $a = 0$ and $a = 1$.
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .curve import Curve
 from .records import Recipe, Samples
-from .slim import Build, faded, in_two, over, slice_of, template, whole_width
+from .slim import Build, faded, faded_slice, in_two, over, slice_of, slim, template, whole_width
 from .workers import workers
 
-__all__ = ["accuracy", "accuracy_curve", "hits", "reward_curve", "widths"]
+__all__ = ["accuracy", "accuracy_curve", "hits", "network_at", "reward_curve", "widths"]
 
 LEAP = 0.005  # between neighbouring accuracies of a reward curve: half of what noise hides at best
 
@@ -78,7 +78,7 @@ def _at(build: Build, theta: Mapping[str, Tensor], width: float, fading: int | N
     """The network of that width over theta's own memory."""
     if not fading:
         return over(template(build, width), slice_of(build, theta, width))
-    return over(template(build, whole_width(width, fading)), faded(build, theta, width, fading))
+    return over(template(build, whole_width(width, fading)), faded_slice(build, theta, width, fading))
 
 
 def accuracy_curve(
@@ -94,7 +94,7 @@ def accuracy_curve(
     r"""Measure the shared network's accuracy at every width: $\hat\phi(w)$ on ``samples``.
 
     ``grid``: the widths to try (default: :func:`widths` from ``least`` to 1); those at which the network does not
-    grow are dropped. ``count``: workers. ``fading``: widths are as :func:`slim` has them with this grid, and none is dropped.
+    grow are dropped. ``count``: workers. ``fading``: widths are as :func:`faded` has them with this grid, and none is dropped.
     The curve keeps which samples were right, for paired statistics.
 
     Example:
@@ -145,6 +145,18 @@ def reward_curve(build: Build, theta: Mapping[str, Tensor], samples: Samples, re
         more = accuracy_curve(build, theta, samples, grid=((below + above) / 2)[inside], fading=recipe.grid)
         curve = _joined(curve, more)
     return curve
+
+
+def network_at(build: Build, theta: Mapping[str, Tensor], curve: Curve, width: float) -> nn.Module:
+    """Return the network whose accuracy the curve states at this width, as it goes home: no memory is shared with theta.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> curve = Curve((0.05, 0.0525, 0.055), (0.3, 0.35, 0.4), samples=1000, fading=200)
+        >>> aq.parameters(network_at(aq.MLP, aq.initial(aq.MLP, seed=0), curve, 0.0525)) == aq.parameters(aq.MLP(0.055))
+        True
+    """
+    return faded(build, theta, width, curve.fading) if curve.fading else slim(build, theta, width)
 
 
 def _joined(one: Curve, other: Curve) -> Curve:

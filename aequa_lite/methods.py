@@ -14,7 +14,7 @@ from .curve import Curve
 from .doses import cffl, cgsv, iafl
 from .earned import arrived_accuracy, cautious, earned_widths, own_accuracy, with_own
 from .federate import merge_weights, slimmable
-from .judge import accuracy_curve, reward_curve, widths
+from .judge import accuracy_curve, network_at, reward_curve, widths
 from .local import checked_balance
 from .mixing import shapfed, shapfed_wa
 from .names import allocation_named, by_name, called, draw_named, merging_named, server_named
@@ -77,7 +77,7 @@ def _pays(task: Task, rule: Callable[[Any, Curve], Plan]) -> Callable[[Round], P
     def pay(last: Round) -> Paid:
         curve = reward_curve(task.build, last.theta, task.validation, task.recipe)
         plan = rule(task.contribution, curve)
-        models = [slim(task.build, last.theta, w, curve.fading) for w in plan.widths]
+        models = [network_at(task.build, last.theta, curve, w) for w in plan.widths]
         return Paid(models, last, curve, plan)
 
     return pay

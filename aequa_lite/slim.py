@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-__all__ = ["faded", "merge", "parameters", "prefix", "slice_of", "slim", "view"]
+__all__ = ["faded", "faded_slice", "merge", "parameters", "prefix", "slice_of", "slim", "view"]
 
 Build = Callable[[float], nn.Module]
 State = Mapping[str, Tensor]
@@ -59,6 +59,29 @@ def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
     return {name: theta[name][prefix(t.shape)] for name, t in template(build, width).state_dict().items()}
 
 
+def slim(build: Build, theta: State, width: float) -> nn.Module:
+    r"""Return an ordinary, smaller network: ``build(width)`` filled with theta's leading blocks.
+
+    $\mathrm{slim}(\theta, w)_k = \theta_k[0{:}s_1, 0{:}s_2, \dots]$ with $s$ the shape that ``build(w)`` gives tensor $k$.
+    The new network shares no memory with ``theta``.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1].
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> aq.parameters(slim(aq.MLP, theta, 0.5)), aq.parameters(slim(aq.MLP, theta, 1.0))
+        (89610, 199210)
+
+    Source: ordered dropout (FjORD), as a constructor instead of a mask.
+    """
+    with torch.device("meta"):
+        net = build(width)
+    net.load_state_dict({k: theta[k][prefix(t.shape)].clone() for k, t in net.state_dict().items()}, assign=True)
+    return net
+
+
 def whole_width(width: float, grid: int) -> float:
     """Return the multiple of 1 / ``grid`` that this width is, or lies below.
 
@@ -69,7 +92,7 @@ def whole_width(width: float, grid: int) -> float:
     return min(1.0, math.ceil(width * grid - 1e-9) / grid)
 
 
-def faded(build: Build, theta: State, width: float, grid: int) -> dict[str, Tensor]:
+def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str, Tensor]:
     r"""Return the slice at any width, also between two multiples of 1 / ``grid``: there the units on top fade in.
 
     With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, the slice is the one at $b$, but what layers read from the units that
@@ -79,7 +102,7 @@ def faded(build: Build, theta: State, width: float, grid: int) -> dict[str, Tens
     Example:
         >>> import aequa_lite as aq
         >>> theta = aq.initial(aq.MLP, seed=0)
-        >>> part, all_of_it = (faded(aq.MLP, theta, w, grid=200)["6.weight"] for w in (0.0525, 0.055))
+        >>> part, all_of_it = (faded_slice(aq.MLP, theta, w, grid=200)["6.weight"] for w in (0.0525, 0.055))
         >>> bool(torch.allclose(part[:, 10], 0.5 * all_of_it[:, 10])), bool((part[:, :10] == all_of_it[:, :10]).all())
         (True, True)
 
@@ -96,12 +119,8 @@ def faded(build: Build, theta: State, width: float, grid: int) -> dict[str, Tens
     return held
 
 
-def slim(build: Build, theta: State, width: float, grid: int | None = None) -> nn.Module:
-    r"""Return an ordinary, smaller network: ``build(width)`` filled with theta's leading blocks.
-
-    $\mathrm{slim}(\theta, w)_k = \theta_k[0{:}s_1, 0{:}s_2, \dots]$ with $s$ the shape that ``build(w)`` gives tensor $k$.
-    The new network shares no memory with ``theta``. ``grid``: a width between two multiples of 1 / ``grid`` is the larger
-    network, whose uppermost units fade in (:func:`faded`).
+def faded(build: Build, theta: State, width: float, grid: int) -> nn.Module:
+    """Return an ordinary, smaller network of any width, also between two sizes: :func:`slim` with :func:`faded_slice`.
 
     Raises:
         ValueError: ``width`` is outside (0, 1].
@@ -109,15 +128,13 @@ def slim(build: Build, theta: State, width: float, grid: int | None = None) -> n
     Example:
         >>> import aequa_lite as aq
         >>> theta = aq.initial(aq.MLP, seed=0)
-        >>> aq.parameters(slim(aq.MLP, theta, 0.5)), aq.parameters(slim(aq.MLP, theta, 1.0))
-        (89610, 199210)
+        >>> aq.parameters(faded(aq.MLP, theta, 0.0525, grid=200)) == aq.parameters(slim(aq.MLP, theta, 0.055))
+        True
 
-    Source: ordered dropout (FjORD), as a constructor instead of a mask.
+    Source: ours.
     """
-    with torch.device("meta"):
-        net = build(whole_width(width, grid) if grid else width)
-    held = faded(build, theta, width, grid) if grid else slice_of(build, theta, width)
-    net.load_state_dict({name: t.clone() for name, t in held.items()}, assign=True)
+    net = slim(build, theta, whole_width(width, grid))
+    net.load_state_dict(faded_slice(build, theta, width, grid))
     return net
 
 

@@ -121,7 +121,7 @@ def test_rewards_after_training_are_those_of_the_loop_in_one_process(
     for i, width in enumerate(plan.widths):
         (mine,) = (tmp_path / f"{i}").glob("*.safetensors")  # its own, and no other
         assert mine.name == f"participant-{i:02d}.safetensors"
-        assert same(mine, aq.slim(aq.MLP, last.theta, width, grid=three.grid).state_dict())
+        assert same(mine, aq.faded(aq.MLP, last.theta, width, grid=three.grid).state_dict())
         assert aq.load_reward(mine) is not None
 
 

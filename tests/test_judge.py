@@ -66,7 +66,7 @@ def test_a_reward_curve_splits_leaps_by_units_that_fade_in(few: aq.Data, name: s
         np.ceil(curve.widths[1:] * 10 - 1e-9) / 10 - 0.1 <= curve.widths[:-1] + 1e-9
     )  # both in one cell of the grid
     assert (np.abs(np.diff(curve.accuracy))[near & inside] <= 0.005).all()
-    rewards = [aq.slim(build, theta, w, curve.fading).eval() for w in curve.widths]
+    rewards = [aq.network_at(build, theta, curve, w).eval() for w in curve.widths]
     assert np.array_equal(curve.hits, [aq.hits(reward, few.test) for reward in rewards])
 
 

@@ -40,7 +40,7 @@ def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data,
 
 def test_a_reward_between_two_sizes_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Data) -> None:
     theta, held = aq.initial(aq.MLP, seed=0), [0.1, 0.1024, 0.105]
-    models = [aq.slim(aq.MLP, theta, w, grid=200) for w in held]
+    models = [aq.faded(aq.MLP, theta, w, grid=200) for w in held]
     paths = aq.save_rewards(tmp_path, aq.MLP, models, held, aq.Recipe(), fading=200)
     for path, model in zip(paths, models, strict=True):
         assert torch.equal(aq.load_reward(path)(few.test.x[:9]), model(few.test.x[:9]))

@@ -81,7 +81,7 @@ def test_units_fade_in_from_the_narrower_network_to_the_wider(build) -> None:
 
     def said(width: float, grid: int | None = GRID) -> Tensor:
         with torch.no_grad():
-            return aq.slim(build, theta, width, grid).eval()(x)
+            return (aq.faded(build, theta, width, grid) if grid else aq.slim(build, theta, width)).eval()(x)
 
     assert torch.equal(said(wide), said(wide, None))
     assert not torch.equal(said(wide), said(wide - 1 / GRID))
@@ -98,7 +98,7 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
     voice[30] = share
     h = voice * torch.relu((x.float() / 127.5 - 1).flatten(1) @ w[0][:31].T + w[1][:31])
     h = voice * torch.relu(h @ w[2][:31, :31].T + w[3][:31])
-    paid = aq.slim(aq.MLP, theta, 0.15 + share / 200, grid=200)
+    paid = aq.faded(aq.MLP, theta, 0.15 + share / 200, grid=200)
     assert torch.allclose(paid(x), h @ w[4][:, :31].T + w[5], atol=1e-5)
     assert aq.parameters(paid) == aq.parameters(aq.MLP(0.155))
 
@@ -108,7 +108,7 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
 def test_fading_leaves_the_shared_network_and_whole_widths_as_they_are(w: float) -> None:
     theta = initial(aq.MLP)
     before = {name: t.clone() for name, t in theta.items()}
-    paid, whole = aq.slim(aq.MLP, theta, w, grid=200), aq.slim(aq.MLP, theta, w)
+    paid, whole = aq.faded(aq.MLP, theta, w, grid=200), aq.slim(aq.MLP, theta, w)
     assert all(torch.equal(t, before[name]) for name, t in theta.items())
     for name, t in paid.state_dict().items():
         inside = (

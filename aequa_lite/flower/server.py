@@ -18,7 +18,7 @@ from ..checkpoint import load_checkpoint
 from ..data import load
 from ..federate import federate, merge_weights, slimmable
 from ..files import whole
-from ..judge import accuracy, reward_curve
+from ..judge import accuracy, network_at, reward_curve
 from ..names import draw_named, merging_named, network_named, server_named
 from ..policy import Policy, everyone_full
 from ..records import Data, Recipe, Report, Round, Samples, Shard
@@ -80,8 +80,12 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
     theta, widths = _trained(post, settings, recipe, build, data, brought)
     curve = reward_curve(build, theta, data.validation, recipe)
     plan = allocate(brought, curve) if widths is None else None
-    widths, fading = (plan.widths.tolist(), curve.fading) if plan else (list(widths), None)
-    models = [slim(build, theta, w, fading) for w in widths]
+    if plan:
+        widths, fading = plan.widths.tolist(), curve.fading
+        models = [network_at(build, theta, curve, w) for w in widths]
+    else:
+        widths, fading = list(widths or ()), None
+        models = [slim(build, theta, w) for w in widths]
     seconds, sent = time.monotonic() - started, sum(row.get("numbers", 0) for row in ledger.rounds)
     late = [i for row in ledger.rounds for i in row.get("left_out", [])]
     found = report(models, alone, plan, curve, data, recipe, contribution=brought, method=f"flower, {settings.policy}",
