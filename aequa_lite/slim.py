@@ -85,11 +85,18 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
 def whole_width(width: float, grid: int) -> float:
     """Return the multiple of 1 / ``grid`` that this width is, or lies below.
 
+    Raises:
+        ValueError: ``grid`` is no whole number from 1, or ``width`` is outside (0, 1].
+
     Example:
         >>> whole_width(0.0525, grid=200), whole_width(0.07, grid=100)
         (0.055, 0.07)
     """
-    return min(1.0, math.ceil(width * grid - 1e-9) / grid)
+    if not isinstance(grid, int) or isinstance(grid, bool) or grid < 1:
+        raise ValueError(f"grid is {grid!r}; allowed is a whole number from 1")
+    if not 0 < width <= 1:
+        raise ValueError(f"width is {width!r}; allowed is a number in (0, 1]")
+    return math.ceil(width * grid - 1e-9) / grid
 
 
 def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str, Tensor]:
@@ -98,6 +105,9 @@ def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str
     With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, the slice is the one at $b$, but what layers read from the units that
     $a$ lacks counts $f = (w - a)\,g$: nothing at $a$, all at $b$, and continuous in between. Below 1 / ``grid`` there is
     nothing to fade in from. Views, but for the tensors that fade.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1], or ``grid`` is no whole number from 1.
 
     Example:
         >>> import aequa_lite as aq
@@ -123,7 +133,7 @@ def faded(build: Build, theta: State, width: float, grid: int) -> nn.Module:
     """Return an ordinary, smaller network of any width, also between two sizes: :func:`slim` with :func:`faded_slice`.
 
     Raises:
-        ValueError: ``width`` is outside (0, 1].
+        ValueError: ``width`` is outside (0, 1], or ``grid`` is no whole number from 1.
 
     Example:
         >>> import aequa_lite as aq

@@ -103,6 +103,14 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
     assert aq.parameters(paid) == aq.parameters(aq.MLP(0.155))
 
 
+@pytest.mark.parametrize(
+    ("width", "grid", "said"), [(1.01, 200, "width is 1.01"), (0.0, 200, "width is 0"), (0.5, 0, "grid is 0")]
+)
+def test_what_lies_between_no_two_sizes_is_refused(width: float, grid: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        aq.faded(aq.MLP, initial(aq.MLP), width, grid)
+
+
 @few_times
 @given(w=st.floats(0.01, 1.0))
 def test_fading_leaves_the_shared_network_and_whole_widths_as_they_are(w: float) -> None:
