@@ -122,17 +122,17 @@ def small_change(name: str) -> str:
 
 
 def choices(name: str) -> str:
-    """What each choice changes against ours, partition by partition."""
+    """What each choice changes against ours, in points of full width and of the rewards' mean width."""
     table, ours = rows_of(name), rows_of("nine_partitions")
     ours = ours[ours["case"] == "ours"].set_index(["partition", "seed"])
-    cases, rows = list(table["case"].unique()), []
+    rows = []
     for partition, runs in table.groupby("partition", sort=False):
-        both = [runs[runs["case"] == case].set_index(["partition", "seed"]) for case in cases]
-        same = ours.loc[both[0].index]
-        rows.append([partition, spread(same["full"]), *(spread(each["full"] - same["full"]) for each in both)])
-        rows[-1] += [spread(same["mean_width"]), *(spread(each["mean_width"] - same["mean_width"]) for each in both)]
-    head = ["full width, ours", *(f"{case}" for case in cases), "mean width, ours", *(f"{case}" for case in cases)]
-    return markdown(["partition", *head], rows)
+        each = {case: found.set_index(["partition", "seed"]) for case, found in runs.groupby("case", sort=False)}
+        rows.append([partition])
+        for column in ("full", "mean_width"):
+            rows[-1] += [f"{100 * (found[column] - ours[column]).mean():+.1f}" for found in each.values()]
+    heads = [f"{what}, {case}" for what in ("full width", "mean width") for case in table["case"].unique()]
+    return markdown(["partition", *heads], rows)
 
 
 def methods(name: str) -> str:
