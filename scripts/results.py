@@ -383,6 +383,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
     "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
     "small_change": (small_change, "nine_partitions"),
+    "lenet": (lambda name: fairness(name, ["partition"]) + "\n" + small_change(name), "lenet"),
     "loss_and_merge": (choices, "loss_and_merge"),
     "finalists": (ways, "finalists"),
     "methods": (methods, "rivals_mini"),
