@@ -104,7 +104,8 @@ def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str
 
     With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, the slice is the one at $b$, but what layers read from the units that
     $a$ lacks counts $f = (w - a)\,g$: nothing at $a$, all at $b$, and continuous in between. Below 1 / ``grid`` there is
-    nothing to fade in from. Views, but for the tensors that fade.
+    nothing to fade in from. Views, but for the tensors that fade; where words are embedded, the new dimensions are read from the
+    embedding and from what reads it, and count $f^2$.
 
     Raises:
         ValueError: ``width`` is outside (0, 1], or ``grid`` is no whole number from 1.

@@ -55,16 +55,13 @@ def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: a
 def test_a_reward_curve_splits_leaps_by_units_that_fade_in(few: aq.Data, name: str) -> None:
     build, recipe = NETS[name], aq.Recipe(grid=10, min_width=0.15, fade=8)
     theta = {key: 3 * t if t.is_floating_point() else t for key, t in aq.initial(build, seed=3).items()}
-    curve, plain = (
-        aq.reward_curve(build, theta, few.test, recipe),
-        aq.accuracy_curve(build, theta, few.test, grid=TENTHS),
-    )
+    curve = aq.reward_curve(build, theta, few.test, recipe)
+    plain = aq.accuracy_curve(build, theta, few.test, grid=TENTHS)
     assert set(plain.widths[1:]) <= set(curve.widths)
     assert (np.diff(curve.widths) > 1 / 80 - 1e-9).all()
     near = np.diff(curve.widths) > 1.5 / 80
-    inside = (
-        np.ceil(curve.widths[1:] * 10 - 1e-9) / 10 - 0.1 <= curve.widths[:-1] + 1e-9
-    )  # both in one cell of the grid
+    cell = np.ceil(curve.widths[1:] * 10 - 1e-9) / 10 - 0.1  # where the grid's cell of the wider one begins
+    inside = cell <= curve.widths[:-1] + 1e-9
     assert (np.abs(np.diff(curve.accuracy))[near & inside] <= 0.005).all()
     rewards = [aq.network_at(build, theta, curve, w).eval() for w in curve.widths]
     assert np.array_equal(curve.hits, [aq.hits(reward, few.test) for reward in rewards])

@@ -66,7 +66,7 @@ def test_slimming_twice_is_slimming_once(build, w: float, v: float) -> None:
     assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
 
 
-GRID = 100  # a grid of widths; every network grows somewhere in the cells that are tried
+GRID = 100  # of widths
 
 
 def grows(build) -> float:

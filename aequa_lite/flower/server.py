@@ -79,13 +79,12 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
     brought = accuracy(alone, data.validation)
     theta, widths = _trained(post, settings, recipe, build, data, brought)
     curve = reward_curve(build, theta, data.validation, recipe)
-    plan = allocate(brought, curve) if widths is None else None
-    if plan:
-        widths, fading = plan.widths.tolist(), curve.fading
+    if widths is None:
+        plan, fading = allocate(brought, curve), curve.fading
+        widths = plan.widths.tolist()
         models = [network_at(build, theta, curve, w) for w in widths]
-    else:
-        widths, fading = list(widths or ()), None
-        models = [slim(build, theta, w) for w in widths]
+    else:  # earned during training: whole widths
+        plan, fading, models = None, None, [slim(build, theta, w) for w in widths]
     seconds, sent = time.monotonic() - started, sum(row.get("numbers", 0) for row in ledger.rounds)
     late = [i for row in ledger.rounds for i in row.get("left_out", [])]
     found = report(models, alone, plan, curve, data, recipe, contribution=brought, method=f"flower, {settings.policy}",
