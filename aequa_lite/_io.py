@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["bounded", "ordinary", "plain_json", "printable", "said", "shown", "whole"]
+__all__ = ["atomic_write", "bounded", "error_text", "ordinary", "plain_json", "printable", "short_repr"]
 
 
-def shown(value: Any, most: int = 80) -> str:
+def short_repr(value: Any, most: int = 80) -> str:
     """A value as it may stand in a sentence: short, on one line, whatever it is."""
     try:
         text = " ".join(repr(value).split())
@@ -28,7 +28,7 @@ def printable(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
-def said(error: BaseException, most: int = 200) -> str:
+def error_text(error: BaseException, most: int = 200) -> str:
     """What an error said, as it may stand in a sentence: short, printable, on one line."""
     return printable(str(error))[:most] or type(error).__name__
 
@@ -79,7 +79,7 @@ def plain_json(content: bytes | str) -> Any:
 
 
 @contextmanager
-def whole(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Offer a temporary path beside ``path`` to write to, and put it in place once the block has ended well.
 
     Raises:
@@ -87,7 +87,7 @@ def whole(path: Path | str) -> Iterator[Path]:
 
     Example:
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-        >>> with whole(target) as half:
+        >>> with atomic_write(target) as half:
         ...     _ = half.write_text("all of it")
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('all of it', 1)

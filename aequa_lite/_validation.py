@@ -13,14 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_from
 from torch import Tensor
 
-from .files import ordinary, said, shown
+from ._io import error_text, ordinary, short_repr
 
-__all__ = ["change_norm", "checked_metadata", "checked_update", "opened_update", "outsized"]
+__all__ = ["change_norm", "checked_metadata", "checked_update", "oversized", "parse_update"]
+
 
 State = Mapping[str, Tensor]
+
+
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
 # not fit into a number or into memory.
 DAMAGE = (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError, MemoryError)
+
+
 HEADER = 1 << 16  # bytes for names and shapes before the numbers; the largest network here needs a tenth of it
 
 
@@ -45,10 +50,10 @@ def checked_update(received: Mapping[str, Any], expected: State, *, limit: float
     Source: ours.
     """
     if not isinstance(received, Mapping):
-        raise ValueError(f"received is {shown(received)}; allowed are tensors by name")
+        raise ValueError(f"received is {short_repr(received)}; allowed are tensors by name")
     if odd := sorted(map(str, set(received) ^ set(expected))):
         kind = "missing" if odd[0] in expected else "none of the network's"
-        raise ValueError(f"tensor {shown(odd[0])} is {kind}; allowed are the {len(expected)} names that were sent")
+        raise ValueError(f"tensor {short_repr(odd[0])} is {kind}; allowed are the {len(expected)} names that were sent")
     fits = {name: _fitting(name, received[name], like) for name, like in expected.items()}
     if limit < math.inf and (size := change_norm(fits, expected)) > limit:
         raise ValueError(f"the change has norm {size:.3g}; allowed is at most {limit:.3g}")
@@ -61,14 +66,14 @@ def _fitting(name: str, value: Any, like: Tensor) -> Tensor:
         value = torch.from_numpy(np.require(value, requirements="CW")) if value.shape == tuple(like.shape) else value
     right = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
     if not right or tuple(value.shape) != tuple(like.shape) or value.dtype != like.dtype:
-        found = f"{value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else shown(value)
+        found = f"{value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else short_repr(value)
         raise ValueError(f"tensor {name!r} is {found}; allowed is {like.dtype} of shape {tuple(like.shape)}")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise ValueError(f"tensor {name!r} holds a number that is not finite")
     return value.detach()
 
 
-def opened_update(content: bytes, expected: State, *, limit: float = math.inf) -> dict[str, Tensor]:
+def parse_update(content: bytes, expected: State, *, limit: float = math.inf) -> dict[str, Tensor]:
     """Return the tensors of a safetensors message: its size is checked before it is parsed, its tensors as by ``checked_update``.
 
     Raises:
@@ -76,9 +81,9 @@ def opened_update(content: bytes, expected: State, *, limit: float = math.inf) -
 
     Example:
         >>> from safetensors.torch import save
-        >>> opened_update(save({"w": torch.ones(2)}), {"w": torch.zeros(2)})["w"].tolist()
+        >>> parse_update(save({"w": torch.ones(2)}), {"w": torch.zeros(2)})["w"].tolist()
         [1.0, 1.0]
-        >>> opened_update(bytes(1 << 20), {"w": torch.zeros(2)})
+        >>> parse_update(bytes(1 << 20), {"w": torch.zeros(2)})
         Traceback (most recent call last):
         ValueError: the message has 1048576 bytes; allowed are at most 65544
 
@@ -99,7 +104,7 @@ def tensors_of(content: bytes) -> dict[str, Tensor]:
     try:
         return tensors_from(content)
     except DAMAGE as error:
-        raise ValueError(f"the bytes are no intact safetensors file ({shown(str(error))})") from error
+        raise ValueError(f"the bytes are no intact safetensors file ({short_repr(str(error))})") from error
 
 
 def tensors_at(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -114,7 +119,7 @@ def tensors_at(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         except (*DAMAGE, TypeError) as error:
-            raise ValueError(f"{path} is no intact safetensors file ({said(error)})") from error
+            raise ValueError(f"{path} is no intact safetensors file ({error_text(error)})") from error
 
 
 def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[float, float]]) -> dict[str, int | float]:
@@ -136,13 +141,13 @@ def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[fl
     """
     if not isinstance(received, Mapping) or set(received) != set(allowed):
         names = sorted(map(str, received)) if isinstance(received, Mapping) else received
-        raise ValueError(f"what was said is about {shown(names)}; allowed is {', '.join(allowed)}")
+        raise ValueError(f"what was said is about {short_repr(names)}; allowed is {', '.join(allowed)}")
     for name, (low, high) in allowed.items():
         value, whole = received[name], isinstance(low, int) and isinstance(high, int)
         right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not right or not low <= value <= high:  # NaN is in no range
             kind = "a whole number" if whole else "a finite number"
-            raise ValueError(f"{name} is {shown(value)}; allowed is {kind} from {low} to {high}")
+            raise ValueError(f"{name} is {short_repr(value)}; allowed is {kind} from {low} to {high}")
     return {name: received[name] for name in allowed}
 
 
@@ -161,7 +166,7 @@ def change_norm(state: State, sent: State) -> float:
     return float(sum(squares, torch.zeros((), dtype=torch.float64)).sqrt())
 
 
-def outsized(states: Sequence[State], sent: State, times: float = 4.0) -> list[bool]:
+def oversized(states: Sequence[State], sent: State, times: float = 4.0) -> list[bool]:
     r"""Say of each answer of a round whether its change is larger than ``times`` the round's median.
 
     Slices of different widths hold different numbers of entries $|\theta_i|$, so what is compared is the root mean square
@@ -173,7 +178,7 @@ def outsized(states: Sequence[State], sent: State, times: float = 4.0) -> list[b
 
     Example:
         >>> answers = [{"w": torch.full((2,), size)} for size in (1.0, 1.1, -0.9, 50.0)]
-        >>> outsized(answers, {"w": torch.zeros(2)})
+        >>> oversized(answers, {"w": torch.zeros(2)})
         [False, False, False, True]
 
     Source: ours; the norm against the median as in norm bounding (Sun et al. 2019), but left out instead of clipped.
@@ -203,7 +208,7 @@ def checked_report(found: Any) -> dict[str, Any]:
         ValueError: a piece is missing or of another kind; the sentence names it.
     """
     if not isinstance(found, dict):
-        raise ValueError(f"it is {shown(found)}; allowed are a report's fields by name")
+        raise ValueError(f"it is {short_repr(found)}; allowed are a report's fields by name")
     n = len(found["standalone"]) if isinstance(found.get("standalone"), list) else 0
     many = {name: numbers(found.get(name), n, 0, 1) for name in ("standalone", "test_accuracy")}
     many |= {"contribution": numbers(found.get("contribution"), n)}
@@ -219,7 +224,9 @@ def checked_report(found: Any) -> dict[str, Any]:
     deep |= {"curve": found.get("curve", 0) is None or _curve(found.get("curve"))}
     for name, right in {**many, **one, **text, **kept, **deep}.items():
         if not right or not n:
-            raise ValueError(f"its {name} is {shown(found.get(name))}, which a report of {n} participants cannot hold")
+            raise ValueError(
+                f"its {name} is {short_repr(found.get(name))}, which a report of {n} participants cannot hold"
+            )
     return found
 
 

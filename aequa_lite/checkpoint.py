@@ -11,38 +11,39 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import plain_json, said, shown, whole
-from .records import Given, Recipe
-from .trust import checked_update, tensors_at
+from ._io import atomic_write, error_text, plain_json, short_repr
+from ._validation import checked_update, tensors_at
+from .config import Config
+from .types import WidthAssignment
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata to a safetensors file, whole or not at all."""
-    with whole(path) as half:
+    with atomic_write(path) as half:
         save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, half, metadata=dict(metadata))
 
 
 def save_checkpoint(
-    path: Path, theta: Mapping[str, Tensor], index: int, recipe: Recipe, given: Given | None = None
+    path: Path, theta: Mapping[str, Tensor], index: int, config: Config, given: WidthAssignment | None = None
 ) -> None:
     """Write the state after round ``index``, and what the policy has ``given`` for the next, so that the run can go on.
 
     Example:
         >>> import tempfile, torch
         >>> folder = Path(tempfile.mkdtemp())
-        >>> save_checkpoint(folder / "theta.safetensors", {"w": torch.ones(2)}, 4, Recipe())
-        >>> load_checkpoint(folder / "theta.safetensors", Recipe())[1]
+        >>> save_checkpoint(folder / "theta.safetensors", {"w": torch.ones(2)}, 4, Config())
+        >>> load_checkpoint(folder / "theta.safetensors", Config())[1]
         4
     """
     ahead = (
         {} if given is None else {"given": json.dumps(asdict(given))}
     )  # the shortest digits that are the same number
-    save_tensors(path, theta, {"round": str(index), "recipe": json.dumps(recipe.to_dict(), sort_keys=True), **ahead})
+    save_tensors(path, theta, {"round": str(index), "recipe": json.dumps(config.to_dict(), sort_keys=True), **ahead})
 
 
-def load_checkpoint(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], int] | None:
+def load_checkpoint(path: Path, config: Config) -> tuple[dict[str, Tensor], int] | None:
     """Read the state and the index of its round; None where there is no checkpoint.
 
     Raises:
@@ -50,19 +51,19 @@ def load_checkpoint(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], int]
         OSError: it cannot be read.
 
     Example:
-        >>> load_checkpoint(Path("nowhere.safetensors"), Recipe()) is None
+        >>> load_checkpoint(Path("nowhere.safetensors"), Config()) is None
         True
     """
     if not path.exists():
         return None
     try:
         tensors, words = tensors_at(path)
-        saved, index = Recipe.from_dict(plain_json(words["recipe"])), int(words["round"])
+        saved, index = Config.from_dict(plain_json(words["recipe"])), int(words["round"])
         if not 0 <= index < saved.rounds:
             raise ValueError(f"its round is {index}; allowed is 0 to {saved.rounds - 1}")
     except (KeyError, ValueError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({said(error)}); delete it to start afresh") from error
-    for name, value in recipe.to_dict().items():
+        raise ValueError(f"checkpoint {path} is damaged ({error_text(error)}); delete it to start afresh") from error
+    for name, value in config.to_dict().items():
         if getattr(saved, name) != value:
             raise ValueError(
                 f"checkpoint {path} was made with {name} = {getattr(saved, name)!r}, this recipe has {value!r}; "
@@ -83,11 +84,11 @@ def fitted(found: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[s
     for name, t in memory.items():
         like = network.get(name.split(" of ", 1)[1], t)
         if t.shape != like.shape or not bool(torch.isfinite(t).all()):
-            raise ValueError(f"tensor {shown(name)} has another shape than what it remembers, or is not finite")
+            raise ValueError(f"tensor {short_repr(name)} has another shape than what it remembers, or is not finite")
     return {**checked_update({name: t for name, t in found.items() if name not in memory}, network), **memory}
 
 
-def load_given(path: Path, participants: int) -> Given | None:
+def load_given(path: Path, participants: int) -> WidthAssignment | None:
     """What a checkpoint's policy has decided for the round after it; None where the file or the decision is missing.
 
     Raises:
@@ -103,5 +104,5 @@ def load_given(path: Path, participants: int) -> Given | None:
         if len(widths) != participants or len(scores) not in (0, participants) or not all(0 <= w <= 1 for w in widths):
             raise ValueError(f"it holds no width from 0 to 1 for each of {participants} participants")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({said(error)}); delete it to start afresh") from error
-    return Given(widths, scores)
+        raise ValueError(f"checkpoint {path} is damaged ({error_text(error)}); delete it to start afresh") from error
+    return WidthAssignment(widths, scores)

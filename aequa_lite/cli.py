@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .records import Report
-from .report import table
-from .verify import verify_rewards
+from .report import Report, table
+from .rewards.verify import verify_rewards
 
 
 def main() -> None:

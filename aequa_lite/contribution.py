@@ -9,66 +9,79 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from .config import Config
+from .evaluation import correct
 from .federate import federate
-from .judge import hits
-from .nets import initial
-from .records import Recipe, Round, Samples, Shard
-from .shapley import Game, Remembered, shapley
-from .slim import Build, State, merge, prefix, view
+from .networks.base import init_params
+from .shapley import CachedGame, Game, shapley
+from .slimmable import Build, State, aggregate, prefix, view
+from .types import Round, Samples, Shard
 
 __all__ = [
-    "alignment", "class_alignment", "class_shapley", "contributions", "replayed", "retrained", "update_shapley",
-]  # fmt: skip
+    "affine_calibration",
+    "alignment",
+    "class_alignment",
+    "class_shapley",
+    "contributions",
+    "isotonic_calibration",
+    "replay_game",
+    "retraining_game",
+    "update_shapley",
+]
+
 
 Score = Callable[[State, Round, np.ndarray | None], np.ndarray]  # theta before, the round, scores so far -> scores
 
 
 def _worth(build: Build, theta: State, validation: Samples) -> float:
     """The validation accuracy of the full network."""
-    return float(hits(view(build, theta, 1.0), validation).mean())
+    return float(correct(view(build, theta, 1.0), validation).mean())
 
 
-def retrained(build: Build, shards: Sequence[Shard], recipe: Recipe, validation: Samples, **options: Any) -> Remembered:
+def retraining_game(
+    build: Build, shards: Sequence[Shard], config: Config, validation: Samples, **options: Any
+) -> CachedGame:
     r"""Make a game of a federation: a coalition is worth the accuracy of the network that it trains without the others.
 
-    $v(S)$ is the validation accuracy, at full width, of :func:`federate` over the shards of $S$ with the same seed, rounds
+    $v(S)$ is the validation accuracy, at full width, of :func:`~aequa_lite.federate` over the shards of $S$ with the same seed, rounds
     and local steps; $v(\emptyset)$ is that of the initial network, which everyone has for nothing. A coalition is trained
-    once and remembered: the coalitions of 5 participants are 31 trainings. ``options`` go to :func:`federate`.
+    once and remembered: the coalitions of 5 participants are 31 trainings. ``options`` go to :func:`~aequa_lite.federate`.
 
     Raises:
         ValueError: shards and recipe do not fit together.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
-        >>> game = retrained(aq.MLP, aq.homogeneous(data.train, recipe), recipe, data.validation)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> game = retraining_game(aq.MLP, aq.data.homogeneous(data.train, config), config, data.validation)
         >>> bool(np.isclose(aq.shapley(game, 2).sum(), game({0, 1}) - game(())))
         True
 
     Source: ours; data Shapley (Ghorbani and Zou 2019) with participants in place of samples.
     """
-    if len(shards) != recipe.participants:
+    if len(shards) != config.participants:
         raise ValueError(
-            f"shards holds {len(shards)}; allowed is one for each of the {recipe.participants} participants"
+            f"shards holds {len(shards)}; allowed is one for each of the {config.participants} participants"
         )
 
-    start = initial(build, recipe.seed, shards[0].samples.y.device)
+    start = init_params(build, config.seed, shards[0].samples.y.device)
 
     def worth(coalition: frozenset[int]) -> float:
         if not coalition:
             return _worth(build, start, validation)
         chosen = [shards[i] for i in sorted(coalition)]
-        fewer = replace(recipe, participants=len(chosen))
+        fewer = replace(config, participants=len(chosen))
         for last in federate(build, chosen, fewer, **{"progress": False, **options}):
             theta = last.theta
         return _worth(build, theta, validation)
 
-    return Remembered(worth)
+    return CachedGame(worth)
 
 
-def replayed(build: Build, before: State, rnd: Round, validation: Samples) -> Remembered:
+def replay_game(build: Build, before: State, rnd: Round, validation: Samples) -> CachedGame:
     r"""Make a game of one round: a coalition is worth the accuracy after merging its updates and no others.
 
     $v(S)$ is the validation accuracy, at full width, of ``merge(before, updates of S)``; $v(\emptyset)$ is that of
@@ -76,9 +89,9 @@ def replayed(build: Build, before: State, rnd: Round, validation: Samples) -> Re
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
-        >>> game = replayed(aq.MLP, aq.initial(aq.MLP, recipe.seed), rnd, data.validation)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
+        >>> game = replay_game(aq.MLP, aq.init_params(aq.MLP, config.seed), rnd, data.validation)
         >>> game({0, 1}) == float(aq.accuracy([aq.slim(aq.MLP, rnd.theta, 1.0)], data.validation)[0])
         True
 
@@ -88,24 +101,24 @@ def replayed(build: Build, before: State, rnd: Round, validation: Samples) -> Re
     def worth(coalition: frozenset[int]) -> float:
         chosen = (rnd.updates[i] for i in sorted(coalition))
         kept = [(u.state, u.weight) for u in chosen if u.participant not in rnd.left_out]
-        return _worth(build, merge(before, kept), validation)
+        return _worth(build, aggregate(before, kept), validation)
 
-    return Remembered(worth)
+    return CachedGame(worth)
 
 
 def contributions(score: Score, rounds: Iterable[Round], start: State) -> Iterator[np.ndarray]:
     r"""Carry a score through the rounds and yield everybody's contribution after each, (participants,).
 
     A score is a function $c_t = \mathrm{score}(\theta_{t-1}, \mathrm{round}_t, c_{t-1})$, with $c$ None before the first round:
-    :func:`alignment`, :func:`class_alignment`, :func:`class_shapley`, or what :func:`update_shapley` returns. ``start``:
+    :func:`~aequa_lite.alignment`, :func:`~aequa_lite.contribution.class_alignment`, :func:`~aequa_lite.contribution.class_shapley`, or what :func:`~aequa_lite.contribution.update_shapley` returns. ``start``:
     the state before the first round, which is ``initial(build, recipe.seed)`` where the run began.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=3, local_steps=1)
-        >>> rounds = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
-        >>> *_, brought = contributions(alignment, rounds, aq.initial(aq.MLP, recipe.seed))
-        >>> brought.shape
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=3, local_steps=1)
+        >>> rounds = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
+        >>> *_, contribution = contributions(alignment, rounds, aq.init_params(aq.MLP, config.seed))
+        >>> contribution.shape
         (2,)
 
     Source: ours.
@@ -126,16 +139,16 @@ def update_shapley(
 ) -> Score:
     r"""Score by the Shapley value of every round's own game, summed over the rounds; nothing is trained again.
 
-    $c_i = \sum_t \varphi_i(v_t)$ with $v_t$ from :func:`replayed`: the scores sum to what the accuracy rose by during
-    training. Costs $2^n$ evaluations a round. ``solve``: how a game is solved (another: :func:`sampled_shapley`); a round
+    $c_i = \sum_t \varphi_i(v_t)$ with $v_t$ from :func:`~aequa_lite.contribution.replay_game`: the scores sum to what the accuracy rose by during
+    training. Costs $2^n$ evaluations a round. ``solve``: how a game is solved (another: :func:`~aequa_lite.shapley.sampled_shapley`); a round
     whose merge moved the accuracy by less than ``tolerance`` (0: none) is skipped.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=2, local_steps=1)
-        >>> rounds = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=2, local_steps=1)
+        >>> rounds = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
         >>> score = update_shapley(aq.MLP, data.validation)
-        >>> len(list(contributions(score, rounds, aq.initial(aq.MLP, recipe.seed))))
+        >>> len(list(contributions(score, rounds, aq.init_params(aq.MLP, config.seed))))
         2
 
     Source: GTG-Shapley (Liu et al. 2022) with each round solved exactly; their guided sampling is left out.
@@ -143,7 +156,7 @@ def update_shapley(
 
     def score(before: State, rnd: Round, scores: np.ndarray | None) -> np.ndarray:
         n = len(rnd.updates)
-        game = replayed(build, before, rnd, validation)
+        game = replay_game(build, before, rnd, validation)
         idle = abs(game(range(n)) - game(())) < tolerance
         return (np.zeros(n) if scores is None else scores) + (np.zeros(n) if idle else solve(game, n))
 
@@ -228,13 +241,13 @@ def class_alignment(before: State, rnd: Round, scores: np.ndarray | None = None,
     $\phi_i = \frac1K \sum_k \cos(g_{ik}, g_k)$ with $g_{ik}$ the change of row $k$ of the last layer (weights and bias) and
     $g_k = \sum_j \omega_j g_{jk}$ over everybody, $\omega$ the shares in the merge; with $\mu$ the ``memory``,
     $\gamma \leftarrow \mu\gamma + (1 - \mu)\phi$ from $\gamma = \phi$. Only the coalition of all appears in it, so it is no
-    Shapley value; see :func:`class_shapley`.
+    Shapley value; see :func:`~aequa_lite.contribution.class_shapley`.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
-        >>> bool((class_alignment(aq.initial(aq.MLP, recipe.seed), rnd) > 0.5).all())
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
+        >>> bool((class_alignment(aq.init_params(aq.MLP, config.seed), rnd) > 0.5).all())
         True
 
     Source: the released code of ShapFed (Tastan et al. 2024).
@@ -256,7 +269,7 @@ def class_shapley(before: State, rnd: Round, scores: np.ndarray | None = None, *
     r"""Score by the Shapley value over coalitions of the class-wise cosine: class-specific Shapley values as a formula.
 
     $\phi_i = \frac1K \sum_k \varphi_i(v_k)$ with $v_k(S) = \cos\bigl(\sum_{j \in S} \omega_j g_{jk}, g_k\bigr)$ and
-    $v_k(\emptyset) = 0$, in the words of :func:`class_alignment`; the values of one round sum to one. The Shapley value is
+    $v_k(\emptyset) = 0$, in the words of :func:`~aequa_lite.contribution.class_alignment`; the values of one round sum to one. The Shapley value is
     additive in the game, so the games of the classes are averaged and only one is solved.
 
     Raises:
@@ -264,9 +277,9 @@ def class_shapley(before: State, rnd: Round, scores: np.ndarray | None = None, *
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
-        >>> round(float(class_shapley(aq.initial(aq.MLP, recipe.seed), rnd).sum()), 5)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
+        >>> round(float(class_shapley(aq.init_params(aq.MLP, config.seed), rnd).sum()), 5)
         1.0
 
     Source: class-specific Shapley values of ShapFed (Tastan et al. 2024); that the game is this one is our reading.
@@ -274,3 +287,62 @@ def class_shapley(before: State, rnd: Round, scores: np.ndarray | None = None, *
     rows = _changes(before, rnd, _last_layer)  # (participants, classes, columns)
     game = partial(_class_cosine, rows, _weights(rnd))
     return _smoothed(scores, shapley(game, len(rnd.updates)), memory)
+
+
+def _scores(scores: Any) -> np.ndarray:
+    """One finite number for each participant, (n,)."""
+    s = np.array(scores, dtype=float)
+    if s.ndim != 1 or len(s) == 0 or not np.isfinite(s).all():
+        raise ValueError(f"scores is {s.tolist()!r}; allowed is one finite number for each participant")
+    return s
+
+
+def affine_calibration(scores: Any, low: float, high: float) -> np.ndarray:
+    r"""Stretch scores over the accuracies from ``low`` to ``high``: order and proportions of differences are kept.
+
+    $B_i = \mathrm{low} + (\mathrm{high} - \mathrm{low})\,\frac{s_i - \min s}{\max s - \min s}$. The lowest score becomes ``low``,
+    the highest ``high``, such as the accuracy alone of the weakest and the best participant; where all scores are equal,
+    all become the middle. Scale and zero of the scores do not matter.
+
+    Raises:
+        ValueError: a score is not finite, or not 0 <= low <= high <= 1.
+
+    Example:
+        >>> affine_calibration([-1.0, 0.0, 3.0], low=0.5, high=0.75).tolist()
+        [0.5, 0.5625, 0.75]
+
+    Source: ours.
+    """
+    s = _scores(scores)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"low is {low!r} and high {high!r}; allowed are accuracies with 0 <= low <= high <= 1")
+    range_ = s.max() - s.min()
+    share = (s - s.min()) / range_ if range_ > 0 else np.full(len(s), 0.5)
+    return low + (high - low) * share
+
+
+def isotonic_calibration(scores: Any, known: Mapping[int, float]) -> np.ndarray:
+    r"""Map scores onto the accuracies of those participants whose accuracy alone is known.
+
+    The known accuracies, made to rise with the score by isotonic regression (equal scores share their mean), joined by
+    straight lines and constant beyond the ends: a higher score never becomes a lower accuracy, and nobody leaves the
+    range of what is known. ``known``: participant -> accuracy alone.
+
+    Raises:
+        ValueError: a score is not finite, nothing is known, or a known participant or accuracy does not exist.
+
+    Example:
+        >>> isotonic_calibration([0.1, 0.2, 0.3, 0.9], known={0: 0.5, 2: 0.75}).tolist()
+        [0.5, 0.625, 0.75, 0.75]
+
+    Source: isotonic regression (Barlow et al. 1972); its use here is ours.
+    """
+    s = _scores(scores)
+    if not known or not all(i in range(len(s)) and 0 <= a <= 1 for i, a in known.items()):
+        raise ValueError(
+            f"known is {dict(known)!r}; allowed are accuracies in [0, 1] of at least one of the {len(s)} participants"
+        )
+    at, where, how_many = np.unique(s[list(known)], return_inverse=True, return_counts=True)
+    mean = np.bincount(where, weights=list(known.values())) / how_many
+    rising = isotonic_regression(mean, weights=how_many).x
+    return np.interp(s, at, np.maximum.accumulate(rising))

@@ -11,26 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .files import shown
-from .records import Recipe, Samples, Shard, Update
-from .slim import Build, in_two, over, prefix, template
+from ._io import short_repr
+from .config import Config
+from .slimmable import Build, bind, prefix, split_stem, template
+from .types import Samples, Shard, Update
 
-__all__ = [
-    "full_and_random",
-    "full_only",
-    "local_sgd",
-    "one_random",
-    "sandwich",
-]
-
-Draw = Callable[[np.random.Generator, float, Recipe], Sequence[float]]
+__all__ = ["full_and_random", "full_only", "local_sgd", "one_random", "sandwich"]
 
 
-def full_only(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+WidthSampler = Callable[[np.random.Generator, float, Config], Sequence[float]]
+
+
+def full_only(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
     """Train the widest width alone in every step: plain FedAvg, sliced afterwards.
 
     Example:
-        >>> full_only(np.random.default_rng(0), 1.0, Recipe())
+        >>> full_only(np.random.default_rng(0), 1.0, Config())
         (1.0,)
 
     Source: FedAvg (McMahan et al. 2017).
@@ -38,58 +34,58 @@ def full_only(draws: np.random.Generator, widest: float, recipe: Recipe) -> tupl
     return (widest,)
 
 
-def full_and_random(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+def full_and_random(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
     r"""Train the widest width and ``widths_per_step`` random ones in every step.
 
     $w = w_{\min} + (w_{\max} - w_{\min}) B$ with $B \sim \mathrm{Beta}(\alpha, \beta)$, rounded up to the grid: the density of
     the sampled widths decides where on the width axis the accuracies lie.
 
     Example:
-        >>> full_and_random(np.random.default_rng(0), 1.0, Recipe(widths_per_step=2))
+        >>> full_and_random(np.random.default_rng(0), 1.0, Config(widths_per_step=2))
         (1.0, 0.995, 0.645)
 
     Source: ours; the sandwich rule of universally slimmable networks without the least width.
     """
-    return (widest, *_random(draws, widest, recipe, recipe.widths_per_step))
+    return (widest, *_random(rng, widest, config, config.widths_per_step))
 
 
-def one_random(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+def one_random(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
     """Train one random width in every step, and nothing else: ordered dropout.
 
     Example:
-        >>> one_random(np.random.default_rng(0), 1.0, Recipe())
+        >>> one_random(np.random.default_rng(0), 1.0, Config())
         (0.995,)
 
     Source: FjORD (Horvath et al. 2021), with a continuous range of widths.
     """
-    return _random(draws, widest, recipe, 1)
+    return _random(rng, widest, config, 1)
 
 
-def sandwich(draws: np.random.Generator, widest: float, recipe: Recipe) -> tuple[float, ...]:
+def sandwich(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
     """Train the widest width, the least, and ``widths_per_step`` random ones in every step.
 
     Example:
-        >>> sandwich(np.random.default_rng(0), 1.0, Recipe())
+        >>> sandwich(np.random.default_rng(0), 1.0, Config())
         (1.0, 0.02, 0.995)
 
     Source: the sandwich rule (Yu and Huang 2019).
     """
-    least = min(recipe.min_width, widest)
-    return (widest, least, *_random(draws, widest, recipe, recipe.widths_per_step))
+    least = min(config.min_width, widest)
+    return (widest, least, *_random(rng, widest, config, config.widths_per_step))
 
 
-def _random(draws: np.random.Generator, widest: float, recipe: Recipe, count: int) -> tuple[float, ...]:
+def _random(rng: np.random.Generator, widest: float, config: Config, count: int) -> tuple[float, ...]:
     """Random widths from the recipe's distribution between the least and the widest, on the grid."""
-    low = min(recipe.min_width, widest)
-    drawn = low + (widest - low) * draws.beta(recipe.width_alpha, recipe.width_beta, count)
-    return tuple(min(widest, float(np.ceil(w * recipe.grid - 1e-9)) / recipe.grid) for w in drawn)
+    low = min(config.min_width, widest)
+    drawn = low + (widest - low) * rng.beta(config.width_alpha, config.width_beta, count)
+    return tuple(min(widest, float(np.ceil(w * config.grid - 1e-9)) / config.grid) for w in drawn)
 
 
-def batches(draws: np.random.Generator, size: int, recipe: Recipe, steps: int) -> np.ndarray:
+def batches(rng: np.random.Generator, size: int, config: Config, steps: int) -> np.ndarray:
     """The positions of each step's samples, (steps, batch): epoch after epoch, each in a new order."""
-    batch = min(recipe.batch, size)
+    batch = min(config.batch, size)
     epochs = -(-steps * batch // size)
-    order = np.concatenate([draws.permutation(size) for _ in range(epochs)])
+    order = np.concatenate([rng.permutation(size) for _ in range(epochs)])
     return order[: steps * batch].reshape(steps, batch)
 
 
@@ -104,7 +100,7 @@ class _Part:
     def __call__(self, leaves: Mapping[str, Tensor], theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
         tensors = {name: leaves[name][block] for name, block in self.trained.items()}
         tensors.update({name: theta[name][block] for name, block in self.read.items()})
-        return over(self.layers, tensors)(x)
+        return bind(self.layers, tensors)(x)
 
 
 @lru_cache(maxsize=1024)
@@ -116,7 +112,7 @@ def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
         read = {name: prefix(t.shape) for name, t in layers.state_dict().items() if name not in trained}
         return _Part(layers, {name: prefix(t.shape) for name, t in layers.named_parameters()}, read)
 
-    stem, head = in_two(template(build, width))
+    stem, head = split_stem(template(build, width))
     return part(stem), part(head)
 
 
@@ -126,7 +122,7 @@ def gradient(
     chosen: Sequence[float],
     x: Tensor,
     y: Tensor,
-    recipe: Recipe,
+    config: Config,
     offset: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached.
@@ -139,35 +135,39 @@ def gradient(
     widest = {**parts[0][0].trained, **parts[0][1].trained}
     leaves = {name: theta[name][block].detach().requires_grad_() for name, block in widest.items()}
     said, soft, values = parts[0][0](leaves, theta, x), None, []
-    for (stem, head), share in zip(parts, shares(order, recipe), strict=True):
+    for (stem, head), share in zip(parts, shares(order, config), strict=True):
         heard = said[:, : next(iter(stem.trained.values()))[0].stop] if stem.trained else said
         logits = head(leaves, theta, heard)
         value = share * cross_entropy(logits if offset is None else logits + offset, y)
         if soft is not None:  # the narrower ones also learn from what the widest one says
-            value = (1 - recipe.distill) * value + recipe.distill * share * cross_entropy(logits, soft)
-        elif recipe.distill:
+            value = (1 - config.distill) * value + config.distill * share * cross_entropy(logits, soft)
+        elif config.distill:
             soft = logits.detach().softmax(1)  # (batch, classes)
         values.append(value)
     loss = sum(values[1:], start=values[0])
     return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
 
 
-def offsets(samples: Samples, balance: float) -> Tensor:
+def offsets(samples: Samples, logit_adjustment: float) -> Tensor:
     r"""How much more often a shard shows each class, as its loss hears it: $b \log\frac{n_c + 1}{n + C}$, (classes,)."""
     seen = torch.bincount(samples.y, minlength=samples.classes).float()
-    return balance * ((seen + 1) / (len(samples) + samples.classes)).log()
+    return logit_adjustment * ((seen + 1) / (len(samples) + samples.classes)).log()
 
 
-def checked_balance(balance: float) -> float:
+def checked_logit_adjustment(logit_adjustment: float) -> float:
     """Refuse what is no share."""
-    if not isinstance(balance, (int, float)) or isinstance(balance, bool) or not 0 <= balance <= 1:
-        raise ValueError(f"balance is {shown(balance)}; allowed is a number from 0 to 1")
-    return balance
+    if (
+        not isinstance(logit_adjustment, (int, float))
+        or isinstance(logit_adjustment, bool)
+        or not 0 <= logit_adjustment <= 1
+    ):
+        raise ValueError(f"balance is {short_repr(logit_adjustment)}; allowed is a number from 0 to 1")
+    return logit_adjustment
 
 
-def shares(order: Sequence[float], recipe: Recipe) -> list[float]:
+def shares(order: Sequence[float], config: Config) -> list[float]:
     """How much each width's loss counts, summing to one; ``order`` begins with the widest."""
-    raw = [(width / order[0]) ** recipe.loss_power for width in order]
+    raw = [(width / order[0]) ** config.loss_power for width in order]
     return [each / sum(raw) for each in raw]
 
 
@@ -182,21 +182,21 @@ def _step(
     theta: dict[str, Tensor],
     speed: dict[str, Tensor],
     grads: dict[str, Tensor],
-    recipe: Recipe,
+    config: Config,
     lr: float,
     start: Mapping[str, Tensor],
 ) -> None:
     """One step of SGD with momentum on the block that was trained; the tail beyond it does not move."""
     block = _held(theta, grads)
     push = list(grads.values())
-    if recipe.proximal:
+    if config.proximal:
         away = torch._foreach_sub(block, _held(start, grads))
-        torch._foreach_add_(push, away, alpha=recipe.proximal)
-    if recipe.weight_decay:
-        torch._foreach_add_(push, block, alpha=recipe.weight_decay)
-    if recipe.momentum:
+        torch._foreach_add_(push, away, alpha=config.proximal)
+    if config.weight_decay:
+        torch._foreach_add_(push, block, alpha=config.weight_decay)
+    if config.momentum:
         memory = _held(speed, grads)
-        torch._foreach_mul_(memory, recipe.momentum)
+        torch._foreach_mul_(memory, config.momentum)
         torch._foreach_add_(memory, push)
         push = memory
     torch._foreach_add_(block, push, alpha=-lr)
@@ -207,14 +207,14 @@ def local_sgd(
     state: Mapping[str, Tensor],
     shard: Shard,
     width: float,
-    recipe: Recipe,
-    draws: np.random.Generator,
+    config: Config,
+    rng: np.random.Generator,
     *,
-    draw: Draw = full_and_random,
+    width_sampler: WidthSampler = full_and_random,
     first: int = 0,
     steps: int | None = None,
     weight: float = 1.0,
-    balance: float = 0.0,
+    logit_adjustment: float = 0.0,
 ) -> Update:
     r"""Train one participant's slice on its own shard and return it.
 
@@ -223,33 +223,33 @@ def local_sgd(
 
     ``state`` (the slice at ``width``) is copied, never written to. ``first``: how many steps this
     participant has taken before, for the learning rate's schedule; ``steps``: how many to take (default: the recipe's).
-    ``balance`` $b$: the loss hears $z_c + b \log\frac{n_c + 1}{n + C}$ for the logit $z_c$ of a class that $n_c$ of the shard's
+    ``logit_adjustment`` $b$: the loss hears $z_c + b \log\frac{n_c + 1}{n + C}$ for the logit $z_c$ of a class that $n_c$ of the shard's
     $n$ samples show, so that a class counts no less for being rare here: at 1 the network need not learn how often a shard
     shows each of the $C$ classes, and can be merged with others that show them differently.
 
     Raises:
-        ValueError: ``balance`` is outside [0, 1].
+        ValueError: ``logit_adjustment`` is outside [0, 1].
 
     Example:
         >>> import aequa_lite as aq
-        >>> recipe, theta = aq.Recipe(participants=1, local_steps=2), aq.initial(aq.MLP, seed=0)
-        >>> (shard,) = aq.homogeneous(aq.load("fashion-mini").train, recipe)
-        >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "doc")).participant
+        >>> config, theta = aq.Config(participants=1, local_steps=2), aq.init_params(aq.MLP, seed=0)
+        >>> (shard,) = aq.data.homogeneous(aq.load("fashion-mini").train, config)
+        >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "doc")).participant
         0
 
-    Source: local SGD (FedAvg) on the width-averaged loss; the set of widths is ours. ``balance`` is the balanced softmax of
+    Source: local SGD (FedAvg) on the width-averaged loss; the set of widths is ours. ``logit_adjustment`` is the balanced softmax of
     Ren et al. (2020), in local training as Fed-RoD has it (Chen and Chao 2022); its strength and the added one are our choice.
     """
     theta = {name: t.clone() for name, t in state.items()}
     speed = {name: torch.zeros_like(t) for name, t in theta.items()}
-    steps = recipe.local_steps if steps is None else steps
+    steps = config.local_steps if steps is None else steps
     x, y = shard.samples.x, shard.samples.y
-    offset = offsets(shard.samples, balance) if checked_balance(balance) else None
-    order = torch.as_tensor(batches(draws, len(shard), recipe, steps), device=y.device)  # (steps, batch)
+    offset = offsets(shard.samples, logit_adjustment) if checked_logit_adjustment(logit_adjustment) else None
+    order = torch.as_tensor(batches(rng, len(shard), config, steps), device=y.device)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
     for step, chosen in enumerate(order, start=first):
         batch = x.index_select(0, chosen), y.index_select(0, chosen)
-        grads, loss = gradient(build, theta, draw(draws, width, recipe), *batch, recipe, offset)
-        _step(theta, speed, grads, recipe, recipe.lr_at(step), state)
+        grads, loss = gradient(build, theta, width_sampler(rng, width, config), *batch, config, offset)
+        _step(theta, speed, grads, config, config.lr_at(step), state)
         losses += loss
     return Update(shard.participant, width, theta, weight, float(losses) / steps)

@@ -2,61 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .allocate import Plan
-from .curve import Curve
-from .federate import Scheme, federate, merge_weights, slimmable
-from .judge import accuracy
-from .local import full_only
-from .policy import Policy, everyone_full
-from .records import Data, Recipe, Round, Samples, Shard, Update
-from .server import networks_own
-from .slim import Build, State, merge, slim
+from .aggregation.server_optimizers import validation_weights
+from .allocation.exact import Plan, plan_of
+from .config import Config
+from .contribution import alignment
+from .evaluation import Curve, accuracy, accuracy_curve, model_at, reward_curve, widths
+from .federate import Policy, Strategy, aggregation_weights, federate, full_width, given_to, slimmable
+from .local import checked_logit_adjustment
+from .slimmable import Build, slim
+from .training_time import damped_aggregate, own_model_accuracy, score_schedule, update_accuracy, with_own_model
+from .types import Dataset, Round, Samples, Shard
+from .vectorized import half_precision
 
-__all__ = ["Entry", "Method", "Paid", "Task", "fedavg", "finetuned", "lg_fedavg"]
-
-ROUNDS, STANDING = "rounds of the server", "standing of participants"  # what a server remembers has " of " in its name
+__all__ = ["Algorithm", "Entry", "Outcome", "Problem", "aequa", "earned"]
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """Hold what every method is given: network, shards, recipe, the server's validation split and the contributions.
 
     Example:
         >>> import aequa_lite as aq
-        >>> recipe, data = aq.Recipe(participants=2), aq.load("fashion-mini")
-        >>> Task(aq.MLP, aq.homogeneous(data.train, recipe), recipe, data.validation, np.array([0.5, 0.5])).by_size
+        >>> config, data = aq.Config(participants=2), aq.load("fashion-mini")
+        >>> Problem(aq.MLP, aq.data.homogeneous(data.train, config), config, data.validation, np.array([0.5, 0.5])).by_size
         array([0.5, 0.5])
     """
 
     build: Build
     shards: Sequence[Shard]
-    recipe: Recipe
+    config: Config
     validation: Samples
     contribution: np.ndarray
 
     @property
     def by_size(self) -> np.ndarray:
         """FedAvg's merge weights, (participants,), each one's share of the samples, whatever the recipe says of ours."""
-        return merge_weights(self.shards, replace(self.recipe, size_power=1.0, contribution_power=0.0))
+        return aggregation_weights(self.shards, replace(self.config, size_power=1.0, contribution_power=0.0))
 
 
 @dataclass(frozen=True, eq=False)
-class Paid:
+class Outcome:
     """Hold what a method leaves behind: the models that go home, and what a report needs beside them.
 
     ``last``: the final round; ``curve`` and ``plan``: None for a method without widths; ``parameters_sent``: numbers sent
     and received in all rounds; ``left_out``: a participant for each of its answers that was not finite.
 
     Example:
-        >>> Paid([nn.Linear(2, 2)], Round(0, {}, (1.0,), 0.0, 8)).plan is None
+        >>> Outcome([nn.Linear(2, 2)], Round(0, {}, (1.0,), 0.0, 8)).plan is None
         True
     """
 
@@ -76,25 +75,25 @@ class Entry:
 
     Example:
         >>> import aequa_lite as aq
-        >>> recipe, data = aq.Recipe(participants=2), aq.load("fashion-mini")
-        >>> task = aq.Task(aq.MLP, aq.homogeneous(data.train, recipe), recipe, data.validation, np.array([0.5, 0.5]))
-        >>> aq.fedavg().enter(task).scheme.sent is None
+        >>> config, data = aq.Config(participants=2), aq.load("fashion-mini")
+        >>> task = aq.Problem(aq.MLP, aq.data.homogeneous(data.train, config), config, data.validation, np.array([0.5, 0.5]))
+        >>> aq.baselines.fedavg().enter(task).strategy.sent is None
         True
     """
 
-    scheme: Scheme
+    strategy: Strategy
     weights: np.ndarray
-    pay: Callable[[Round], Paid]
-    policy: Policy = everyone_full
+    pay: Callable[[Round], Outcome]
+    policy: Policy = full_width
 
-    def rounds(self, build: Build, shards: Sequence[Shard], recipe: Recipe, **options: Any) -> Iterator[Round]:
-        """Train together by this method, round by round; ``options`` go to :func:`federate`."""
-        given = {"scheme": self.scheme, "policy": self.policy, "weights": self.weights.tolist(), **options}
-        return federate(build, shards, recipe, **given)
+    def rounds(self, build: Build, shards: Sequence[Shard], config: Config, **options: Any) -> Iterator[Round]:
+        """Train together by this method, round by round; ``options`` go to :func:`~aequa_lite.federate`."""
+        given = {"scheme": self.strategy, "policy": self.policy, "weights": self.weights.tolist(), **options}
+        return federate(build, shards, config, **given)
 
 
 @dataclass(frozen=True)
-class Method:
+class Algorithm:
     """Hold a way to train together and to pay, before it knows its task.
 
     Example:
@@ -103,174 +102,167 @@ class Method:
     """
 
     name: str
-    enter: Callable[[Task], Entry]
+    enter: Callable[[Problem], Entry]
 
     def run(
         self,
         build: Build,
         shards: Sequence[Shard],
-        recipe: Recipe,
-        data: Data,
+        config: Config,
+        data: Dataset,
         alone: Sequence[nn.Module],
         contribution: Sequence[float] | None = None,
         *,
         progress: bool = True,
-    ) -> Paid:
+    ) -> Outcome:
         """Train together by this method and return what everybody takes home: always of the final round.
 
         ``alone``: the networks trained alone, shared by all methods of a run; ``contribution``: (participants,) on the
         accuracy scale (default: the validation accuracy of ``alone``).
         """
-        brought = accuracy(alone, data.validation) if contribution is None else np.asarray(contribution, dtype=float)
-        entry = self.enter(Task(build, shards, recipe, data.validation, brought))
+        contribution = (
+            accuracy(alone, data.validation) if contribution is None else np.asarray(contribution, dtype=float)
+        )
+        entry = self.enter(Problem(build, shards, config, data.validation, contribution))
         sent, left_out = 0, []
-        for last in entry.rounds(build, shards, recipe, progress=progress):
+        for last in entry.rounds(build, shards, config, progress=progress):
             sent, left_out = sent + last.parameters_sent, [*left_out, *last.left_out]
         return replace(entry.pay(last), parameters_sent=sent, left_out=tuple(left_out))
-
-
-def numbers(state: Mapping[str, Tensor]) -> int:
-    """How many numbers a network has, in what is sent."""
-    return sum(t.numel() for t in networks_own(state).values())
-
-
-def own(state: State, participant: int) -> dict[str, Tensor]:
-    """A participant's own network: what the server remembers of it, and the shared one where it remembers nothing."""
-    return {name: state.get(f"{name} of participant {participant}", t) for name, t in networks_own(state).items()}
-
-
-def kept(participant: int, network: State) -> dict[str, Tensor]:
-    """A participant's own network, or some of its tensors, as the server remembers them."""
-    return {f"{name} of participant {participant}": t for name, t in network.items()}
-
-
-def changes(state: State, updates: Sequence[Update]) -> tuple[Update, ...]:
-    """The updates as what they changed, each from the network that its participant had received."""
-
-    def moved(u: Update) -> dict[str, Tensor]:
-        start = own(state, u.participant)
-        return {name: t - start[name] for name, t in u.state.items() if t.is_floating_point()}
-
-    return tuple(replace(u, state=moved(u)) for u in updates)
-
-
-def round_of(before: State, moved: Sequence[Update]) -> tuple[State, Round]:
-    """Zeros, and changes from zero as a round: what the scores of ``contribution`` are asked about."""
-    zero = {name: torch.zeros_like(t) for name, t in networks_own(before).items() if t.is_floating_point()}
-    return zero, Round(0, zero, (), 0.0, 0, updates=tuple(moved))
-
-
-def takes_own(task: Task) -> Callable[[Round], Paid]:
-    """Pay everybody the network that the server remembers of it."""
-    return lambda last: Paid([slim(task.build, own(last.state, shard.participant), 1.0) for shard in task.shards], last)
-
-
-def takes_shared(task: Task) -> Callable[[Round], Paid]:
-    """Pay everybody the one shared network."""
-    return lambda last: Paid([slim(task.build, last.theta, 1.0) for _ in task.shards], last)
-
-
-def fedavg() -> Method:
-    r"""Train one network and give it to everybody: $\theta \leftarrow \sum_i \frac{|D_i|}{|D|} v_i$.
-
-    Example:
-        >>> fedavg().name
-        'fedavg'
-
-    Source: FedAvg (McMahan et al. 2017). Deviation: everybody takes equally many local steps, as in all our runs.
-    """
-    return Method("fedavg", lambda task: Entry(slimmable(task.build, full_only), task.by_size, takes_shared(task)))
-
-
-def finetuned(share: float = 0.1) -> Method:
-    r"""Train as FedAvg does, and spend the last ``share`` of the rounds on one's own shard alone.
-
-    $v_i \leftarrow v_i - \eta\nabla F_i(v_i)$ from $v_i = \theta$, with the recipe's schedule going on; the budget of local
-    steps is that of all methods. Nothing is sent in those rounds but the network itself, once. 0 is FedAvg.
-
-    Raises:
-        ValueError: ``share`` is outside [0, 1).
-
-    Example:
-        >>> finetuned(0.2).name
-        'finetuned'
-
-    Source: FedAvg-FT, a baseline of IAFL (Wu et al. 2024). Deviation: its length is not known to us; a tenth is ours.
-    """
-    checked_constant("share", share, 0 <= share < 1, "[0, 1)")
-
-    def enter(task: Task) -> Entry:
-        plain, rounds = slimmable(task.build, full_only), task.recipe.rounds
-        together = rounds - round(share * rounds)  # so many rounds are FedAvg's
-
-        def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
-            index = int(state.get(ROUNDS, 0))
-            after = {**state, ROUNDS: torch.tensor(index + 1)}
-            if index < together:
-                return after | plain.merge(networks_own(state), updates)
-            for u in updates:
-                after |= kept(u.participant, u.state)
-            return after
-
-        def sent(state: State, updates: Sequence[Update]) -> int:
-            index = int(state[ROUNDS]) - 1
-            return (2 if index < together else int(index == together)) * len(updates) * numbers(state)
-
-        scheme = replace(plain, broadcast=lambda state, i, width: own(state, i), merge=merged, sent=sent)
-        return Entry(scheme, task.by_size, takes_own(task))
-
-    return Method("finetuned", enter)
-
-
-def lg_fedavg(shared: int = 1) -> Method:
-    r"""Average the last ``shared`` layers; the layers below them are each participant's own and are never sent.
-
-    $\theta_\ell \leftarrow \frac1n \sum_i v_{i\ell}$ for the shared layers. A layer begins at a matrix or a filter and ends
-    before the next one. All layers: FedAvg with equal weights.
-
-    Raises:
-        ValueError: ``shared`` is no whole number from 1.
-
-    Example:
-        >>> lg_fedavg(2).name
-        'lg_fedavg'
-
-    Source: LG-FedAvg (Liang et al. 2020), whose released code shares one layer unless told otherwise. Deviations: it
-    starts from a network trained by FedAvg and keeps each participant's best round on the test split; ours starts where
-    all methods start and pays the final round.
-    """
-    checked_constant("shared", shared, isinstance(shared, int) and shared >= 1, "a whole number from 1")
-
-    def enter(task: Task) -> Entry:
-        plain = slimmable(task.build, full_only)
-
-        def parts(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            """The shared tensors and the participant's own ones."""
-            network = networks_own(state)
-            names = list(network)
-            starts = [place for place, name in enumerate(names) if network[name].ndim > 1]
-            cut = starts[-min(shared, len(starts))] if shared < len(starts) else 0
-            return {k: network[k] for k in names[cut:]}, {k: network[k] for k in names[:cut]}
-
-        def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
-            ours, _ = parts(state)
-            after = {**state, **merge(ours, [(parts(u.state)[0], u.weight) for u in updates])}
-            for u in updates:
-                after |= kept(u.participant, parts(u.state)[1])
-            return after
-
-        scheme = replace(
-            plain,
-            broadcast=lambda state, i, width: own(state, i),
-            merge=merged,
-            sent=lambda state, updates: 2 * len(updates) * numbers(parts(state)[0]),
-        )
-        return Entry(scheme, np.full(len(task.shards), 1 / len(task.shards)), takes_own(task))
-
-    return Method("lg_fedavg", enter)
 
 
 def checked_constant(name: str, value: object, fits: bool, allowed: str) -> None:
     """Refuse a constant of a method before any work."""
     if not fits:
         raise ValueError(f"{name} is {value!r}; allowed is {allowed}")
+
+
+def aequa(
+    width_sampler: str = "full_and_random",
+    server: str = "averaged",
+    individually_rational: bool = True,
+    allocation: str = "allocate",
+    arrival: bool = False,
+    mixed_precision: bool = False,
+    aggregate: str = "merge",
+    logit_adjustment: float = 0.0,
+) -> Algorithm:
+    """Train one network of every width and pay after training: each participant the width that it earned.
+
+    ``width_sampler``, ``server``, ``allocation``, ``aggregate``: as :func:`~aequa_lite.registry.width_sampler`, :func:`~aequa_lite.registry.server_optimizer`,
+    :func:`~aequa_lite.registry.allocation` and :func:`~aequa_lite.registry.aggregation` read them; ``individually_rational``: nobody's predicted accuracy below what it
+    reached alone; ``arrival``: answers count by their validation accuracy as they arrive, to the recipe's
+    ``contribution_power``, instead of by the recipe's weights; ``mixed_precision``: half precision in the passes, on a GPU;
+    ``logit_adjustment``: as in :func:`~aequa_lite.slimmable`.
+
+    Raises:
+        ValueError: a name is unknown, ``individually_rational`` is asked of a rule that cannot keep it, or ``logit_adjustment`` is outside [0, 1].
+
+    Example:
+        >>> aequa("full_only").name
+        'aequa'
+
+    Source: Aequa with post-training allocation; what is ours in it stands in :func:`~aequa_lite.allocate` and :func:`~aequa_lite.slimmable`.
+    """
+    drawn, step, rule = (
+        width_sampler,
+        server,
+        allocation(allocation, individually_rational),
+    )
+    merged = aggregate
+    checked_logit_adjustment(logit_adjustment)
+
+    def enter(task: Problem) -> Entry:
+        power = task.config.contribution_power
+        reweight = validation_weights(task.build, task.validation, power) if arrival else None
+        precision = half_precision(task.validation.y.device) if mixed_precision else None
+        how = {
+            "server": step,
+            "weigh": reweight,
+            "merging": merged,
+            "precision": precision,
+            "balance": logit_adjustment,
+        }
+        strategy = slimmable(task.build, drawn, **how)
+        return Entry(
+            strategy, aggregation_weights(task.shards, task.config, task.contribution.tolist()), _pays(task, rule)
+        )
+
+    return Algorithm("aequa", enter)
+
+
+def _pays(task: Problem, rule: Callable[[Any, Curve], Plan]) -> Callable[[Round], Outcome]:
+    """Measure the final network at every width and pay by the rule."""
+
+    def pay(last: Round) -> Outcome:
+        curve = reward_curve(task.build, last.theta, task.validation, task.config)
+        plan = rule(task.contribution, curve)
+        models = [model_at(task.build, last.theta, curve, w) for w in plan.widths]
+        return Outcome(models, last, curve, plan)
+
+    return pay
+
+
+def earned(
+    score: str = "own_accuracy",
+    power: float = 0.5,
+    floor: float = 0.1,
+    start: float = 0.25,
+    warm_up: int = 3,
+    step: float = 0.1,
+    hands: float = 0.2,
+    logit_adjustment: float = 1.0,
+) -> Algorithm:
+    r"""Train one network of every width and pay while training: each round sends only the slice that is earned by then.
+
+    ``score``: what is earned by, ``own_accuracy`` (networks trained alone come twice, in the first round and in the middle, and
+    cost together as many local steps as training alone does), ``arrived_accuracy`` or ``alignment``; ``power``: of
+    :func:`~aequa_lite.training_time.damped_aggregate`; ``floor``, ``start``, ``warm_up``, ``step``, ``hands``: as in :func:`~aequa_lite.training_time.score_schedule`; ``logit_adjustment``: as in
+    :func:`~aequa_lite.slimmable`, since few train the outermost units, and with classes that their own shards do not show all alike.
+    Merge weights are those of :func:`~aequa_lite.aequa`. The reward is the slice of the final network that the next round would send:
+    nobody takes home more than it has earned, and no other rule is asked at the end.
+
+    Raises:
+        ValueError: a constant is outside its range, or ``score`` is unknown.
+
+    Example:
+        >>> earned("alignment").name
+        'earned'
+
+    Source: training-time rewards are Algorithm 2 of Aequa (seen by name); schedule, scores and merge are ours.
+    """
+    scores = ("own_accuracy", "arrived_accuracy", "alignment")
+    checked_constant("score", score, score in scores, f"one of {', '.join(scores)}")
+    aggregate = damped_aggregate(power)
+    checked_logit_adjustment(logit_adjustment)
+    schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step, "hands": hands}
+    score_schedule(alignment, **schedule)  # what makes no schedule is refused before any work
+
+    def enter(task: Problem) -> Entry:
+        build, validation, config = task.build, task.validation, task.config
+        strategy, judge = slimmable(build, aggregate=aggregate, logit_adjustment=logit_adjustment), alignment
+        if score == "own_accuracy":
+            half = max(config.rounds // 2, 1)
+            strategy = with_own_model(strategy, build, steps=half * config.local_steps, every=half)
+            judge = own_model_accuracy(build, validation)
+        elif score == "arrived_accuracy":
+            judge = update_accuracy(build, validation)
+        policy = score_schedule(judge, build, validation, stretch=score == "alignment", **schedule)
+        weights = aggregation_weights(task.shards, config, task.contribution.tolist())
+        return Entry(strategy, weights, _keeps(task, policy), policy)
+
+    return Algorithm("earned", enter)
+
+
+def _keeps(task: Problem, policy: Policy) -> Callable[[Round], Outcome]:
+    """Pay the slices that the policy would send next, with what the final network's curve says of them."""
+
+    def pay(last: Round) -> Outcome:
+        held = np.array(given_to(policy(task.config, last)).widths)
+        curve = accuracy_curve(
+            task.build, last.theta, task.validation, grid=widths(task.config.min_width, grid=task.config.grid)
+        )
+        chosen = np.maximum(np.searchsorted(curve.level_widths, held + 1e-9, side="right") - 1, 0)
+        plan = replace(plan_of(chosen, curve, task.contribution), widths=held)
+        return Outcome([slim(task.build, last.theta, w) for w in held.tolist()], last, curve, plan)
+
+    return pay

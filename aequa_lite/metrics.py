@@ -10,9 +10,20 @@ import scipy
 from .rng import stream
 
 __all__ = [
-    "bounded_fairness", "cgs", "fisher_interval", "gini", "holm", "jain", "mcg", "measure", "paired_gains", "pearson",
-    "pearson_noise_interval", "spearman", "worse_off",
-]  # fmt: skip
+    "bounded_fairness",
+    "cgs",
+    "fisher_interval",
+    "gini",
+    "holm",
+    "jain",
+    "mcg",
+    "measure",
+    "paired_gains",
+    "pearson",
+    "pearson_noise_interval",
+    "spearman",
+    "worse_off",
+]
 
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -203,8 +214,8 @@ def pearson_noise_interval(own: Any, paid: Any, seed: int = 0, draws: int = 1000
     """Return the 95% interval of Pearson over test samples: the samples drawn again, the participants kept.
 
     Example:
-        >>> hits = np.arange(300).reshape(3, 100) % np.array([[2], [3], [5]]) == 0
-        >>> pearson_noise_interval(hits, hits)
+        >>> correct = np.arange(300).reshape(3, 100) % np.array([[2], [3], [5]]) == 0
+        >>> pearson_noise_interval(correct, correct)
         (1.0, 1.0)
 
     Source: the paired bootstrap (Efron 1979).

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from .allocate import Plan
-from .curve import Curve
-from .fairness import measure
-from .judge import hits
-from .noise import ceiling
-from .records import Data, Recipe, Report
-from .slim import parameters
+from ._io import atomic_write, bounded, error_text, plain_json
+from .allocation.exact import Plan
+from .allocation.uncertainty import noise_ceiling
+from .config import Config
+from .evaluation import Curve, correct
+from .metrics import measure
+from .slimmable import n_parameters
+from .types import Dataset
 
-__all__ = ["report", "table"]
+__all__ = ["Report", "report", "table"]
 
 
 def report(
@@ -27,8 +31,8 @@ def report(
     alone: Sequence[nn.Module],
     plan: Plan | None,
     curve: Curve | None,
-    data: Data,
-    recipe: Recipe,
+    data: Dataset,
+    config: Config,
     *,
     test_curve: Curve | None = None,
     contribution: Sequence[float] | None = None,
@@ -52,7 +56,7 @@ def report(
     Example:
         >>> import aequa_lite as aq
         >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
-        >>> found = report(nets, nets, None, None, data, aq.Recipe(participants=2))
+        >>> found = report(nets, nets, None, None, data, aq.Config(participants=2))
         >>> found.fairness["mcg"], found.widths
         (0.0, None)
 
@@ -62,13 +66,13 @@ def report(
         raise ValueError(
             f"models holds {len(models)} and alone {len(alone)}; allowed is one of each for each participant"
         )
-    own = np.stack([hits(net.eval(), data.test) for net in alone])  # (participants, samples)
-    paid = np.stack([hits(net.eval(), data.test) for net in models])  # (participants, samples)
+    own = np.stack([correct(net.eval(), data.test) for net in alone])  # (participants, samples)
+    paid = np.stack([correct(net.eval(), data.test) for net in models])  # (participants, samples)
     if contribution is None:
-        contribution = [float(hits(net.eval(), data.validation).mean()) for net in alone]
-    fairness = {**measure(own, paid, seed=recipe.seed), **_ceiling(own, test_curve, data, recipe)}
+        contribution = [float(correct(net.eval(), data.validation).mean()) for net in alone]
+    fairness = {**measure(own, paid, seed=config.seed), **_ceiling(own, test_curve, data, config)}
     return Report(
-        recipe=recipe.to_dict(),
+        config=config.to_dict(),
         data={"name": data.name, "sha256": data.sha256, "sizes": data.sizes},
         partition=partition,
         method=method,
@@ -79,11 +83,11 @@ def report(
         contribution=_floats(contribution),
         standalone=_floats(own.mean(1)),
         widths=None if plan is None else _floats(plan.widths),
-        parameters=tuple(parameters(net) for net in models),
+        parameters=tuple(n_parameters(net) for net in models),
         predicted_accuracy=None if plan is None else _floats(plan.predicted_accuracy),
         test_accuracy=_floats(paid.mean(1)),
         fairness=fairness,
-        curve=None if curve is None else _curve(curve, test_curve),
+        curve=None if curve is None else _curve_dict(curve, test_curve),
         warnings=(*_spoilt(left_out), *_warnings(own, paid, plan, data.classes, fairness)),
     )
 
@@ -93,17 +97,17 @@ def _floats(values: Any) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values)
 
 
-def _ceiling(own: np.ndarray, test_curve: Curve | None, data: Data, recipe: Recipe) -> dict[str, Any]:
+def _ceiling(own: np.ndarray, test_curve: Curve | None, data: Dataset, config: Config) -> dict[str, Any]:
     """The Pearson that a faultless allocation reaches on average in spite of sampling noise."""
-    if test_curve is None or test_curve.hits is None or len(own) < 2:
+    if test_curve is None or test_curve.correct is None or len(own) < 2:
         return {"pearson_ceiling": None}
-    bound = ceiling(
+    bound = noise_ceiling(
         own,
-        test_curve.hits,
+        test_curve.correct,
         test_curve.widths,
         validation_samples=len(data.validation),
         test_samples=len(data.test),
-        seed=recipe.seed,
+        seed=config.seed,
     )
     return {
         "pearson_ceiling": bound.pearson,
@@ -112,7 +116,7 @@ def _ceiling(own: np.ndarray, test_curve: Curve | None, data: Data, recipe: Reci
     }
 
 
-def _curve(curve: Curve, test_curve: Curve | None) -> dict[str, Any]:
+def _curve_dict(curve: Curve, test_curve: Curve | None) -> dict[str, Any]:
     """The curve as the report keeps it."""
     return {
         "widths": _floats(curve.widths),
@@ -181,7 +185,7 @@ def table(found: Report) -> str:
     Example:
         >>> import aequa_lite as aq
         >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
-        >>> print(table(report(nets, nets, None, None, data, aq.Recipe(participants=2))).split()[0])
+        >>> print(table(report(nets, nets, None, None, data, aq.Config(participants=2))).split()[0])
         participant
     """
     n = len(found.standalone)
@@ -204,3 +208,61 @@ def table(found: Report) -> str:
     lines += [_line("mean gain (MCG)", f["mcg"]), _line("spread of gains (CGS)", f["cgs"])]
     lines += [_line("smallest gain", f["min_gain"]), "", *(f"warning: {each}" for each in found.warnings)]
     return "\n".join(lines).rstrip()
+
+
+MOST_REPORT_BYTES = 1 << 26  # a curve of thousands of widths, a thousand participants
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a run is judged by; the keys of ``report.json`` are its fields.
+
+    Accuracies are fractions in [0, 1]. ``contribution`` is measured on the validation split, ``standalone`` and
+    ``test_accuracy`` on the test split; a method without widths has ``widths = None``.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> [each for each in aq.Report.__dataclass_fields__][:3]
+        ['recipe', 'data', 'partition']
+    """
+
+    config: Mapping[str, Any]
+    data: Mapping[str, Any]
+    partition: str
+    method: str
+    versions: Mapping[str, str]
+    device: str
+    seconds: float
+    parameters_sent: int
+    contribution: tuple[float, ...]
+    standalone: tuple[float, ...]
+    widths: tuple[float, ...] | None
+    parameters: tuple[int, ...]
+    predicted_accuracy: tuple[float, ...] | None
+    test_accuracy: tuple[float, ...]
+    fairness: Mapping[str, Any]
+    curve: Mapping[str, Any] | None
+    warnings: tuple[str, ...] = ()
+
+    def save(self, folder: Path | str) -> Path:
+        """Write ``report.json`` into a folder, whole or not at all, and return its path."""
+        path = Path(folder) / "report.json"
+        with atomic_write(path) as half:
+            half.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Report:
+        """Read the report of a folder.
+
+        Raises:
+            ValueError: there is none, or it is damaged; the sentence names the file.
+        """
+        from .trust import checked_report  # late: a record needs nothing but Python
+
+        path = Path(folder) / "report.json"
+        try:
+            found = checked_report(plain_json(bounded(path, MOST_REPORT_BYTES)))
+            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a report that can be read: {error_text(error)}") from error

@@ -12,21 +12,26 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ._parallel import workers
 from .rng import stream
-from .workers import workers
 
-__all__ = ["Estimate", "Game", "Remembered", "leave_one_out", "sampled_shapley", "shapley"]
+__all__ = ["CachedGame", "Estimate", "Game", "leave_one_out", "sampled_shapley", "shapley"]
+
 
 Game = Callable[[frozenset[int]], float]  # a coalition of participants -> what it is worth
+
+
 MOST = 12  # participants up to which every coalition is asked for: 2 ** 12 are 4,096
+
+
 LEAST_PAIRS = 8  # of orders; with fewer, a standard error means nothing
 
 
-class Remembered:
+class CachedGame:
     """Ask a game once for each coalition and remember the answer; ``len`` is how many coalitions were asked for.
 
     Example:
-        >>> game = Remembered(lambda coalition: len(coalition) ** 2)
+        >>> game = CachedGame(lambda coalition: len(coalition) ** 2)
         >>> game({0, 1}), game({1, 0}), len(game)
         (4.0, 4.0, 1)
     """

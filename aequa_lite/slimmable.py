@@ -10,9 +10,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-__all__ = ["faded", "faded_slice", "merge", "parameters", "prefix", "slice_of", "slim", "view"]
+__all__ = ["aggregate", "fractional_slice", "fractional_slim", "n_parameters", "prefix", "slice_of", "slim", "view"]
+
 
 Build = Callable[[float], nn.Module]
+
+
 State = Mapping[str, Tensor]
 
 
@@ -35,14 +38,14 @@ def template(build: Build, width: float) -> nn.Module:
         return build(width)
 
 
-def over(layers: nn.Module, tensors: State, path: str = "") -> nn.Module:
+def bind(layers: nn.Module, tensors: State, path: str = "") -> nn.Module:
     """The same layers over these very tensors: no copy, gradients flow to them, and what they were over stays as it is."""
     net = object.__new__(type(layers))
     net.__dict__.update(
         layers.__dict__,
         _parameters={name: tensors.get(path + name, t) for name, t in layers._parameters.items()},
         _buffers={name: tensors.get(path + name, t) for name, t in layers._buffers.items()},
-        _modules={name: each and over(each, tensors, f"{path}{name}.") for name, each in layers._modules.items()},
+        _modules={name: each and bind(each, tensors, f"{path}{name}.") for name, each in layers._modules.items()},
     )
     return net
 
@@ -52,7 +55,7 @@ def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> theta = aq.init_params(aq.MLP, seed=0)
         >>> slice_of(aq.MLP, theta, 0.5)["2.weight"].shape
         torch.Size([100, 784])
     """
@@ -70,8 +73,8 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta = aq.initial(aq.MLP, seed=0)
-        >>> aq.parameters(slim(aq.MLP, theta, 0.5)), aq.parameters(slim(aq.MLP, theta, 1.0))
+        >>> theta = aq.init_params(aq.MLP, seed=0)
+        >>> aq.n_parameters(slim(aq.MLP, theta, 0.5)), aq.n_parameters(slim(aq.MLP, theta, 1.0))
         (89610, 199210)
 
     Source: ordered dropout (FjORD), as a constructor instead of a mask.
@@ -82,14 +85,14 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
     return net
 
 
-def whole_width(width: float, grid: int) -> float:
+def grid_width(width: float, grid: int) -> float:
     """Return the multiple of 1 / ``grid`` that this width is, or lies below.
 
     Raises:
         ValueError: ``grid`` is no whole number from 1, or ``width`` is outside (0, 1].
 
     Example:
-        >>> whole_width(0.0525, grid=200), whole_width(0.07, grid=100)
+        >>> grid_width(0.0525, grid=200), grid_width(0.07, grid=100)
         (0.055, 0.07)
     """
     if not isinstance(grid, int) or isinstance(grid, bool) or grid < 1:
@@ -99,7 +102,7 @@ def whole_width(width: float, grid: int) -> float:
     return math.ceil(width * grid - 1e-9) / grid
 
 
-def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str, Tensor]:
+def fractional_slice(build: Build, theta: State, width: float, grid: int) -> dict[str, Tensor]:
     r"""Return the slice at any width, also between two multiples of 1 / ``grid``: there the units on top fade in.
 
     With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, the slice is the one at $b$, but what layers read from the units that
@@ -112,14 +115,14 @@ def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta = aq.initial(aq.MLP, seed=0)
-        >>> part, all_of_it = (faded_slice(aq.MLP, theta, w, grid=200)["6.weight"] for w in (0.0525, 0.055))
+        >>> theta = aq.init_params(aq.MLP, seed=0)
+        >>> part, all_of_it = (fractional_slice(aq.MLP, theta, w, grid=200)["6.weight"] for w in (0.0525, 0.055))
         >>> bool(torch.allclose(part[:, 10], 0.5 * all_of_it[:, 10])), bool((part[:, :10] == all_of_it[:, :10]).all())
         (True, True)
 
     Source: ours.
     """
-    upper = whole_width(width, grid)
+    upper = grid_width(width, grid)
     held, share = slice_of(build, theta, upper), 1 - (upper - width) * grid
     if share > 1 - 1e-6 or upper * grid < 1.5:
         return held
@@ -130,26 +133,26 @@ def faded_slice(build: Build, theta: State, width: float, grid: int) -> dict[str
     return held
 
 
-def faded(build: Build, theta: State, width: float, grid: int) -> nn.Module:
-    """Return an ordinary, smaller network of any width, also between two sizes: :func:`slim` with :func:`faded_slice`.
+def fractional_slim(build: Build, theta: State, width: float, grid: int) -> nn.Module:
+    """Return an ordinary, smaller network of any width, also between two sizes: :func:`~aequa_lite.slim` with :func:`~aequa_lite.slimmable.fractional_slice`.
 
     Raises:
         ValueError: ``width`` is outside (0, 1], or ``grid`` is no whole number from 1.
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta = aq.initial(aq.MLP, seed=0)
-        >>> aq.parameters(faded(aq.MLP, theta, 0.0525, grid=200)) == aq.parameters(slim(aq.MLP, theta, 0.055))
+        >>> theta = aq.init_params(aq.MLP, seed=0)
+        >>> aq.n_parameters(fractional_slim(aq.MLP, theta, 0.0525, grid=200)) == aq.n_parameters(slim(aq.MLP, theta, 0.055))
         True
 
     Source: ours.
     """
-    net = slim(build, theta, whole_width(width, grid))
-    net.load_state_dict(faded_slice(build, theta, width, grid))
+    net = slim(build, theta, grid_width(width, grid))
+    net.load_state_dict(fractional_slice(build, theta, width, grid))
     return net
 
 
-def in_two(net: nn.Module) -> tuple[nn.Module, nn.Module]:
+def split_stem(net: nn.Module) -> tuple[nn.Module, nn.Module]:
     """A network's stem (no layers if it names none), and what follows it.
 
     The input is never slimmed: what a narrow stem says is a prefix of what a wider one says.
@@ -165,16 +168,16 @@ def view(build: Build, theta: State, width: float) -> Callable[[Tensor], Tensor]
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta, x = aq.initial(aq.MLP, seed=0), torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+        >>> theta, x = aq.init_params(aq.MLP, seed=0), torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
         >>> bool((view(aq.MLP, theta, 0.3)(x) == slim(aq.MLP, theta, 0.3)(x)).all())
         True
     """
     net = template(build, width)
     own = {name for name, _ in net.named_buffers()}  # running statistics are copied: to look is not to change
-    return over(net, {name: t.clone() if name in own else t for name, t in slice_of(build, theta, width).items()})
+    return bind(net, {name: t.clone() if name in own else t for name, t in slice_of(build, theta, width).items()})
 
 
-def merge(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:
+def aggregate(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:
     r"""Average what came back, entry by entry, over those who hold the entry.
 
     $\theta_e \leftarrow \theta_e + \sum_{i \ni e} a_i (v_{i,e} - \theta_e) \,/\, \sum_{i \ni e} a_i$, where $i \ni e$ says
@@ -183,7 +186,7 @@ def merge(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Ten
 
     Example:
         >>> theta = {"w": torch.zeros(3)}
-        >>> merge(theta, [({"w": torch.ones(3)}, 1.0), ({"w": 4 * torch.ones(1)}, 2.0)])["w"].tolist()
+        >>> aggregate(theta, [({"w": torch.ones(3)}, 1.0), ({"w": 4 * torch.ones(1)}, 2.0)])["w"].tolist()
         [3.0, 1.0, 1.0]
 
     Source: FjORD (Eq. 2) and HeteroFL, written in difference form so that no change is exactly no change.
@@ -199,11 +202,11 @@ def merge(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Ten
     return {k: t + push[k] / mass[k].clamp_min(1e-30) if t.is_floating_point() else t for k, t in theta.items()}
 
 
-def parameters(net: nn.Module) -> int:
+def n_parameters(net: nn.Module) -> int:
     """Count the trainable numbers of a network.
 
     Example:
-        >>> parameters(nn.Linear(3, 2))
+        >>> n_parameters(nn.Linear(3, 2))
         8
     """
     return sum(p.numel() for p in net.parameters())

@@ -11,25 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .calibrate import affine_calibration
-from .contribution import Score
-from .defences import Merging
-from .federate import Scheme
-from .judge import accuracy, accuracy_curve, hits
+from .aggregation.robust import Aggregator
+from .config import Config
+from .contribution import Score, affine_calibration
+from .evaluation import accuracy, accuracy_curve, correct
+from .federate import Policy, Strategy
 from .local import full_only, local_sgd
-from .nets import initial
-from .policy import Policy
-from .records import Given, Recipe, Round, Samples, Shard, Update
+from .networks.base import init_params
 from .rng import stream
-from .slim import Build, State, merge, prefix, slim
+from .slimmable import Build, State, aggregate, prefix, slim
+from .types import Round, Samples, Shard, Update, WidthAssignment
 
-__all__ = ["Held", "arrived_accuracy", "cautious", "earned_widths", "own_accuracy", "trajectory", "with_own"]
+__all__ = [
+    "HeldModels",
+    "damped_aggregate",
+    "held_models",
+    "own_model_accuracy",
+    "score_schedule",
+    "update_accuracy",
+    "with_own_model",
+]
+
 
 # coarse, since the curve is measured after every round
 GRID = (0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21, *(k / 20 for k in range(5, 21)))
 
 
-def earned_widths(
+def score_schedule(
     score: Score,
     build: Build | None = None,
     validation: Samples | None = None,
@@ -43,7 +51,7 @@ def earned_widths(
 ) -> Policy:
     r"""Send everyone, in every round, only the slice that its contribution has earned so far.
 
-    ``score`` says after each round what everybody has brought (:func:`alignment`, :func:`own_accuracy`, ...), on the part
+    ``score`` says after each round what everybody has brought (:func:`~aequa_lite.alignment`, :func:`~aequa_lite.training_time.own_model_accuracy`, ...), on the part
     that all present hold; an answer that was left out changes no score. With the server's ``validation`` samples the scores
     are stretched over the accuracies that the current network has between ``floor`` and full width, and each width is the
     least that reaches its own; without them $w_i = f + (1 - f)\, s_i / \max_j s_j$. ``stretch`` = False, for scores that are
@@ -57,7 +65,7 @@ def earned_widths(
 
     Example:
         >>> import aequa_lite as aq
-        >>> earned_widths(aq.alignment)(aq.Recipe(participants=3), None).widths
+        >>> score_schedule(aq.alignment)(aq.Config(participants=3), None).widths
         (0.25, 0.25, 0.25)
 
     Source: training-time rewards are Algorithm 2 of Aequa (seen by name); this schedule is ours.
@@ -79,18 +87,18 @@ def earned_widths(
         stretched = affine_calibration(scores, low, curve.full)
         return np.array([curve.width_at(a) for a in np.minimum(stretched, curve.full)])
 
-    def policy(recipe: Recipe, last: Round | None) -> Given:
+    def policy(config: Config, last: Round | None) -> WidthAssignment:
         if last is None:
-            return Given((start,) * recipe.participants)
-        scores = remembered(score, last, recipe.participants)
+            return WidthAssignment((start,) * config.participants)
+        scores = carried_scores(score, last, config.participants)
         if last.index + 1 < warm_up:
-            return Given((start,) * recipe.participants, tuple(scores))
+            return WidthAssignment((start,) * config.participants, tuple(scores))
         held = np.array(last.widths)
         near = np.clip(wanted(scores, last.theta), held - step, held + step)
         widths = np.where(held > 0, np.clip(near, floor, 1), floor)
         order = sorted(range(len(widths)), key=lambda i: (widths[i], scores[i]), reverse=True)
         widths[order[: math.ceil(hands * len(widths) - 1e-9)]] = 1.0  # somebody always trains the outermost channels
-        return Given(tuple(widths.tolist()), tuple(scores.tolist()))
+        return WidthAssignment(tuple(widths.tolist()), tuple(scores.tolist()))
 
     return policy
 
@@ -107,7 +115,7 @@ def shared_part(before: State, rnd: Round) -> tuple[State, Round]:
     return cut(before), replace(rnd, updates=same)
 
 
-def remembered(score: Score, last: Round, participants: int) -> np.ndarray:
+def carried_scores(score: Score, last: Round, participants: int) -> np.ndarray:
     """Everybody's score after a round, (participants,): who was away or left out keeps its own, or has the lowest."""
     kept = tuple(u for u in last.updates if u.participant not in last.left_out)
     here = [u.participant for u in kept]
@@ -118,19 +126,19 @@ def remembered(score: Score, last: Round, participants: int) -> np.ndarray:
     return scores
 
 
-def cautious(power: float = 0.5) -> Merging:
+def damped_aggregate(power: float = 0.5) -> Aggregator:
     r"""Merge entry by entry over those who hold the entry, with a shorter step where few of them do.
 
     $\theta_e \leftarrow \theta_e + \bigl(\sum_{i \ni e} a_i / \sum_i a_i\bigr)^g\,(\mathrm{merge}(\theta)_e - \theta_e)$ with
     $g$ = ``power``: an entry that one participant holds follows its shard alone, so it may go less far. ``power`` = 0 is
-    :func:`merge`, and where everybody holds everything so is every power, to the bit; at 1 all divide by everybody's mass.
+    :func:`~aequa_lite.aggregate`, and where everybody holds everything so is every power, to the bit; at 1 all divide by everybody's mass.
 
     Raises:
         ValueError: ``power`` is outside [0, 1].
 
     Example:
         >>> theta, answers = {"w": torch.zeros(2)}, [({"w": torch.ones(2)}, 1.0), ({"w": torch.ones(1)}, 3.0)]
-        >>> [cautious(power)(theta, answers)["w"].tolist() for power in (0.0, 0.5, 1.0)]
+        >>> [damped_aggregate(power)(theta, answers)["w"].tolist() for power in (0.0, 0.5, 1.0)]
         [[1.0, 1.0], [1.0, 0.5], [1.0, 0.25]]
 
     Source: ours.
@@ -138,9 +146,9 @@ def cautious(power: float = 0.5) -> Merging:
     if not 0 <= power <= 1:
         raise ValueError(f"power is {power!r}; allowed is a number from 0 to 1")
 
-    def merging(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:
+    def aggregator(theta: State, updates: Iterable[tuple[State, float]]) -> dict[str, Tensor]:
         pairs = list(updates)
-        after = merge(theta, pairs)
+        after = aggregate(theta, pairs)
         if not power:
             return after
 
@@ -154,18 +162,18 @@ def cautious(power: float = 0.5) -> Merging:
 
         return {k: followed(k, t) if t.is_floating_point() else after[k] for k, t in theta.items()}
 
-    return merging
+    return aggregator
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class HeldModels:
     """Hold what everybody had in its hands in a round, before training on it.
 
     ``widths``, ``scores``, ``accuracy``: one for each participant, ``accuracy`` not a number for who was away;
     ``full``: the accuracy of the whole shared network; ``parameters_sent``: in this round, both ways.
 
     Example:
-        >>> Held(0, (0.5, 1.0), (), np.array([0.5, 0.7]), 0.7, 8).full
+        >>> HeldModels(0, (0.5, 1.0), (), np.array([0.5, 0.7]), 0.7, 8).full
         0.7
     """
 
@@ -177,15 +185,15 @@ class Held:
     parameters_sent: int
 
 
-def trajectory(build: Build, rounds: Iterable[Round], samples: Samples) -> Iterator[Held]:
+def held_models(build: Build, rounds: Iterable[Round], samples: Samples) -> Iterator[HeldModels]:
     """Judge on samples, round after round, the slices that participants have received.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=2, local_steps=1)
-        >>> shards = aq.homogeneous(data.train, recipe)
-        >>> rounds = aq.federate(aq.MLP, shards, recipe, policy=earned_widths(aq.alignment), progress=False)
-        >>> [held.widths for held in trajectory(aq.MLP, rounds, data.test)]
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=2, local_steps=1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> rounds = aq.federate(aq.MLP, shards, config, policy=score_schedule(aq.alignment), progress=False)
+        >>> [held.widths for held in held_models(aq.MLP, rounds, data.test)]
         [(0.25, 0.25), (0.25, 0.25)]
 
     Source: ours.
@@ -194,43 +202,43 @@ def trajectory(build: Build, rounds: Iterable[Round], samples: Samples) -> Itera
         sizes = sorted({1.0, *rnd.widths} - {0.0})
         found = dict(zip(sizes, accuracy([slim(build, rnd.before, w) for w in sizes], samples), strict=True))
         held = np.array([found.get(w, np.nan) for w in rnd.widths])
-        yield Held(rnd.index, rnd.widths, rnd.scores, held, float(found[1.0]), rnd.parameters_sent)
+        yield HeldModels(rnd.index, rnd.widths, rnd.scores, held, float(found[1.0]), rnd.parameters_sent)
 
 
-def arrived_accuracy(build: Build, validation: Samples, *, memory: float = 0.8) -> Score:
+def update_accuracy(build: Build, validation: Samples, *, memory: float = 0.8) -> Score:
     r"""Score what comes back by its validation accuracy, as wide as the narrowest.
 
     $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ with $\mu$ the ``memory``.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, progress=False)
-        >>> arrived_accuracy(aq.MLP, data.validation)(rnd.before, rnd, None).shape
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
+        >>> update_accuracy(aq.MLP, data.validation)(rnd.before, rnd, None).shape
         (2,)
 
     Source: ours. A participant that sends back what it received scores what the network scores.
     """
 
     def score(before: State, rnd: Round, scores: np.ndarray | None) -> np.ndarray:
-        found = np.array([hits(slim(build, u.state, u.width).eval(), validation).mean() for u in rnd.updates])
+        found = np.array([correct(slim(build, u.state, u.width).eval(), validation).mean() for u in rnd.updates])
         return found if scores is None else memory * scores + (1 - memory) * found
 
     return score
 
 
-def own_accuracy(build: Build, validation: Samples, *, memory: float = 0.3) -> Score:
-    r"""Score the networks that participants trained on their own shards alone (:func:`with_own`), whenever they come.
+def own_model_accuracy(build: Build, validation: Samples, *, memory: float = 0.3) -> Score:
+    r"""Score the networks that participants trained on their own shards alone (:func:`~aequa_lite.training_time.with_own_model`), whenever they come.
 
     $c \leftarrow \mu c + (1 - \mu)\,\mathrm{acc}_i$ on validation, from $c = \mathrm{acc}_i$; without a new
     network, or with one that is not finite, $c$ stays (at first: 0).
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, recipe = aq.load("fashion-mini"), aq.Recipe(participants=2, rounds=1, local_steps=1)
-        >>> scheme = with_own(aq.slimmable(aq.MLP), aq.MLP, steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.homogeneous(data.train, recipe), recipe, scheme=scheme, progress=False)
-        >>> bool((own_accuracy(aq.MLP, data.validation)(rnd.before, rnd, None) > 0).all())
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> strategy = with_own_model(aq.slimmable(aq.MLP), aq.MLP, steps=1)
+        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, strategy=strategy, progress=False)
+        >>> bool((own_model_accuracy(aq.MLP, data.validation)(rnd.before, rnd, None) > 0).all())
         True
 
     Source: the accuracy alone of Aequa, as it arrives; the momentum is ours.
@@ -240,14 +248,14 @@ def own_accuracy(build: Build, validation: Samples, *, memory: float = 0.3) -> S
         known = np.zeros(len(rnd.updates)) if scores is None else scores.copy()
         for i, u in enumerate(rnd.updates):
             if u.own is not None and all(torch.isfinite(t).all() for t in u.own.values()):
-                found = hits(slim(build, u.own, 1.0).eval(), validation).mean()
+                found = correct(slim(build, u.own, 1.0).eval(), validation).mean()
                 known[i] = found if known[i] == 0 else memory * known[i] + (1 - memory) * found
         return known
 
     return score
 
 
-def with_own(scheme: Scheme, build: Build, *, steps: int = 300, every: int = 20) -> Scheme:
+def with_own_model(strategy: Strategy, build: Build, *, steps: int = 300, every: int = 20) -> Strategy:
     """Let participants also train, every few rounds, the full network on their own shard alone, and send it beside the answer.
 
     It starts from the initial network, which holds nothing of anybody's, so that nothing shared can be handed in as one's own
@@ -258,7 +266,7 @@ def with_own(scheme: Scheme, build: Build, *, steps: int = 300, every: int = 20)
 
     Example:
         >>> import aequa_lite as aq
-        >>> with_own(aq.slimmable(aq.MLP), aq.MLP, steps=60).together is None
+        >>> with_own_model(aq.slimmable(aq.MLP), aq.MLP, steps=60).together is None
         False
 
     Source: ours.
@@ -266,23 +274,21 @@ def with_own(scheme: Scheme, build: Build, *, steps: int = 300, every: int = 20)
     if steps < 1 or every < 1:
         raise ValueError(f"steps is {steps!r} and every {every!r}; allowed are whole numbers from 1")
 
-    def own(update: Update, shard: Shard, recipe: Recipe, first: int) -> Update:
-        if first // recipe.local_steps % every:
+    def own(update: Update, shard: Shard, config: Config, first: int) -> Update:
+        if first // config.local_steps % every:
             return update
-        short = replace(recipe, rounds=1, local_steps=steps)
-        draws = stream(recipe.seed, "own", first, shard.participant)
-        theta = initial(build, recipe.seed, shard.samples.y.device)
-        return replace(update, own=local_sgd(build, theta, shard, 1.0, short, draws, draw=full_only).state)
+        short = replace(config, rounds=1, local_steps=steps)
+        rng = stream(config.seed, "own", first, shard.participant)
+        theta = init_params(build, config.seed, shard.samples.y.device)
+        return replace(update, own=local_sgd(build, theta, shard, 1.0, short, rng, width_sampler=full_only).state)
 
     def local(
-        sent: State, shard: Shard, width: float, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
+        sent: State, shard: Shard, width: float, config: Config, rng: Any, *, first: int = 0, **rest: Any
     ) -> Update:
-        return own(scheme.local(sent, shard, width, recipe, draws, first=first, **rest), shard, recipe, first)
+        return own(strategy.local(sent, shard, width, config, rng, first=first, **rest), shard, config, first)
 
-    def together(
-        sent: Any, shards: Any, widths: Any, recipe: Recipe, draws: Any, *, first: int = 0, **rest: Any
-    ) -> Any:
-        updates = scheme.together(sent, shards, widths, recipe, draws, first=first, **rest)  # type: ignore[misc]
-        return [own(u, shard, recipe, first) for u, shard in zip(updates, shards, strict=True)]
+    def together(sent: Any, shards: Any, widths: Any, config: Config, rng: Any, *, first: int = 0, **rest: Any) -> Any:
+        updates = strategy.together(sent, shards, widths, config, rng, first=first, **rest)  # type: ignore[misc]
+        return [own(u, shard, config, first) for u, shard in zip(updates, shards, strict=True)]
 
-    return replace(scheme, local=local, together=scheme.together and together)
+    return replace(strategy, local=local, together=strategy.together and together)

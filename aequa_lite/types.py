@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Dataset", "Round", "Samples", "Shard", "Update", "WidthAssignment"]
-
 
 
 @dataclass(frozen=True)

@@ -17,64 +17,68 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 
-from .local import Draw, batches, checked_balance, full_and_random, offsets, shares
-from .records import Recipe, Shard, Update
-from .slim import Build, prefix, slice_of, template
+from .config import Config
+from .local import WidthSampler, batches, checked_logit_adjustment, full_and_random, offsets, shares
+from .slimmable import Build, prefix, slice_of, template
+from .types import Shard, Update
 
-__all__ = ["half_precision", "stacked_sgd"]
+__all__ = ["half_precision", "vectorized_sgd"]
+
 
 State = Mapping[str, Tensor]
+
+
 MOST = 64  # participants in one stack: more are trained stack after stack, so that memory stays bounded
 
 
-def stacked_sgd(
+def vectorized_sgd(
     build: Build,
     sent: Sequence[State],
     shards: Sequence[Shard],
     widths: Sequence[float],
-    recipe: Recipe,
-    draws: Sequence[np.random.Generator],
+    config: Config,
+    rngs: Sequence[np.random.Generator],
     *,
-    draw: Draw = full_and_random,
+    width_sampler: WidthSampler = full_and_random,
     first: int = 0,
     weights: Sequence[float] | None = None,
     precision: torch.dtype | None = None,
-    balance: float = 0.0,
+    logit_adjustment: float = 0.0,
 ) -> list[Update]:
-    r"""Train many participants' slices in vectorised passes; the same answers as :func:`local_sgd`, up to rounding.
+    r"""Train many participants' slices in vectorised passes; the same answers as :func:`~aequa_lite.local_sgd`, up to rounding.
 
     Each step follows $\sum_v s_v M_v \nabla F(M_v\theta)$ for every participant at once, $v$ over its own random widths and
     $s_v$ their shares of the loss. ``sent``: each one's slice; ``precision``: bfloat16 or float16 for the passes
-    (default: whatever the parameters are), while parameters, momentum and updates keep theirs; ``balance``: as there.
+    (default: whatever the parameters are), while parameters, momentum and updates keep theirs; ``logit_adjustment``: as there.
 
     Raises:
-        ValueError: the network holds state beside its parameters (BatchNorm), or the lists differ in length, or ``balance`` is
+        ValueError: the network holds state beside its parameters (BatchNorm), or the lists differ in length, or ``logit_adjustment`` is
             outside [0, 1].
 
     Example:
         >>> import aequa_lite as aq
-        >>> recipe, theta = aq.Recipe(participants=2, local_steps=2), aq.initial(aq.MLP, seed=0)
-        >>> shards = aq.homogeneous(aq.load("fashion-mini", device="cpu").train, recipe)
-        >>> draws = [aq.stream(0, "doc", i) for i in range(2)]
-        >>> [u.participant for u in stacked_sgd(aq.MLP, [theta, theta], shards, [1.0, 1.0], recipe, draws)]
+        >>> config, theta = aq.Config(participants=2, local_steps=2), aq.init_params(aq.MLP, seed=0)
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
+        >>> rngs = [aq.stream(0, "doc", i) for i in range(2)]
+        >>> [u.participant for u in vectorized_sgd(aq.MLP, [theta, theta], shards, [1.0, 1.0], config, rngs)]
         [0, 1]
 
     Source: ours; vectorised gradients by torch.func.
     """
-    if not len(sent) == len(shards) == len(widths) == len(draws):
+    if not len(sent) == len(shards) == len(widths) == len(rngs):
         raise ValueError(
-            f"sent, shards, widths and draws hold {len(sent)}, {len(shards)}, {len(widths)} and {len(draws)}; "
+            f"sent, shards, widths and rngs hold {len(sent)}, {len(shards)}, {len(widths)} and {len(rngs)}; "
             "allowed is one of each for each participant"
         )
     if buffers := [name for name, _ in template(build, 1.0).named_buffers()]:
         raise ValueError(f"build holds {buffers[0]!r}, which is no parameter; such networks are trained one by one")
-    checked_balance(balance)
+    checked_logit_adjustment(logit_adjustment)
     weights = [1.0] * len(shards) if weights is None else weights
     updates: list[Update] = []
     for start in range(0, len(shards), MOST):
         part = slice(start, start + MOST)
-        stack = _Stack(build, sent[part], shards[part], widths[part], recipe, precision, balance)
-        updates += stack.trained(draws[part], draw, first, weights[part])
+        stack = _Vectorized(build, sent[part], shards[part], widths[part], config, precision, logit_adjustment)
+        updates += stack.trained(rngs[part], width_sampler, first, weights[part])
     return updates
 
 
@@ -85,14 +89,14 @@ def half_precision(device: Any) -> torch.dtype | None:
         >>> half_precision("cpu") is None
         True
 
-    Source: the cards' tensor cores; float16 gets a loss scale in :func:`stacked_sgd`, since its range is narrow.
+    Source: the cards' tensor cores; float16 gets a loss scale in :func:`~aequa_lite.vectorized.vectorized_sgd`, since its range is narrow.
     """
     if torch.device(device).type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-class _Stack:
+class _Vectorized:
     """Some participants as tensors with a new first axis: (participants, ...)."""
 
     def __init__(
@@ -101,34 +105,36 @@ class _Stack:
         sent: Sequence[State],
         shards: Sequence[Shard],
         widths: Sequence[float],
-        recipe: Recipe,
+        config: Config,
         precision: torch.dtype | None,
-        balance: float,
+        logit_adjustment: float,
     ) -> None:
-        self.build, self.shards, self.widths, self.recipe, self.precision = build, shards, widths, recipe, precision
+        self.build, self.shards, self.widths, self.config, self.precision = build, shards, widths, config, precision
         self.device = shards[0].samples.y.device
         full = template(build, 1.0).state_dict()
         self.theta = {k: torch.zeros(len(shards), *t.shape, dtype=t.dtype, device=self.device) for k, t in full.items()}
         for i, state in enumerate(sent):
             for name, t in state.items():
                 self.theta[name][i][prefix(t.shape)] = t
-        self.start = {k: t.clone() for k, t in self.theta.items()} if recipe.proximal else {}
+        self.start = {k: t.clone() for k, t in self.theta.items()} if config.proximal else {}
         self.speed = {k: torch.zeros_like(t) for k, t in self.theta.items()}
         self.x = torch.cat([shard.samples.x for shard in shards])  # (all samples, ...)
         self.y = torch.cat([shard.samples.y for shard in shards])
-        self.offsets = torch.stack([offsets(shard.samples, balance) for shard in shards])  # (participants, classes)
+        self.offsets = torch.stack(
+            [offsets(shard.samples, logit_adjustment) for shard in shards]
+        )  # (participants, classes)
 
     def trained(
-        self, draws: Sequence[np.random.Generator], draw: Draw, first: int, weights: Sequence[float]
+        self, rngs: Sequence[np.random.Generator], width_sampler: WidthSampler, first: int, weights: Sequence[float]
     ) -> list[Update]:
         """Take all local steps and return each participant's slice."""
-        steps = self.recipe.local_steps
-        order, counts = self._order([batches(d, len(s), self.recipe, steps) for d, s in zip(draws, self.shards)])
+        steps = self.config.local_steps
+        order, counts = self._order([batches(d, len(s), self.config, steps) for d, s in zip(rngs, self.shards)])
         losses = torch.zeros(len(self.shards), device=self.device)
         for step in range(steps):
-            chosen = [sorted(draw(d, w, self.recipe), reverse=True) for d, w in zip(draws, self.widths)]
+            chosen = [sorted(width_sampler(d, w, self.config), reverse=True) for d, w in zip(rngs, self.widths)]
             grads, loss = self._gradient(chosen, order[step], counts)
-            self._step(grads, self._mask([each[0] for each in chosen]), self.recipe.lr_at(first + step))
+            self._step(grads, self._mask([each[0] for each in chosen]), self.config.lr_at(first + step))
             losses += loss
         means = (losses / steps).tolist()
         return [
@@ -148,7 +154,7 @@ class _Stack:
         """
         size = max(positions.shape[1] for positions in each)
         offset = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        order = np.zeros((self.recipe.local_steps, len(each), size), dtype=np.int64)
+        order = np.zeros((self.config.local_steps, len(each), size), dtype=np.int64)
         counts = np.zeros((len(each), size), dtype=np.float32)
         for i, positions in enumerate(each):
             order[:, i, : positions.shape[1]] = positions + offset[i]
@@ -174,9 +180,9 @@ class _Stack:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Everybody's gradient of its mean loss over its own widths, and that loss, (participants,)."""
         x, y = self.x[order], self.y[order]  # (participants, batch, ...)
-        parts = torch.tensor(np.stack([shares(each, self.recipe) for each in chosen]), dtype=torch.float32).to(x.device)
+        parts = torch.tensor(np.stack([shares(each, self.config) for each in chosen]), dtype=torch.float32).to(x.device)
         masks = [self._mask([each[k] for each in chosen]) for k in range(parts.shape[1])]
-        net, distill = template(self.build, 1.0), self.recipe.distill
+        net, distill = template(self.build, 1.0), self.config.distill
         scale = 1024.0 if self.precision == torch.float16 else 1.0  # small gradients vanish in half precision
 
         def logits(theta: State, mask: State, x: Tensor) -> Tensor:
@@ -206,11 +212,11 @@ class _Stack:
         """One step of SGD with momentum on the blocks that were trained; the tails beyond them do not move."""
         for name, push in grads.items():
             theta, mask = self.theta[name], held[name]
-            if self.recipe.proximal:
-                push = push + self.recipe.proximal * (theta - self.start[name])
-            if self.recipe.weight_decay:
-                push = push + self.recipe.weight_decay * theta
-            if self.recipe.momentum:
-                push = self.recipe.momentum * self.speed[name] + push
+            if self.config.proximal:
+                push = push + self.config.proximal * (theta - self.start[name])
+            if self.config.weight_decay:
+                push = push + self.config.weight_decay * theta
+            if self.config.momentum:
+                push = self.config.momentum * self.speed[name] + push
                 self.speed[name] = torch.where(mask, push, self.speed[name])
             self.theta[name] = torch.where(mask, theta - lr * push, theta)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 import aequa_lite as aq
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 SIZES = (
     (10, 200),
@@ -81,7 +81,7 @@ def main() -> None:
     print(table.to_string(index=False))
     print(f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}, {date.today()}")
     if len(sys.argv) > 1:
-        with whole(sys.argv[1]) as half:
+        with atomic_write(sys.argv[1]) as half:
             table.assign(numpy=np.__version__, machine=platform.machine(), date=date.today()).to_csv(half, index=False)
 
 

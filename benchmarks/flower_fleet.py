@@ -25,8 +25,8 @@ from measure import ROOT, store, where
 from safetensors.torch import load_file
 
 import aequa_lite as aq
-from aequa_lite.flower.local import Fleet
-from aequa_lite.flower.settings import WELL, policy_named
+from aequa_lite.flower.fleet import Fleet
+from aequa_lite.flower.settings import WELL
 
 PARTITION = "homogeneous"
 
@@ -83,23 +83,23 @@ def most_memory(pid: int) -> float:
 
 def measured(participants: int, rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of one run: of the rounds, and of the participants."""
-    recipe = aq.Recipe(participants=participants, rounds=rounds)
+    config = aq.Config(participants=participants, rounds=rounds)
     widths = [round(float(w), 3) for w in np.linspace(0.1, 1.0, participants)]
     policy = f"fixed_widths({tuple(widths)})"
     with tempfile.TemporaryDirectory() as folder, Counted(folder, participants, partition=PARTITION) as fleet:
         asked, started = fleet.settings(policy=policy), time.perf_counter()
-        fleet.submit(asked, recipe)
+        fleet.submit(asked, config)
         assert fleet.wait(asked) == WELL, fleet.tail("server")
         whole, held = time.perf_counter() - started, most_memory(fleet.processes["server"].pid)
         ledger = json.loads((Path(asked.folder) / "ledger.json").read_text())["rounds"]
         theta = load_file(Path(asked.folder) / "theta.safetensors")
         crossed = {i: (door.down, door.up) for i, door in fleet.doors.items()}
-    shards = aq.partition_named(PARTITION)(aq.load("fashion-mini", device="cpu").train, recipe)
+    shards = aq.registry.partition(PARTITION)(aq.load("fashion-mini", device="cpu").train, config)
     started = time.perf_counter()
-    *_, last = aq.federate(aq.MLP, shards, recipe, policy=policy_named(policy), progress=False)
+    *_, last = aq.federate(aq.MLP, shards, config, policy=policy(policy), progress=False)
     alone = (time.perf_counter() - started) / rounds
     assert all(torch.equal(theta[k], last.theta[k]) for k in theta), "the networks differ"
-    about = {"participants": participants, "net": "MLP", "local_steps": recipe.local_steps, "flwr": version("flwr")}
+    about = {"participants": participants, "net": "MLP", "local_steps": config.local_steps, "flwr": version("flwr")}
     times = [
         {**about, "round": row["round"], "seconds": row["seconds"], "seconds_in_process": round(alone, 3),
          "overhead": round(row["seconds"] - alone, 3), "app_memory_mb": row["memory_mb"], "link_memory_mb": held,
@@ -108,7 +108,7 @@ def measured(participants: int, rounds: int) -> tuple[list[dict[str, Any]], list
     ]  # fmt: skip
     sizes = []
     for i, width in enumerate(widths):
-        slice_ = 4 * aq.parameters(aq.MLP(width))
+        slice_ = 4 * aq.n_parameters(aq.MLP(width))
         sent = [row["participants"][str(i)]["down"] for row in ledger]
         sizes.append({**about, "participant": i, "width": width, "slice_bytes": slice_, "sent_per_round": sent[0],
                       "rounds": rounds, "socket_down": crossed[i][0], "socket_up": crossed[i][1],

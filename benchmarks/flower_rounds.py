@@ -22,17 +22,17 @@ import torch
 from measure import CORES, TABLES, apart, compared, store, where
 
 import aequa_lite as aq
-from aequa_lite.nets import initial
+from aequa_lite.networks.base import init_params
 
 STEPS = (1, 5, 15)
 ROUNDS = 9  # the first is not counted
 
 
 @cache
-def shards_of(recipe: aq.Recipe) -> list[aq.Shard]:
+def shards_of(config: aq.Config) -> list[aq.Shard]:
     """Everyone's data; each of Ray's processes makes it once."""
     torch.set_num_threads(1)
-    return aq.homogeneous(aq.load("fashion-mini", device="cpu").train, recipe)
+    return aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
 
 
 def answer(message: Any, context: Any) -> Any:
@@ -40,31 +40,31 @@ def answer(message: Any, context: Any) -> Any:
     from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
     asked = message.content["asked"]
-    recipe, i = (
-        aq.Recipe(lr=0.002, local_steps=asked["steps"], rounds=ROUNDS, participants=10),
+    config, i = (
+        aq.Config(lr=0.002, local_steps=asked["steps"], rounds=ROUNDS, participants=10),
         context.node_config["partition-id"],
     )
-    draws = aq.stream(recipe.seed, "local", asked["round"], i)
+    draws = aq.stream(config.seed, "local", asked["round"], i)
     state = message.content["state"].to_torch_state_dict()
-    first = asked["round"] * recipe.local_steps
-    update = aq.local_sgd(aq.MLP, state, shards_of(recipe)[i], 1.0, recipe, draws, first=first)
+    first = asked["round"] * config.local_steps
+    update = aq.local_sgd(aq.MLP, state, shards_of(config)[i], 1.0, config, draws, first=first)
     said = {"state": ArrayRecord(update.state), "by": ConfigRecord({"participant": int(i)})}
     return Message(content=RecordDict(said), reply_to=message)
 
 
-def flower_round(grid: Any, state: dict, recipe: aq.Recipe, index: int) -> dict:
+def flower_round(grid: Any, state: dict, config: aq.Config, index: int) -> dict:
     """Send the state to every node, wait for all, merge in the order of the participants."""
     from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-    asked = ConfigRecord({"steps": recipe.local_steps, "round": index})
+    asked = ConfigRecord({"steps": config.local_steps, "round": index})
     content = RecordDict({"state": ArrayRecord(state), "asked": asked})
     messages = [Message(content=content, message_type="train", dst_node_id=node) for node in grid.get_node_ids()]
     replies = list(grid.send_and_receive(messages))
     for reply in replies:
         assert not reply.has_error(), reply.error
     replies.sort(key=lambda reply: reply.content["by"]["participant"])
-    weights = [len(shard) for shard in shards_of(recipe)]
-    return aq.merge(
+    weights = [len(shard) for shard in shards_of(config)]
+    return aq.aggregate(
         state,
         [
             (reply.content["state"].to_torch_state_dict(), w / sum(weights))
@@ -75,14 +75,14 @@ def flower_round(grid: Any, state: dict, recipe: aq.Recipe, index: int) -> dict:
 
 def compare(grid: Any, steps: int) -> list[dict[str, Any]]:
     """Rounds of both engines in turn; the rows of one number of local steps."""
-    recipe = aq.Recipe(lr=0.002, participants=10, rounds=ROUNDS, local_steps=steps)
-    theirs = initial(aq.MLP, recipe.seed)
-    ours = aq.federate(aq.MLP, shards_of(recipe), recipe, progress=False)
+    config = aq.Config(lr=0.002, participants=10, rounds=ROUNDS, local_steps=steps)
+    theirs = init_params(aq.MLP, config.seed)
+    ours = aq.federate(aq.MLP, shards_of(config), config, progress=False)
     seconds: dict[str, list[float]] = {"aequa_lite": [], "Flower": []}
     difference = 0.0
     for index in range(ROUNDS):
         started = time.perf_counter()
-        theirs = flower_round(grid, theirs, recipe, index)
+        theirs = flower_round(grid, theirs, config, index)
         between = time.perf_counter()
         theta = next(ours).theta
         seconds["Flower"].append(between - started)

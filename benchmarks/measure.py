@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "results" / "speed"
@@ -148,6 +148,6 @@ def store(name: str, rows: Sequence[Mapping[str, Any]], here: Mapping[str, Any],
         old = pd.read_csv(path)
         others = old[(old["device"] != here["device"]) | (old["cores"] != here["cores"])]
         table = pd.concat([others, table], ignore_index=True) if len(others) else table
-    with whole(path) as half:
+    with atomic_write(path) as half:
         table.to_csv(half, index=False)
     return table

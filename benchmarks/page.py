@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pandas as pd
 from measure import ROOT, TABLES
 
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 PAGE = ROOT / "book" / "speed.md"
 Rows = list[list[str]]
@@ -111,7 +111,7 @@ def main() -> None:
     new = filled(old)
     if "--check" in sys.argv:
         sys.exit(0 if new == old else f"{PAGE.name} is out of date: python benchmarks/page.py")
-    with whole(PAGE) as half:
+    with atomic_write(PAGE) as half:
         half.write_text(new)
 
 

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
 from aequa_lite.local import batches
-from aequa_lite.nets import initial
+from aequa_lite.networks.base import init_params
 
 STEPS = (1, 5, 15)
 ROUNDS = 11  # the first is not counted: pfl judges the network in it
@@ -54,9 +54,9 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
     from pfl.model.pytorch import PyTorchModel
 
     build = NETS[name]
-    recipe = aq.Recipe(participants=10, rounds=ROUNDS, local_steps=steps, widths_per_step=0, lr=0.002, lr_final=1.0)
-    shards = aq.homogeneous(aq.load("fashion-mini", device="cpu").train, recipe)
-    ours = aq.federate(build, shards, recipe, progress=False)
+    config = aq.Config(participants=10, rounds=ROUNDS, local_steps=steps, widths_per_step=0, lr=0.002, lr_final=1.0)
+    shards = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
+    ours = aq.federate(build, shards, config, progress=False)
     seconds: dict[str, list[float]] = {"aequa_lite": [], "pfl": []}
     last: list[aq.Round] = []
 
@@ -65,8 +65,8 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
 
         def iter(self, batch_size: int | None) -> Iterator[list[torch.Tensor]]:
             x, y = self.raw_data
-            draws = aq.stream(recipe.seed, "local", len(last), self.user_id)
-            for chosen in torch.as_tensor(batches(draws, len(y), recipe, recipe.local_steps)):
+            draws = aq.stream(config.seed, "local", len(last), self.user_id)
+            for chosen in torch.as_tensor(batches(draws, len(y), config, config.local_steps)):
                 yield [x[chosen], y[chosen]]
 
     class Turn(TrainingProcessCallback):
@@ -80,10 +80,10 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
             seconds["aequa_lite"].append(self.started - between)
             return False, Metrics()
 
-    net = judged(aq.slim(build, initial(build, recipe.seed), 1.0))
+    net = judged(aq.slim(build, init_params(build, config.seed), 1.0))
     model = PyTorchModel(
         net,
-        local_optimizer_create=lambda weights, lr: torch.optim.SGD(weights, lr, recipe.momentum),
+        local_optimizer_create=lambda weights, lr: torch.optim.SGD(weights, lr, config.momentum),
         central_optimizer=torch.optim.SGD(net.parameters(), 1.0),
     )
     people = {i: Batches([shard.samples.x, shard.samples.y], user_id=i) for i, shard in enumerate(shards)}
@@ -101,8 +101,8 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
             NNTrainHyperParams(
                 local_num_epochs=None,
                 local_num_steps=steps,
-                local_learning_rate=recipe.lr,
-                local_batch_size=recipe.batch,
+                local_learning_rate=config.lr,
+                local_batch_size=config.batch,
             ),
             callbacks=[turn],
         )

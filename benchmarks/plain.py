@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import aequa_lite as aq
-from aequa_lite.local import Draw, batches, shares
-from aequa_lite.nets import initial, units
-from aequa_lite.slim import Build
+from aequa_lite.local import WidthSampler, batches, shares
+from aequa_lite.networks.base import init_params, n_units
+from aequa_lite.slimmable import Build
 
 
 class SlicedMLP(nn.Module):
@@ -27,7 +27,7 @@ class SlicedMLP(nn.Module):
         self.first, self.second, self.last = nn.Linear(784, 200), nn.Linear(200, 200), nn.Linear(200, 10)
 
     def forward(self, x: Tensor, width: float) -> Tensor:
-        h = units(width, 200)
+        h = n_units(width, 200)
         x = (x.float() / 127.5 - 1).flatten(1)
         x = functional.relu(functional.linear(x, self.first.weight[:h], self.first.bias[:h]))
         x = functional.relu(functional.linear(x, self.second.weight[:h, :h], self.second.bias[:h]))
@@ -43,7 +43,7 @@ class SlicedLeNet(nn.Module):
         self.third, self.fourth, self.last = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 10)
 
     def forward(self, x: Tensor, width: float) -> Tensor:
-        a, b, c, d = (units(width, full) for full in (6, 16, 120, 84))
+        a, b, c, d = (n_units(width, full) for full in (6, 16, 120, 84))
         x = x.float() / 127.5 - 1
         x = functional.conv2d(x, self.first.weight[:a], self.first.bias[:a], padding=2)
         x = functional.max_pool2d(functional.relu(x), 2)
@@ -77,49 +77,51 @@ def with_slices(net: nn.Module, build: Build, width: float, x: Tensor, y: Tensor
     (share * functional.cross_entropy(net(x, width), y)).backward()
 
 
-def rounds(build: Build, shards: list[aq.Shard], recipe: aq.Recipe, *, sliced: bool, draw: Draw = aq.full_and_random):
+def rounds(
+    build: Build, shards: list[aq.Shard], config: aq.Config, *, sliced: bool, draw: WidthSampler = aq.full_and_random
+):
     """Train together for all rounds, one participant after another; return the final state as a list of tensors."""
     net, backward = (SLICED[build](), with_slices) if sliced else (build(1.0), with_copies)
     net = net.to(shards[0].samples.y.device)
     with torch.no_grad():
-        for p, start in zip(net.parameters(), initial(build, recipe.seed).values(), strict=True):
+        for p, start in zip(net.parameters(), init_params(build, config.seed).values(), strict=True):
             p.copy_(start)
     mass = np.array([len(shard) for shard in shards], dtype=float)
-    for index in range(recipe.rounds):
-        trained = [local(net, backward, build, shard, recipe, index, draw) for shard in shards]
+    for index in range(config.rounds):
+        trained = [local(net, backward, build, shard, config, index, draw) for shard in shards]
         with torch.no_grad():
             for p, *own in zip(net.parameters(), *(each.parameters() for each in trained), strict=True):
                 p.copy_(sum(m * q for m, q in zip((mass / mass.sum()).tolist(), own, strict=True)))
     return [p.detach() for p in net.parameters()]
 
 
-def local(net, backward, build: Build, shard: aq.Shard, recipe: aq.Recipe, index: int, draw: Draw) -> nn.Module:
+def local(net, backward, build: Build, shard: aq.Shard, config: aq.Config, index: int, draw: WidthSampler) -> nn.Module:
     """One participant's steps on its own copy."""
     own = copy.deepcopy(net)
-    optimiser = torch.optim.SGD(own.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
-    draws = aq.stream(recipe.seed, "local", index, shard.participant)
-    order = torch.as_tensor(batches(draws, len(shard), recipe, recipe.local_steps), device=shard.samples.y.device)
-    for step, chosen in enumerate(order, start=index * recipe.local_steps):
-        optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
+    optimiser = torch.optim.SGD(own.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    draws = aq.stream(config.seed, "local", index, shard.participant)
+    order = torch.as_tensor(batches(draws, len(shard), config, config.local_steps), device=shard.samples.y.device)
+    for step, chosen in enumerate(order, start=index * config.local_steps):
+        optimiser.param_groups[0]["lr"] = config.lr_at(step)
         x, y = shard.samples.x[chosen], shard.samples.y[chosen]
         optimiser.zero_grad()
-        widths = draw(draws, 1.0, recipe)
-        for width, share in zip(widths, shares(widths, recipe), strict=True):
+        widths = draw(draws, 1.0, config)
+        for width, share in zip(widths, shares(widths, config), strict=True):
             backward(own, build, width, x, y, share)
         optimiser.step()
     return own
 
 
-def bare(build: Build, shard: aq.Shard, recipe: aq.Recipe) -> list[Tensor]:
+def bare(build: Build, shard: aq.Shard, config: aq.Config) -> list[Tensor]:
     """Forward, backward, step of the full network on prepared batches, and nothing else: the floor."""
-    net = aq.slim(build, {k: t.to(shard.samples.y.device) for k, t in initial(build, recipe.seed).items()}, 1.0)
-    optimiser = torch.optim.SGD(net.parameters(), recipe.lr, recipe.momentum)
-    for index in range(recipe.rounds):
+    net = aq.slim(build, {k: t.to(shard.samples.y.device) for k, t in init_params(build, config.seed).items()}, 1.0)
+    optimiser = torch.optim.SGD(net.parameters(), config.lr, config.momentum)
+    for index in range(config.rounds):
         optimiser.state.clear()  # momentum begins anew in every round
-        draws = aq.stream(recipe.seed, "local", index, shard.participant)
-        order = torch.as_tensor(batches(draws, len(shard), recipe, recipe.local_steps), device=shard.samples.y.device)
-        for step, chosen in enumerate(order, start=index * recipe.local_steps):
-            optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
+        draws = aq.stream(config.seed, "local", index, shard.participant)
+        order = torch.as_tensor(batches(draws, len(shard), config, config.local_steps), device=shard.samples.y.device)
+        for step, chosen in enumerate(order, start=index * config.local_steps):
+            optimiser.param_groups[0]["lr"] = config.lr_at(step)
             optimiser.zero_grad()
             functional.cross_entropy(net(shard.samples.x[chosen]), shard.samples.y[chosen]).backward()
             optimiser.step()

@@ -39,8 +39,8 @@ from measure import (
 from plain import bare, rounds
 
 import aequa_lite as aq
-from aequa_lite.local import Draw
-from aequa_lite.slim import Build
+from aequa_lite.local import WidthSampler
+from aequa_lite.slimmable import Build
 
 NETS: dict[str, Build] = {"MLP": aq.MLP, "LeNet": aq.LeNet}
 
@@ -62,21 +62,21 @@ class Scale:
     batches: tuple[int, ...] = (1, 256)
 
 
-def recipe_of(scale: Scale, **changes: Any) -> aq.Recipe:
+def recipe_of(scale: Scale, **changes: Any) -> aq.Config:
     """The recipe that all ways of a comparison share.
 
     Its rate is small: over a hundred steps a large one turns the last digit of a sum into another network.
     """
     fields = {name: getattr(scale, name) for name in ("participants", "rounds", "local_steps", "batch")}
-    return aq.Recipe(**{**fields, "lr": 0.002, **changes})
+    return aq.Config(**{**fields, "lr": 0.002, **changes})
 
 
 def final(
-    build: Build, shards: Sequence[aq.Shard], recipe: aq.Recipe, draw: Draw = aq.full_and_random, **options: Any
+    build: Build, shards: Sequence[aq.Shard], config: aq.Config, draw: WidthSampler = aq.full_and_random, **options: Any
 ) -> list[torch.Tensor]:
     """Train together with the package; the final state as a list of tensors."""
-    scheme = aq.slimmable(build, draw=draw)
-    *_, last = aq.federate(build, shards, recipe, scheme=scheme, progress=False, **options)
+    strategy = aq.slimmable(build, width_sampler=draw)
+    *_, last = aq.federate(build, shards, config, strategy=strategy, progress=False, **options)
     return list(last.theta.values())
 
 
@@ -97,14 +97,14 @@ def with_threads(threads: int, rival: Callable[[], Any]) -> Callable[[], Any]:
 def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """Against the plainest sequential loop that does the same work, written in two ways, with two settings of threads."""
     build, rows = NETS[net], []
-    recipe = recipe_of(scale)
-    shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
-    rivals = {"aequa_lite": with_threads(scale.threads, lambda: final(build, shards, recipe))}
+    config = recipe_of(scale)
+    shards = aq.data.homogeneous(aq.load("fashion-mini", device=device).train, config)
+    rivals = {"aequa_lite": with_threads(scale.threads, lambda: final(build, shards, config))}
     if device == "cuda":  # where the default is to train all participants in one pass
-        rivals["aequa_lite, one by one"] = lambda: final(build, shards, recipe, stacked=False)
+        rivals["aequa_lite, one by one"] = lambda: final(build, shards, config, vectorized=False)
     for sliced, words in ((False, "narrow copies"), (True, "sliced weights")):
         for threads in sorted({scale.threads, 1}, reverse=True):
-            way = with_threads(threads, lambda s=sliced: rounds(build, shards, recipe, sliced=s))
+            way = with_threads(threads, lambda s=sliced: rounds(build, shards, config, sliced=s))
             rivals[f"plain loop, {words}, {threads} thread{'s' * (threads > 1)}"] = way
     seconds, found = in_turn(rivals, scale.repeats, device)
     for row in compared(seconds, "aequa_lite"):
@@ -115,11 +115,11 @@ def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
 def overhead(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """What the loop costs beyond forward, backward and step: one participant, one worker, full width only."""
     build, rows = NETS[net], []
-    recipe = recipe_of(scale, participants=1, rounds=2, local_steps=scale.bare_steps // 2)
-    shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
+    config = recipe_of(scale, participants=1, rounds=2, local_steps=scale.bare_steps // 2)
+    shards = aq.data.homogeneous(aq.load("fashion-mini", device=device).train, config)
     rivals = {
-        "aequa_lite": with_threads(1, lambda: final(build, shards, recipe, aq.full_only, count=1, stacked=False)),
-        "bare steps": with_threads(1, lambda: bare(build, shards[0], recipe)),
+        "aequa_lite": with_threads(1, lambda: final(build, shards, config, aq.full_only, count=1, vectorized=False)),
+        "bare steps": with_threads(1, lambda: bare(build, shards[0], config)),
     }
     seconds, found = in_turn(rivals, 2 * scale.repeats, device)
     difference = agree(found["bare steps"], found["aequa_lite"])
@@ -132,10 +132,10 @@ def overhead(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
 def workers(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """One, two and four workers: the same bits, less time."""
     build, rows = NETS[net], []
-    recipe = recipe_of(scale)
-    shards = aq.homogeneous(aq.load("fashion-mini", device=device).train, recipe)
+    config = recipe_of(scale)
+    shards = aq.data.homogeneous(aq.load("fashion-mini", device=device).train, config)
     rivals = {
-        str(count): (lambda count=count: final(build, shards, recipe, count=count, stacked=False))
+        str(count): (lambda count=count: final(build, shards, config, count=count, vectorized=False))
         for count in (1, 2, 4)
     }
     seconds, found = in_turn(rivals, scale.repeats, device)
@@ -173,16 +173,16 @@ def growth(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
 def one_case(case: dict[str, Any]) -> dict[str, float]:
     """Seconds of the quickest round, and the process's peak memory; printed for the process that asked."""
     net, device, width, repeats = (case.pop(each) for each in ("net", "device", "width", "repeats"))
-    recipe = aq.Recipe(rounds=1 + max(1, min(repeats, 2000 // (case["participants"] * case["local_steps"]))), **case)
+    config = aq.Config(rounds=1 + max(1, min(repeats, 2000 // (case["participants"] * case["local_steps"]))), **case)
     train = aq.load("fashion-mini", device=device).train
     shards = []  # 64 samples each, drawn anew for each: everyone's work is the same, however many they are
-    for i in range(recipe.participants):
+    for i in range(config.participants):
         mine = aq.stream(0, "shard", i).permutation(len(train))[:64]
         shards.append(aq.Shard(i, train.take(mine), mine))
     before, seconds, loss = held_mb(), [], np.inf
-    everyone = (width,) * recipe.participants
-    running = aq.federate(NETS[net], shards, recipe, policy=lambda recipe, last: everyone, progress=False)
-    for _ in range(recipe.rounds):
+    everyone = (width,) * config.participants
+    running = aq.federate(NETS[net], shards, config, policy=lambda config, last: everyone, progress=False)
+    for _ in range(config.rounds):
         started = time.perf_counter()
         loss = next(running).loss
         wait(device)
@@ -197,7 +197,7 @@ def one_case(case: dict[str, Any]) -> dict[str, float]:
 @torch.inference_mode()
 def reward(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """What a reward costs to use at every width: seconds of a batch, its numbers, the memory of its activations."""
-    theta = {k: t.to(device) for k, t in aq.initial(NETS[net], 0).items()}
+    theta = {k: t.to(device) for k, t in aq.init_params(NETS[net], 0).items()}
     images = aq.load("fashion-mini", device=device).test.x
     return [row for size in scale.batches for row in _inference(net, theta, images[:size], scale, device)]
 
@@ -222,8 +222,8 @@ def _inference(net: str, theta: Any, x: torch.Tensor, scale: Scale, device: str)
             "width": width,
             "microseconds_min": round(1e6 * min(taken) / turns, 1),
             "microseconds_median": round(1e6 * float(np.median(taken)) / turns, 1),
-            "parameters": aq.parameters(each),
-            "parameters_kb": round(4 * aq.parameters(each) / 1e3, 1),
+            "parameters": aq.n_parameters(each),
+            "parameters_kb": round(4 * aq.n_parameters(each) / 1e3, 1),
             "activations_kb": round(activations(each, x) / 1e3, 1),
         }
 

@@ -21,7 +21,7 @@ import pandas as pd
 import papermill
 from tqdm import tqdm
 
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, RESULTS = ROOT / "notebooks" / "05_post_training_allocation.ipynb", ROOT / "results" / "allocation"
@@ -92,9 +92,9 @@ def main() -> None:
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     found = {seed: run(seed) for seed in tqdm(seeds, desc="seeds")}
     table = pd.DataFrame([row for seed, each in found.items() for row in rows(seed, each)])
-    with whole(RESULTS / "rules.csv") as half:
+    with atomic_write(RESULTS / "rules.csv") as half:
         table.to_csv(half, index=False)
-    with whole(RESULTS / "summary.json") as half:
+    with atomic_write(RESULTS / "summary.json") as half:
         half.write_text(json.dumps(summary(found), indent=1) + "\n")
     print(table.groupby("rule", sort=False)[["mcg", "cgs", "pearson", "widths"]].mean().round(3))
 

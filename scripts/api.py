@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import aequa_lite as aq
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 PAGE = Path(__file__).resolve().parents[1] / "book" / "api.md"
 HEAD = """# API
@@ -50,7 +50,7 @@ def main() -> None:
     """Write the page, or check it."""
     if "--check" in sys.argv:
         sys.exit(0 if PAGE.read_text() == page() else f"{PAGE.name} is out of date; run python scripts/api.py")
-    with whole(PAGE) as half:
+    with atomic_write(PAGE) as half:
         half.write_text(page())
 
 

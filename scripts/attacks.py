@@ -27,12 +27,12 @@ import torch
 from tqdm import tqdm
 
 import aequa_lite as aq
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "attacks", ROOT / "runs" / "attacks"
-RECIPE = aq.Recipe(participants=5, rounds=12, local_steps=10, lr=0.1, contribution_power=2.0, grid=25, fade=0)
+RECIPE = aq.Config(participants=5, rounds=12, local_steps=10, lr=0.1, contribution_power=2.0, grid=25, fractions=0)
 SIZES, CHEAT, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
 WORDS = (
     "aequa",
@@ -52,7 +52,7 @@ DEFENCES = ("clipped", "median", "trimmed(0.2)", "screened")
 NOISES = (0.01, 1.0)  # of the private merge, each change cut to length one
 HARMS = ("honest", "flips labels in rounds", "flips signs fourfold")
 
-Scheme = Callable[[aq.Scheme], aq.Scheme]
+Scheme = Callable[[aq.Strategy], aq.Strategy]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class World:
     seed: int
 
     def __post_init__(self) -> None:
-        data, recipe = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=self.seed)
-        build = aq.sized(aq.MLP, data)
-        shards = aq.by_size(data.train, recipe, sizes=SIZES)
-        start = aq.slim(build, aq.initial(build, self.seed), 1.0)
-        found = {"data": data, "recipe": recipe, "build": build, "shards": shards, "start": start, "known": {}}
+        data, config = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=self.seed)
+        build = aq.for_dataset(aq.MLP, data)
+        shards = aq.data.by_size(data.train, config, sizes=SIZES)
+        start = aq.slim(build, aq.init_params(build, self.seed), 1.0)
+        found = {"data": data, "recipe": config, "build": build, "shards": shards, "start": start, "known": {}}
         self.__dict__.update(found)
 
     def alone(self, shards: Sequence[aq.Shard]) -> list[torch.nn.Module]:
@@ -81,7 +81,7 @@ class World:
 
         for shard in shards:
             if key(shard) not in self.known:
-                one = replace(self.recipe, participants=1)
+                one = replace(self.config, participants=1)
                 (self.known[key(shard)],) = aq.standalone(self.build, [shard], one, count=1, progress=False)
         return [self.known[key(shard)] for shard in shards]
 
@@ -98,43 +98,43 @@ def world(seed: int) -> World:
 
 def run(
     w: World,
-    method: aq.Method,
+    method: aq.Algorithm,
     shards: Sequence[aq.Shard] | None = None,
-    cheat: Scheme = lambda scheme: scheme,
+    cheat: Scheme = lambda strategy: strategy,
     told: dict[int, float] | None = None,
     alone: Sequence[torch.nn.Module] | None = None,
-) -> aq.Paid:
+) -> aq.Outcome:
     """What a method pays where some pretend; ``told``: contributions that are not as measured."""
     shards = w.shards if shards is None else shards
     alone = w.alone(shards) if alone is None else alone
     brought = aq.accuracy(alone, w.data.validation)
     for i, claimed in (told or {}).items():
         brought[i] = claimed
-    recipe = replace(w.recipe, participants=len(shards))
-    return aq.against(method, cheat).run(w.build, shards, recipe, w.data, alone, brought, progress=False)
+    config = replace(w.config, participants=len(shards))
+    return aq.attacks.with_attack(method, cheat).run(w.build, shards, config, w.data, alone, brought, progress=False)
 
 
-def hands_in(scheme: aq.Scheme, own: Callable[[aq.Update], object]) -> aq.Scheme:
+def hands_in(strategy: aq.Strategy, own: Callable[[aq.Update], object]) -> aq.Strategy:
     """The cheat hands in something else as the network of its own, where the method asks for one as it goes."""
 
-    def local(sent, shard, width, recipe, draws, **rest):
-        update = scheme.local(sent, shard, width, recipe, draws, **rest)
+    def local(sent, shard, width, config, draws, **rest):
+        update = strategy.local(sent, shard, width, config, draws, **rest)
         if update.own is None or shard.participant != CHEAT:
             return update
         return replace(update, own=own(replace(update, state=dict(sent))))
 
-    return replace(scheme, local=local, together=None)
+    return replace(strategy, local=local, together=None)
 
 
 def trained_on(w: World, state: dict, width: float, steps: int = 60) -> torch.nn.Module:
     """A network after some small steps on the cheat's own shard."""
-    short = replace(w.recipe, rounds=1, local_steps=steps, lr=0.02)
+    short = replace(w.config, rounds=1, local_steps=steps, lr=0.02)
     draws = aq.stream(w.seed, "tuned", CHEAT)
-    after = aq.local_sgd(w.build, state, w.shards[CHEAT], width, short, draws, draw=aq.full_only)
+    after = aq.local_sgd(w.build, state, w.shards[CHEAT], width, short, draws, width_sampler=aq.full_only)
     return aq.slim(w.build, after.state, width)
 
 
-def after_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tuple[str, int, float]]:
+def after_the_pay(w: World, paid: aq.Outcome, kept: list[aq.Update]) -> Iterator[tuple[str, int, float]]:
     """What an honest run leaves to be made of it: attack, participant, the test accuracy that it then holds."""
     for who in LOWER:
         _, last = max((u.width, at) for at, u in enumerate(kept) if u.participant == who)  # the latest of its widest
@@ -143,47 +143,50 @@ def after_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tu
         yield attack, CHEAT, reward
 
 
-def of_the_pay(w: World, paid: aq.Paid, kept: list[aq.Update]) -> Iterator[tuple[str, float]]:
+def of_the_pay(w: World, paid: aq.Outcome, kept: list[aq.Update]) -> Iterator[tuple[str, float]]:
     """What the cheat makes of its last slices and of its pay, and the lower three of theirs."""
     five = kept[-5:]
     narrow = min(u.width for u in five)
     slices = [aq.slice_of(w.build, u.state, narrow) for u in five]
     mean = {name: torch.stack([s[name] for s in slices]).mean(0) for name in slices[0]}
     yield "averages", w.tested([aq.slim(w.build, mean, narrow)])[0]
-    mine, start = paid.models[CHEAT].state_dict(), aq.initial(w.build, w.seed)
+    mine, start = paid.models[CHEAT].state_dict(), aq.init_params(w.build, w.seed)
     if paid.plan is not None:
         width = float(paid.plan.widths[CHEAT])
         yield "tunes", w.tested([trained_on(w, mine, width)])[0]
-        yield "grows", w.tested([trained_on(w, aq.regrown(w.build, mine, start), 1.0)])[0]
+        yield "grows", w.tested([trained_on(w, aq.attacks.refilled(w.build, mine, start), 1.0)])[0]
     elif all(t.shape == start[name].shape for name, t in mine.items()):
         yield "tunes", w.tested([trained_on(w, mine, 1.0)])[0]
     lower = [paid.models[i] for i in LOWER]
-    yield "votes", w.tested([aq.voted(lower)])[0]
+    yield "votes", w.tested([aq.attacks.ensemble(lower)])[0]
     widths = [float(paid.plan.widths[i]) if paid.plan is not None else 1.0 for i in LOWER]
-    full = aq.parameters(w.build(1.0))
-    if paid.plan is not None or all(aq.parameters(net) == full for net in lower):
-        doses = [aq.by_width(w.build, aq.regrown(w.build, n.state_dict(), start))(v, 0) for n, v in zip(lower, widths)]
-        yield "pools", w.tested([aq.pooled(w.build, doses)])[0]
+    full = aq.n_parameters(w.build(1.0))
+    if paid.plan is not None or all(aq.n_parameters(net) == full for net in lower):
+        doses = [
+            aq.baselines.by_width(w.build, aq.attacks.refilled(w.build, n.state_dict(), start))(v, 0)
+            for n, v in zip(lower, widths)
+        ]
+        yield "pools", w.tested([aq.baselines.pooled(w.build, doses)])[0]
     else:  # compact networks, nested by importance: the largest holds what the others do
         yield "pools", max(w.tested(lower))
 
 
-def attempts(w: World, method: aq.Method, honest: aq.Paid, told: bool) -> dict[str, Callable[[], aq.Paid]]:
+def attempts(w: World, method: aq.Algorithm, honest: aq.Outcome, told: bool) -> dict[str, Callable[[], aq.Outcome]]:
     """Each attack that needs a training of its own."""
-    who, flipped = {CHEAT}, aq.flip_labels(w.shards, {CHEAT})
-    start = aq.initial(w.build, w.seed)
+    who, flipped = {CHEAT}, aq.attacks.flip_labels(w.shards, {CHEAT})
+    start = aq.init_params(w.build, w.seed)
     chance = aq.accuracy([w.start], w.data.validation)[0]
     top = aq.accuracy(w.alone(w.shards), w.data.validation).max()
     shared = aq.accuracy([aq.slim(w.build, honest.last.theta, 1.0)], w.data.validation)[0]
 
     def rides(how: str) -> Scheme:
-        return partial(aq.free_rider, who=who, how=how)
+        return partial(aq.attacks.free_rider, who=who, how=how)
 
-    def empty(scheme: aq.Scheme) -> aq.Scheme:
-        return aq.free_rider(hands_in(scheme, lambda u: start), who, "zero")
+    def empty(strategy: aq.Strategy) -> aq.Strategy:
+        return aq.attacks.free_rider(hands_in(strategy, lambda u: start), who, "zero")
 
-    def borrowed(scheme: aq.Scheme) -> aq.Scheme:
-        return hands_in(scheme, lambda u: aq.regrown(w.build, u.state, start))
+    def borrowed(strategy: aq.Strategy) -> aq.Strategy:
+        return hands_in(strategy, lambda u: aq.attacks.refilled(w.build, u.state, start))
 
     go = partial(run, w, method)
     nothing = [w.start if i == CHEAT else net for i, net in enumerate(w.alone(w.shards))]
@@ -192,17 +195,17 @@ def attempts(w: World, method: aq.Method, honest: aq.Paid, told: bool) -> dict[s
         "noise": partial(go, cheat=rides("noise")),
         "brings nothing": partial(go, cheat=empty, told={CHEAT: chance}, alone=nothing),
         "flips labels": partial(go, flipped),
-        "flips labels in rounds": partial(go, cheat=partial(aq.changed, shards={CHEAT: flipped[CHEAT]}, rounds=range(99))),
-        "flips signs fourfold": partial(go, cheat=partial(aq.sign_flipper, who=who, scale=4.0)),
-        "splits in three": partial(go, aq.sybils(w.shards, CHEAT, 3, seed=w.seed)),
-        "three as one": partial(go, aq.merged_shards(w.shards, LOWER)),
+        "flips labels in rounds": partial(go, cheat=partial(aq.attacks.data_change, shards={CHEAT: flipped[CHEAT]}, rounds=range(99))),
+        "flips signs fourfold": partial(go, cheat=partial(aq.attacks.sign_flipper, who=who, scale=4.0)),
+        "splits in three": partial(go, aq.attacks.sybils(w.shards, CHEAT, 3, seed=w.seed)),
+        "three as one": partial(go, aq.attacks.merged_shards(w.shards, LOWER)),
         "claims accuracy": partial(go, told={CHEAT: top}) if told else lambda: honest,
         "hands in the shared": partial(go, cheat=borrowed, told={CHEAT: shared}) if told else lambda: honest,
     }  # fmt: skip
     return found
 
 
-def outcome(w: World, go: Callable[[], aq.Paid]) -> np.ndarray | None:
+def outcome(w: World, go: Callable[[], aq.Outcome]) -> np.ndarray | None:
     """Test accuracies of what is paid, or None where nobody's answer was finite any more: an empty cell of the table."""
     try:
         return w.tested(go().models)
@@ -224,10 +227,10 @@ def shared_out(attack: str, tested: np.ndarray | None, base: np.ndarray) -> tupl
 def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
     """A row for each attack on a method; of the defended ones, those that do harm."""
     told, kept, clock = word in TOLD, [], time.process_time()
-    method = aq.method_named(f"{word}(merging={defence!r})" if defence else word)
+    method = aq.registry.algorithm(f"{word}(merging={defence!r})" if defence else word)
     own, rest = w.tested(w.alone(w.shards)), [i for i in range(len(SIZES)) if i != CHEAT]
     try:
-        honest = run(w, method, cheat=partial(aq.keeper, who=set(LOWER), kept=kept, received=True))
+        honest = run(w, method, cheat=partial(aq.attacks.honest_but_curious, who=set(LOWER), kept=kept, received=True))
         base = w.tested(honest.models)
     except FloatingPointError:
         honest, base = None, np.full(len(SIZES), np.nan)
@@ -265,7 +268,7 @@ def cell(asked: tuple[int, str, str]) -> pd.DataFrame:
         found = pd.DataFrame(rows(world(seed), word, defence))
         stamp = {"versions": " ".join(f"{k} {v}" for k, v in versions_of_run().items()),
                  "device": device_in_words(torch.device("cpu")), "date": date.today().isoformat()}  # fmt: skip
-        with whole(path) as half:
+        with atomic_write(path) as half:
             found.assign(**stamp).to_csv(half, index=False, float_format="%.6g")
     return pd.read_csv(path)
 
@@ -285,14 +288,14 @@ def main() -> None:
     asked = cells(seeds)
     with ProcessPoolExecutor(processes) as pool:
         found = pd.concat(tqdm(pool.map(cell, asked), total=len(asked), desc="cells"))
-    with whole(RESULTS / "attacks.csv") as half:
+    with atomic_write(RESULTS / "attacks.csv") as half:
         found.to_csv(half, index=False, float_format="%.6g")
     about = {"seeds": list(seeds), "recipe": RECIPE.to_dict(), "sizes": SIZES, "cheat": CHEAT, "together": LOWER,
-             "epsilon": {str(noise): aq.epsilon(noise, RECIPE.rounds) for noise in NOISES}, "delta": 1e-5,
+             "epsilon": {str(noise): aq.aggregation.dp_epsilon(noise, RECIPE.rounds) for noise in NOISES}, "delta": 1e-5,
              "cpu_minutes": round(float(found["cpu_seconds"].sum()) / 60, 1), "processes": processes,
              "versions": versions_of_run(), "device": device_in_words(torch.device("cpu")),
              "date": date.today().isoformat()}  # fmt: skip
-    with whole(RESULTS / "about.json") as half:
+    with atomic_write(RESULTS / "about.json") as half:
         half.write_text(json.dumps(about, indent=1) + "\n")
 
 

@@ -159,7 +159,9 @@ def main() -> None:
     remove = (executable, *PIP, "uninstall", "-q", "-y", "aequa-lite")
     said(*remove)  # a check that was killed has left it on a machine that is used again
     before, bad = installed(executable), 0
-    print(f"Python {said(executable, '-V').split()[1]}, torch {before['torch']}, {len(before)} packages", flush=True)
+    print(
+        f"Python {error_text(executable, '-V').split()[1]}, torch {before['torch']}, {len(before)} packages", flush=True
+    )
     for number, path in enumerate(notebooks):
         started = time.perf_counter()
         well, words = run(path, wheel, runs / f"empty-{number}", env)

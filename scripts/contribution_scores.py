@@ -23,25 +23,25 @@ import pandas as pd
 from tqdm import tqdm
 
 import aequa_lite as aq
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "contribution", ROOT / "runs" / "contribution"
-RECIPE = aq.Recipe(participants=5, rounds=20, local_steps=15, batch=64, lr=0.08)
+RECIPE = aq.Config(participants=5, rounds=20, local_steps=15, batch=64, lr=0.08)
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
-PARTITIONS: dict[str, Callable[[aq.Samples, aq.Recipe], list[aq.Shard]]] = {
-    "by_size": partial(aq.by_size, sizes=(50, 200, 750, 2000, 3000)),
-    "power_law": aq.power_law,
-    "dirichlet(0.5)": partial(aq.dirichlet, alpha=0.5),
-    "class_imbalance": aq.class_imbalance,
-    "label_noise": lambda train, recipe: aq.label_noise(aq.homogeneous(train, recipe), recipe, RATES),
+PARTITIONS: dict[str, Callable[[aq.Samples, aq.Config], list[aq.Shard]]] = {
+    "by_size": partial(aq.data.by_size, sizes=(50, 200, 750, 2000, 3000)),
+    "power_law": aq.data.power_law,
+    "dirichlet(0.5)": partial(aq.data.dirichlet, alpha=0.5),
+    "class_imbalance": aq.data.class_imbalance,
+    "label_noise": lambda train, config: aq.data.label_noise(aq.data.homogeneous(train, config), config, RATES),
 }
 UPDATES = {
     "alignment": aq.alignment,
     "alignment, no memory": partial(aq.alignment, alpha=0.0),
-    "class alignment": aq.class_alignment,
-    "class Shapley": aq.class_shapley,
+    "class alignment": aq.contribution.class_alignment,
+    "class Shapley": aq.contribution.class_shapley,
 }
 COLUMNS = ["partition", "seed", "score", "participant", "value", "trainings", "local_steps", "evaluations"]
 
@@ -51,32 +51,34 @@ def steps(coalitions: list[frozenset[int]]) -> int:
     return sum(len(each) for each in coalitions) * RECIPE.rounds * RECIPE.local_steps
 
 
-def retraining(build: Callable, shards: list[aq.Shard], recipe: aq.Recipe, data: aq.Data) -> dict[str, tuple]:
+def retraining(build: Callable, shards: list[aq.Shard], config: aq.Config, data: aq.Dataset) -> dict[str, tuple]:
     """The scores that train again: name -> (values, trainings, local steps, evaluations) beyond the one federation."""
-    n = recipe.participants
-    alone = aq.accuracy(aq.standalone(build, shards, recipe, progress=False), data.validation)
+    n = config.participants
+    alone = aq.accuracy(aq.standalone(build, shards, config, progress=False), data.validation)
     found = {
         "samples": ([len(shard) for shard in shards], 0, 0, 0),
-        "accuracy alone": (alone, n, n * recipe.rounds * recipe.local_steps, n),
+        "accuracy alone": (alone, n, n * config.rounds * config.local_steps, n),
     }
-    game = aq.retrained(build, shards, recipe, data.validation, scheme=aq.slimmable(build, aq.full_only))
-    for name, solve in {"Shapley": aq.shapley, "leave one out": aq.leave_one_out}.items():
-        asked = aq.Remembered(game)  # remembers what this way of solving asks for
+    game = aq.contribution.retraining_game(
+        build, shards, config, data.validation, strategy=aq.slimmable(build, aq.full_only)
+    )
+    for name, solve in {"Shapley": aq.shapley, "leave one out": aq.contribution.leave_one_out}.items():
+        asked = aq.contribution.CachedGame(game)  # remembers what this way of solving asks for
         values = solve(asked, n)
         new = [each for each in asked.worth if 0 < len(each) < n]
         found[name] = (values, len(new), steps(new), len(asked))
     return found
 
 
-def looking(build: Callable, shards: list[aq.Shard], recipe: aq.Recipe, data: aq.Data) -> dict[str, tuple]:
+def looking(build: Callable, shards: list[aq.Shard], config: aq.Config, data: aq.Dataset) -> dict[str, tuple]:
     """The scores that look at the updates of one federation: name -> (values, trainings, local steps, evaluations)."""
-    plain, start = aq.slimmable(build, aq.full_only), aq.initial(build, recipe.seed)
-    rounds = list(aq.federate(build, shards, recipe, scheme=plain, progress=False))
+    plain, start = aq.slimmable(build, aq.full_only), aq.init_params(build, config.seed)
+    rounds = list(aq.federate(build, shards, config, strategy=plain, progress=False))
     last = {name: list(aq.contributions(score, rounds, start))[-1] for name, score in UPDATES.items()}
-    replay = list(aq.contributions(aq.update_shapley(build, data.validation), rounds, start))[-1]
+    replay = list(aq.contributions(aq.contribution.update_shapley(build, data.validation), rounds, start))[-1]
     return {
         **{name: (values, 0, 0, 0) for name, values in last.items()},
-        "update Shapley": (replay, 0, 0, recipe.rounds * 2**recipe.participants),
+        "update Shapley": (replay, 0, 0, config.rounds * 2**config.participants),
     }
 
 
@@ -84,16 +86,16 @@ def rows(partition: str, seed: int) -> pd.DataFrame:
     """All scores of one partition and seed, a row for each score and participant."""
     path = DONE / f"{partition}-{seed}.csv"
     if not path.exists():
-        data, recipe = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=seed)
-        build, shards = aq.sized(aq.MLP, data), PARTITIONS[partition](data.train, recipe)
-        found = {**retraining(build, shards, recipe, data), **looking(build, shards, recipe, data)}
+        data, config = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=seed)
+        build, shards = aq.for_dataset(aq.MLP, data), PARTITIONS[partition](data.train, config)
+        found = {**retraining(build, shards, config, data), **looking(build, shards, config, data)}
         head = {"partition": partition, "seed": seed}
         table = pd.DataFrame(
             {**head, "score": name, "participant": i, "value": round(float(value), 6),
              "trainings": trainings, "local_steps": local_steps, "evaluations": evaluations}
             for name, (values, trainings, local_steps, evaluations) in found.items() for i, value in enumerate(values)
         )  # fmt: skip
-        with whole(path) as half:
+        with atomic_write(path) as half:
             table.to_csv(half, index=False)
     return pd.read_csv(path)[COLUMNS]
 
@@ -106,7 +108,7 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
         for name in scores.columns:
             for truth in ("Shapley", "accuracy alone"):
                 pair = np.array(scores[name]), np.array(scores[truth])
-                found.append((partition, seed, name, truth, aq.spearman(*pair), aq.pearson(*pair)))
+                found.append((partition, seed, name, truth, aq.metrics.spearman(*pair), aq.pearson(*pair)))
     return pd.DataFrame(found, columns=["partition", "seed", "score", "beside", "spearman", "pearson"])
 
 
@@ -139,9 +141,9 @@ def main() -> None:
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     wanted = [(partition, seed) for seed in seeds for partition in PARTITIONS]
     table = pd.concat([rows(*each) for each in tqdm(wanted, desc="runs")], ignore_index=True)
-    with whole(RESULTS / "scores.csv") as half:
+    with atomic_write(RESULTS / "scores.csv") as half:
         table.to_csv(half, index=False)
-    with whole(RESULTS / "summary.json") as half:
+    with atomic_write(RESULTS / "summary.json") as half:
         half.write_text(json.dumps(summary(table), indent=1, allow_nan=False) + "\n")
     print(f"{len(table)} rows in {RESULTS.relative_to(ROOT)}")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import papermill
 
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, RESULTS = ROOT / "notebooks" / "03_convergence.ipynb", ROOT / "results" / "convergence"
@@ -41,7 +41,7 @@ def main() -> None:
     stamp |= {name: version(name) for name in ("torch", "numpy", "scipy", "aequa-lite")}
     for name in ("bounds", "slopes", "cases"):
         table = pd.read_csv(out / f"{name}.csv").assign(**stamp, date=date.today().isoformat())
-        with whole(RESULTS / f"{name}.csv") as half:
+        with atomic_write(RESULTS / f"{name}.csv") as half:
             table.to_csv(half, index=False, float_format="%.6g")
     print(f"tables in {RESULTS.relative_to(ROOT)}")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import aequa_lite as aq
-from aequa_lite.files import whole
-from aequa_lite.interactive import SCALE
+from aequa_lite._io import atomic_write
+from aequa_lite.plotting.interactive import SCALE
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 STATIC = BOOK / "_static"
@@ -133,7 +133,7 @@ def landing(found: aq.Report) -> str:
         "b": [round(float(b), 4) for b in found.contribution],
         "levels": [round(float(a), 6) for a in curve.levels],
         "widths": [round(float(w), 4) for w in curve.level_widths],
-        "parameters": [aq.parameters(aq.MLP(float(w))) for w in curve.level_widths],
+        "parameters": [aq.n_parameters(aq.MLP(float(w))) for w in curve.level_widths],
         "weight": round(0.5 / float(np.sqrt(len(found.contribution) - 1)), 3),
         "scale": SCALE,
     }
@@ -145,15 +145,15 @@ def landing(found: aq.Report) -> str:
 def main() -> None:
     """Write all pictures; the first screen only where a run has been made."""
     for name, picture in {"rooms": rooms(), "engine": engine(), "paying": paying()}.items():
-        with whole(STATIC / f"{name}.svg") as half:
+        with atomic_write(STATIC / f"{name}.svg") as half:
             half.write_text(picture)
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
     if not (run / "report.json").exists():
         sys.exit(f"{run} holds no report.json; the first screen is left as it is")
     found = aq.Report.load(run)
-    aq.style()
-    aq.save_figure(aq.plot_widths(found), STATIC / "first-screen.png")
-    with whole(BOOK / "landing.html") as half:
+    aq.plotting.style()
+    aq.plotting.save_figure(aq.plotting.widths(found), STATIC / "first-screen.png")
+    with atomic_write(BOOK / "landing.html") as half:
         half.write_text(landing(found))
 
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 import aequa_lite as aq
-from aequa_lite.files import whole
-from aequa_lite.names import NETWORKS
+from aequa_lite._io import atomic_write
+from aequa_lite.registry import NETWORKS
 
 PAGE = Path(__file__).resolve().parents[1] / "book" / "networks.md"
 BEGIN, END = "<!-- table: begin, written by scripts/networks.py -->\n", "<!-- table: end -->\n"
@@ -54,12 +54,12 @@ def rows(title: str, value: Callable[[Callable[..., nn.Module], Tensor, float], 
 def size(build: Callable[..., nn.Module], x: Tensor, width: float) -> int:
     """Parameters, of a network without numbers."""
     with torch.device("meta"):
-        return aq.parameters(build(width))
+        return aq.n_parameters(build(width))
 
 
 def tables() -> str:
     """Both tables."""
-    return rows("parameters", size) + "\n" + rows("FLOPs", lambda build, x, width: aq.flops(build, width, x))
+    return rows("parameters", size) + "\n" + rows("FLOPs", lambda build, x, width: aq.networks.flops(build, width, x))
 
 
 def parts() -> tuple[str, str, str]:
@@ -78,7 +78,7 @@ def main() -> None:
         f"\naequa-lite {version('aequa-lite')}, PyTorch {torch.__version__}, Python {platform.python_version()}; "
         f"{date.today()}. Shapes alone are counted, so neither seed nor device plays a part.\n"
     )
-    with whole(PAGE) as half:
+    with atomic_write(PAGE) as half:
         half.write_text(before + BEGIN + tables() + stamp + END + after)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "aequa-in-the-open.pdf"
@@ -63,12 +63,12 @@ def main() -> None:
         print("no Chromium found (AEQUA_CHROMIUM, chromium, google-chrome): the book is built without a PDF")
         return
     book = printed(html, where)
-    with whole(html / NAME) as half:
+    with atomic_write(html / NAME) as half:
         book.write(str(half))
     landing = html / "book" / "intro.html"
     link = PLACE.replace("></", f'><a href="../{NAME}">The whole book as one PDF, {len(book.pages)} sheets.</a></')
     text = landing.read_text(encoding="utf-8").replace(PLACE, link)
-    with whole(landing) as half:
+    with atomic_write(landing) as half:
         half.write_text(text, encoding="utf-8")
     print(f"{html.name}/{NAME}: {len(book.pages)} sheets, {(html / NAME).stat().st_size / 1e6:.1f} MB")
 

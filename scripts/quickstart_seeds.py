@@ -20,7 +20,7 @@ import papermill
 from tqdm import tqdm
 
 import aequa_lite as aq
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, RESULTS = ROOT / "notebooks" / "00_quickstart.ipynb", ROOT / "results" / "quickstart"
@@ -79,7 +79,7 @@ def summary(table: pd.DataFrame, last: aq.Report) -> dict[str, object]:
         "smallest_gain": {"mean": table.groupby("seed")["gain"].min().mean(), "least": table["gain"].min()},
         "worse_off": int(table["worse_off"].sum()),
         "seconds": {"median": by_seed["seconds"].median(), "most": by_seed["seconds"].max()},
-        "recipe": {**last.recipe, "seed": "each of the seeds"},
+        "recipe": {**last.config, "seed": "each of the seeds"},
         "partition": last.partition,
         "versions": dict(last.versions),
         "device": last.device,
@@ -92,9 +92,9 @@ def main() -> None:
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
     reports = {seed: run(seed) for seed in tqdm(seeds, desc="seeds")}
     table = pd.concat([rows(seed, found) for seed, found in reports.items()], ignore_index=True)
-    with whole(RESULTS / "seeds.csv") as half:
+    with atomic_write(RESULTS / "seeds.csv") as half:
         table.to_csv(half, index=False)
-    with whole(RESULTS / "summary.json") as half:
+    with atomic_write(RESULTS / "summary.json") as half:
         half.write_text(json.dumps(summary(table, reports[seeds[-1]]), indent=1) + "\n")
     print((RESULTS / "summary.json").read_text())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +31,7 @@ def refresh(path: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
     notebook.metadata.get("language_info", {}).pop("version", None)
-    with whole(path) as half:
+    with atomic_write(path) as half:
         nbformat.write(notebook, half)
 
 

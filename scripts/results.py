@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from aequa_lite.files import whole
-from aequa_lite.runs import read_sweep
-from aequa_lite.verdicts import Claim, Verdict, judge, published, wins
+from aequa_lite._io import atomic_write
+from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, wins
+from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "results.md"
@@ -261,7 +261,7 @@ def claims(name: str) -> str:
     """Every published figure of the subject beside ours, with its verdict; what was not tried is folded away."""
     tried, untried = [], []
     for each in published(ROOT / "results" / "published.yml")[name]:
-        found = {scale: judge(each, table_of(sweep)) for scale, sweep in each.sweeps.items()}
+        found = {scale: check_claim(each, table_of(sweep)) for scale, sweep in each.sweeps.items()}
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
@@ -418,7 +418,7 @@ def main() -> None:
     wanted = page()
     if "--check" in sys.argv:
         sys.exit(0 if PAGE.read_text() == wanted else f"{PAGE.name} is out of date; run python scripts/results.py")
-    with whole(PAGE) as half:
+    with atomic_write(PAGE) as half:
         half.write_text(wanted)
 
 

@@ -23,13 +23,13 @@ import torch
 from tqdm import tqdm
 
 import aequa_lite as aq
-from aequa_lite.files import whole
+from aequa_lite._io import atomic_write
 from aequa_lite.report import device_in_words, versions_of_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "training_time", ROOT / "runs" / "training_time_by_round"
-RECIPE = aq.Recipe(
-    participants=10, rounds=40, local_steps=15, contribution_power=2.0, fade=0
+RECIPE = aq.Config(
+    participants=10, rounds=40, local_steps=15, contribution_power=2.0, fractions=0
 )  # as sweeps/training_time.yml has it
 PARTITIONS = ("power_law", "class_imbalance", "dirichlet(0.5)", "imbalanced(0.4, 2)", "label_skew(3)")
 WORDS = ("aequa", "aequa(balance=1.0)", "earned", "earned(balance=0.0)", "earned('alignment')")
@@ -43,10 +43,10 @@ class World:
 
     def __init__(self, partition: str, seed: int) -> None:
         self.head = {"partition": partition, "seed": seed}
-        self.data, self.recipe = aq.load("fashion", device="cpu", seed=seed), replace(RECIPE, seed=seed)
-        self.build = aq.sized(aq.MLP, self.data)
-        self.shards = aq.partition_named(partition)(self.data.train, self.recipe)
-        self.alone = aq.standalone(self.build, self.shards, self.recipe, progress=False)
+        self.data, self.config = aq.load("fashion", device="cpu", seed=seed), replace(RECIPE, seed=seed)
+        self.build = aq.for_dataset(aq.MLP, self.data)
+        self.shards = aq.registry.partition(partition)(self.data.train, self.config)
+        self.alone = aq.standalone(self.build, self.shards, self.config, progress=False)
         self.contribution, self.own = (aq.accuracy(self.alone, s) for s in (self.data.validation, self.data.test))
 
     def looked_at(self, rounds: Iterator[aq.Round], sent: list[int]) -> Iterator[dict[str, object]]:
@@ -55,7 +55,7 @@ class World:
             sent.append(rnd.parameters_sent)
             self.last = rnd
             if rnd.index and rnd.index % EVERY == 0:
-                (held,) = aq.trajectory(self.build, [rnd], self.data.test)
+                (held,) = aq.training_time.held_models(self.build, [rnd], self.data.test)
                 yield self.row(rnd.index, held.accuracy, held.full, np.array(rnd.widths))
 
     def row(self, after: int, held: np.ndarray, full: float, widths: np.ndarray) -> dict[str, object]:
@@ -65,16 +65,16 @@ class World:
 
     def run(self, word: str) -> tuple[list[dict[str, object]], dict[str, object]]:
         """A method's line for every look, and what came of it."""
-        task = aq.Task(self.build, self.shards, self.recipe, self.data.validation, self.contribution)
-        entry, sent = aq.method_named(word).enter(task), []
-        rounds = entry.rounds(self.build, self.shards, self.recipe, progress=False)
+        task = aq.Problem(self.build, self.shards, self.config, self.data.validation, self.contribution)
+        entry, sent = aq.registry.algorithm(word).enter(task), []
+        rounds = entry.rounds(self.build, self.shards, self.config, progress=False)
         rows = list(self.looked_at(rounds, sent))
         paid = entry.pay(self.last)
-        given = (paid.models, self.alone, None, None, self.data, self.recipe)
+        given = (paid.models, self.alone, None, None, self.data, self.config)
         found = aq.report(*given, contribution=self.contribution, method=word)
         (full,) = aq.accuracy([aq.slim(self.build, self.last.theta, 1.0)], self.data.test)
         tested, widths = np.array(found.test_accuracy), np.array(paid.plan.widths)
-        rows.append(self.row(self.recipe.rounds, tested, float(full), widths))
+        rows.append(self.row(self.config.rounds, tested, float(full), widths))
         error = np.sqrt((self.own * (1 - self.own)).mean() / len(self.data.test))
         end = {"full": float(full), **{name: found.fairness[name] for name in TOLD},
                "worse_off": len(found.fairness["worse_off"]), "alone_best": float(self.own.max()),
@@ -84,8 +84,8 @@ class World:
 
 def paths_of(partition: str, seed: int, word: str) -> list[Path]:
     """Where the two tables of a method in a run are kept."""
-    folder = DONE / f"{aq.folder_named(partition)}-{seed}"
-    return [folder / f"{aq.folder_named(word)}-{name}.csv" for name in TABLES]
+    folder = DONE / f"{aq.registry.folder_named(partition)}-{seed}"
+    return [folder / f"{aq.registry.folder_named(word)}-{name}.csv" for name in TABLES]
 
 
 def measure(partition: str, seed: int) -> None:
@@ -97,7 +97,7 @@ def measure(partition: str, seed: int) -> None:
             world = world or World(partition, seed)
             rows, end = world.run(word)
             for path, found in zip(paths, (rows, [end]), strict=True):
-                with whole(path) as half:
+                with atomic_write(path) as half:
                     pd.DataFrame(found).to_csv(half, index=False, float_format="%.6g")
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     if not done:
         sys.exit("nothing has been measured yet")
     for k, name in enumerate(TABLES):
-        with whole(RESULTS / f"{name}.csv") as half:
+        with atomic_write(RESULTS / f"{name}.csv") as half:
             parts = [pd.read_csv(each[k]) for paths in done.values() for each in paths]
             pd.concat(parts).to_csv(half, index=False, float_format="%.6g")
     about = {
@@ -124,7 +124,7 @@ def main() -> None:
         "device": device_in_words(torch.device("cpu")),
         "date": date.today().isoformat(),
     }
-    with whole(RESULTS / "by_round.json") as half:
+    with atomic_write(RESULTS / "by_round.json") as half:
         half.write_text(json.dumps(about, indent=1) + "\n")
 
 

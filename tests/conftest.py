@@ -13,15 +13,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def data() -> aq.Data:
+def data() -> aq.Dataset:
     """The embedded data set, on the CPU."""
     return aq.load("fashion-mini", device="cpu")
 
 
 @pytest.fixture(scope="session")
-def few(data: aq.Data) -> aq.Data:
+def few(data: aq.Dataset) -> aq.Dataset:
     """Its first few hundred samples: enough to see that something was learnt, and quick."""
-    return aq.Data(
+    return aq.Dataset(
         name="few",
         train=data.train.take(slice(0, None, 10)),
         validation=data.validation.take(slice(0, None, 8)),
@@ -31,6 +31,6 @@ def few(data: aq.Data) -> aq.Data:
 
 
 @pytest.fixture
-def recipe() -> aq.Recipe:
+def recipe() -> aq.Config:
     """Three participants, three short rounds."""
-    return aq.Recipe(participants=3, rounds=3, local_steps=4, batch=16)
+    return aq.Config(participants=3, rounds=3, local_steps=4, batch=16)

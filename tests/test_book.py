@@ -59,7 +59,7 @@ def test_mathematics_is_drawn_from_the_book_itself() -> None:
 def test_every_local_link_and_anchor_resolves(page: Path) -> None:
     for link in re.findall(r"\b(?:href|src)=\"([^\"]+)\"", text(page)):
         parts = urlsplit(link)
-        if parts.scheme or parts.netloc or link.startswith("javascript"):
+        if parts.strategy or parts.netloc or link.startswith("javascript"):
             continue
         target = (page.parent / unquote(parts.path)).resolve() if parts.path else page.resolve()
         target = target / "index.html" if target.is_dir() else target

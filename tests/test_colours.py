@@ -14,7 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import aequa_lite as aq
-from aequa_lite import plots
+from aequa_lite.plotting import figures as plots
 
 EYES = {
     "usual": np.eye(3),
@@ -88,7 +88,7 @@ def test_what_is_too_pale_has_an_edge_that_is_not() -> None:
     assert contrast(plots.EDGE["edgecolor"], "white") >= SEEN
     curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.4, 0.6, 0.8]), samples=1000)
     plan = aq.allocate([0.3, 0.5, 0.7], curve)
-    figure = aq.plot_curve(curve, plan)
+    figure = aq.plotting.curve(curve, plan)
     markers = [each for each in figure.axes[0].collections if len(each.get_sizes()) and each.get_sizes()[0] > 50]
     assert len(markers) == 3
     for each in markers:
@@ -98,7 +98,7 @@ def test_what_is_too_pale_has_an_edge_that_is_not() -> None:
 
 def test_the_face_of_a_figure_stands_out_from_the_dark_page() -> None:
     with plt.rc_context():
-        aq.style()
+        aq.plotting.style()
         assert contrast(plt.rcParams["figure.facecolor"], "#14181e") >= SEEN  # the theme's dark page
         assert tuple(plt.rcParams["axes.prop_cycle"].by_key()["color"]) == tuple(map(to_rgb, plots.CYCLE))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aequa_lite.sweep import read_sweep
+from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -11,22 +11,26 @@ import torch
 
 import aequa_lite as aq
 
-SCORES = {"alignment": aq.alignment, "class_alignment": aq.class_alignment, "class_shapley": aq.class_shapley}
+SCORES = {
+    "alignment": aq.alignment,
+    "class_alignment": aq.contribution.class_alignment,
+    "class_shapley": aq.contribution.class_shapley,
+}
 
 
 @pytest.fixture(scope="module")
-def shards(few: aq.Data) -> list[aq.Shard]:
-    return aq.by_size(few.train, aq.Recipe(participants=3), sizes=(20, 100, 400))
+def shards(few: aq.Dataset) -> list[aq.Shard]:
+    return aq.data.by_size(few.train, aq.Config(participants=3), sizes=(20, 100, 400))
 
 
 @pytest.fixture
-def rounds(few: aq.Data, recipe: aq.Recipe, shards: list[aq.Shard]) -> list[aq.Round]:
-    return list(aq.federate(aq.MLP, shards, recipe, progress=False))
+def rounds(few: aq.Dataset, config: aq.Config, shards: list[aq.Shard]) -> list[aq.Round]:
+    return list(aq.federate(aq.MLP, shards, config, progress=False))
 
 
 @pytest.fixture
-def start(recipe: aq.Recipe) -> dict[str, torch.Tensor]:
-    return aq.initial(aq.MLP, recipe.seed)
+def start(config: aq.Config) -> dict[str, torch.Tensor]:
+    return aq.init_params(aq.MLP, config.seed)
 
 
 def last(found):
@@ -34,55 +38,55 @@ def last(found):
     return final
 
 
-def validated(few: aq.Data, theta) -> float:
+def validated(few: aq.Dataset, theta) -> float:
     return float(aq.accuracy([aq.slim(aq.MLP, theta, 1.0)], few.validation)[0])
 
 
 # --- games ---
 
 
-def test_a_coalition_is_worth_what_it_trains_without_the_others(few, recipe, shards, rounds, start) -> None:
-    game = aq.retrained(aq.MLP, shards, recipe, few.validation)
+def test_a_coalition_is_worth_what_it_trains_without_the_others(few, config, shards, rounds, start) -> None:
+    game = aq.contribution.retraining_game(aq.MLP, shards, config, few.validation)
     assert game(()) == validated(few, start)  # what everyone has for nothing
     assert game({0, 1, 2}) == validated(few, rounds[-1].theta)
-    two = last(aq.federate(aq.MLP, shards[1:], replace(recipe, participants=2), progress=False))
+    two = last(aq.federate(aq.MLP, shards[1:], replace(config, participants=2), progress=False))
     assert game({1, 2}) == validated(few, two.theta)
     assert len(game) == 3
 
 
-def test_coalitions_trained_side_by_side_change_no_bit(few, recipe, shards) -> None:
-    one, four = (aq.retrained(aq.MLP, shards, recipe, few.validation) for _ in range(2))
+def test_coalitions_trained_side_by_side_change_no_bit(few, config, shards) -> None:
+    one, four = (aq.contribution.retraining_game(aq.MLP, shards, config, few.validation) for _ in range(2))
     values = aq.shapley(one, 3)
     assert (values == aq.shapley(four, 3, count=4)).all()
     assert one.worth == four.worth
     assert values.sum() == pytest.approx(one({0, 1, 2}) - one(()))
 
 
-def test_shards_that_do_not_fit_are_refused_before_any_training(few, recipe, shards) -> None:
+def test_shards_that_do_not_fit_are_refused_before_any_training(few, config, shards) -> None:
     with pytest.raises(ValueError, match="shards holds 2; allowed is one for each of the 3"):
-        aq.retrained(aq.MLP, shards[:2], recipe, few.validation)
+        aq.contribution.retraining_game(aq.MLP, shards[:2], config, few.validation)
 
 
 def test_a_round_is_replayed_from_its_updates(few, rounds, start) -> None:
-    game = aq.replayed(aq.MLP, start, rounds[0], few.validation)
+    game = aq.contribution.replay_game(aq.MLP, start, rounds[0], few.validation)
     assert game(()) == validated(few, start)
     assert game({0, 1, 2}) == validated(few, rounds[0].theta)
     assert game({1}) == validated(few, rounds[0].updates[1].state)
 
 
 def test_replayed_values_sum_to_what_the_accuracy_rose_by(few, rounds, start) -> None:
-    score = aq.update_shapley(aq.MLP, few.validation)
+    score = aq.contribution.update_shapley(aq.MLP, few.validation)
     found = list(aq.contributions(score, rounds, start))
     rises = [validated(few, rnd.theta) - validated(few, start) for rnd in rounds]
     assert [each.sum() for each in found] == pytest.approx(rises)
-    never = aq.update_shapley(aq.MLP, few.validation, tolerance=2.0)  # no round moves the accuracy by 2
+    never = aq.contribution.update_shapley(aq.MLP, few.validation, tolerance=2.0)  # no round moves the accuracy by 2
     assert last(aq.contributions(never, rounds, start)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_round_may_be_solved_in_another_way(few, rounds, start) -> None:
-    sampled = lambda game, n: aq.sampled_shapley(game, n, budget=400).value
-    exact = last(aq.contributions(aq.update_shapley(aq.MLP, few.validation), rounds, start))
-    near = last(aq.contributions(aq.update_shapley(aq.MLP, few.validation, solve=sampled), rounds, start))
+    sampled = lambda game, n: aq.contribution.sampled_shapley(game, n, budget=400).value
+    exact = last(aq.contributions(aq.contribution.update_shapley(aq.MLP, few.validation), rounds, start))
+    near = last(aq.contributions(aq.contribution.update_shapley(aq.MLP, few.validation, solve=sampled), rounds, start))
     assert near == pytest.approx(exact, abs=0.05)
 
 
@@ -143,7 +147,7 @@ def test_class_alignment_is_one_cosine_for_each_class(start) -> None:
         together = sum(w * each for w, each in zip(weights, rows))
         phi = np.array([torch.cosine_similarity(each, together, dim=1).mean() for each in rows])
         gamma = phi if gamma is None else 0.9 * gamma + 0.1 * phi
-        reference = aq.class_alignment(start, rnd, reference)
+        reference = aq.contribution.class_alignment(start, rnd, reference)
         assert reference == pytest.approx(gamma, abs=1e-5)
 
 
@@ -158,14 +162,16 @@ def test_class_shapley_is_the_mean_of_the_classes_values(start) -> None:
         return cosine(some, np.einsum("i,id->d", weights, rows[:, k])) if coalition else 0.0
 
     apart = np.mean([aq.shapley(partial(game_of, k), 3) for k in range(10)], axis=0)
-    found = aq.class_shapley(start, rnd)
+    found = aq.contribution.class_shapley(start, rnd)
     assert found == pytest.approx(apart, abs=1e-5)
     assert found.sum() == pytest.approx(1, abs=1e-6)
 
 
 def test_one_cosine_for_each_class_is_no_shapley_value(start) -> None:
     rnd = made(*steps(start, 3))
-    assert aq.class_alignment(start, rnd).sum() > 1.2  # the coalition of all is worth 1, and more is handed out
+    assert (
+        aq.contribution.class_alignment(start, rnd).sum() > 1.2
+    )  # the coalition of all is worth 1, and more is handed out
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
@@ -205,21 +211,25 @@ def test_a_narrow_update_counts_as_no_change_where_it_holds_nothing(score, start
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-def test_scores_are_carried_through_the_rounds_as_they_come(score, few, recipe, shards, rounds, start) -> None:
-    live = aq.contributions(score, aq.federate(aq.MLP, shards, recipe, progress=False), start)
+def test_scores_are_carried_through_the_rounds_as_they_come(score, few, config, shards, rounds, start) -> None:
+    live = aq.contributions(score, aq.federate(aq.MLP, shards, config, progress=False), start)
     scores, before = None, start
     for rnd, streamed in zip(rounds, live, strict=True):
         scores, before = score(before, rnd, scores), rnd.theta
         assert (scores == streamed).all()
 
 
-def test_a_participant_that_flips_its_labels_is_worth_less_by_every_game(few, recipe) -> None:
-    clean = aq.homogeneous(few.train, recipe)
-    flipped = aq.label_noise(clean, recipe, rates=(0.0, 0.0, 1.0))
-    longer = replace(recipe, rounds=4, local_steps=10)
-    game = aq.retrained(aq.MLP, flipped, longer, few.validation)
+def test_a_participant_that_flips_its_labels_is_worth_less_by_every_game(few, config) -> None:
+    clean = aq.data.homogeneous(few.train, config)
+    flipped = aq.data.label_noise(clean, config, rates=(0.0, 0.0, 1.0))
+    longer = replace(config, rounds=4, local_steps=10)
+    game = aq.contribution.retraining_game(aq.MLP, flipped, longer, few.validation)
     rounds = aq.federate(aq.MLP, flipped, longer, progress=False)
-    replay = last(aq.contributions(aq.update_shapley(aq.MLP, few.validation), rounds, aq.initial(aq.MLP, longer.seed)))
-    for values in (aq.shapley(game, 3), aq.leave_one_out(game, 3), replay):
+    replay = last(
+        aq.contributions(
+            aq.contribution.update_shapley(aq.MLP, few.validation), rounds, aq.init_params(aq.MLP, longer.seed)
+        )
+    )
+    for values in (aq.shapley(game, 3), aq.contribution.leave_one_out(game, 3), replay):
         assert values.argmin() == 2
         assert values[2] < 0

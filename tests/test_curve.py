@@ -88,27 +88,27 @@ def test_a_curve_cannot_be_changed() -> None:
 )
 def test_the_range_report_names_what_to_change(contribution: list[float], said: str) -> None:
     curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.7, 0.9), samples=4000)
-    assert said in aq.range_report(curve, contribution)["advice"]
+    assert said in aq.curve_diagnostics(curve, contribution)["advice"]
 
 
 def test_a_good_currency_is_told_so() -> None:
     curve = aq.Curve(np.linspace(0.02, 1, 100), np.linspace(0.3, 0.9, 100), samples=4000)
-    found = aq.range_report(curve, [0.21, 0.8])
+    found = aq.curve_diagnostics(curve, [0.21, 0.8])
     assert found["covers"]
     assert "small change" in found["advice"]
 
 
 def test_a_range_that_is_too_wide_is_told_with_the_least_width_that_covers() -> None:
     curve = aq.Curve(np.linspace(0.02, 1, 100), np.linspace(0.3, 0.9, 100), samples=4000)
-    found = aq.range_report(curve, [0.7, 0.8])  # rewards lie between 0.8 and 0.9
+    found = aq.curve_diagnostics(curve, [0.7, 0.8])  # rewards lie between 0.8 and 0.9
     assert "may be raised" in found["advice"]
     raised = curve.widths >= found["least_width"]
-    again = aq.range_report(aq.Curve(curve.widths[raised], curve.accuracy[raised], 4000), [0.7, 0.8])
+    again = aq.curve_diagnostics(aq.Curve(curve.widths[raised], curve.accuracy[raised], 4000), [0.7, 0.8])
     assert again["covers"]
     assert again["advice"] == "the curve covers the contributions with small change"
 
 
 def test_steps_count_only_where_rewards_lie() -> None:
     curve = aq.Curve((0.1, 0.5, 0.9, 1.0), (0.3, 0.7, 0.71, 0.72), samples=4000)
-    assert aq.range_report(curve, [0.6, 0.61])["largest_step"] == pytest.approx(0.01)
-    assert aq.range_report(curve, [0.3, 0.6])["largest_step"] == pytest.approx(0.4)
+    assert aq.curve_diagnostics(curve, [0.6, 0.61])["largest_step"] == pytest.approx(0.01)
+    assert aq.curve_diagnostics(curve, [0.3, 0.6])["largest_step"] == pytest.approx(0.4)

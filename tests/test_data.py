@@ -12,8 +12,8 @@ import pytest
 import torch
 from formats import pixels, write_npz
 
-from aequa_lite import sources
-from aequa_lite.data import load
+from aequa_lite.data import readers as sources
+from aequa_lite.data.load import load
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_fashion_mini.py"
 

@@ -16,8 +16,8 @@ from torchvision import datasets
 from torchvision.datasets import mnist as torchvision_mnist
 from torchvision.datasets import utils as torchvision_download
 
-from aequa_lite.data import load
-from aequa_lite.downloads import folder_of_data
+from aequa_lite.data.load import load
+from aequa_lite.data.readers import folder_of_data
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion", "FashionMNIST")])

@@ -14,25 +14,25 @@ def test_correlations_agree_with_scipy() -> None:
     for _ in range(20):
         a, b = draws.normal(size=9), np.round(draws.normal(size=9), 1)
         assert aq.pearson(a, b) == pytest.approx(stats.pearsonr(a, b).statistic)
-        assert aq.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
+        assert aq.metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
         interval = stats.pearsonr(a, b).confidence_interval()
-        assert aq.fisher_interval(aq.pearson(a, b), 9) == pytest.approx((interval.low, interval.high))
+        assert aq.metrics.fisher_interval(aq.pearson(a, b), 9) == pytest.approx((interval.low, interval.high))
 
 
 def test_no_variance_is_no_correlation_and_not_nan() -> None:
     assert aq.pearson([0.5, 0.5, 0.5], [0.1, 0.2, 0.3]) is None
-    assert aq.fisher_interval(None, 10) is None
-    assert aq.fisher_interval(0.9, 3) is None
+    assert aq.metrics.fisher_interval(None, 10) is None
+    assert aq.metrics.fisher_interval(0.9, 3) is None
 
 
 def test_gini_and_jain_at_their_ends() -> None:
-    assert aq.gini([2, 2, 2]) == 0
-    assert aq.gini([0, 0, 0, 1]) == pytest.approx(0.75)
-    assert aq.jain([3, 3, 3]) == pytest.approx(1)
-    assert aq.jain([0, 0, 0, 1]) == pytest.approx(0.25)
+    assert aq.metrics.gini([2, 2, 2]) == 0
+    assert aq.metrics.gini([0, 0, 0, 1]) == pytest.approx(0.75)
+    assert aq.metrics.jain([3, 3, 3]) == pytest.approx(1)
+    assert aq.metrics.jain([0, 0, 0, 1]) == pytest.approx(0.25)
     for wrong in ([], [-1, 2], [0, 0]):
         with pytest.raises(ValueError, match="values"):
-            aq.gini(wrong)
+            aq.metrics.gini(wrong)
 
 
 def test_a_gain_is_paired_on_the_samples() -> None:
@@ -40,7 +40,7 @@ def test_a_gain_is_paired_on_the_samples() -> None:
     own[0, :600] = True
     paid = own.copy()
     paid[0, 600:620] = True  # right on all that it was, and on twenty more
-    gain, error = aq.paired_gains(own, paid)
+    gain, error = aq.metrics.paired_gains(own, paid)
     assert gain[0] == pytest.approx(0.02)
     assert error[0] == pytest.approx(np.sqrt(0.02 * 0.98 / 1000))
     assert error[0] < np.sqrt(2 * 0.6 * 0.4 / 1000) / 3  # far below the error of unpaired accuracies
@@ -69,7 +69,7 @@ def test_the_measures_of_a_report_follow_from_the_hits() -> None:
     draws = aq.stream(1, "t")
     own = draws.random((4, 3000)) < np.array([[0.4], [0.5], [0.6], [0.7]])
     paid = own | (draws.random((4, 3000)) < 0.1)
-    found = aq.measure(own, paid)
+    found = aq.metrics.measure(own, paid)
     gains = paid.mean(1) - own.mean(1)
     assert found["mcg"] == pytest.approx(gains.mean())
     assert found["cgs"] == pytest.approx(gains.std())
@@ -83,17 +83,19 @@ def test_the_measures_of_a_report_follow_from_the_hits() -> None:
 
 def test_hits_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="hits"):
-        aq.measure(np.ones((2, 3), dtype=bool), np.ones((2, 4), dtype=bool))
+        aq.metrics.measure(np.ones((2, 3), dtype=bool), np.ones((2, 4), dtype=bool))
     with pytest.raises(ValueError, match="hits"):
-        aq.paired_gains(np.ones((2, 3)), np.ones((2, 3)))
+        aq.metrics.paired_gains(np.ones((2, 3)), np.ones((2, 3)))
 
 
-def federation(spread: float, samples: int) -> aq.Ceiling:
+def federation(spread: float, samples: int) -> aq.allocation.NoiseCeiling:
     """The ceiling of ten participants whose accuracies differ by ``spread``, on a fine curve."""
     draws = aq.stream(2, "t")
     alone = draws.random((10, 6000)) < np.linspace(0.6, 0.6 + spread, 10)[:, None]
     wide = draws.random((60, 6000)) < np.linspace(0.4, 0.9, 60)[:, None]
-    return aq.ceiling(alone, wide, np.linspace(0.02, 1, 60), validation_samples=samples, test_samples=samples, draws=60)
+    return aq.allocation.noise_ceiling(
+        alone, wide, np.linspace(0.02, 1, 60), validation_samples=samples, test_samples=samples, draws=60
+    )
 
 
 def test_the_ceiling_falls_with_less_data_and_less_spread() -> None:

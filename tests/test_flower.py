@@ -30,11 +30,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from aequa_lite.flower import participant, server, wire
+from aequa_lite.flower.fleet import Fleet, programs, visible
 from aequa_lite.flower.keys import write_certificates, write_key
-from aequa_lite.flower.ledger import Ledger
-from aequa_lite.flower.local import Fleet, programs, visible
-from aequa_lite.flower.post import Post, TooFewError, fingerprint, roster
-from aequa_lite.flower.settings import WELL, Settings, fixed_widths, policy_named, read_config, write_app
+from aequa_lite.flower.participants import ParticipantRegistry, TooFewError, fingerprint, roster
+from aequa_lite.flower.settings import WELL, Settings, fixed_widths, policy, read_config, write_app
+from aequa_lite.flower.state import RunState
 
 PARTITION = "imbalanced(0.5, holders=1)"
 WIDTHS = (0.25, 0.5, 1.0)
@@ -44,13 +44,13 @@ DEADLINE = 60.0  # seconds of a round with somebody missing; a busy machine star
 class Inline(Grid):
     """A grid without processes: every message is answered at once by the participant's own app."""
 
-    def __init__(self, settings: Settings, recipe: aq.Recipe, folder: Path) -> None:
+    def __init__(self, settings: Settings, config: aq.Config, folder: Path) -> None:
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # what Flower's processes are told
-        config = {**vars(settings), **{f"recipe.{k}": v for k, v in recipe.to_dict().items()}}
+        config = {**vars(settings), **{f"recipe.{k}": v for k, v in config.to_dict().items()}}
         self.nodes = {
             100 + i: Context(1, 100 + i, {"participant": i, "partition": PARTITION, "rewards": str(folder / f"{i}")},
                              RecordDict(), config)
-            for i in range(recipe.participants)
+            for i in range(config.participants)
         }  # fmt: skip
         self.silent: Callable[[Message], bool] = lambda message: False
         self.changed: Callable[[Message], Message] = lambda reply: reply
@@ -78,8 +78,8 @@ class Inline(Grid):
 
 
 @pytest.fixture
-def three() -> aq.Recipe:
-    return aq.Recipe(participants=3, rounds=2, local_steps=3, batch=16)
+def three() -> aq.Config:
+    return aq.Config(participants=3, rounds=2, local_steps=3, batch=16)
 
 
 @pytest.fixture
@@ -88,15 +88,15 @@ def asked(tmp_path: Path) -> Settings:
 
 
 def in_process(
-    data: aq.Data, recipe: aq.Recipe, policy: Any = aq.everyone_full, balance: float = 0.0
+    data: aq.Dataset, config: aq.Config, policy: Any = aq.full_width, logit_adjustment: float = 0.0
 ) -> tuple[aq.Round, Any, Any]:
     """The same run without Flower: its last round, what everybody brought, and the plan."""
-    shards = aq.partition_named(PARTITION)(data.train, recipe)
-    brought = aq.accuracy(aq.standalone(aq.MLP, shards, recipe, progress=False), data.validation)
-    weights = aq.merge_weights(shards, recipe, brought)
-    scheme = aq.slimmable(aq.MLP, balance=balance)
-    *_, last = aq.federate(aq.MLP, shards, recipe, policy=policy, scheme=scheme, weights=weights, progress=False)
-    curve = aq.reward_curve(aq.MLP, last.theta, data.validation, recipe)
+    shards = aq.registry.partition(PARTITION)(data.train, config)
+    brought = aq.accuracy(aq.standalone(aq.MLP, shards, config, progress=False), data.validation)
+    weights = aq.aggregation_weights(shards, config, brought)
+    strategy = aq.slimmable(aq.MLP, logit_adjustment=logit_adjustment)
+    *_, last = aq.federate(aq.MLP, shards, config, policy=policy, strategy=strategy, weights=weights, progress=False)
+    curve = aq.reward_curve(aq.MLP, last.theta, data.validation, config)
     return last, brought, aq.allocate(brought, curve)
 
 
@@ -111,7 +111,7 @@ def state_of(settings: Settings) -> Path:
 
 
 def test_rewards_after_training_are_those_of_the_loop_in_one_process(
-    data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path
+    data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path
 ) -> None:
     report = server.run_over(Inline(asked, three, tmp_path), asked, three)
     last, brought, plan = in_process(data, three)
@@ -121,17 +121,17 @@ def test_rewards_after_training_are_those_of_the_loop_in_one_process(
     for i, width in enumerate(plan.widths):
         (mine,) = (tmp_path / f"{i}").glob("*.safetensors")  # its own, and no other
         assert mine.name == f"participant-{i:02d}.safetensors"
-        assert same(mine, aq.faded(aq.MLP, last.theta, width, grid=three.grid).state_dict())
+        assert same(mine, aq.fractional_slim(aq.MLP, last.theta, width, grid=three.grid).state_dict())
         assert aq.load_reward(mine) is not None
 
 
 def test_rewards_during_training_are_those_of_the_loop_in_one_process(
-    data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path
+    data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path
 ) -> None:
-    asked = replace(asked, policy=f"fixed_widths({WIDTHS})", balance=0.5)
+    asked = replace(asked, policy=f"fixed_widths({WIDTHS})", logit_adjustment=0.5)
     report = server.run_over(Inline(asked, three, tmp_path), asked, three)
-    last, _, _ = in_process(data, three, policy_named(asked.policy), balance=0.5)
-    other, _, _ = in_process(data, three, policy_named(asked.policy))
+    last, _, _ = in_process(data, three, policy(asked.policy), logit_adjustment=0.5)
+    other, _, _ = in_process(data, three, policy(asked.policy))
     assert not same(state_of(asked), other.theta)
     assert same(state_of(asked), last.theta)
     assert report.widths == WIDTHS
@@ -140,19 +140,19 @@ def test_rewards_during_training_are_those_of_the_loop_in_one_process(
         assert same(mine, aq.slim(aq.MLP, last.theta, width).state_dict())
 
 
-def test_a_switch_of_mode_is_one_name(data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
-    recipe, asked = replace(three, rounds=4), replace(asked, policy="earned_widths")
-    server.run_over(Inline(asked, recipe, tmp_path), asked, recipe)
-    last, _, _ = in_process(data, recipe, policy_named(asked.policy, aq.MLP, data.validation))
+def test_a_switch_of_mode_is_one_name(data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path) -> None:
+    config, asked = replace(three, rounds=4), replace(asked, policy="earned_widths")
+    server.run_over(Inline(asked, config, tmp_path), asked, config)
+    last, _, _ = in_process(data, config, policy(asked.policy, aq.MLP, data.validation))
     assert same(state_of(asked), last.theta)
 
 
-def test_each_participant_is_sent_its_slice_and_no_more(three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
+def test_each_participant_is_sent_its_slice_and_no_more(three: aq.Config, asked: Settings, tmp_path: Path) -> None:
     asked = replace(asked, policy=f"fixed_widths({WIDTHS})")
     grid = Inline(asked, three, tmp_path)
     server.run_over(grid, asked, three)
     for i, width in enumerate(WIDTHS):
-        numbers = 4 * aq.parameters(aq.MLP(width))
+        numbers = 4 * aq.n_parameters(aq.MLP(width))
         letters = [message for node, message in grid.sent if node == 100 + i]
         tensors = [
             len(array.data) for m in letters for record in m.content.array_records.values() for array in record.values()
@@ -161,7 +161,7 @@ def test_each_participant_is_sent_its_slice_and_no_more(three: aq.Recipe, asked:
         assert all(numbers <= size <= numbers + 1024 for size in tensors)
 
 
-def test_nobody_sees_anothers_samples_or_number(three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
+def test_nobody_sees_anothers_samples_or_number(three: aq.Config, asked: Settings, tmp_path: Path) -> None:
     grid = Inline(asked, three, tmp_path)
     server.run_over(grid, asked, three)
     said = {key for _, m in grid.sent for record in m.content.config_records.values() for key in record}
@@ -169,7 +169,7 @@ def test_nobody_sees_anothers_samples_or_number(three: aq.Recipe, asked: Setting
 
 
 def test_who_does_not_answer_is_left_out_and_the_round_goes_on(
-    data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path
+    data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path
 ) -> None:
     grid = Inline(asked, three, tmp_path)
     grid.silent = lambda m: m.metadata.message_type == "train.round" and m.metadata.dst_node_id == 101
@@ -180,21 +180,21 @@ def test_who_does_not_answer_is_left_out_and_the_round_goes_on(
 
 
 def test_below_the_quorum_the_run_stops_and_goes_on_later_to_the_same_bits(
-    data: aq.Data, three: aq.Recipe, asked: Settings, tmp_path: Path
+    data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path
 ) -> None:
     asked = replace(asked, quorum=3)
     grid = Inline(asked, three, tmp_path)
     grid.silent = lambda m: m.metadata.group_id == "1" and m.metadata.dst_node_id == 101
     with pytest.raises(TooFewError, match="round 1: 2 of 3 participants answered within 1 seconds, the quorum is 3"):
         server.run_over(grid, asked, three)
-    assert aq.load_checkpoint(state_of(asked), three)[1] == 0
+    assert aq.checkpoint.load_checkpoint(state_of(asked), three)[1] == 0
     again = Inline(asked, three, tmp_path)
     server.run_over(again, asked, three)
     assert same(state_of(asked), in_process(data, three)[0].theta)
     assert not any(m.content["asked"].get("alone") for _, m in again.sent)  # nobody trained alone a second time
 
 
-def test_who_never_came_is_named(three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
+def test_who_never_came_is_named(three: aq.Config, asked: Settings, tmp_path: Path) -> None:
     grid = Inline(asked, three, tmp_path)
     del grid.nodes[102]
     with pytest.raises(TooFewError, match="participants 2 did not introduce themselves within 1 seconds"):
@@ -202,10 +202,10 @@ def test_who_never_came_is_named(three: aq.Recipe, asked: Settings, tmp_path: Pa
 
 
 def test_an_answer_that_is_no_slice_of_its_width_is_left_out(
-    three: aq.Recipe, asked: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    three: aq.Config, asked: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(three, rounds=6)
-    grid = Inline(asked, recipe, tmp_path)
+    config = replace(three, rounds=6)
+    grid = Inline(asked, config, tmp_path)
 
     def spoilt(reply: Message) -> Message:
         if reply.metadata.message_type != "train.round" or grid.sent[-1][0] != 102:
@@ -226,7 +226,7 @@ def test_an_answer_that_is_no_slice_of_its_width_is_left_out(
         return reply
 
     grid.changed = spoilt
-    report = server.run_over(grid, asked, recipe)
+    report = server.run_over(grid, asked, config)
     assert "participant 2: not finite and left out in 6 rounds" in report.warnings
     assert all(torch.isfinite(t).all() for t in load_file(state_of(asked)).values())
     said = capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_an_answer_that_is_no_slice_of_its_width_is_left_out(
 
 
 def test_what_is_not_bytes_of_tensors_is_refused() -> None:
-    theta = aq.initial(aq.MLP, 0)
+    theta = aq.init_params(aq.MLP, 0)
     extra = {**theta, "more": torch.zeros(1)}
     few = {k: t for k, t in theta.items() if k != "2.bias"}
     whole = {k: t.to(torch.int64) for k, t in theta.items()}
@@ -251,7 +251,7 @@ def test_what_is_not_bytes_of_tensors_is_refused() -> None:
             wire.unpacked(wire.packed(state), aq.MLP, 1.0)
 
 
-def test_a_damaged_reward_is_not_kept(three: aq.Recipe, asked: Settings, tmp_path: Path) -> None:
+def test_a_damaged_reward_is_not_kept(three: aq.Config, asked: Settings, tmp_path: Path) -> None:
     grid = Inline(asked, three, tmp_path)
     (path,) = aq.save_rewards(tmp_path / "made", aq.MLP, [aq.MLP(0.1)], [0.1], three)
     content = RecordDict({
@@ -264,11 +264,11 @@ def test_a_damaged_reward_is_not_kept(three: aq.Recipe, asked: Settings, tmp_pat
 
 
 def test_a_key_that_is_anothers_or_nobodys_is_refused(
-    three: aq.Recipe, asked: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    three: aq.Config, asked: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = Inline(asked, three, tmp_path)
     keys = {fingerprint(b"100"): 0, fingerprint(b"101"): 2}  # 101 says it is 1; 102 is on no roster
-    post = Post(grid, Ledger(tmp_path, three), aq.MLP, 10, keys)
+    post = ParticipantRegistry(grid, RunState(tmp_path, three), aq.MLP, 10, keys)
     with pytest.raises(TooFewError, match="participants 1, 2 did not"):
         post.gather(1.0)
     said = capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_a_key_that_is_anothers_or_nobodys_is_refused(
     assert "node 102: refused, its key is not on the roster" in said
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path: Path, three: aq.Recipe) -> None:
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path: Path, three: aq.Config) -> None:
     (tmp_path / "file").write_text("")
     asked = Settings(folder=str(tmp_path / "file" / "server"))
     grid = Inline(asked, three, tmp_path)
@@ -285,25 +285,25 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path:
     assert not grid.sent
 
 
-def test_a_ledger_of_another_recipe_or_of_no_sense_is_refused(tmp_path: Path, three: aq.Recipe) -> None:
-    Ledger(tmp_path, three).admit(0, "aa", 5)
-    assert Ledger(tmp_path, three).known("aa") == 0
+def test_a_ledger_of_another_recipe_or_of_no_sense_is_refused(tmp_path: Path, three: aq.Config) -> None:
+    RunState(tmp_path, three).admit(0, "aa", 5)
+    assert RunState(tmp_path, three).known("aa") == 0
     with pytest.raises(ValueError, match="another recipe"):
-        Ledger(tmp_path, replace(three, lr=0.5))
+        RunState(tmp_path, replace(three, lr=0.5))
     (tmp_path / "ledger.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
-        Ledger(tmp_path, three)
+        RunState(tmp_path, three)
 
 
-def test_a_number_and_a_size_stay_as_they_were_said_the_first_time(tmp_path: Path, three: aq.Recipe) -> None:
-    ledger = Ledger(tmp_path, three)
-    ledger.admit(1, "aa", 40, aq.initial(aq.MLP, 0))
-    ledger.admit(1, "bb", 10**6, aq.initial(aq.MLP, 1))
+def test_a_number_and_a_size_stay_as_they_were_said_the_first_time(tmp_path: Path, three: aq.Config) -> None:
+    ledger = RunState(tmp_path, three)
+    ledger.admit(1, "aa", 40, aq.init_params(aq.MLP, 0))
+    ledger.admit(1, "bb", 10**6, aq.init_params(aq.MLP, 1))
     assert ledger.participants[1] == {"samples": 40, "key": "bb"}
-    assert torch.equal(ledger.alone(1, aq.MLP)["2.bias"], aq.initial(aq.MLP, 0)["2.bias"])
+    assert torch.equal(ledger.alone(1, aq.MLP)["2.bias"], aq.init_params(aq.MLP, 0)["2.bias"])
 
 
-def test_a_participants_own_file_is_its_shard(tmp_path: Path, three: aq.Recipe, data: aq.Data) -> None:
+def test_a_participants_own_file_is_its_shard(tmp_path: Path, three: aq.Config, data: aq.Dataset) -> None:
     import numpy as np
 
     path = tmp_path / "mine.npz"
@@ -336,7 +336,7 @@ def test_the_processes_see_the_packages_and_programs_that_this_one_sees(
     ]
 
 
-def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Recipe) -> None:
+def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Config) -> None:
     import tomllib
 
     asked = Settings(quorum=2, deadline=7.5, folder='a "quoted" folder')
@@ -362,7 +362,7 @@ def test_a_setting_that_makes_no_sense_is_refused(config: dict[str, Any], match:
         read_config(config)
 
 
-def test_fixed_widths_are_one_for_each(three: aq.Recipe) -> None:
+def test_fixed_widths_are_one_for_each(three: aq.Config) -> None:
     with pytest.raises(ValueError, match="allowed are 3 numbers"):
         fixed_widths(three, None, widths=(0.5, 1.0))
 
@@ -399,17 +399,17 @@ def processes(folder: Path, program: str = "") -> list[int]:
     return found
 
 
-def in_process_without(data: aq.Data, recipe: aq.Recipe, away: dict[int, set[int]]) -> aq.Round:
+def in_process_without(data: aq.Dataset, config: aq.Config, away: dict[int, set[int]]) -> aq.Round:
     """The last round of the loop in one process, in which these participants were away from these rounds."""
-    shards = aq.partition_named(PARTITION)(data.train, recipe)
+    shards = aq.registry.partition(PARTITION)(data.train, config)
     present = aq.slimmable(aq.MLP)
 
     def local(state: Any, shard: aq.Shard, *rest: Any, first: int, **options: Any) -> aq.Update:
         update = present.local(state, shard, *rest, first=first, **options)
-        gone = shard.participant in away.get(first // recipe.local_steps, ())
+        gone = shard.participant in away.get(first // config.local_steps, ())
         return replace(update, loss=float("nan")) if gone else update
 
-    *_, last = aq.federate(aq.MLP, shards, recipe, scheme=replace(present, local=local), progress=False)
+    *_, last = aq.federate(aq.MLP, shards, config, strategy=replace(present, local=local), progress=False)
     return last
 
 
@@ -459,13 +459,13 @@ def test_nothing_else_in_the_package_imports_it() -> None:
 @linux
 @pytest.mark.fleet
 def test_a_dead_a_slow_and_a_restarted_one_leave_the_network_of_those_who_were_there(
-    started: Callable[..., Fleet], data: aq.Data
+    started: Callable[..., Fleet], data: aq.Dataset
 ) -> None:
-    recipe = aq.Recipe(participants=3, rounds=3, local_steps=3, batch=16)
+    config = aq.Config(participants=3, rounds=3, local_steps=3, batch=16)
     fleet = started(3)
     asked = fleet.settings(deadline=DEADLINE, quorum=2)
     first = training(fleet, 2, 0)
-    fleet.submit(asked, recipe)
+    fleet.submit(asked, config)
     until(first)
     second = training(fleet, 1, 1)
     fleet.stop("participant-02", kill=True)  # dead in the middle of round 0 ...
@@ -479,23 +479,23 @@ def test_a_dead_a_slow_and_a_restarted_one_leave_the_network_of_those_who_were_t
     until(third)
     fleet.stop("server", kill=True)  # the server dies in the middle of round 2
     fleet.start_server()
-    fleet.submit(asked, recipe)
+    fleet.submit(asked, config)
     assert fleet.wait(asked, 600) == WELL, fleet.tail("server", 40)
     assert rounds_of(fleet) == [[0, 1], [0, 2], [0, 1, 2]]
-    assert same(state_of(asked), in_process_without(data, recipe, {0: {2}, 1: {1}}).theta)
+    assert same(state_of(asked), in_process_without(data, config, {0: {2}, 1: {1}}).theta)
     report = aq.Report.load(asked.folder)
     for i, width in enumerate(report.widths):
         (mine,) = fleet.rewards(i).glob("*.safetensors")
-        assert aq.parameters(aq.load_reward(mine)) == aq.parameters(aq.MLP(width))
+        assert aq.n_parameters(aq.load_reward(mine)) == aq.n_parameters(aq.MLP(width))
 
 
 @linux
 @pytest.mark.fleet
-def test_keys_certificates_a_full_disk_and_the_quorum(started: Callable[..., Fleet], data: aq.Data) -> None:
-    recipe = aq.Recipe(participants=2, rounds=2, local_steps=3, batch=16)
+def test_keys_certificates_a_full_disk_and_the_quorum(started: Callable[..., Fleet], data: aq.Dataset) -> None:
+    config = aq.Config(participants=2, rounds=2, local_steps=3, batch=16)
     fleet = started(2, secure=True)
     asked = fleet.settings(deadline=DEADLINE, quorum=2)
-    fleet.submit(asked, recipe)
+    fleet.submit(asked, config)
     elsewhere = write_certificates(fleet.folder / "elsewhere")
     fleet.start_participant(8, key=write_key(fleet.folder / "elsewhere", "stranger"))
     fleet.start_participant(9, key=fleet.folder / "keys" / "participant-01", authority=elsewhere / "ca.crt")
@@ -503,20 +503,20 @@ def test_keys_certificates_a_full_disk_and_the_quorum(started: Callable[..., Fle
     for each in processes(fleet.folder, "flwr-serverapp"):  # from now on no file may grow beyond 100 kB
         resource.prlimit(each, resource.RLIMIT_FSIZE, (100_000, 100_000))
     assert re.search("cannot be written to .*; the last checkpoint is whole", fleet.wait(asked, 600))
-    theta, index = aq.load_checkpoint(state_of(asked), recipe)  # type: ignore[misc]
-    shards = aq.partition_named(PARTITION)(data.train, recipe)
-    first = next(aq.federate(aq.MLP, shards, recipe, progress=False))
+    theta, index = aq.checkpoint.load_checkpoint(state_of(asked), config)  # type: ignore[misc]
+    shards = aq.registry.partition(PARTITION)(data.train, config)
+    first = next(aq.federate(aq.MLP, shards, config, progress=False))
     assert index == 0
     assert all(torch.equal(theta[k], first.theta[k]) for k in theta)
     until(lambda: fleet.processes["participant-08"].poll() is not None)
     assert "CERTIFICATE_VERIFY_FAILED" in fleet.tail("participant-09", 200)
     fleet.stop("participant-08", "participant-09")
     second = training(fleet, 1, 1)
-    fleet.submit(asked, recipe)
+    fleet.submit(asked, config)
     until(second)
     fleet.stop("participant-01", kill=True)
     assert re.search("round 1: 1 of 2 participants answered .* the quorum is 2", fleet.wait(asked, 600))
-    assert aq.load_checkpoint(state_of(asked), recipe)[1] == 0  # type: ignore[index]
+    assert aq.checkpoint.load_checkpoint(state_of(asked), config)[1] == 0  # type: ignore[index]
     keys = {
         each["key"]
         for each in json.loads((fleet.folder / "server" / "ledger.json").read_text())["participants"].values()

@@ -23,10 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aequa_lite as aq
-from aequa_lite import names, runs, tables, verdicts
-from aequa_lite.records import Given
+from aequa_lite import registry as names
+from aequa_lite.experiments import published as verdicts
+from aequa_lite.experiments import sweep as runs
+from aequa_lite.experiments import tables
+from aequa_lite.types import WidthAssignment
 
-RECIPE = aq.Recipe(participants=2, rounds=3, local_steps=1, batch=4)
+RECIPE = aq.Config(participants=2, rounds=3, local_steps=1, batch=4)
 SMALL = names.network_named("MLP(hidden=4)")
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = "{a: [{claim: c, source: s, mark: seen, measure: m, rows: {}, tolerance: 1, why: w, sweeps: {}, value: 1}]}"
@@ -42,17 +45,17 @@ class Reader:
 
 
 def write_checkpoint(folder: Path) -> None:
-    given_ = Given((0.5, 1.0), (0.1, 0.2))
-    aq.save_checkpoint(folder / "theta.safetensors", aq.initial(SMALL, 0), 0, RECIPE, given_)
+    given_ = WidthAssignment((0.5, 1.0), (0.1, 0.2))
+    aq.checkpoint.save_checkpoint(folder / "theta.safetensors", aq.init_params(SMALL, 0), 0, RECIPE, given_)
 
 
 def resume(folder: Path) -> None:
     """Go on from a checkpoint: what was read must also serve."""
     path = folder / "theta.safetensors"
-    aq.load_checkpoint(path, RECIPE)
+    aq.checkpoint.load_checkpoint(path, RECIPE)
     train = aq.Samples(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), torch.arange(8), classes=10)
     rounds = aq.federate(
-        SMALL, aq.homogeneous(train, RECIPE), RECIPE, checkpoint=path, every=9, count=1, progress=False
+        SMALL, aq.data.homogeneous(train, RECIPE), RECIPE, checkpoint=path, every=9, count=1, progress=False
     )
     rounds = list(rounds)
     assert all(torch.isfinite(t).all() for rnd in rounds for t in rnd.theta.values())
@@ -62,13 +65,13 @@ def write_reward(folder: Path) -> None:
     build = names.network_named("TextCNN(words=4, embedding=4, maps=4)")
     words = ("<padding>", "<unknown>", "film", "fine")
     aq.save_rewards(folder, build, [build(0.5), build(1.0)], [0.5, 1.0], RECIPE, words=words)
-    aq.write_loader(folder, build)
+    aq.rewards.write_loader(folder, build)
 
 
 def read_reward(folder: Path) -> None:
     path = folder / "participant-00.safetensors"
-    net, words = aq.load_reward(path), aq.load_words(path)
-    net(aq.tokens(["a fine film"], words))
+    net, words = aq.load_reward(path), aq.rewards.load_words(path)
+    net(aq.data.tokens(["a fine film"], words))
 
 
 def read_alone(folder: Path) -> None:
@@ -76,7 +79,7 @@ def read_alone(folder: Path) -> None:
     aside = folder.parent / "load_reward.py"
     if not aside.exists():  # an intact one: a spoilt loader is code that verify_rewards refuses
         build = names.network_named("TextCNN(words=4, embedding=4, maps=4)")
-        aq.write_loader(folder.parent, build)
+        aq.rewards.write_loader(folder.parent, build)
     spec = importlib.util.spec_from_file_location("load_reward", aside)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
@@ -86,14 +89,14 @@ def read_alone(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    for line in map(str, aq.verify_rewards(folder)):
+    for line in map(str, aq.rewards.verify_rewards(folder)):
         assert "\n" not in line
         assert len(line) < 2000
 
 
 def write_report(folder: Path) -> None:
     aq.Report(
-        recipe=RECIPE.to_dict(), data={"name": "few", "sha256": "0" * 64, "sizes": {"train": 8, "validation": 8, "test": 8}},
+        config=RECIPE.to_dict(), data={"name": "few", "sha256": "0" * 64, "sizes": {"train": 8, "validation": 8, "test": 8}},
         partition="homogeneous", method="aequa", versions={"torch": "2"}, device="cpu", seconds=1.0, parameters_sent=9,
         contribution=(0.2, 0.4), standalone=(0.2, 0.4), widths=(0.5, 1.0), parameters=(5, 9), predicted_accuracy=(0.5, 0.6),
         test_accuracy=(0.5, 0.6), curve={"widths": [0.5, 1.0], "validation": [0.5, 0.6], "test": [0.5, 0.6],

@@ -16,46 +16,48 @@ BUDGETED = {"cost": lambda w: w, "budget": 1.8}
 
 def test_claiming_more_pays_below_the_top_and_not_at_it() -> None:
     b = [0.3, 0.5, 0.7]
-    report, added = aq.best_reply(b, FINE, 0)
+    report, added = aq.allocation.best_response(b, FINE, 0)
     assert report > 0.3
     assert added > 0.2
-    assert aq.best_reply(b, FINE, 2)[1] == 0.0  # it holds the full network already
+    assert aq.allocation.best_response(b, FINE, 2)[1] == 0.0  # it holds the full network already
     with pytest.raises(ValueError, match="participant is 3"):
-        aq.best_reply(b, FINE, 3)
+        aq.allocation.best_response(b, FINE, 3)
 
 
 def test_a_rule_that_follows_contributions_pays_for_claims_that_are_believed() -> None:
     for rule in (
         aq.allocate,
-        aq.proportional,
-        aq.capped,
-        partial(aq.leximin, **BUDGETED),
-        partial(aq.nash, **BUDGETED),
+        aq.allocation.proportional,
+        aq.allocation.capped,
+        partial(aq.allocation.leximin, **BUDGETED),
+        partial(aq.allocation.nash, **BUDGETED),
     ):
-        assert aq.temptations(B, FINE, rule).max() > 0.05
+        assert aq.allocation.misreport_gains(B, FINE, rule).max() > 0.05
 
 
 def test_a_rule_that_ignores_them_does_not() -> None:
     def everyone_full(b: object, curve: aq.Curve) -> aq.Plan:
         return aq.allocate(np.full(len(np.asarray(b)), 0.5), curve)
 
-    assert aq.temptations(B, FINE, everyone_full).tolist() == [0, 0, 0]
+    assert aq.allocation.misreport_gains(B, FINE, everyone_full).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("rule", [aq.proportional, aq.capped, partial(aq.leximin, **BUDGETED)])
+@pytest.mark.parametrize(
+    "rule", [aq.allocation.proportional, aq.allocation.capped, partial(aq.allocation.leximin, **BUDGETED)]
+)
 def test_claiming_less_never_pays(rule) -> None:
     for seed in range(5):
         b = aq.stream(seed, "claims").uniform(0.15, 0.6, 3).round(2)
-        assert aq.temptations(b, FINE, rule, measured=True).max() == 0
+        assert aq.allocation.misreport_gains(b, FINE, rule, measured=True).max() == 0
 
 
 def test_claiming_less_pays_at_most_a_little_small_change_under_equal_gains() -> None:
     step = float(np.diff(FINE.levels).max())
     for seed in range(5):
         b = aq.stream(seed, "claims").uniform(0.15, 0.6, 4).round(2)
-        assert aq.temptations(b, FINE, measured=True).max() <= step + 1e-9
+        assert aq.allocation.misreport_gains(b, FINE, measured=True).max() <= step + 1e-9
 
 
 def test_the_sum_of_powers_tempts_whoever_cannot_gain_to_look_weaker() -> None:
-    rule = partial(aq.lp_welfare, p=0.5, cost=lambda w: w, budget=1.0)
-    assert aq.temptations([0.3, 0.75], FINE, rule, measured=True)[1] > 0.05
+    rule = partial(aq.allocation.lp_welfare, p=0.5, cost=lambda w: w, budget=1.0)
+    assert aq.allocation.misreport_gains([0.3, 0.75], FINE, rule, measured=True)[1] > 0.05

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
-from aequa_lite.judge import distinct
+from aequa_lite.evaluation import distinct_widths
 
 
 def test_the_grid_of_widths_has_both_ends() -> None:
@@ -22,10 +22,10 @@ def test_the_grid_of_widths_has_both_ends() -> None:
 
 
 def test_only_widths_at_which_the_network_grows_are_measured() -> None:
-    kept = list(distinct(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
-    sizes = [aq.parameters(aq.LeNet(w)) for w in kept]
+    kept = list(distinct_widths(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
+    sizes = [aq.n_parameters(aq.LeNet(w)) for w in kept]
     assert all(a < b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-    assert sizes[-1] == aq.parameters(aq.LeNet())
+    assert sizes[-1] == aq.n_parameters(aq.LeNet())
 
 
 TENTHS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -33,29 +33,31 @@ SMALL = {"shape": (1, 28, 28), "classes": 10}
 NETS = {
     "MLP": aq.MLP,
     "LeNet": aq.LeNet,
-    "no stem": partial(aq.ResNet18, **SMALL, channels=8, group=2),
-    "running statistics": partial(aq.BatchResNet18, **SMALL, channels=8),
+    "no stem": partial(aq.networks.ResNet18, **SMALL, channels=8, group=2),
+    "running statistics": partial(aq.networks.BatchResNet18, **SMALL, channels=8),
 }
 
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("name", NETS)
-def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(few: aq.Data, name: str, count: int) -> None:
-    build, theta = NETS[name], aq.initial(NETS[name], seed=3)
+def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(
+    few: aq.Dataset, name: str, count: int
+) -> None:
+    build, theta = NETS[name], aq.init_params(NETS[name], seed=3)
     before = {key: t.clone() for key, t in theta.items()}
     curve = aq.accuracy_curve(build, theta, few.test, grid=(0.1, 0.5, 1.0), count=count)
     rewards = [aq.slim(build, theta, w).eval() for w in curve.widths]
-    assert np.array_equal(curve.hits, [aq.hits(reward, few.test) for reward in rewards])
+    assert np.array_equal(curve.correct, [aq.correct(reward, few.test) for reward in rewards])
     assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()
     assert all(torch.equal(t, before[key]) for key, t in theta.items())
     assert curve.samples == len(few.test)
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_reward_curve_splits_leaps_by_units_that_fade_in(few: aq.Data, name: str) -> None:
-    build, recipe = NETS[name], aq.Recipe(grid=10, min_width=0.15, fade=8)
-    theta = {key: 3 * t if t.is_floating_point() else t for key, t in aq.initial(build, seed=3).items()}
-    curve = aq.reward_curve(build, theta, few.test, recipe)
+def test_a_reward_curve_splits_leaps_by_units_that_fade_in(few: aq.Dataset, name: str) -> None:
+    build, config = NETS[name], aq.Config(grid=10, min_width=0.15, fractions=8)
+    theta = {key: 3 * t if t.is_floating_point() else t for key, t in aq.init_params(build, seed=3).items()}
+    curve = aq.reward_curve(build, theta, few.test, config)
     plain = aq.accuracy_curve(build, theta, few.test, grid=TENTHS)
     assert set(plain.widths[1:]) <= set(curve.widths)
     assert (np.diff(curve.widths) > 1 / 80 - 1e-9).all()
@@ -63,18 +65,18 @@ def test_a_reward_curve_splits_leaps_by_units_that_fade_in(few: aq.Data, name: s
     cell = np.ceil(curve.widths[1:] * 10 - 1e-9) / 10 - 0.1  # where the grid's cell of the wider one begins
     inside = cell <= curve.widths[:-1] + 1e-9
     assert (np.abs(np.diff(curve.accuracy))[near & inside] <= 0.005).all()
-    rewards = [aq.network_at(build, theta, curve, w).eval() for w in curve.widths]
-    assert np.array_equal(curve.hits, [aq.hits(reward, few.test) for reward in rewards])
+    rewards = [aq.model_at(build, theta, curve, w).eval() for w in curve.widths]
+    assert np.array_equal(curve.correct, [aq.correct(reward, few.test) for reward in rewards])
 
 
-def test_without_fading_a_reward_curve_has_whole_widths_only(few: aq.Data) -> None:
-    theta = aq.initial(aq.MLP, seed=3)
-    curve = aq.reward_curve(aq.MLP, theta, few.test, aq.Recipe(grid=10, min_width=0.15, fade=0))
-    assert (curve.widths.tolist(), curve.fading) == (list(TENTHS), None)
+def test_without_fading_a_reward_curve_has_whole_widths_only(few: aq.Dataset) -> None:
+    theta = aq.init_params(aq.MLP, seed=3)
+    curve = aq.reward_curve(aq.MLP, theta, few.test, aq.Config(grid=10, min_width=0.15, fractions=0))
+    assert (curve.widths.tolist(), curve.fraction_grid) == (list(TENTHS), None)
 
 
-def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Data) -> None:
-    theta = aq.initial(aq.MLP, seed=0)
+def test_measuring_many_widths_keeps_the_memory_flat(few: aq.Dataset) -> None:
+    theta = aq.init_params(aq.MLP, seed=0)
     resident = [_resident()]
     for _ in range(3):
         aq.accuracy_curve(aq.MLP, theta, few.validation)

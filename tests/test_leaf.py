@@ -7,9 +7,9 @@ import pytest
 import torch
 from formats import damage, pixels, write_leaf
 
-from aequa_lite.data import load
-from aequa_lite.partition import natural
-from aequa_lite.records import Recipe
+from aequa_lite.config import Config
+from aequa_lite.data.load import load
+from aequa_lite.data.partition import natural
 
 
 def test_femnist_keeps_pixels_and_writers(tmp_path):
@@ -21,7 +21,7 @@ def test_femnist_keeps_pixels_and_writers(tmp_path):
         data.test.x.reshape(16, 784), torch.from_numpy(np.concatenate([pixels(8, 784, seed=i) for i in (0, 2)]))
     )
     assert data.train.groups.unique().tolist() == [0, 1, 2, 3]
-    for shard in natural(data.train, Recipe(participants=4)):
+    for shard in natural(data.train, Config(participants=4)):
         writer = int(shard.samples.groups[0])
         own = {row.tobytes() for row in pixels(8, 784, seed=writer)}
         assert all(row.numpy().tobytes() in own for row in shard.samples.x)

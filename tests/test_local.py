@@ -10,27 +10,27 @@ from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
 from aequa_lite.local import batches, gradient, offsets
-from aequa_lite.slim import Build, prefix, slice_of
+from aequa_lite.slimmable import Build, prefix, slice_of
 
 
-def only_narrow(draws: np.random.Generator, widest: float, recipe: aq.Recipe) -> tuple[float, ...]:
+def only_narrow(draws: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
     """Train half the width alone, although the participant holds more."""
     return (0.5,)
 
 
-def shard_of(few: aq.Data) -> aq.Shard:
+def shard_of(few: aq.Dataset) -> aq.Shard:
     return aq.Shard(0, few.train, np.arange(len(few.train)))
 
 
-def test_full_width_training_is_plain_sgd(few: aq.Data) -> None:
-    recipe = aq.Recipe(local_steps=6, batch=32, weight_decay=0.01, lr=0.05)
-    theta, shard = aq.initial(aq.LeNet, seed=0), shard_of(few)
-    update = aq.local_sgd(aq.LeNet, theta, shard, 1.0, recipe, aq.stream(0, "t"), draw=aq.full_only)
+def test_full_width_training_is_plain_sgd(few: aq.Dataset) -> None:
+    config = aq.Config(local_steps=6, batch=32, weight_decay=0.01, lr=0.05)
+    theta, shard = aq.init_params(aq.LeNet, seed=0), shard_of(few)
+    update = aq.local_sgd(aq.LeNet, theta, shard, 1.0, config, aq.stream(0, "t"), width_sampler=aq.full_only)
     net = aq.slim(aq.LeNet, theta, 1.0)
-    plain = torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=0.01)
-    for step, chosen in enumerate(batches(aq.stream(0, "t"), len(shard), recipe, 6)):
+    plain = torch.optim.SGD(net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=0.01)
+    for step, chosen in enumerate(batches(aq.stream(0, "t"), len(shard), config, 6)):
         for group in plain.param_groups:
-            group["lr"] = recipe.lr_at(step)
+            group["lr"] = config.lr_at(step)
         plain.zero_grad()
         cross_entropy(net(few.train.x[chosen]), few.train.y[chosen]).backward()
         plain.step()
@@ -38,10 +38,10 @@ def test_full_width_training_is_plain_sgd(few: aq.Data) -> None:
         torch.testing.assert_close(update.state[k], t, atol=2e-6, rtol=1e-5)
 
 
-def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Data) -> None:
-    recipe = aq.Recipe(local_steps=8, batch=16, weight_decay=0.1)
-    theta = aq.initial(aq.MLP, seed=0)
-    update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, recipe, aq.stream(0, "t"), draw=only_narrow)
+def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Dataset) -> None:
+    config = aq.Config(local_steps=8, batch=16, weight_decay=0.1)
+    theta = aq.init_params(aq.MLP, seed=0)
+    update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, config, aq.stream(0, "t"), width_sampler=only_narrow)
     for k, held in slice_of(aq.MLP, theta, 0.5).items():
         now, before = update.state[k].clone(), theta[k].clone()
         assert not torch.equal(now[prefix(held.shape)], before[prefix(held.shape)])
@@ -57,10 +57,10 @@ class Nested(nn.Sequential):
 
 
 @pytest.mark.parametrize("build", [aq.MLP, aq.LeNet, Nested], ids=lambda b: b.__name__)
-def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data, build: Build) -> None:
-    theta, x, y = aq.initial(build, seed=0), few.train.x[:20], few.train.y[:20]
+def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Dataset, build: Build) -> None:
+    theta, x, y = aq.init_params(build, seed=0), few.train.x[:20], few.train.y[:20]
     chosen = (0.3, 1.0, 0.6, 1.0)
-    grads, loss = gradient(build, theta, chosen, x, y, aq.Recipe(loss_power=0.0))
+    grads, loss = gradient(build, theta, chosen, x, y, aq.Config(loss_power=0.0))
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
     mean = sum(cross_entropy(aq.view(build, leaves, w)(x), y) for w in chosen) / 4
     mean.backward()
@@ -71,56 +71,56 @@ def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Data, build: Bu
 
 
 @pytest.mark.parametrize("build", [aq.MLP, aq.LeNet], ids=lambda b: b.__name__)
-def test_a_stem_says_a_prefix_of_what_a_wider_one_says(few: aq.Data, build: Build) -> None:
-    theta = aq.initial(build, seed=0)
+def test_a_stem_says_a_prefix_of_what_a_wider_one_says(few: aq.Dataset, build: Build) -> None:
+    theta = aq.init_params(build, seed=0)
     wide, narrow = (list(aq.slim(build, theta, w))[: build.stem_layers] for w in (0.8, 0.3))
     said, heard = nn.Sequential(*wide)(few.train.x[:9]), nn.Sequential(*narrow)(few.train.x[:9])
     torch.testing.assert_close(said[prefix(heard.shape)], heard)
 
 
-def test_local_training_leaves_the_shared_network_alone(few: aq.Data) -> None:
-    theta = aq.initial(aq.MLP, seed=0)
+def test_local_training_leaves_the_shared_network_alone(few: aq.Dataset) -> None:
+    theta = aq.init_params(aq.MLP, seed=0)
     before = {k: t.clone() for k, t in theta.items()}
-    aq.local_sgd(aq.MLP, slice_of(aq.MLP, theta, 0.5), shard_of(few), 0.5, aq.Recipe(), aq.stream(0, "t"), steps=2)
+    aq.local_sgd(aq.MLP, slice_of(aq.MLP, theta, 0.5), shard_of(few), 0.5, aq.Config(), aq.stream(0, "t"), steps=2)
     assert all(torch.equal(before[k], t) for k, t in theta.items())
 
 
 def test_every_sample_is_seen_before_any_is_seen_twice() -> None:
-    order = batches(aq.stream(0, "t"), 50, aq.Recipe(batch=16), steps=10).ravel()
+    order = batches(aq.stream(0, "t"), 50, aq.Config(batch=16), steps=10).ravel()
     assert sorted(order[:50]) == list(range(50))
     assert sorted(order[50:100]) == list(range(50))
     assert not np.array_equal(order[:50], order[50:100])
 
 
 def test_a_shard_smaller_than_a_batch_is_taken_whole() -> None:
-    assert batches(aq.stream(0, "t"), 5, aq.Recipe(batch=64), steps=3).shape == (3, 5)
+    assert batches(aq.stream(0, "t"), 5, aq.Config(batch=64), steps=3).shape == (3, 5)
 
 
 def test_drawn_widths_stay_between_least_and_widest() -> None:
-    recipe = aq.Recipe(min_width=0.1, widths_per_step=50)
+    config = aq.Config(min_width=0.1, widths_per_step=50)
     for widest in (0.1, 0.4, 1.0):
-        first, *others = aq.full_and_random(aq.stream(0, "t"), widest, recipe)
+        first, *others = aq.full_and_random(aq.stream(0, "t"), widest, config)
         assert first == widest
         assert all(0.1 <= w <= widest for w in others)
 
 
 def test_drawn_widths_lie_on_the_recipes_grid() -> None:
-    drawn = np.array(aq.full_and_random(aq.stream(0, "t"), 1.0, aq.Recipe(widths_per_step=50, grid=7)))
+    drawn = np.array(aq.full_and_random(aq.stream(0, "t"), 1.0, aq.Config(widths_per_step=50, grid=7)))
     assert np.allclose(drawn * 7, np.round(drawn * 7))
 
 
 def test_ordered_dropout_trains_one_width_and_the_sandwich_both_ends() -> None:
-    recipe = aq.Recipe(min_width=0.1, widths_per_step=3)
-    assert len(aq.one_random(aq.stream(0, "t"), 1.0, recipe)) == 1
-    drawn = aq.sandwich(aq.stream(0, "t"), 0.6, recipe)
+    config = aq.Config(min_width=0.1, widths_per_step=3)
+    assert len(aq.one_random(aq.stream(0, "t"), 1.0, config)) == 1
+    drawn = aq.sandwich(aq.stream(0, "t"), 0.6, config)
     assert drawn[:2] == (0.6, 0.1)
     assert len(drawn) == 5
 
 
-def test_a_step_of_ordered_dropout_moves_nothing_beyond_its_width(few: aq.Data) -> None:
-    recipe, theta = aq.Recipe(local_steps=1, batch=16, weight_decay=0.1), aq.initial(aq.MLP, seed=0)
-    (width,) = aq.one_random(_after_batches(recipe, few), 1.0, recipe)
-    update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, recipe, aq.stream(0, "t"), draw=aq.one_random)
+def test_a_step_of_ordered_dropout_moves_nothing_beyond_its_width(few: aq.Dataset) -> None:
+    config, theta = aq.Config(local_steps=1, batch=16, weight_decay=0.1), aq.init_params(aq.MLP, seed=0)
+    (width,) = aq.one_random(_after_batches(config, few), 1.0, config)
+    update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, config, aq.stream(0, "t"), width_sampler=aq.one_random)
     for k, held in slice_of(aq.MLP, theta, width).items():
         moved = update.state[k] != theta[k]
         assert moved[prefix(held.shape)].any()
@@ -128,17 +128,17 @@ def test_a_step_of_ordered_dropout_moves_nothing_beyond_its_width(few: aq.Data) 
         assert not moved.any()
 
 
-def _after_batches(recipe: aq.Recipe, few: aq.Data) -> np.random.Generator:
+def _after_batches(config: aq.Config, few: aq.Dataset) -> np.random.Generator:
     """The stream of a participant once its batches have been drawn."""
     draws = aq.stream(0, "t")
-    batches(draws, len(few.train), recipe, recipe.local_steps)
+    batches(draws, len(few.train), config, config.local_steps)
     return draws
 
 
-def test_losses_count_by_width_to_a_power(few: aq.Data) -> None:
-    theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
-    recipe = aq.Recipe(loss_power=2.0)
-    grads, loss = gradient(aq.MLP, theta, (0.5, 1.0), x, y, recipe)
+def test_losses_count_by_width_to_a_power(few: aq.Dataset) -> None:
+    theta, x, y = aq.init_params(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
+    config = aq.Config(loss_power=2.0)
+    grads, loss = gradient(aq.MLP, theta, (0.5, 1.0), x, y, config)
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
     wide, narrow = (cross_entropy(aq.view(aq.MLP, leaves, w)(x), y) for w in (1.0, 0.5))
     (0.8 * wide + 0.2 * narrow).backward()
@@ -147,9 +147,9 @@ def test_losses_count_by_width_to_a_power(few: aq.Data) -> None:
         torch.testing.assert_close(grads[k], t.grad)
 
 
-def test_narrow_widths_learn_from_the_soft_labels_of_the_widest(few: aq.Data) -> None:
-    theta, x, y = aq.initial(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
-    grads, _ = gradient(aq.MLP, theta, (1.0, 0.5), x, y, aq.Recipe(distill=0.25, loss_power=0.0))
+def test_narrow_widths_learn_from_the_soft_labels_of_the_widest(few: aq.Dataset) -> None:
+    theta, x, y = aq.init_params(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
+    grads, _ = gradient(aq.MLP, theta, (1.0, 0.5), x, y, aq.Config(distill=0.25, loss_power=0.0))
     leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
     wide, narrow = (aq.view(aq.MLP, leaves, w)(x) for w in (1.0, 0.5))
     soft = wide.detach().softmax(1)
@@ -159,18 +159,18 @@ def test_narrow_widths_learn_from_the_soft_labels_of_the_widest(few: aq.Data) ->
         torch.testing.assert_close(grads[k], t.grad)
 
 
-def test_the_proximal_pull_is_that_of_fedprox(few: aq.Data) -> None:
-    recipe = aq.Recipe(local_steps=5, batch=32, lr=0.05, momentum=0.0, proximal=0.7)
-    theta, shard = aq.initial(aq.MLP, seed=0), shard_of(few)
-    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "t"), draw=aq.full_only)
+def test_the_proximal_pull_is_that_of_fedprox(few: aq.Dataset) -> None:
+    config = aq.Config(local_steps=5, batch=32, lr=0.05, momentum=0.0, proximal=0.7)
+    theta, shard = aq.init_params(aq.MLP, seed=0), shard_of(few)
+    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), width_sampler=aq.full_only)
     net = aq.slim(aq.MLP, theta, 1.0)
-    for step, chosen in enumerate(batches(aq.stream(0, "t"), len(shard), recipe, 5)):
+    for step, chosen in enumerate(batches(aq.stream(0, "t"), len(shard), config, 5)):
         net.zero_grad()
         away = sum((p - theta[k]).square().sum() for k, p in net.named_parameters())
         (cross_entropy(net(few.train.x[chosen]), few.train.y[chosen]) + 0.35 * away).backward()
         with torch.no_grad():
             for p in net.parameters():
-                p -= recipe.lr_at(step) * p.grad
+                p -= config.lr_at(step) * p.grad
     for k, t in net.state_dict().items():
         torch.testing.assert_close(update.state[k], t, atol=2e-6, rtol=1e-5)
 
@@ -190,19 +190,28 @@ def test_offsets_are_the_log_shares_of_the_classes() -> None:
 @pytest.mark.parametrize(
     ("balance", "odds"), [(0.0, 80 / 20), (0.5, (80 / 20) / (81 / 21) ** 0.5), (1.0, (80 / 20) / (81 / 21))]
 )
-def test_a_balanced_loss_forgets_how_often_a_shard_shows_a_class(balance: float, odds: float) -> None:
+def test_a_balanced_loss_forgets_how_often_a_shard_shows_a_class(logit_adjustment: float, odds: float) -> None:
     # the pictures say nothing, so all that can be learnt is how often each class comes
-    recipe = aq.Recipe(participants=1, rounds=1, local_steps=400, batch=100, lr=0.1)
-    shard, theta = unlike(), aq.initial(aq.MLP, seed=0)
-    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, recipe, aq.stream(0, "t"), draw=aq.full_only, balance=balance)
+    config = aq.Config(participants=1, rounds=1, local_steps=400, batch=100, lr=0.1)
+    shard, theta = unlike(), aq.init_params(aq.MLP, seed=0)
+    update = aq.local_sgd(
+        aq.MLP,
+        theta,
+        shard,
+        1.0,
+        config,
+        aq.stream(0, "t"),
+        width_sampler=aq.full_only,
+        logit_adjustment=logit_adjustment,
+    )
     says = aq.slim(aq.MLP, update.state, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
     assert says[3] / says[7] == pytest.approx(odds, rel=0.02)
 
 
-def test_without_balance_training_is_what_it_was_to_the_bit(few: aq.Data) -> None:
-    recipe, theta = aq.Recipe(local_steps=3, batch=16), aq.initial(aq.MLP, seed=0)
+def test_without_balance_training_is_what_it_was_to_the_bit(few: aq.Dataset) -> None:
+    config, theta = aq.Config(local_steps=3, batch=16), aq.init_params(aq.MLP, seed=0)
     plain, zero, full = (
-        aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, recipe, aq.stream(0, "t"), **more).state
+        aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, config, aq.stream(0, "t"), **more).state
         for more in ({}, {"balance": 0.0}, {"balance": 1.0})
     )
     assert all(torch.equal(plain[k], t) for k, t in zero.items())
@@ -210,13 +219,20 @@ def test_without_balance_training_is_what_it_was_to_the_bit(few: aq.Data) -> Non
 
 
 @pytest.mark.parametrize("balance", [-0.1, 1.1, float("nan"), "much"])
-def test_a_balance_that_makes_no_sense_is_refused_before_any_work(balance, few: aq.Data) -> None:
+def test_a_balance_that_makes_no_sense_is_refused_before_any_work(logit_adjustment, few: aq.Dataset) -> None:
     for asked in (
-        lambda: aq.slimmable(aq.MLP, balance=balance),
-        lambda: aq.aequa(balance=balance),
-        lambda: aq.earned(balance=balance),
+        lambda: aq.slimmable(aq.MLP, logit_adjustment=logit_adjustment),
+        lambda: aq.aequa(logit_adjustment=logit_adjustment),
+        lambda: aq.method.earned(logit_adjustment=logit_adjustment),
         lambda: aq.local_sgd(
-            aq.MLP, {}, shard_of(few), 1.0, aq.Recipe(), aq.stream(0, "t"), draw=aq.full_only, balance=balance
+            aq.MLP,
+            {},
+            shard_of(few),
+            1.0,
+            aq.Config(),
+            aq.stream(0, "t"),
+            width_sampler=aq.full_only,
+            logit_adjustment=logit_adjustment,
         ),
     ):
         with pytest.raises(ValueError, match="balance is .*; allowed is a number from 0 to 1"):

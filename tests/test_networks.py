@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 import aequa_lite as aq
-from aequa_lite.names import NETWORKS
+from aequa_lite.registry import NETWORKS
 
 PICTURE = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 SMALL = {"ResNet18": {"channels": 8}, "BatchResNet18": {"channels": 8}, "Transformer": {"heads": 2}}
@@ -27,14 +27,14 @@ def as_ours(name: str) -> str:
 
 def test_a_resnet_with_batchnorm_computes_what_torchvisions_does() -> None:
     theirs = resnet18(weights=None).eval()
-    ours = aq.BatchResNet18(1.0, shape=(3, 224, 224), classes=1000, stem=7).eval()
+    ours = aq.networks.BatchResNet18(1.0, shape=(3, 224, 224), classes=1000, stem=7).eval()
     ours.load_state_dict({as_ours(name): t for name, t in theirs.state_dict().items()})
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(x), theirs(x))
-    assert aq.parameters(ours) == aq.parameters(theirs) == 11_689_512
+    assert aq.n_parameters(ours) == aq.n_parameters(theirs) == 11_689_512
 
 
-@pytest.mark.parametrize("build", [aq.ResNet18, aq.BatchResNet18])
+@pytest.mark.parametrize("build", [aq.networks.ResNet18, aq.networks.BatchResNet18])
 def test_a_resnet_for_small_pictures_differs_from_torchvisions_in_its_stem_alone(build) -> None:
     with torch.device("meta"):
         theirs = {as_ours(name): tuple(p.shape) for name, p in resnet18(num_classes=10).named_parameters()}
@@ -46,11 +46,11 @@ def test_a_resnet_for_small_pictures_differs_from_torchvisions_in_its_stem_alone
 
 @pytest.mark.parametrize(("width", "millions"), [(0.2, 23), (0.4, 91), (0.6, 203), (0.8, 360), (1.0, 555)])
 def test_its_multiply_adds_are_those_that_fjord_publishes(width: float, millions: int) -> None:
-    assert round(aq.flops(aq.BatchResNet18, width, PICTURE) / 2e6) == millions
+    assert round(aq.networks.flops(aq.networks.BatchResNet18, width, PICTURE) / 2e6) == millions
 
 
 def test_group_sizes_stay_and_group_numbers_grow() -> None:
-    for build in (aq.ConvNet, partial(aq.ResNet18, channels=32)):
+    for build in (aq.networks.ConvNet, partial(aq.networks.ResNet18, channels=32)):
         for width in (0.02, 0.3, 0.7, 1.0):
             norms = [each for each in build(width).modules() if isinstance(each, torch.nn.GroupNorm)]
             assert {norm.num_channels // norm.num_groups for norm in norms} == {4}
@@ -59,7 +59,7 @@ def test_group_sizes_stay_and_group_numbers_grow() -> None:
 @pytest.mark.parametrize("stem", [1, 5, 0, 7.5])
 def test_a_stem_of_another_size_is_refused(stem: object) -> None:
     with pytest.raises(ValueError, match=r"stem is .*; allowed is 3 .* or 7"):
-        aq.ResNet18(stem=stem)
+        aq.networks.ResNet18(stem=stem)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -69,7 +69,7 @@ def test_a_width_outside_zero_to_one_is_refused(name: str, width: float) -> None
         NETWORKS[name](width)
 
 
-@pytest.mark.parametrize("build", [aq.TextCNN, aq.Transformer])
+@pytest.mark.parametrize("build", [aq.networks.TextCNN, aq.networks.Transformer])
 def test_more_padding_changes_nothing(build) -> None:
     net = build(0.5, words=30, shape=(12,))
     ids = torch.randint(1, 30, (4, 6), generator=torch.Generator().manual_seed(0))
@@ -78,15 +78,17 @@ def test_more_padding_changes_nothing(build) -> None:
     assert torch.isfinite(net(torch.zeros(1, 12, dtype=torch.int64))).all()  # not even a sentence without words
 
 
-def test_the_embedding_of_padding_stays_zero(texts: aq.Data) -> None:
-    recipe = aq.Recipe(local_steps=3, batch=8, weight_decay=0.1)
-    build = aq.sized(aq.TextCNN, texts)
-    update = aq.local_sgd(build, aq.initial(build, 0), aq.Shard(0, texts.train, None), 1.0, recipe, aq.stream(0, "t"))
+def test_the_embedding_of_padding_stays_zero(texts: aq.Dataset) -> None:
+    config = aq.Config(local_steps=3, batch=8, weight_decay=0.1)
+    build = aq.for_dataset(aq.networks.TextCNN, texts)
+    update = aq.local_sgd(
+        build, aq.init_params(build, 0), aq.Shard(0, texts.train, None), 1.0, config, aq.stream(0, "t")
+    )
     assert not update.state["embedding.weight"][0].any()
 
 
 def test_word_order_matters_to_the_transformer_once_positions_are_learnt() -> None:
-    net = aq.Transformer(words=30, shape=(12,))
+    net = aq.networks.Transformer(words=30, shape=(12,))
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(net(ids), net(ids.flip(1)))
     torch.nn.init.normal_(net.positions)
@@ -95,7 +97,7 @@ def test_word_order_matters_to_the_transformer_once_positions_are_learnt() -> No
 
 def test_more_tokens_than_positions_are_refused() -> None:
     with pytest.raises(ValueError, match="x has 13 tokens a sample; allowed are up to 12"):
-        aq.Transformer(0.5, words=30, shape=(12,))(torch.ones(1, 13, dtype=torch.int64))
+        aq.networks.Transformer(0.5, words=30, shape=(12,))(torch.ones(1, 13, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -105,58 +107,63 @@ def test_operations_are_those_of_a_real_pass_and_grow_with_the_width(name: str) 
     build = build if name in FOR_TEXT else partial(build, shape=(3, 28, 28))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         build(0.5).eval()(x)
-    assert aq.flops(build, 0.5, x) == counter.get_total_flops() / 2
-    assert 0 < aq.flops(build, 0.05, x) < aq.flops(build, 0.5, x) < aq.flops(build, 1.0, x)
-    assert aq.parameters(build(0.05)) < aq.parameters(build(0.5)) < aq.parameters(build(1.0))
+    assert aq.networks.flops(build, 0.5, x) == counter.get_total_flops() / 2
+    assert 0 < aq.networks.flops(build, 0.05, x) < aq.networks.flops(build, 0.5, x) < aq.networks.flops(build, 1.0, x)
+    assert aq.n_parameters(build(0.05)) < aq.n_parameters(build(0.5)) < aq.n_parameters(build(1.0))
 
 
 def test_operations_counted_by_hand() -> None:
     hand = 32 * 32 * 9 * 3 * 32 + 16 * 16 * 9 * 32 * 64 + 8 * 8 * 9 * 64 * 128 + 4 * 4 * 9 * 128 * 256 + 256 * 10
-    assert aq.flops(aq.ConvNet, 1.0, PICTURE) == 2 * hand
+    assert aq.networks.flops(aq.networks.ConvNet, 1.0, PICTURE) == 2 * hand
     linear, attention = 2 * (4 * 128 * 128 + 2 * 128 * 256), 2 * 2 * 56 * 128  # for each token, over both layers
     text = torch.ones(1, 56, dtype=torch.int64)
-    assert aq.flops(aq.Transformer, 1.0, text) == 2 * (56 * (linear + attention) + 128 * 2)
+    assert aq.networks.flops(aq.networks.Transformer, 1.0, text) == 2 * (56 * (linear + attention) + 128 * 2)
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> aq.Data:
+def texts(tmp_path_factory: pytest.TempPathFactory) -> aq.Dataset:
     """A small data set of sentences."""
     return aq.load(write_sst2(tmp_path_factory.mktemp("sst2")), device="cpu")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_trains_together_and_goes_home(name: str, few: aq.Data, texts: aq.Data, tmp_path: Path) -> None:
+def test_every_network_trains_together_and_goes_home(
+    name: str, few: aq.Dataset, texts: aq.Dataset, tmp_path: Path
+) -> None:
     found = texts if name in FOR_TEXT else few
-    build = aq.sized(NETWORKS[name], found, **SMALL.get(name, {}))
-    recipe = aq.Recipe(participants=2, rounds=2, local_steps=2, batch=8)
-    shards = aq.homogeneous(found.train, recipe)
-    first, last = aq.federate(build, shards, recipe, progress=False)
+    build = aq.for_dataset(NETWORKS[name], found, **SMALL.get(name, {}))
+    config = aq.Config(participants=2, rounds=2, local_steps=2, batch=8)
+    shards = aq.data.homogeneous(found.train, config)
+    first, last = aq.federate(build, shards, config, progress=False)
     assert first.left_out == last.left_out == ()
     assert not all(torch.equal(first.theta[k], t) for k, t in last.theta.items())
     curve = aq.accuracy_curve(build, last.theta, found.validation.take(slice(0, 50)), grid=(0.3, 1.0))
     assert curve.widths.tolist() == [0.3, 1.0]
-    models = [aq.restated(aq.slim(build, last.theta, w), found.train.take(slice(0, 100))) for w in curve.widths]
-    for path, model in zip(aq.save_rewards(tmp_path, build, models, curve.widths, recipe), models, strict=True):
+    models = [
+        aq.networks.recalibrate_batchnorm(aq.slim(build, last.theta, w), found.train.take(slice(0, 100)))
+        for w in curve.widths
+    ]
+    for path, model in zip(aq.save_rewards(tmp_path, build, models, curve.widths, config), models, strict=True):
         home = aq.load_reward(path)
         assert torch.equal(home(found.test.x[:9]), model(found.test.x[:9]))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_workers_side_by_side_compute_what_one_computes(name: str, few: aq.Data, texts: aq.Data) -> None:
+def test_workers_side_by_side_compute_what_one_computes(name: str, few: aq.Dataset, texts: aq.Dataset) -> None:
     found = texts if name in FOR_TEXT else few
-    build = aq.sized(NETWORKS[name], found, **SMALL.get(name, {}))
-    recipe = aq.Recipe(participants=3, rounds=1, local_steps=2, batch=8)
-    shards = aq.homogeneous(found.train, recipe)
-    (one,), (three,) = (aq.federate(build, shards, recipe, progress=False, count=count) for count in (1, 3))
+    build = aq.for_dataset(NETWORKS[name], found, **SMALL.get(name, {}))
+    config = aq.Config(participants=3, rounds=1, local_steps=2, batch=8)
+    shards = aq.data.homogeneous(found.train, config)
+    (one,), (three,) = (aq.federate(build, shards, config, progress=False, count=count) for count in (1, 3))
     assert all(torch.equal(one.theta[k], t) for k, t in three.theta.items())
 
 
-def test_a_network_is_given_the_kind_of_data_that_it_reads(few: aq.Data, texts: aq.Data) -> None:
-    assert aq.sized(aq.TextCNN, texts)(0.5).embedding.num_embeddings == len(texts.words)
+def test_a_network_is_given_the_kind_of_data_that_it_reads(few: aq.Dataset, texts: aq.Dataset) -> None:
+    assert aq.for_dataset(aq.networks.TextCNN, texts)(0.5).embedding.num_embeddings == len(texts.words)
     with pytest.raises(ValueError, match="build is 'LeNet', which reads pictures; for 'sst2.* TextCNN or Transformer"):
-        aq.sized(aq.LeNet, texts)
+        aq.for_dataset(aq.LeNet, texts)
     with pytest.raises(ValueError, match="build is 'TextCNN', which reads words; for 'few' .* MLP or LeNet"):
-        aq.sized(partial(aq.TextCNN, maps=4), few)
+        aq.for_dataset(partial(aq.networks.TextCNN, maps=4), few)
 
 
 def test_the_books_table_is_the_one_that_the_package_gives() -> None:

@@ -24,25 +24,25 @@ def measured(seed: int, samples: int, tag: str = "world") -> tuple[aq.Curve, np.
 def test_reward_intervals_narrow_with_more_validation_samples() -> None:
     def wide(samples: int) -> float:
         curve = aq.Curve(FINE.widths, FINE.accuracy, samples)
-        return float(np.mean(np.diff(aq.reward_intervals([0.3, 0.5, 0.7], curve, draws=100).rewards)))
+        return float(np.mean(np.diff(aq.allocation.reward_intervals([0.3, 0.5, 0.7], curve, draws=100).rewards)))
 
     assert wide(10_000) < 0.5 * wide(500)
 
 
 def test_telling_two_rewards_apart_needs_the_samples_that_it_takes() -> None:
-    n = aq.samples_needed(0.03, 0.7)
+    n = aq.allocation.samples_needed(0.03, 0.7)
     draws = aq.stream(0, "t").binomial(n, [0.715, 0.685], size=(4000, 2)) / n
     found = np.abs(draws[:, 0] - draws[:, 1]) > 1.96 * np.sqrt(2 * 0.7 * 0.3 / n)
     assert found.mean() == pytest.approx(0.8, abs=0.03)
     with pytest.raises(ValueError, match="gap"):
-        aq.samples_needed(0.0, 0.5)
+        aq.allocation.samples_needed(0.0, 0.5)
     with pytest.raises(ValueError, match="disagreement"):
-        aq.samples_needed(0.1, 0.5, disagreement=0.05)
+        aq.allocation.samples_needed(0.1, 0.5, disagreement=0.05)
 
 
 def test_on_the_same_samples_fewer_do() -> None:
-    n = aq.samples_needed(0.03, 0.7, disagreement=0.1)
-    assert n < aq.samples_needed(0.03, 0.7) / 3
+    n = aq.allocation.samples_needed(0.03, 0.7, disagreement=0.1)
+    assert n < aq.allocation.samples_needed(0.03, 0.7) / 3
     draws = aq.stream(0, "paired").multinomial(n, [0.065, 0.035, 0.9], size=4000) / n
     gap = draws[:, 0] - draws[:, 1]
     error = np.sqrt((draws[:, 0] + draws[:, 1] - gap**2) / n)
@@ -55,51 +55,53 @@ def test_the_intervals_cover_what_is_paid_out() -> None:
         curve, own = measured(seed, 400)
         plan = aq.allocate(own.mean(1), curve)
         truth = TRUTH[np.searchsorted(WIDTHS, plan.widths)]
-        found = aq.reward_intervals(own.mean(1), curve, alone_hits=own, draws=80, seed=seed)
+        found = aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own, draws=80, seed=seed)
         covered += [low <= a <= high for (low, high), a in zip(found.rewards, truth)]
     assert 0.85 <= np.mean(covered) <= 0.995
 
 
 def test_noise_that_all_share_moves_nobody_to_another_width() -> None:
     curve, own = measured(0, 1000)
-    shared = aq.reward_intervals(own.mean(1), curve, alone_hits=own, draws=100)
-    apart = aq.reward_intervals(own.mean(1), curve, draws=100)
+    shared = aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own, draws=100)
+    apart = aq.allocation.reward_intervals(own.mean(1), curve, draws=100)
     assert np.diff(shared.widths).sum() <= np.diff(apart.widths).sum()
     assert shared.cgs[1] <= apart.cgs[1]
     with pytest.raises(ValueError, match="alone_hits"):
-        aq.reward_intervals(own.mean(1), curve, alone_hits=own[:, :5])
+        aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own[:, :5])
 
 
 def test_the_two_nearest_rewards_say_how_many_samples_are_needed() -> None:
     curve, own = measured(0, 1000)
     plan = aq.allocate(own.mean(1), curve)
     plain = aq.Curve(curve.widths, curve.accuracy, curve.samples)
-    needed, paired = aq.samples_for(plan, plain), aq.samples_for(plan, curve)
+    needed, paired = aq.allocation.samples_for(plan, plain), aq.allocation.samples_for(plan, curve)
     assert needed is not None
     assert paired is not None
     assert paired < needed  # the same samples tell more
-    assert aq.samples_for(aq.allocate([0.5], curve), curve) is None
+    assert aq.allocation.samples_for(aq.allocate([0.5], curve), curve) is None
 
 
 def test_the_two_halves_share_no_sample_and_miss_none() -> None:
     curve, own = measured(0, 101)
-    first, second = aq.split(curve, own)
+    first, second = aq.allocation.split(curve, own)
     assert first.curve.samples + second.curve.samples == 101
-    together = np.sort(np.concatenate([first.alone_hits, second.alone_hits], axis=1), axis=1)
+    together = np.sort(np.concatenate([first.alone_correct, second.alone_correct], axis=1), axis=1)
     assert (together == np.sort(own, axis=1)).all()
-    assert aq.split(curve, own)[0].contribution.tolist() == first.contribution.tolist()
-    assert aq.split(curve, own, seed=1)[0].contribution.tolist() != first.contribution.tolist()
+    assert aq.allocation.split(curve, own)[0].contribution.tolist() == first.contribution.tolist()
+    assert aq.allocation.split(curve, own, seed=1)[0].contribution.tolist() != first.contribution.tolist()
 
 
 def test_an_honest_plan_is_confirmed_and_a_wrong_one_is_not() -> None:
     false_alarms = 0
     for seed in range(100):
-        first, second = aq.split(*measured(seed, 800))
-        false_alarms += not aq.confirm(aq.allocate(first.contribution, first.curve), first.curve, second.curve).held
+        first, second = aq.allocation.split(*measured(seed, 800))
+        false_alarms += not aq.allocation.confirm(
+            aq.allocate(first.contribution, first.curve), first.curve, second.curve
+        ).held
     assert false_alarms <= 10  # five in a hundred are allowed to chance
-    first, second = aq.split(*measured(0, 2000))
+    first, second = aq.allocation.split(*measured(0, 2000))
     flattered = aq.Curve(WIDTHS, np.minimum(first.curve.accuracy + 0.1, 1), 1000)
-    found = aq.confirm(aq.allocate(first.contribution, flattered), flattered, second.curve)
+    found = aq.allocation.confirm(aq.allocate(first.contribution, flattered), flattered, second.curve)
     assert not found.held
     assert "below its prediction" in found.statement
 
@@ -113,17 +115,17 @@ def test_the_best_of_many_lucky_curves_is_not_confirmed_as_often() -> None:
         best = looks[looks.max(1).argmax()]
         curve = aq.Curve(widths, np.sort(best), 200)
         fresh = aq.Curve(widths, draws.binomial(2000, flat) / 2000, 2000)
-        broken += not aq.confirm(aq.allocate([0.4, 0.6], curve), curve, fresh).held
+        broken += not aq.allocation.confirm(aq.allocate([0.4, 0.6], curve), curve, fresh).held
     assert broken > 30
 
 
 def test_what_cannot_be_confirmed_is_refused() -> None:
     curve, own = measured(0, 100)
     with pytest.raises(ValueError, match="hits"):
-        aq.split(FINE, own)
+        aq.allocation.split(FINE, own)
     with pytest.raises(ValueError, match="alone_hits"):
-        aq.split(curve, own[:, :50])
+        aq.allocation.split(curve, own[:, :50])
     with pytest.raises(ValueError, match="fresh"):
-        aq.confirm(aq.allocate([0.5, 0.6], FINE), FINE, curve)
+        aq.allocation.confirm(aq.allocate([0.5, 0.6], FINE), FINE, curve)
     with pytest.raises(ValueError, match="plans"):
-        aq.confirm(aq.allocate([0.5, 0.6], curve), curve, curve, plans=0)
+        aq.allocation.confirm(aq.allocate([0.5, 0.6], curve), curve, curve, plans=0)

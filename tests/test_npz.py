@@ -9,7 +9,7 @@ import pytest
 import torch
 from formats import damage, pixels, write_npz
 
-from aequa_lite.data import load
+from aequa_lite.data.load import load
 
 
 @pytest.mark.parametrize(

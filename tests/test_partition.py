@@ -10,22 +10,22 @@ import torch
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from aequa_lite.partition import (
+from aequa_lite.config import Config
+from aequa_lite.data.noise import feature_noise, label_noise
+from aequa_lite.data.partition import (
+    apportion,
     by_size,
+    class_counts,
     class_imbalance,
     dirichlet,
-    feature_noise,
     homogeneous,
     imbalanced,
-    label_noise,
     label_skew,
     natural,
     power_law,
     quantity_dirichlet,
-    table,
 )
-from aequa_lite.records import Data, Recipe, Samples
-from aequa_lite.shards import apportion
+from aequa_lite.types import Dataset, Samples
 
 quick = settings(derandomize=True, deadline=None, max_examples=60)
 COMPLETE = {
@@ -36,7 +36,7 @@ COMPLETE = {
     "power_law": power_law,
 }
 PARTIAL = {
-    "by_size": lambda train, recipe: by_size(train, recipe, range(1, recipe.participants + 1)),
+    "by_size": lambda train, config: by_size(train, config, range(1, config.participants + 1)),
     "natural": natural,
     "label_skew": partial(label_skew, classes_each=2),
     "class_imbalance": class_imbalance,
@@ -64,14 +64,14 @@ def requests(draw):
     tail = draw(st.lists(st.integers(0, classes - 1), max_size=60))
     y = np.concatenate([np.tile(np.arange(classes), draw(st.integers(0, 20))), np.array(tail, dtype=int)])
     assume(len(y))
-    recipe = Recipe(participants=draw(st.integers(1, 12)), seed=draw(st.integers(0, 2**32)))
-    return samples(y, classes), recipe
+    config = Config(participants=draw(st.integers(1, 12)), seed=draw(st.integers(0, 2**32)))
+    return samples(y, classes), config
 
 
-def answer(partition, train, recipe):
+def answer(partition, train, config):
     """The shards; none where the request is refused, which must be a ValueError of one sentence."""
     try:
-        return partition(train, recipe)
+        return partition(train, config)
     except ValueError as error:
         refusal = str(error)
     assert "\n" not in refusal
@@ -83,12 +83,12 @@ def answer(partition, train, recipe):
 @given(requests())
 @quick
 def test_shards_are_disjoint_and_never_empty(name, request):
-    train, recipe = request
-    shards = answer(EVERY[name], train, recipe)
+    train, config = request
+    shards = answer(EVERY[name], train, config)
     event("answered" if shards else "refused")
     if not shards:
         return
-    assert [shard.participant for shard in shards] == list(range(recipe.participants))
+    assert [shard.participant for shard in shards] == list(range(config.participants))
     assert all(len(shard) > 0 for shard in shards)
     places = np.concatenate([shard.indices for shard in shards])
     assert len(np.unique(places)) == len(places)
@@ -100,15 +100,15 @@ def test_shards_are_disjoint_and_never_empty(name, request):
 @given(requests())
 @quick
 def test_nothing_is_lost_where_nothing_is_left_out_by_design(name, request):
-    train, recipe = request
-    shards = answer(COMPLETE[name], train, recipe)
+    train, config = request
+    shards = answer(COMPLETE[name], train, config)
     assert sum(map(len, shards)) == (len(train) if shards else 0)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_shard_holds_the_samples_its_places_name_in_ascending_order(name):
     train = balanced()
-    for shard in EVERY[name](train, Recipe(participants=5)):
+    for shard in EVERY[name](train, Config(participants=5)):
         assert (np.diff(shard.indices) > 0).all()
         assert torch.equal(shard.samples.x, train.x[shard.indices])
         assert torch.equal(shard.samples.y, train.y[shard.indices])
@@ -119,7 +119,7 @@ def test_a_shard_holds_the_samples_its_places_name_in_ascending_order(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_the_seed_alone_decides(name):
     def places(seed, **other):
-        shards = EVERY[name](balanced(), Recipe(participants=5, seed=seed, **other))
+        shards = EVERY[name](balanced(), Config(participants=5, seed=seed, **other))
         return [shard.indices.tolist() for shard in shards]
 
     torch.manual_seed(1)
@@ -133,40 +133,40 @@ def test_the_seed_alone_decides(name):
 
 def test_a_million_requests_for_other_participants_are_refused_before_any_work():
     with pytest.raises(ValueError, match="participants is 1000000"):
-        homogeneous(balanced(), Recipe(participants=1_000_000))
+        homogeneous(balanced(), Config(participants=1_000_000))
 
 
 @given(requests())
 @quick
 def test_homogeneous_counts_differ_by_at_most_one(request):
-    train, recipe = request
-    assume(len(train) >= recipe.participants)
-    counts = table(homogeneous(train, recipe))
+    train, config = request
+    assume(len(train) >= config.participants)
+    counts = class_counts(homogeneous(train, config))
     assert np.ptp(counts, axis=0).max() <= 1
     assert np.ptp(counts.sum(axis=1)) <= 1
 
 
 def test_a_large_alpha_is_homogeneous_and_a_small_one_is_not():
-    train, recipe = balanced(each=600), Recipe(participants=5)
-    even, uneven = (table(dirichlet(train, recipe, alpha)) for alpha in (1e6, 0.1))
+    train, config = balanced(each=600), Config(participants=5)
+    even, uneven = (class_counts(dirichlet(train, config, alpha)) for alpha in (1e6, 0.1))
     assert np.abs(even - 120).max() <= 3
     assert np.median(uneven.max(axis=0)) > 300
     assert uneven.sum(axis=1).min() >= 10
-    sizes = [len(shard) for shard in quantity_dirichlet(train, recipe, 1e6)]
+    sizes = [len(shard) for shard in quantity_dirichlet(train, config, 1e6)]
     assert np.abs(np.array(sizes) - 1200).max() < 10
 
 
 def test_quantity_skew_leaves_the_mix_of_classes_alone():
-    counts = table(quantity_dirichlet(balanced(each=600), Recipe(participants=4, seed=2), alpha=0.5))
+    counts = class_counts(quantity_dirichlet(balanced(each=600), Config(participants=4, seed=2), alpha=0.5))
     largest = counts[counts.sum(axis=1).argmax()]
     assert largest.min() > 0.75 * largest.mean()
 
 
 def test_imbalanced_gives_two_of_ten_forty_percent_each():
-    shards = imbalanced(balanced(each=600), Recipe(participants=10), share=0.4, holders=2)
+    shards = imbalanced(balanced(each=600), Config(participants=10), share=0.4, holders=2)
     assert sorted(map(len, shards)) == [150] * 8 + [2400] * 2
     holders = {
-        tuple(np.argsort([len(s) for s in imbalanced(balanced(), Recipe(10, seed=i), 0.4, 2)])[-2:]) for i in range(9)
+        tuple(np.argsort([len(s) for s in imbalanced(balanced(), Config(10, seed=i), 0.4, 2)])[-2:]) for i in range(9)
     }
     assert len(holders) > 3  # the seed chooses who holds much
 
@@ -174,25 +174,25 @@ def test_imbalanced_gives_two_of_ten_forty_percent_each():
 def test_sizes_are_exactly_those_asked_for():
     train = balanced(each=600)
     sizes = (40, 120, 400, 1400, 4040)
-    assert [len(shard) for shard in by_size(train, Recipe(participants=5), sizes)] == list(sizes)
+    assert [len(shard) for shard in by_size(train, Config(participants=5), sizes)] == list(sizes)
 
 
 def test_power_law_sizes_grow_evenly_and_keep_the_published_ratio():
-    sizes = np.array([len(shard) for shard in power_law(balanced(each=1000), Recipe(participants=5))])
+    sizes = np.array([len(shard) for shard in power_law(balanced(each=1000), Config(participants=5))])
     assert np.ptp(np.diff(sizes)) <= 2
     assert sizes[-1] / sizes[0] == pytest.approx((0.99 / 0.01) ** (1 / 1.65911332899), rel=0.01)
-    assert len(power_law(balanced(), Recipe(participants=1))[0]) == 600
+    assert len(power_law(balanced(), Config(participants=1))[0]) == 600
 
 
 @given(st.integers(2, 12), st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
 @quick
 def test_label_skew_gives_each_its_number_of_classes_and_each_class_a_holder(n, classes, classes_each, seed):
     assume(classes_each <= classes)
-    shards = label_skew(balanced(each=30, classes=classes), Recipe(participants=n, seed=seed), classes_each)
-    held = table(shards) > 0
+    shards = label_skew(balanced(each=30, classes=classes), Config(participants=n, seed=seed), classes_each)
+    held = class_counts(shards) > 0
     assert (held.sum(axis=1) == classes_each).all()
     assert held.any(axis=0).sum() == min(classes, n * classes_each)
-    for column in table(shards).T:
+    for column in class_counts(shards).T:
         assert np.ptp(column[column > 0]) <= 1 if column.any() else True
     if n * classes_each >= classes:
         assert sum(map(len, shards)) == 30 * classes
@@ -201,24 +201,24 @@ def test_label_skew_gives_each_its_number_of_classes_and_each_class_a_holder(n, 
 @given(st.integers(1, 15), st.integers(0, 99))
 @quick
 def test_class_imbalance_holds_one_class_more_each_time_and_equal_sizes(n, seed):
-    shards = class_imbalance(balanced(each=200), Recipe(participants=n, seed=seed))
-    counts = table(shards)
+    shards = class_imbalance(balanced(each=200), Config(participants=n, seed=seed))
+    counts = class_counts(shards)
     assert (counts > 0).sum(axis=1).tolist() == [-(-i * 10 // n) for i in range(1, n + 1)]
     assert len({len(shard) for shard in shards}) == 1
     assert max(np.ptp(row[row > 0]) for row in counts) <= 1
 
 
 def test_class_imbalance_takes_the_most_that_the_data_allow():
-    train, recipe = balanced(each=600), Recipe(participants=10)
-    most = len(class_imbalance(train, recipe)[0])
-    assert len(class_imbalance(train, recipe, samples_each=most - 5)[0]) == most - 5
+    train, config = balanced(each=600), Config(participants=10)
+    most = len(class_imbalance(train, config)[0])
+    assert len(class_imbalance(train, config, samples_each=most - 5)[0]) == most - 5
     with pytest.raises(ValueError, match=f"samples_each is {most + 1}; allowed .* to {most}"):
-        class_imbalance(train, recipe, samples_each=most + 1)
+        class_imbalance(train, config, samples_each=most + 1)
 
 
 def test_writers_are_participants_and_more_participants_add_writers():
     train = samples(np.arange(40) % 2, 2, groups=np.repeat([3, 8, 11, 40], 10))
-    all_, few = natural(train, Recipe(participants=4)), natural(train, Recipe(participants=2))
+    all_, few = natural(train, Config(participants=4)), natural(train, Config(participants=2))
     assert sorted(set(shard.samples.groups.tolist()).pop() for shard in all_) == [3, 8, 11, 40]
     assert [shard.indices.tolist() for shard in few] == [shard.indices.tolist() for shard in all_[:2]]
     assert all(len(shard) == 10 for shard in all_)
@@ -227,10 +227,10 @@ def test_writers_are_participants_and_more_participants_add_writers():
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.integers(0, 9))
 @quick
 def test_label_noise_flips_exactly_the_rate_and_never_to_the_same_class(rates, seed):
-    recipe = Recipe(participants=4, seed=seed)
-    clean = homogeneous(balanced(), recipe)
+    config = Config(participants=4, seed=seed)
+    clean = homogeneous(balanced(), config)
     before = [shard.samples.y.clone() for shard in clean]
-    for old, y, new, rate in zip(clean, before, label_noise(clean, recipe, rates), rates, strict=True):
+    for old, y, new, rate in zip(clean, before, label_noise(clean, config, rates), rates, strict=True):
         assert int((new.samples.y != y).sum()) == round(rate * len(y))
         assert new.samples.y.min() >= 0
         assert new.samples.y.max() < 10
@@ -239,10 +239,10 @@ def test_label_noise_flips_exactly_the_rate_and_never_to_the_same_class(rates, s
 
 
 def test_feature_noise_has_its_sigma_and_none_is_none():
-    recipe = Recipe(participants=3)
+    config = Config(participants=3)
     grey = Samples(torch.full((300, 1, 9, 9), 128, dtype=torch.uint8), torch.arange(300) % 3, 3)
-    clean = homogeneous(grey, recipe)
-    none, little, much = feature_noise(clean, recipe, (0.0, 0.05, 5.0))
+    clean = homogeneous(grey, config)
+    none, little, much = feature_noise(clean, config, (0.0, 0.05, 5.0))
     assert torch.equal(none.samples.x, clean[0].samples.x)
     assert little.samples.x.dtype == torch.uint8
     assert (little.samples.x.float() / 255).std().item() == pytest.approx(0.05, rel=0.05)
@@ -261,10 +261,10 @@ def test_apportioned_sizes_sum_to_the_total_and_are_within_one(weights, total):
 
 def test_the_table_counts_every_sample_once():
     train = balanced()
-    assert table(homogeneous(train, Recipe(participants=7))).sum() == len(train)
+    assert class_counts(homogeneous(train, Config(participants=7))).sum() == len(train)
 
 
-N5 = Recipe(participants=5)
+N5 = Config(participants=5)
 IMPOSSIBLE = {
     "alpha is 0;": lambda t: dirichlet(t, N5, alpha=0),
     "alpha is nan;": lambda t: quantity_dirichlet(t, N5, alpha=float("nan")),
@@ -274,7 +274,7 @@ IMPOSSIBLE = {
     "quantity_dirichlet gave 5 ": lambda t: quantity_dirichlet(t, N5, alpha=0.01, least=115),
     "at least 200 samples each": lambda t: dirichlet(t, N5, alpha=1.0, least=200),
     "holders is 5;": lambda t: imbalanced(t, N5, share=0.2, holders=5),
-    "participants is 1;": lambda t: imbalanced(t, Recipe(participants=1), share=0.2, holders=1),
+    "participants is 1;": lambda t: imbalanced(t, Config(participants=1), share=0.2, holders=1),
     "share is 0;": lambda t: imbalanced(t, N5, share=0, holders=1),
     "share is 0.5 for each of 2 holders": lambda t: imbalanced(t, N5, share=0.5, holders=2),
     "share is 0.499 for each": lambda t: imbalanced(t, N5, share=0.499, holders=2),
@@ -286,12 +286,12 @@ IMPOSSIBLE = {
     "shape is 0.1, which leaves nothing": lambda t: power_law(t, N5, shape=0.1),
     "classes_each is 11;": lambda t: label_skew(t, N5, classes_each=11),
     "classes_each is 0;": lambda t: label_skew(t, N5, classes_each=0),
-    "class 0 has 60 samples for 100 holders": lambda t: label_skew(t, Recipe(participants=100), classes_each=10),
+    "class 0 has 60 samples for 100 holders": lambda t: label_skew(t, Config(participants=100), classes_each=10),
     "samples_each is 3;": lambda t: class_imbalance(t, N5, samples_each=3),
-    "too few for 100 participants": lambda t: class_imbalance(t, Recipe(participants=100)),
+    "too few for 100 participants": lambda t: class_imbalance(t, Config(participants=100)),
     "train has no groups": lambda t: natural(Samples(t.x, t.y, 10), N5),
-    "participants is 24;": lambda t: natural(t, Recipe(participants=24)),
-    "train is a Data;": lambda t: homogeneous(Data("d", t, t, t, ""), N5),
+    "participants is 24;": lambda t: natural(t, Config(participants=24)),
+    "train is a Data;": lambda t: homogeneous(Dataset("d", t, t, t, ""), N5),
     r"rates\[4\] is 1.5;": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0, 0, 0, 1.5)),
     "rates holds 2 and shards 5;": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0)),
     r"sigmas\[0\] is -1;": lambda t: feature_noise(homogeneous(t, N5), N5, (-1, 0, 0, 0, 0)),

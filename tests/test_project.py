@@ -132,7 +132,7 @@ def test_a_chapter_has_the_form_of_a_chapter(path: Path) -> None:
     for part in (
         "After this chapter you can",
         "It runs",
-        "aq.show(",
+        "aq.experiments.show_source(",
         "## Break it",
         "**Takeaway",
         "## Exercises",

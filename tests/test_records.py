@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from aequa_lite.records import Recipe, Report
+from aequa_lite.config import Config
+from aequa_lite.report import Report
 from aequa_lite.rng import stream
 
 
@@ -27,29 +28,29 @@ from aequa_lite.rng import stream
 )
 def test_a_field_outside_its_range_is_refused_by_name_and_value(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}.*allowed"):
-        Recipe(**{name: value})
+        Config(**{name: value})
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_known_one() -> None:
     with pytest.raises(ValueError, match="'local_step'.*'local_steps'"):
-        Recipe.from_dict({"local_step": 3})
+        Config.from_dict({"local_step": 3})
 
 
 def test_a_recipe_survives_the_way_through_a_dictionary() -> None:
-    recipe = Recipe(rounds=3, lr=0.5)
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
-    assert Recipe.from_dict(recipe.to_dict()).hash == recipe.hash
-    assert dataclasses.replace(recipe, seed=1).hash != recipe.hash
+    config = Config(rounds=3, lr=0.5)
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(config.to_dict()).hash == config.hash
+    assert dataclasses.replace(config, seed=1).hash != config.hash
 
 
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Recipe().rounds = 4  # type: ignore[misc]
+        Config().rounds = 4  # type: ignore[misc]
 
 
 def test_the_learning_rate_falls_from_first_to_final() -> None:
-    recipe = Recipe(lr=0.2, lr_final=0.1, rounds=10, local_steps=10)
-    rates = [recipe.lr_at(step) for step in range(101)]
+    config = Config(lr=0.2, lr_final=0.1, rounds=10, local_steps=10)
+    rates = [config.lr_at(step) for step in range(101)]
     assert rates[0] == 0.2
     assert rates[100] == pytest.approx(0.02)
     assert all(a > b for a, b in zip(rates[:-1], rates[1:], strict=True))

@@ -29,17 +29,17 @@ class Oracle(nn.Module):
         return nn.functional.one_hot(answers, self.classes).float()
 
 
-def first(data: aq.Data, share: float) -> Oracle:
+def first(data: aq.Dataset, share: float) -> Oracle:
     """A network that is right on the first part of the test split."""
     return Oracle(data.test, np.arange(len(data.test)) < share * len(data.test))
 
 
-def judged(few: aq.Data, own: list[float], paid: list[float], **more: object) -> aq.Report:
-    recipe = aq.Recipe(participants=len(own))
-    return aq.report([first(few, p) for p in paid], [first(few, o) for o in own], None, None, few, recipe, **more)
+def judged(few: aq.Dataset, own: list[float], paid: list[float], **more: object) -> aq.Report:
+    config = aq.Config(participants=len(own))
+    return aq.report([first(few, p) for p in paid], [first(few, o) for o in own], None, None, few, config, **more)
 
 
-def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Data) -> None:
+def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Dataset) -> None:
     found = judged(few, [0.4, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8])
     assert found.standalone == pytest.approx((0.4, 0.5, 0.6, 0.7))
     assert found.test_accuracy == pytest.approx((0.5, 0.6, 0.7, 0.8))
@@ -50,7 +50,7 @@ def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Data)
     assert found.warnings == ()
 
 
-def test_nobody_is_paid_by_bookkeeping(few: aq.Data) -> None:
+def test_nobody_is_paid_by_bookkeeping(few: aq.Dataset) -> None:
     found = judged(few, [0.4, 0.8], [0.5, 0.6])
     assert found.test_accuracy[1] == pytest.approx(0.6)  # and not max(alone, reward)
     assert found.fairness["min_gain"] == pytest.approx(-0.2)
@@ -58,20 +58,20 @@ def test_nobody_is_paid_by_bookkeeping(few: aq.Data) -> None:
     assert any("participant 1" in each and "below what it reached alone" in each for each in found.warnings)
 
 
-def test_rewards_at_chance_and_rewards_alike_are_warned_of(few: aq.Data) -> None:
+def test_rewards_at_chance_and_rewards_alike_are_warned_of(few: aq.Dataset) -> None:
     found = judged(few, [0.05, 0.4, 0.5], [0.1, 0.55, 0.552])
     assert any("within noise of chance" in each for each in found.warnings)
     assert any("participants 1 and 2" in each for each in found.warnings)
 
 
-def test_no_variance_is_null_with_words_and_not_nan(few: aq.Data, tmp_path: Path) -> None:
+def test_no_variance_is_null_with_words_and_not_nan(few: aq.Dataset, tmp_path: Path) -> None:
     found = judged(few, [0.5, 0.5], [0.6, 0.6])
     assert found.fairness["pearson"] is None
     assert "none (no variance" in aq.table(found)
     assert json.loads(found.save(tmp_path).read_text())["fairness"]["pearson"] is None
 
 
-def test_a_report_survives_the_way_to_disk_and_back(few: aq.Data, tmp_path: Path) -> None:
+def test_a_report_survives_the_way_to_disk_and_back(few: aq.Dataset, tmp_path: Path) -> None:
     found = judged(few, [0.4, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8], partition="by hand", seconds=1.5)
     assert found.save(tmp_path).name == "report.json"
     again = aq.Report.load(tmp_path)
@@ -80,25 +80,25 @@ def test_a_report_survives_the_way_to_disk_and_back(few: aq.Data, tmp_path: Path
     assert [each.name for each in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_the_whole_system_in_one_small_run(few: aq.Data, tmp_path: Path) -> None:
-    recipe = aq.Recipe(participants=3, rounds=10, local_steps=8, batch=32)
-    shards = aq.by_size(few.train, recipe, (20, 80, 400))
-    build = aq.sized(aq.MLP, few)
-    *_, last = aq.federate(build, shards, recipe, progress=False)
-    alone = aq.standalone(build, shards, recipe, progress=False)
-    curve = aq.accuracy_curve(build, last.theta, few.validation, least=recipe.min_width)
+def test_the_whole_system_in_one_small_run(few: aq.Dataset, tmp_path: Path) -> None:
+    config = aq.Config(participants=3, rounds=10, local_steps=8, batch=32)
+    shards = aq.data.by_size(few.train, config, (20, 80, 400))
+    build = aq.for_dataset(aq.MLP, few)
+    *_, last = aq.federate(build, shards, config, progress=False)
+    alone = aq.standalone(build, shards, config, progress=False)
+    curve = aq.accuracy_curve(build, last.theta, few.validation, least=config.min_width)
     plan = aq.allocate(aq.accuracy(alone, few.validation), curve)
     rewards = [aq.slim(build, last.theta, w) for w in plan.widths]
     test_curve = aq.accuracy_curve(build, last.theta, few.test, grid=curve.widths)
-    found = aq.report(rewards, alone, plan, curve, few, recipe, test_curve=test_curve)
+    found = aq.report(rewards, alone, plan, curve, few, config, test_curve=test_curve)
     at = [int(np.flatnonzero(curve.widths == w)[0]) for w in plan.widths]
     assert found.test_accuracy == pytest.approx(tuple(test_curve.accuracy[at]), abs=1e-6)
     assert found.fairness["pearson_ceiling"] is not None
-    assert found.parameters == tuple(aq.parameters(net) for net in rewards)
-    for path, net in zip(aq.save_rewards(tmp_path, build, rewards, plan.widths, recipe), rewards):
+    assert found.parameters == tuple(aq.n_parameters(net) for net in rewards)
+    for path, net in zip(aq.save_rewards(tmp_path, build, rewards, plan.widths, config), rewards):
         assert torch.equal(aq.load_reward(path)(few.test.x), net(few.test.x))
 
 
-def test_another_number_of_models_is_refused(few: aq.Data) -> None:
+def test_another_number_of_models_is_refused(few: aq.Dataset) -> None:
     with pytest.raises(ValueError, match="models holds 1 and alone 2"):
         judged(few, [0.4, 0.5], [0.5])

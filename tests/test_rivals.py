@@ -20,29 +20,29 @@ BROUGHT = [0.4, 0.6, 0.7]
 
 
 @pytest.fixture(scope="module")
-def shards(few: aq.Data) -> list[aq.Shard]:
-    return aq.by_size(few.train, aq.Recipe(participants=3), sizes=(40, 120, 360))
+def shards(few: aq.Dataset) -> list[aq.Shard]:
+    return aq.data.by_size(few.train, aq.Config(participants=3), sizes=(40, 120, 360))
 
 
 @pytest.fixture
-def task(few: aq.Data, recipe: aq.Recipe, shards: list[aq.Shard]) -> aq.Task:
-    return aq.Task(aq.MLP, shards, recipe, few.validation, np.array(BROUGHT))
+def task(few: aq.Dataset, config: aq.Config, shards: list[aq.Shard]) -> aq.Problem:
+    return aq.Problem(aq.MLP, shards, config, few.validation, np.array(BROUGHT))
 
 
 @pytest.fixture
-def equal(few: aq.Data, recipe: aq.Recipe) -> aq.Task:
+def equal(few: aq.Dataset, config: aq.Config) -> aq.Problem:
     """Equal shards: the share of the samples and the share of the heads are the same."""
-    return aq.Task(aq.MLP, aq.homogeneous(few.train, recipe), recipe, few.validation, np.array(BROUGHT))
+    return aq.Problem(aq.MLP, aq.data.homogeneous(few.train, config), config, few.validation, np.array(BROUGHT))
 
 
-def rounds(word: str, task: aq.Task, **options) -> list[aq.Round]:
-    entry = aq.method_named(word).enter(task)
-    options = {"scheme": entry.scheme, "weights": entry.weights.tolist(), "progress": False, **options}
-    return list(aq.federate(task.build, task.shards, task.recipe, **options))
+def rounds(word: str, task: aq.Problem, **options) -> list[aq.Round]:
+    entry = aq.registry.algorithm(word).enter(task)
+    options = {"scheme": entry.strategy, "weights": entry.weights.tolist(), "progress": False, **options}
+    return list(aq.federate(task.build, task.shards, task.config, **options))
 
 
-def paid(word: str, task: aq.Task, last: aq.Round) -> list[dict[str, torch.Tensor]]:
-    return [net.state_dict() for net in aq.method_named(word).enter(task).pay(last).models]
+def paid(word: str, task: aq.Problem, last: aq.Round) -> list[dict[str, torch.Tensor]]:
+    return [net.state_dict() for net in aq.registry.algorithm(word).enter(task).pay(last).models]
 
 
 def alike(a, b, **close) -> bool:
@@ -53,14 +53,14 @@ def alike(a, b, **close) -> bool:
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_method_pays_everybody_an_ordinary_network_of_the_final_round(word, few, recipe, shards) -> None:
-    alone = aq.standalone(aq.MLP, shards, recipe, progress=False)
-    found = aq.method_named(word).run(aq.MLP, shards, recipe, few, alone, progress=False)
-    assert found.last.index == recipe.rounds - 1
+def test_a_method_pays_everybody_an_ordinary_network_of_the_final_round(word, few, config, shards) -> None:
+    alone = aq.standalone(aq.MLP, shards, config, progress=False)
+    found = aq.registry.algorithm(word).run(aq.MLP, shards, config, few, alone, progress=False)
+    assert found.last.index == config.rounds - 1
     assert len(found.models) == 3
     assert (found.plan is None) == (found.curve is None) == (word not in WITH_WIDTHS)
     assert found.left_out == ()
-    judged = aq.report(found.models, alone, found.plan, found.curve, few, recipe, method=word)
+    judged = aq.report(found.models, alone, found.plan, found.curve, few, config, method=word)
     assert judged.widths == (None if word not in WITH_WIDTHS else tuple(round(w, 6) for w in found.plan.widths))
     before = {k: t.clone() for k, t in found.last.state.items()}
     for net in found.models:
@@ -70,15 +70,15 @@ def test_a_method_pays_everybody_an_ordinary_network_of_the_final_round(word, fe
 
 
 @pytest.mark.parametrize("word", RIVALS)
-def test_all_start_from_the_same_network_and_see_the_same_batches(word: str, task: aq.Task) -> None:
+def test_all_start_from_the_same_network_and_see_the_same_batches(word: str, task: aq.Problem) -> None:
     first, plain = (next(iter(rounds(each, task))) for each in (word, "fedavg"))
     for a, b in zip(first.updates, plain.updates, strict=True):
         assert alike(a.state, b.state)
 
 
 @pytest.mark.parametrize("word", RIVALS)
-def test_all_trained_in_one_pass_say_the_same(word: str, task: aq.Task) -> None:
-    whole, apart = (rounds(word, task, stacked=stacked) for stacked in (True, False))
+def test_all_trained_in_one_pass_say_the_same(word: str, task: aq.Problem) -> None:
+    whole, apart = (rounds(word, task, vectorized=vectorized) for vectorized in (True, False))
     for a, b in zip(whole[0].updates, apart[0].updates, strict=True):
         assert alike(a.state, b.state, rtol=1e-4, atol=1e-5)
     assert whole[0].parameters_sent == apart[0].parameters_sent
@@ -86,37 +86,41 @@ def test_all_trained_in_one_pass_say_the_same(word: str, task: aq.Task) -> None:
 
 
 @pytest.mark.parametrize("word", RIVALS)
-def test_the_same_seed_gives_the_same_bits_and_a_killed_run_ends_in_them(word, task: aq.Task, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits_and_a_killed_run_ends_in_them(
+    word, task: aq.Problem, tmp_path: Path
+) -> None:
     whole = rounds(word, task, count=1)[-1]
-    entry, path = aq.method_named(word).enter(task), tmp_path / "theta.safetensors"
-    options = {"scheme": entry.scheme, "weights": entry.weights.tolist(), "progress": False, "checkpoint": path}
-    broken_off = aq.federate(task.build, task.shards, task.recipe, **options)
+    entry, path = aq.registry.algorithm(word).enter(task), tmp_path / "theta.safetensors"
+    options = {"scheme": entry.strategy, "weights": entry.weights.tolist(), "progress": False, "checkpoint": path}
+    broken_off = aq.federate(task.build, task.shards, task.config, **options)
     next(broken_off)
     broken_off.close()
-    rest = list(aq.federate(task.build, task.shards, task.recipe, **options, count=2))
+    rest = list(aq.federate(task.build, task.shards, task.config, **options, count=2))
     assert [rnd.index for rnd in rest] == [1, 2]
     assert alike(whole.state, rest[-1].state)
 
 
 @pytest.mark.parametrize("word", RIVALS)
-def test_what_is_not_finite_or_not_there_spoils_no_round(word: str, task: aq.Task) -> None:
-    half = replace(task, recipe=replace(task.recipe, participation=0.7, rounds=5))
-    entry = aq.method_named(word).enter(half)
+def test_what_is_not_finite_or_not_there_spoils_no_round(word: str, task: aq.Problem) -> None:
+    half = replace(task, config=replace(task.config, participation=0.7, rounds=5))
+    entry = aq.registry.algorithm(word).enter(half)
 
     def poisoned(*args, **options) -> aq.Update:
-        update = entry.scheme.local(*args, **options)
+        update = entry.strategy.local(*args, **options)
         if update.participant == 1 and options["first"] == 0:
             update.state["2.bias"][0] = float("nan")
         return update
 
-    *_, last = rounds(word, half, scheme=replace(entry.scheme, local=poisoned))
+    *_, last = rounds(word, half, strategy=replace(entry.strategy, local=poisoned))
     assert all(torch.isfinite(t).all() for net in paid(word, half, last) for t in net.values())
 
 
 @pytest.mark.parametrize("word", RIVALS)
-def test_nobodys_merge_weights_are_taken_from_our_recipe(word: str, task: aq.Task) -> None:
-    ours = replace(task, recipe=replace(task.recipe, size_power=0.5, contribution_power=3.0))
-    assert np.array_equal(aq.method_named(word).enter(task).weights, aq.method_named(word).enter(ours).weights)
+def test_nobodys_merge_weights_are_taken_from_our_recipe(word: str, task: aq.Problem) -> None:
+    ours = replace(task, config=replace(task.config, size_power=0.5, contribution_power=3.0))
+    assert np.array_equal(
+        aq.registry.algorithm(word).enter(task).weights, aq.registry.algorithm(word).enter(ours).weights
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,10 +142,10 @@ def test_nobodys_merge_weights_are_taken_from_our_recipe(word: str, task: aq.Tas
 )
 def test_a_word_or_a_constant_that_makes_no_method_is_refused_before_any_work(word: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        aq.method_named(word)
+        aq.registry.algorithm(word)
 
 
-def test_published_constants_are_the_defaults(task: aq.Task) -> None:
+def test_published_constants_are_the_defaults(task: aq.Problem) -> None:
     for short, long in (
         ("cgsv", "cgsv(length=0.5, beta=1.0, alpha=0.95)"),
         ("cffl", "cffl(upload=0.1, alpha=5.0, memory=0.2, threshold=0.3333333333333333)"),
@@ -156,18 +160,18 @@ def test_published_constants_are_the_defaults(task: aq.Task) -> None:
 # --- what travels ---
 
 
-def test_what_a_whole_network_costs_is_counted_down_and_up(task: aq.Task) -> None:
-    size = aq.parameters(aq.MLP())
+def test_what_a_whole_network_costs_is_counted_down_and_up(task: aq.Problem) -> None:
+    size = aq.n_parameters(aq.MLP())
     for word in ("fedavg", "iafl", "shapfed", "shapfed_wa"):
         assert {rnd.parameters_sent for rnd in rounds(word, task)} == {2 * 3 * size}
 
 
-def test_who_tunes_alone_sends_nothing_more_than_receives_the_network_once(task: aq.Task) -> None:
-    size, longer = aq.parameters(aq.MLP()), replace(task, recipe=replace(task.recipe, rounds=5))
+def test_who_tunes_alone_sends_nothing_more_than_receives_the_network_once(task: aq.Problem) -> None:
+    size, longer = aq.n_parameters(aq.MLP()), replace(task, config=replace(task.config, rounds=5))
     assert [rnd.parameters_sent for rnd in rounds("finetuned(0.4)", longer)] == [6 * size] * 3 + [3 * size, 0]
 
 
-def test_layers_of_ones_own_are_never_sent(task: aq.Task) -> None:
+def test_layers_of_ones_own_are_never_sent(task: aq.Problem) -> None:
     head, body = 200 * 10 + 10, 200 * 200 + 200
     assert {rnd.parameters_sent for rnd in rounds("lg_fedavg", task)} == {6 * head}
     assert {rnd.parameters_sent for rnd in rounds("lg_fedavg(2)", task)} == {6 * (head + body)}
@@ -176,36 +180,36 @@ def test_layers_of_ones_own_are_never_sent(task: aq.Task) -> None:
 # --- FedAvg, and the limits in which others are it ---
 
 
-def test_fedavg_is_fedavg(task: aq.Task) -> None:
-    ours = aq.federate(aq.MLP, task.shards, task.recipe, scheme=aq.slimmable(aq.MLP, aq.full_only), progress=False)
+def test_fedavg_is_fedavg(task: aq.Problem) -> None:
+    ours = aq.federate(aq.MLP, task.shards, task.config, strategy=aq.slimmable(aq.MLP, aq.full_only), progress=False)
     *_, last = ours
     found = rounds("fedavg", task)[-1]
     assert alike(found.theta, last.theta)
     assert all(alike(net, last.theta) for net in paid("fedavg", task, found))
 
 
-def test_tuning_for_no_round_is_fedavg(task: aq.Task) -> None:
+def test_tuning_for_no_round_is_fedavg(task: aq.Problem) -> None:
     last = rounds("finetuned(0.0)", task)[-1]
     assert alike(last.theta, rounds("fedavg", task)[-1].theta)
     assert all(alike(net, last.theta) for net in paid("finetuned(0.0)", task, last))
 
 
-def test_tuning_goes_on_from_fedavg_on_ones_own_shard(task: aq.Task) -> None:
-    together, recipe = rounds("fedavg", task)[1], task.recipe
+def test_tuning_goes_on_from_fedavg_on_ones_own_shard(task: aq.Problem) -> None:
+    together, config = rounds("fedavg", task)[1], task.config
     tuned = paid("finetuned(0.4)", task, rounds("finetuned(0.4)", task)[-1])  # one round of three
     for i, shard in enumerate(task.shards):
-        draws = aq.stream(recipe.seed, "local", 2, i)
-        options = {"draw": aq.full_only, "first": 2 * recipe.local_steps}
-        by_hand = aq.local_sgd(aq.MLP, together.theta, shard, 1.0, recipe, draws, **options)
+        draws = aq.stream(config.seed, "local", 2, i)
+        options = {"draw": aq.full_only, "first": 2 * config.local_steps}
+        by_hand = aq.local_sgd(aq.MLP, together.theta, shard, 1.0, config, draws, **options)
         assert alike(tuned[i], by_hand.state, rtol=1e-5, atol=1e-6)
 
 
-def test_sharing_every_layer_among_equals_is_fedavg(equal: aq.Task) -> None:
+def test_sharing_every_layer_among_equals_is_fedavg(equal: aq.Problem) -> None:
     last = rounds("lg_fedavg(3)", equal)[-1]
     assert alike(last.theta, rounds("fedavg", equal)[-1].theta)
 
 
-def test_lower_layers_are_ones_own_and_the_last_is_everybodys(task: aq.Task) -> None:
+def test_lower_layers_are_ones_own_and_the_last_is_everybodys(task: aq.Problem) -> None:
     nets = paid("lg_fedavg", task, rounds("lg_fedavg", task)[-1])
     assert all(torch.equal(nets[0]["6.weight"], net["6.weight"]) for net in nets)
     assert not torch.equal(nets[0]["2.weight"], nets[1]["2.weight"])
@@ -218,28 +222,28 @@ def test_lower_layers_are_ones_own_and_the_last_is_everybodys(task: aq.Task) -> 
 
 @pytest.mark.parametrize("word", ["shapfed", "shapfed_wa"])
 def test_where_all_send_the_same_shapfed_is_fedavg(word: str) -> None:
-    scheme = aq.method_named(word).enter(toy([2, 2, 2])).scheme
-    after = scheme.merge(start(), moved(start(), [[1.0, 2.0, 3.0, 4.0]] * 3))
+    strategy = aq.registry.algorithm(word).enter(toy([2, 2, 2])).strategy
+    after = strategy.merge(start(), moved(start(), [[1.0, 2.0, 3.0, 4.0]] * 3))
     assert torch.allclose(after["0.weight"].flatten(), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     for i in range(3):
-        assert torch.allclose(scheme.broadcast(after, i, 1.0)["0.weight"], after["0.weight"])
+        assert torch.allclose(strategy.broadcast(after, i, 1.0)["0.weight"], after["0.weight"])
 
 
 def test_shapfed_worked_by_hand() -> None:
-    scheme = aq.shapfed().enter(toy([2, 2])).scheme
+    strategy = aq.baselines.shapfed().enter(toy([2, 2])).strategy
     # class 0: both point the same way, cosine 1; class 1: they cancel out, and nobody is aligned with nothing
-    after = scheme.merge(start(), moved(start(), [[1.0, 0.0, 0.0, 2.0], [3.0, 0.0, 0.0, -2.0]]))
+    after = strategy.merge(start(), moved(start(), [[1.0, 0.0, 0.0, 2.0], [3.0, 0.0, 0.0, -2.0]]))
     assert after["standing of participants"].tolist() == pytest.approx([0.5, 0.5])
     assert after["0.weight"].flatten().tolist() == [2.0, 0.0, 0.0, 0.0]
     assert held(after, 0) == [1.5, 0.0, 0.0, 1.0]  # half its own, half the shared one
     assert held(after, 1) == [2.5, 0.0, 0.0, -1.0]
-    again = scheme.merge(after, moved(after, [[1.0, 0.0, 0.0, 1.0]] * 2))  # both the same: cosines of 1
+    again = strategy.merge(after, moved(after, [[1.0, 0.0, 0.0, 1.0]] * 2))  # both the same: cosines of 1
     assert again["standing of participants"].tolist() == pytest.approx([0.9 * 0.5 + 0.1] * 2)
 
 
 def test_a_standing_below_zero_mixes_nothing_in() -> None:
-    scheme = aq.shapfed().enter(toy([2, 2, 2])).scheme
-    after = scheme.merge(start(), moved(start(), [[1.0, 1.0, 1.0, 1.0]] * 2 + [[-1.0, -1.0, -1.0, -1.0]]))
+    strategy = aq.baselines.shapfed().enter(toy([2, 2, 2])).strategy
+    after = strategy.merge(start(), moved(start(), [[1.0, 1.0, 1.0, 1.0]] * 2 + [[-1.0, -1.0, -1.0, -1.0]]))
     assert after["standing of participants"][2] == pytest.approx(-1.0)
     assert held(after, 2) == [-1.0] * 4
     assert after["0.weight"][0, 0] == pytest.approx(1.0, abs=0.01)  # and it hardly counts

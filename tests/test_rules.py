@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aequa_lite as aq
-from aequa_lite.allocate import Plan
+from aequa_lite.allocation.exact import Plan
 
 many_times = settings(derandomize=True, deadline=None, max_examples=100)
 contributions = st.lists(st.floats(0.05, 0.75), min_size=2, max_size=5)
@@ -22,10 +22,10 @@ grid_contributions = st.lists(st.integers(4, 40).map(lambda k: k / 64), min_size
 
 RULES = {
     "allocate": aq.allocate,
-    "proportional": aq.proportional,
-    "thresholded": lambda b, curve: aq.thresholded(b, curve, least=0.05),
-    "capped": lambda b, curve: aq.capped(b, curve, 0.05),
-    "generous": lambda b, curve: aq.generous(b, curve, 0.3),
+    "proportional": aq.allocation.proportional,
+    "thresholded": lambda b, curve: aq.allocation.thresholded(b, curve, least=0.05),
+    "capped": lambda b, curve: aq.allocation.capped(b, curve, 0.05),
+    "generous": lambda b, curve: aq.allocation.generous(b, curve, 0.3),
 }
 
 
@@ -45,19 +45,19 @@ def test_equal_treatment_and_monotone_in_contribution(rule, b: list[float], twin
 @many_times
 @given(b=contributions, scale=st.floats(0.2, 1.0))
 def test_proportional_rewards_do_not_know_the_scale(b: list[float], scale: float) -> None:
-    first, second = aq.proportional(b, FINE), aq.proportional([scale * x for x in b], FINE)
+    first, second = aq.allocation.proportional(b, FINE), aq.allocation.proportional([scale * x for x in b], FINE)
     assert np.abs(first.predicted_accuracy - second.predicted_accuracy).max() < 0.02  # a level, where a tie is rounded
 
 
 @many_times
 @given(b=contributions, shift=st.floats(0.0, 0.2))
 def test_equal_gains_do_not_know_a_common_shift(b: list[float], shift: float) -> None:
-    first = aq.allocate(b, FINE, objective=aq.spread_minus_gain(0.3))
+    first = aq.allocate(b, FINE, objective=aq.allocation.spread_minus_gain(0.3))
     moved = aq.Curve(FINE.widths, FINE.accuracy * 0.9 + 0.05, 4000)
     shifted = aq.Curve(FINE.widths, np.clip(moved.accuracy + shift, 0, 1), 4000)
     if shifted.full < 1 and max(b) + shift <= 1:
-        again = aq.allocate([x + shift for x in b], shifted, objective=aq.spread_minus_gain(0.3))
-        before = aq.allocate(b, moved, objective=aq.spread_minus_gain(0.3))
+        again = aq.allocate([x + shift for x in b], shifted, objective=aq.allocation.spread_minus_gain(0.3))
+        before = aq.allocate(b, moved, objective=aq.allocation.spread_minus_gain(0.3))
         assert np.abs(again.predicted_accuracy - shift - before.predicted_accuracy).max() < 0.04
     assert first.certificate.exact
 
@@ -65,20 +65,20 @@ def test_equal_gains_do_not_know_a_common_shift(b: list[float], shift: float) ->
 def test_what_a_free_rider_gets() -> None:
     b = [0.1, 0.6, 0.7]  # the first is at chance
     assert aq.allocate(b, FINE).predicted_accuracy[0] > 0.2  # the common gain, without having done anything
-    assert aq.thresholded(b, FINE, least=0.2).predicted_accuracy[0] == FINE.least
-    assert aq.proportional(b, FINE).predicted_accuracy[0] < 0.15
-    assert aq.capped(b, FINE).predicted_accuracy[0] <= 0.1
+    assert aq.allocation.thresholded(b, FINE, least=0.2).predicted_accuracy[0] == FINE.least
+    assert aq.allocation.proportional(b, FINE).predicted_accuracy[0] < 0.15
+    assert aq.allocation.capped(b, FINE).predicted_accuracy[0] <= 0.1
 
 
 def test_capped_never_pays_above_the_cap() -> None:
     for allowance in (0.0, 0.05, 0.2):
-        paid = aq.capped([0.3, 0.5, 0.7], FINE, allowance).predicted_accuracy
+        paid = aq.allocation.capped([0.3, 0.5, 0.7], FINE, allowance).predicted_accuracy
         assert (paid <= np.array([0.3, 0.5, 0.7]) + allowance + 1e-12).all()
 
 
 def test_a_threshold_that_nobody_reaches_is_refused() -> None:
     with pytest.raises(ValueError, match="least is"):
-        aq.thresholded([0.1, 0.2], COARSE, least=0.5)
+        aq.allocation.thresholded([0.1, 0.2], COARSE, least=0.5)
 
 
 @many_times
@@ -86,7 +86,10 @@ def test_a_threshold_that_nobody_reaches_is_refused() -> None:
 def test_who_knows_a_common_shift(b: list[float], shift: int) -> None:
     moved = aq.Curve(EXACT.widths, EXACT.accuracy + shift / 64, 4000)
     said = [x + shift / 64 for x in b]
-    for rule in (aq.allocate, aq.capped):  # gains are all that they know; powers of two, so that no sum is rounded
+    for rule in (
+        aq.allocate,
+        aq.allocation.capped,
+    ):  # gains are all that they know; powers of two, so that no sum is rounded
         assert (rule(said, moved).predicted_accuracy - shift / 64).tolist() == rule(
             b, EXACT
         ).predicted_accuracy.tolist()
@@ -96,7 +99,7 @@ def test_who_knows_a_common_shift(b: list[float], shift: int) -> None:
 @given(b=grid_contributions)
 def test_who_knows_a_common_scale(b: list[float]) -> None:
     halved = aq.Curve(EXACT.widths, EXACT.accuracy / 2, 4000)
-    for rule in (aq.allocate, aq.capped, aq.proportional):
+    for rule in (aq.allocate, aq.allocation.capped, aq.allocation.proportional):
         again = rule([x / 2 for x in b], halved).predicted_accuracy
         assert (again * 2).tolist() == rule(b, EXACT).predicted_accuracy.tolist()
 
@@ -104,12 +107,14 @@ def test_who_knows_a_common_scale(b: list[float]) -> None:
 @many_times
 @given(b=grid_contributions)
 def test_the_proportional_rule_knows_no_scale_of_the_claims_alone(b: list[float]) -> None:
-    again = aq.proportional([x / 2 for x in b], EXACT).predicted_accuracy
-    assert again.tolist() == aq.proportional(b, EXACT).predicted_accuracy.tolist()
+    again = aq.allocation.proportional([x / 2 for x in b], EXACT).predicted_accuracy
+    assert again.tolist() == aq.allocation.proportional(b, EXACT).predicted_accuracy.tolist()
 
 
 def test_the_proportional_rule_knows_a_shift() -> None:
-    assert aq.proportional([0.1, 0.5], FINE).widths[0] < aq.proportional([0.3, 0.7], FINE).widths[0]
+    assert (
+        aq.allocation.proportional([0.1, 0.5], FINE).widths[0] < aq.allocation.proportional([0.3, 0.7], FINE).widths[0]
+    )
 
 
 def test_annealing_never_beats_the_exact_plan() -> None:
@@ -117,7 +122,10 @@ def test_annealing_never_beats_the_exact_plan() -> None:
         draws = aq.stream(seed, "t")
         b = draws.uniform(0.2, 0.8, 5)
         curve = aq.Curve(np.linspace(0.1, 1, 9), np.sort(draws.uniform(0.2, 0.9, 9)), 1000)
-        assert aq.allocate(b, curve).certificate.value <= aq.anneal(b, curve, seed=seed).certificate.value + 1e-12
+        assert (
+            aq.allocate(b, curve).certificate.value
+            <= aq.allocation.anneal(b, curve, seed=seed).certificate.value + 1e-12
+        )
 
 
 @many_times
@@ -127,24 +135,24 @@ def test_the_continuum_is_the_limit_of_fine_curves(b: list[float], ends: tuple[f
     if full - least < 0.01:
         return
     fine = aq.Curve(np.linspace(0.001, 1, 3001), np.linspace(least, full, 3001), 1000)
-    objective = aq.spread_minus_gain(0.3)
-    gains = aq.closed_form(b, least, full, objective) - b
+    objective = aq.allocation.spread_minus_gain(0.3)
+    gains = aq.allocation.water_filling(b, least, full, objective) - b
     limit = objective(gains.mean(), gains.std())
     assert aq.allocate(b, fine, objective=objective).certificate.value == pytest.approx(limit, abs=5e-4)
-    spread = aq.allocate(b, fine, objective=aq.spread_only()).certificate.spread
-    assert spread == pytest.approx(aq.smallest_spread(b, least, full), abs=5e-4)
+    spread = aq.allocate(b, fine, objective=aq.allocation.spread_only()).certificate.spread
+    assert spread == pytest.approx(aq.allocation.smallest_spread(b, least, full), abs=5e-4)
 
 
 def test_the_threshold_counts_those_tied_at_the_top() -> None:
-    assert aq.threshold([0.1, 0.2, 0.3]) == pytest.approx(np.sqrt(1 / 2))
-    assert aq.threshold([0.1, 0.3, 0.3]) == pytest.approx(np.sqrt(2))
-    assert aq.threshold([0.3, 0.3]) == np.inf
+    assert aq.allocation.critical_weight([0.1, 0.2, 0.3]) == pytest.approx(np.sqrt(1 / 2))
+    assert aq.allocation.critical_weight([0.1, 0.3, 0.3]) == pytest.approx(np.sqrt(2))
+    assert aq.allocation.critical_weight([0.3, 0.3]) == np.inf
 
 
 def test_who_is_at_which_bound_gains_more_or_less_than_the_rest() -> None:
     b = np.array([0.2, 0.5, 0.6, 0.9])
-    paid = aq.closed_form(b, 0.4, 0.85)
-    at_least, at_full = aq.at_bounds(b, 0.4, 0.85)
+    paid = aq.allocation.water_filling(b, 0.4, 0.85)
+    at_least, at_full = aq.allocation.at_bounds(b, 0.4, 0.85)
     free = [i for i in range(4) if i not in (*at_least, *at_full)]
     gains = paid - b
     assert (at_least, at_full) == ((0,), (3,))
@@ -158,8 +166,8 @@ def test_the_generous_rule_gives_no_less_and_keeps_its_spread(b: list[float], sp
     fair = aq.allocate(b, FINE)
     if spread < fair.certificate.best_spread:
         with pytest.raises(ValueError, match="spread is"):
-            aq.generous(b, FINE, spread)
+            aq.allocation.generous(b, FINE, spread)
         return
-    plan = aq.generous(b, FINE, max(spread, fair.certificate.spread))
+    plan = aq.allocation.generous(b, FINE, max(spread, fair.certificate.spread))
     assert plan.certificate.spread <= max(spread, fair.certificate.spread) + 1e-12
     assert plan.predicted_accuracy.mean() >= fair.predicted_accuracy.mean() - 1e-12

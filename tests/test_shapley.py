@@ -124,7 +124,11 @@ def test_twelve_participants_are_quick_and_thirteen_are_refused() -> None:
 
 @pytest.mark.parametrize("participants", [0, -1, 2.0, True, "3"])
 def test_what_is_no_number_of_participants_is_refused(participants) -> None:
-    for solve in (aq.shapley, aq.leave_one_out, lambda game, n: aq.sampled_shapley(game, n, budget=100)):
+    for solve in (
+        aq.shapley,
+        aq.contribution.leave_one_out,
+        lambda game, n: aq.contribution.sampled_shapley(game, n, budget=100),
+    ):
         with pytest.raises(ValueError, match="participants is"):
             solve(len, participants)
 
@@ -137,13 +141,13 @@ def test_an_answer_that_is_not_finite_is_refused_with_its_coalition() -> None:
 
 def test_leaving_one_out_sees_no_twin() -> None:
     copies = lambda S: float(bool(S & {0, 1})) + float(2 in S)  # 0 and 1 hold the same data
-    assert aq.leave_one_out(copies, 3).tolist() == [0.0, 0.0, 1.0]
+    assert aq.contribution.leave_one_out(copies, 3).tolist() == [0.0, 0.0, 1.0]
     assert aq.shapley(copies, 3).tolist() == [0.5, 0.5, 1.0]
 
 
 def test_a_remembered_game_is_asked_once_for_each_coalition() -> None:
     asked = []
-    game = aq.Remembered(lambda S: asked.append(S) or len(S))
+    game = aq.contribution.CachedGame(lambda S: asked.append(S) or len(S))
     assert [game({1, 0}), game([0, 1]), game(frozenset({0, 1})), game(())] == [2.0, 2.0, 2.0, 0.0]
     assert len(game) == len(asked) == 2
 
@@ -161,7 +165,7 @@ def uneven(n: int, seed: int = 0) -> dict[frozenset[int], float]:
 def test_sampled_values_cover_the_exact_ones_at_their_standard_errors() -> None:
     game = uneven(6)
     exact = aq.shapley(game.__getitem__, 6)
-    found = [aq.sampled_shapley(game.__getitem__, 6, budget=402, seed=seed) for seed in range(200)]
+    found = [aq.contribution.sampled_shapley(game.__getitem__, 6, budget=402, seed=seed) for seed in range(200)]
     z = np.array([(each.value - exact) / each.standard_error for each in found])  # (runs, participants)
     assert 0.92 < (np.abs(z) < 1.96).mean() < 0.97
     assert np.abs(z.mean(0)).max() < 0.25  # unbiased: 200 runs place the mean to within 0.07
@@ -170,7 +174,7 @@ def test_sampled_values_cover_the_exact_ones_at_their_standard_errors() -> None:
 
 def test_the_security_council() -> None:
     council = weighted((7,) * 5 + (1,) * 10, 39)  # five vetoes; nine of fifteen votes
-    found = aq.sampled_shapley(council, 15, budget=60_000)
+    found = aq.contribution.sampled_shapley(council, 15, budget=60_000)
     known = np.array([421 / 2145] * 5 + [4 / 2145] * 10)
     assert (np.abs(found.value - known) < 4 * found.standard_error + 1e-12).all()
     assert found.value.sum() == pytest.approx(1.0)
@@ -178,7 +182,7 @@ def test_the_security_council() -> None:
 
 def test_every_pair_of_orders_splits_exactly_what_all_are_worth() -> None:
     game = uneven(5)
-    found = aq.sampled_shapley(game.__getitem__, 5, budget=66)
+    found = aq.contribution.sampled_shapley(game.__getitem__, 5, budget=66)
     assert found.orders == 16
     assert found.value.sum() == pytest.approx(game[frozenset(range(5))] - game[frozenset()])
 
@@ -187,7 +191,7 @@ def test_a_reversed_order_cancels_what_two_add_only_together() -> None:
     pairs = lambda S: float(
         len(S) ** 2
     )  # what one adds grows with its place, so an order and its reverse sum to a constant
-    found = aq.sampled_shapley(pairs, 6, budget=100)
+    found = aq.contribution.sampled_shapley(pairs, 6, budget=100)
     assert found.value == pytest.approx(aq.shapley(pairs, 6))
     assert found.standard_error == pytest.approx(0, abs=1e-12)
 
@@ -196,33 +200,37 @@ def test_sampling_stops_at_the_budget_and_at_the_error() -> None:
     game, asked = uneven(6), []
     for budget in (82, 83, 150, 1001):
         asked.clear()
-        found = aq.sampled_shapley(lambda S: asked.append(S) or game[S], 6, budget=budget)
+        found = aq.contribution.sampled_shapley(lambda S: asked.append(S) or game[S], 6, budget=budget)
         assert len(asked) == found.evaluations <= budget < found.evaluations + 10
-    precise = aq.sampled_shapley(game.__getitem__, 6, budget=10**6, error=0.05)
+    precise = aq.contribution.sampled_shapley(game.__getitem__, 6, budget=10**6, error=0.05)
     assert precise.standard_error.max() <= 0.05
     assert precise.evaluations < 10_000
 
 
 def test_an_order_is_cut_short_where_nothing_is_left_to_add() -> None:
     worth = lambda S: 1 - 0.5 ** len(S)  # everyone halves what is missing
-    whole = aq.sampled_shapley(worth, 10, budget=2000)
-    cut = aq.sampled_shapley(worth, 10, budget=2000, tolerance=0.05)
+    whole = aq.contribution.sampled_shapley(worth, 10, budget=2000)
+    cut = aq.contribution.sampled_shapley(worth, 10, budget=2000, tolerance=0.05)
     assert cut.orders > 1.5 * whole.orders
     assert np.abs(cut.value - aq.shapley(worth, 10)).max() < 0.05 + 4 * cut.standard_error.max()
-    flat = aq.sampled_shapley(lambda S: 1.0, 3, budget=40, tolerance=0.1)  # nothing to ask for, and an end all the same
+    flat = aq.contribution.sampled_shapley(
+        lambda S: 1.0, 3, budget=40, tolerance=0.1
+    )  # nothing to ask for, and an end all the same
     assert flat.value.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_same_seed_draws_the_same_orders() -> None:
     game = uneven(5)
-    one, same, other = (aq.sampled_shapley(game.__getitem__, 5, budget=70, seed=s).value for s in (1, 1, 2))
+    one, same, other = (
+        aq.contribution.sampled_shapley(game.__getitem__, 5, budget=70, seed=s).value for s in (1, 1, 2)
+    )
     assert (one == same).all()
     assert (one != other).any()
 
 
 def test_a_budget_for_which_a_standard_error_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="budget is 65; allowed is a number from 66"):
-        aq.sampled_shapley(len, 5, budget=65)
+        aq.contribution.sampled_shapley(len, 5, budget=65)
 
 
 PYDVL = json.loads(Path(__file__).with_name("pydvl_oracle.json").read_text())["games"]

@@ -28,7 +28,7 @@ def test_the_page_finds_the_plan_that_allocate_finds() -> None:
             b, levels = b.round(1), np.unique(levels.round(2))
         weight = round(float(draws.uniform(0, 1)), 2)
         curve = aq.Curve(np.linspace(0.1, 1, len(levels)) if len(levels) > 1 else [1.0], levels, 1000)
-        plan = aq.allocate(b, curve, objective=aq.spread_minus_gain(weight))
+        plan = aq.allocate(b, curve, objective=aq.allocation.spread_minus_gain(weight))
         cases.append([b.tolist(), levels.tolist(), weight])
         expected.append((plan.certificate.value, np.searchsorted(levels, plan.predicted_accuracy - 1e-12).tolist()))
     search = files("aequa_lite").joinpath("embedded", "sliders.js").read_text()
@@ -43,14 +43,14 @@ def test_the_page_finds_the_plan_that_allocate_finds() -> None:
 
 
 def test_the_page_carries_everything_and_asks_nobody() -> None:
-    html = aq.sliders([0.45, 0.65, 0.85], CURVE, "here").html
+    html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE, "here").html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "__" not in re.sub(r"data:image/[^\"]+", "", html)  # every place is filled
     assert html.count('id="sliders-here"') == 1
 
 
 def test_without_scripts_a_picture_with_words_stands_there() -> None:
-    html = aq.sliders([0.45, 0.65, 0.85], CURVE).html
+    html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE).html
     still = re.search(r"<noscript>(.*?)</noscript>", html, flags=re.S)
     assert still
     assert re.search(r"<img alt=\"[^\"]{20,}\" src=\"data:image/png;base64,", still[1])
@@ -58,13 +58,13 @@ def test_without_scripts_a_picture_with_words_stands_there() -> None:
 
 
 def test_every_slider_has_words() -> None:
-    html = aq.sliders([0.45, 0.65, 0.85], CURVE).html
+    html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE).html
     assert len(re.findall(r"<label>[a-z][^<]+<b[^>]*></b><br><input", html)) == html.count('type="range"') == 3
 
 
 def test_the_stepper_shows_what_the_merge_makes() -> None:
     blocks = [torch.ones(3, 3), 4 * torch.ones(2, 2)]
-    html = aq.stepper(torch.zeros(3, 3), list(zip(blocks, (1.0, 2.0))), ("Anna", "Ben")).html
+    html = aq.plotting.stepper(torch.zeros(3, 3), list(zip(blocks, (1.0, 2.0))), ("Anna", "Ben")).html
     assert html.count("<section data-step>") == 4
     assert "to Ben: 0 0; 0 0" in html  # only the leading block goes out
     assert "shared, after the round: 3 3 1; 3 3 1; 1 1 1" in html
@@ -74,4 +74,4 @@ def test_the_stepper_shows_what_the_merge_makes() -> None:
 
 def test_the_stepper_wants_a_square() -> None:
     with pytest.raises(ValueError, match=r"theta has the shape \(2, 3\)"):
-        aq.stepper(torch.zeros(2, 3), [])
+        aq.plotting.stepper(torch.zeros(2, 3), [])

@@ -13,7 +13,7 @@ from oracle import OracleConvNet, OracleLeNet, OracleMLP, OracleResNet18, Oracle
 from torch import Tensor
 
 import aequa_lite as aq
-from aequa_lite.slim import prefix, slice_of, template
+from aequa_lite.slimmable import prefix, slice_of, template
 
 PAIRS = [
     (aq.MLP, OracleMLP),
@@ -24,12 +24,12 @@ PAIRS = [
 COLOUR = {"shape": (3, 16, 16), "classes": 10}
 TEXT = {"shape": (9,), "classes": 2, "words": 50}
 DEEP_PAIRS = [  # their sums are taken in another order than the oracle's
-    (partial(aq.ConvNet, **COLOUR), OracleConvNet),
-    (partial(aq.ResNet18, **COLOUR, channels=16), partial(OracleResNet18, channels=16)),
-    (partial(aq.TextCNN, **TEXT), OracleTextCNN),
-    (partial(aq.Transformer, **TEXT), OracleTransformer),
+    (partial(aq.networks.ConvNet, **COLOUR), OracleConvNet),
+    (partial(aq.networks.ResNet18, **COLOUR, channels=16), partial(OracleResNet18, channels=16)),
+    (partial(aq.networks.TextCNN, **TEXT), OracleTextCNN),
+    (partial(aq.networks.Transformer, **TEXT), OracleTransformer),
 ]
-BATCH = partial(aq.BatchResNet18, **COLOUR, channels=16)
+BATCH = partial(aq.networks.BatchResNet18, **COLOUR, channels=16)
 NETS = [*(first for first, _ in PAIRS + DEEP_PAIRS), BATCH]
 few_times = settings(derandomize=True, deadline=None, max_examples=30)
 
@@ -53,7 +53,7 @@ def inputs(build) -> Tensor:
 @cache
 def initial(build) -> dict[str, Tensor]:
     """The initial network; never written to."""
-    return aq.initial(build, seed=1)
+    return aq.init_params(build, seed=1)
 
 
 @pytest.mark.parametrize("build", NETS)
@@ -71,7 +71,7 @@ GRID = 100  # of widths
 
 def grows(build) -> float:
     """A width of the grid, beyond a third of it, at which the network is larger than at the one below."""
-    sizes = [aq.parameters(template(build, k / GRID)) for k in range(34, GRID)]
+    sizes = [aq.n_parameters(template(build, k / GRID)) for k in range(34, GRID)]
     return (35 + next(k for k, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])) if a < b)) / GRID
 
 
@@ -81,7 +81,7 @@ def test_units_fade_in_from_the_narrower_network_to_the_wider(build) -> None:
 
     def said(width: float, grid: int | None = GRID) -> Tensor:
         with torch.no_grad():
-            return (aq.faded(build, theta, width, grid) if grid else aq.slim(build, theta, width)).eval()(x)
+            return (aq.fractional_slim(build, theta, width, grid) if grid else aq.slim(build, theta, width)).eval()(x)
 
     assert torch.equal(said(wide), said(wide, None))
     assert not torch.equal(said(wide), said(wide - 1 / GRID))
@@ -92,15 +92,15 @@ def test_units_fade_in_from_the_narrower_network_to_the_wider(build) -> None:
 
 @pytest.mark.parametrize("share", [0.25, 0.7])
 def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
-    theta, x = aq.initial(aq.MLP, seed=2), images()
+    theta, x = aq.init_params(aq.MLP, seed=2), images()
     w = [theta[f"{k}.{part}"] for k in (2, 4, 6) for part in ("weight", "bias")]
     voice = torch.ones(31)
     voice[30] = share
     h = voice * torch.relu((x.float() / 127.5 - 1).flatten(1) @ w[0][:31].T + w[1][:31])
     h = voice * torch.relu(h @ w[2][:31, :31].T + w[3][:31])
-    paid = aq.faded(aq.MLP, theta, 0.15 + share / 200, grid=200)
+    paid = aq.fractional_slim(aq.MLP, theta, 0.15 + share / 200, grid=200)
     assert torch.allclose(paid(x), h @ w[4][:, :31].T + w[5], atol=1e-5)
-    assert aq.parameters(paid) == aq.parameters(aq.MLP(0.155))
+    assert aq.n_parameters(paid) == aq.n_parameters(aq.MLP(0.155))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
 )
 def test_what_lies_between_no_two_sizes_is_refused(width: float, grid: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        aq.faded(aq.MLP, initial(aq.MLP), width, grid)
+        aq.fractional_slim(aq.MLP, initial(aq.MLP), width, grid)
 
 
 @few_times
@@ -116,7 +116,7 @@ def test_what_lies_between_no_two_sizes_is_refused(width: float, grid: int, said
 def test_fading_leaves_the_shared_network_and_whole_widths_as_they_are(w: float) -> None:
     theta = initial(aq.MLP)
     before = {name: t.clone() for name, t in theta.items()}
-    paid, whole = aq.faded(aq.MLP, theta, w, grid=200), aq.slim(aq.MLP, theta, w)
+    paid, whole = aq.fractional_slim(aq.MLP, theta, w, grid=200), aq.slim(aq.MLP, theta, w)
     assert all(torch.equal(t, before[name]) for name, t in theta.items())
     for name, t in paid.state_dict().items():
         inside = (
@@ -134,7 +134,7 @@ def test_the_full_width_is_the_whole_network(build) -> None:
 @pytest.mark.parametrize(("build", "oracle"), PAIRS)
 @pytest.mark.parametrize("width", [0.02, 0.07, 0.3, 0.5, 0.995, 1.0])
 def test_a_reward_computes_what_the_wide_network_computes_at_that_width(build, oracle, width: float) -> None:
-    theta, x = aq.initial(build, seed=2), images()
+    theta, x = aq.init_params(build, seed=2), images()
     wide = oracle()
     wide.load_state_dict(theta)
     expected = wide(x, width)
@@ -164,7 +164,7 @@ def test_a_network_computes_with_every_width_something_else(build) -> None:
 @pytest.mark.parametrize(("build", "oracle"), PAIRS + DEEP_PAIRS)
 @pytest.mark.parametrize("width", [0.07, 0.5, 1.0])
 def test_gradients_agree_with_the_oracle_and_vanish_outside_the_slice(build, oracle, width: float) -> None:
-    theta = {k: t.clone().requires_grad_() for k, t in aq.initial(build, seed=2).items()}
+    theta = {k: t.clone().requires_grad_() for k, t in aq.init_params(build, seed=2).items()}
     wide = oracle()
     wide.load_state_dict({k: t.detach() for k, t in theta.items()})
     aq.view(build, theta, width)(inputs(build)).square().sum().backward()
@@ -178,7 +178,7 @@ def test_gradients_agree_with_the_oracle_and_vanish_outside_the_slice(build, ora
 
 
 def test_a_reward_shares_no_memory_with_theta() -> None:
-    theta = aq.initial(aq.MLP, seed=0)
+    theta = aq.init_params(aq.MLP, seed=0)
     before = {k: t.clone() for k, t in theta.items()}
     with torch.no_grad():
         for p in aq.slim(aq.MLP, theta, 0.5).parameters():
@@ -187,7 +187,7 @@ def test_a_reward_shares_no_memory_with_theta() -> None:
 
 
 def test_views_of_one_width_do_not_meet_whoever_asks_when() -> None:
-    x, states = images(), [aq.initial(aq.MLP, seed) for seed in range(4)]
+    x, states = images(), [aq.init_params(aq.MLP, seed) for seed in range(4)]
     said = [aq.slim(aq.MLP, theta, 0.5)(x) for theta in states]
     views = [aq.view(aq.MLP, theta, 0.5) for theta in states]  # all over one template
     with ThreadPoolExecutor(4) as pool:
@@ -199,21 +199,21 @@ def test_views_of_one_width_do_not_meet_whoever_asks_when() -> None:
 @pytest.mark.parametrize("width", [0.0, -0.1, 1.01, float("nan")])
 def test_a_width_outside_zero_to_one_is_refused(width: float) -> None:
     with pytest.raises(ValueError, match=r"width.*allowed"):
-        aq.slim(aq.MLP, aq.initial(aq.MLP, 0), width)
+        aq.slim(aq.MLP, aq.init_params(aq.MLP, 0), width)
 
 
 @few_times
 @given(full=st.integers(1, 300), group=st.integers(1, 8), a=st.floats(0.001, 1.0), b=st.floats(0.001, 1.0))
 def test_units_are_whole_groups_and_never_shrink_as_width_grows(full: int, group: int, a: float, b: float) -> None:
     full *= group
-    low, high = aq.units(min(a, b), full, group), aq.units(max(a, b), full, group)
+    low, high = aq.networks.n_units(min(a, b), full, group), aq.networks.n_units(max(a, b), full, group)
     assert group <= low <= high <= full
     assert low % group == 0
-    assert aq.units(1.0, full, group) == full
+    assert aq.networks.n_units(1.0, full, group) == full
 
 
 def test_seven_hundredths_of_a_hundred_are_seven() -> None:
-    assert [aq.units(k / 100, 100) for k in range(1, 101)] == list(range(1, 101))
+    assert [aq.networks.n_units(k / 100, 100) for k in range(1, 101)] == list(range(1, 101))
 
 
 def updates(theta: dict[str, Tensor], widths: list[float], seed: int = 0) -> list[tuple[dict[str, Tensor], float]]:
@@ -224,22 +224,22 @@ def updates(theta: dict[str, Tensor], widths: list[float], seed: int = 0) -> lis
 
 
 def test_the_full_width_merge_is_fedavg() -> None:
-    theta = aq.initial(aq.LeNet, seed=0)
+    theta = aq.init_params(aq.LeNet, seed=0)
     answers = updates(theta, [1.0, 1.0, 1.0])
     mass = sum(weight for _, weight in answers)
-    for k, t in aq.merge(theta, answers).items():
+    for k, t in aq.aggregate(theta, answers).items():
         torch.testing.assert_close(t, sum(weight * state[k] for state, weight in answers) / mass, atol=1e-6, rtol=1e-5)
 
 
 def test_a_round_in_which_nobody_changes_anything_is_exactly_the_identity() -> None:
-    theta = aq.initial(aq.LeNet, seed=0)
-    merged = aq.merge(theta, [(slice_of(aq.LeNet, theta, w), 0.3) for w in (0.2, 0.7, 1.0)])
+    theta = aq.init_params(aq.LeNet, seed=0)
+    merged = aq.aggregate(theta, [(slice_of(aq.LeNet, theta, w), 0.3) for w in (0.2, 0.7, 1.0)])
     assert all(torch.equal(theta[k], merged[k]) for k in theta)
 
 
 def test_entries_that_nobody_holds_keep_their_value() -> None:
-    theta = aq.initial(aq.LeNet, seed=0)
-    merged = aq.merge(theta, updates(theta, [0.3, 0.6]))
+    theta = aq.init_params(aq.LeNet, seed=0)
+    merged = aq.aggregate(theta, updates(theta, [0.3, 0.6]))
     for k, held in slice_of(aq.LeNet, theta, 0.6).items():
         tail_now, tail_before = merged[k].clone(), theta[k].clone()
         tail_now[prefix(held.shape)] = tail_before[prefix(held.shape)] = 0
@@ -251,20 +251,20 @@ def test_an_entry_is_averaged_over_those_who_hold_it() -> None:
     narrow, wide = {"w": torch.full((1, 2), 3.0)}, {"w": torch.full((3, 3), 6.0)}
     expected = torch.full((3, 3), 6.0)
     expected[0, :2] = (2 * 3.0 + 1 * 6.0) / 3
-    torch.testing.assert_close(aq.merge(theta, [(narrow, 2.0), (wide, 1.0)])["w"], expected)
+    torch.testing.assert_close(aq.aggregate(theta, [(narrow, 2.0), (wide, 1.0)])["w"], expected)
 
 
 def test_merging_changes_neither_theta_nor_the_answers() -> None:
-    theta = aq.initial(aq.LeNet, seed=0)
+    theta = aq.init_params(aq.LeNet, seed=0)
     answers = updates(theta, [0.5, 1.0])
     before = [t.clone() for state in (theta, *(s for s, _ in answers)) for t in state.values()]
-    aq.merge(theta, answers)
+    aq.aggregate(theta, answers)
     after = [t for state in (theta, *(s for s, _ in answers)) for t in state.values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_whole_number_buffers_are_kept_not_averaged() -> None:
     theta = {"count": torch.tensor(3), "w": torch.zeros(1)}
-    merged = aq.merge(theta, [({"count": torch.tensor(8), "w": torch.ones(1)}, 1.0)])
+    merged = aq.aggregate(theta, [({"count": torch.tensor(8), "w": torch.ones(1)}, 1.0)])
     assert merged["count"].item() == 3
     assert merged["count"].dtype == torch.int64

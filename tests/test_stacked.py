@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import aequa_lite as aq
-from aequa_lite import stacked
-from aequa_lite.slim import slice_of
+from aequa_lite import vectorized
+from aequa_lite.slimmable import slice_of
 
 WAYS = [
     ({}, aq.full_and_random),
@@ -24,19 +24,21 @@ WAYS = [
 WIDTHS = (1.0, 0.3, 0.75)
 
 
-def shards_of(few: aq.Data, sizes: tuple[int, ...] = (200, 9, 60)) -> list[aq.Shard]:
+def shards_of(few: aq.Dataset, sizes: tuple[int, ...] = (200, 9, 60)) -> list[aq.Shard]:
     """Three participants, one of them with less than a batch."""
-    return aq.by_size(few.train, aq.Recipe(participants=len(sizes)), sizes=sizes)
+    return aq.data.by_size(few.train, aq.Config(participants=len(sizes)), sizes=sizes)
 
 
-def both(build, few: aq.Data, recipe: aq.Recipe, draw, **more) -> tuple[list[aq.Update], list[aq.Update]]:
-    theta, shards = aq.initial(build, seed=0), shards_of(few)
+def both(build, few: aq.Dataset, config: aq.Config, draw, **more) -> tuple[list[aq.Update], list[aq.Update]]:
+    theta, shards = aq.init_params(build, seed=0), shards_of(few)
     sent = [slice_of(build, theta, w) for w in WIDTHS]
     draws = [aq.stream(0, "stacked", i) for i in range(3)]
-    together = stacked.stacked_sgd(build, sent, shards, WIDTHS, recipe, draws, draw=draw, first=3, **more)
+    together = vectorized.stacked_sgd(build, sent, shards, WIDTHS, config, draws, width_sampler=draw, first=3, **more)
     draws = [aq.stream(0, "stacked", i) for i in range(3)]
     alone = [
-        aq.local_sgd(build, s, shard, w, recipe, d, draw=draw, first=3, balance=more.get("balance", 0.0))
+        aq.local_sgd(
+            build, s, shard, w, config, d, width_sampler=draw, first=3, logit_adjustment=more.get("balance", 0.0)
+        )
         for s, shard, w, d in zip(sent, shards, WIDTHS, draws, strict=True)
     ]
     return together, alone
@@ -44,9 +46,9 @@ def both(build, few: aq.Data, recipe: aq.Recipe, draw, **more) -> tuple[list[aq.
 
 @pytest.mark.parametrize("build", [aq.MLP, partial(aq.LeNet, multiple=2)], ids=["MLP", "LeNet"])
 @pytest.mark.parametrize(("fields", "draw"), WAYS, ids=[draw.__name__ + str(len(f)) for f, draw in WAYS])
-def test_stacked_training_gives_each_its_own_answer(build, fields: dict, draw, few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=3, rounds=2, local_steps=4, batch=16, **fields)
-    for together, alone in zip(*both(build, few, recipe, draw), strict=True):
+def test_stacked_training_gives_each_its_own_answer(build, fields: dict, draw, few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, **fields)
+    for together, alone in zip(*both(build, few, config, draw), strict=True):
         assert (together.participant, together.width) == (alone.participant, alone.width)
         assert together.loss == pytest.approx(alone.loss, rel=1e-4)
         assert together.state.keys() == alone.state.keys()
@@ -54,16 +56,16 @@ def test_stacked_training_gives_each_its_own_answer(build, fields: dict, draw, f
             torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 
 
-def test_stacked_training_hears_each_shards_own_classes(few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5)
-    for together, alone in zip(*both(aq.MLP, few, recipe, aq.full_and_random, balance=0.7), strict=True):
+def test_stacked_training_hears_each_shards_own_classes(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5)
+    for together, alone in zip(*both(aq.MLP, few, config, aq.full_and_random, logit_adjustment=0.7), strict=True):
         for name, t in alone.state.items():
             torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 
 
-def test_half_precision_stays_near(few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=3, rounds=2, local_steps=4, batch=16)
-    halves, alone = both(aq.MLP, few, recipe, aq.full_and_random, precision=torch.bfloat16)
+def test_half_precision_stays_near(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16)
+    halves, alone = both(aq.MLP, few, config, aq.full_and_random, precision=torch.bfloat16)
     for half, plain in zip(halves, alone, strict=True):
         assert half.loss == pytest.approx(plain.loss, rel=0.05)
         assert all(t.dtype == torch.float32 for t in half.state.values())
@@ -73,25 +75,25 @@ def test_half_precision_stays_near(few: aq.Data) -> None:
 @pytest.mark.parametrize(("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
 def test_half_precision_suits_the_card(capability, dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert aq.half_precision("cuda") == dtype
-    assert aq.half_precision("cpu") is None
+    assert aq.vectorized.half_precision("cuda") == dtype
+    assert aq.vectorized.half_precision("cpu") is None
 
 
-def test_many_participants_are_trained_stack_after_stack(few: aq.Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = aq.Recipe(participants=3, rounds=2, local_steps=2, batch=16)
-    once, _ = both(aq.MLP, few, recipe, aq.full_and_random)
-    monkeypatch.setattr(stacked, "MOST", 2)
-    twice, _ = both(aq.MLP, few, recipe, aq.full_and_random)
+def test_many_participants_are_trained_stack_after_stack(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
+    once, _ = both(aq.MLP, few, config, aq.full_and_random)
+    monkeypatch.setattr(vectorized, "MOST", 2)
+    twice, _ = both(aq.MLP, few, config, aq.full_and_random)
     assert [u.participant for u in twice] == [0, 1, 2]
     for a, b in zip(once, twice, strict=True):
         torch.testing.assert_close(a.state["2.weight"], b.state["2.weight"], atol=1e-5, rtol=1e-4)
 
 
-def test_a_stacked_federation_is_the_plain_one_up_to_rounding(few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=3, rounds=3, local_steps=3, batch=16)
+def test_a_stacked_federation_is_the_plain_one_up_to_rounding(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=3, local_steps=3, batch=16)
     shards = shards_of(few)
     plain, vectorised = (
-        list(aq.federate(aq.MLP, shards, recipe, stacked=how, progress=False))[-1] for how in (False, True)
+        list(aq.federate(aq.MLP, shards, config, vectorized=how, progress=False))[-1] for how in (False, True)
     )
     assert vectorised.loss == pytest.approx(plain.loss, rel=1e-3)
     assert vectorised.parameters_sent == plain.parameters_sent
@@ -106,20 +108,20 @@ class Counting(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(784, 10), nn.BatchNorm1d(10))
 
 
-def test_a_network_with_other_state_is_refused_and_trained_one_by_one(few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=3, rounds=1, local_steps=1, batch=8)
+def test_a_network_with_other_state_is_refused_and_trained_one_by_one(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=1, local_steps=1, batch=8)
     with pytest.raises(ValueError, match=r"2\.running_mean.*one by one"):
-        both(Counting, few, recipe, aq.full_only)
+        both(Counting, few, config, aq.full_only)
 
 
-def test_lists_of_different_length_are_refused(few: aq.Data) -> None:
-    shards, theta = shards_of(few), aq.initial(aq.MLP, seed=0)
+def test_lists_of_different_length_are_refused(few: aq.Dataset) -> None:
+    shards, theta = shards_of(few), aq.init_params(aq.MLP, seed=0)
     with pytest.raises(ValueError, match="one of each"):
-        stacked.stacked_sgd(aq.MLP, [theta], shards, WIDTHS, aq.Recipe(), [np.random.default_rng(0)] * 3)
+        vectorized.stacked_sgd(aq.MLP, [theta], shards, WIDTHS, aq.Config(), [np.random.default_rng(0)] * 3)
 
 
-def test_stacking_is_refused_where_a_scheme_cannot(few: aq.Data) -> None:
-    recipe = aq.Recipe(participants=3, rounds=1, local_steps=1)
-    scheme = replace(aq.slimmable(aq.MLP), together=None)
+def test_stacking_is_refused_where_a_scheme_cannot(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=1, local_steps=1)
+    strategy = replace(aq.slimmable(aq.MLP), together=None)
     with pytest.raises(ValueError, match="stacked is True"):
-        next(aq.federate(aq.MLP, shards_of(few), recipe, scheme=scheme, stacked=True, progress=False))
+        next(aq.federate(aq.MLP, shards_of(few), config, strategy=strategy, vectorized=True, progress=False))

@@ -16,9 +16,11 @@ import pytest
 import yaml
 
 import aequa_lite as aq
-from aequa_lite import runs, tables, verdicts
-from aequa_lite import sweep as sweeps
-from aequa_lite.workers import available
+from aequa_lite._parallel import available
+from aequa_lite.experiments import published as verdicts
+from aequa_lite.experiments import sweep as runs
+from aequa_lite.experiments import sweep as sweeps
+from aequa_lite.experiments import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
@@ -27,9 +29,9 @@ SMALL = """
 import aequa_lite as aq
 if seed == 2: raise ValueError("two is refused")
 data = aq.load("fashion-mini", device="cpu")
-few = aq.Data("few", data.train, data.validation, data.test.take(slice(0, None, 20)), "0" * 64)
+few = aq.Dataset("few", data.train, data.validation, data.test.take(slice(0, None, 20)), "0" * 64)
 nets = [aq.MLP(0.1), aq.MLP(width)]
-aq.report(nets, nets, None, None, few, aq.Recipe(participants=2)).save(out)
+aq.report(nets, nets, None, None, few, aq.Config(participants=2)).save(out)
 """
 
 
@@ -89,7 +91,7 @@ def test_a_sweep_resumes_and_a_failed_run_stays_a_row(notebook: Path, tmp_path: 
     sweeps.run_sweep(found, root=tmp_path / "runs")
     assert kept.stat().st_mtime_ns == before
     assert list(pd.read_csv(tmp_path / "results" / "small" / "runs.csv")["seed"]) == [0, 2]
-    assert aq.Report.load(kept.parent).recipe["participants"] == 2
+    assert aq.Report.load(kept.parent).config["participants"] == 2
     kept_with_it = tmp_path / "results" / "small" / "sweep.yml"
     assert kept_with_it.read_text() == notebook.with_name("small.yml").read_text()
 
@@ -113,7 +115,7 @@ def test_a_table_keeps_what_another_machine_has_run(notebook: Path, tmp_path: Pa
 
 def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
     known = papermill.inspect_notebook(str(REPRODUCE))
-    assert set(aq.Recipe.__dataclass_fields__) <= set(known)
+    assert set(aq.Config.__dataclass_fields__) <= set(known)
     assert all(each["help"] and each["inferred_type_name"] != "None" for each in known.values())
 
 
@@ -121,12 +123,12 @@ def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
 def test_every_sweep_asks_for_what_there_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     for run in sweeps.read_sweep(path).runs():
-        recipe = {name: v for name, v in run.parameters.items() if name in aq.Recipe.__dataclass_fields__}
-        aq.Recipe.from_dict(recipe)
-        aq.network_named(run.parameters.get("network", "MLP"))
-        aq.partition_named(run.parameters["partition"])
+        config = {name: v for name, v in run.parameters.items() if name in aq.Config.__dataclass_fields__}
+        aq.Config.from_dict(config)
+        aq.registry.network(run.parameters.get("network", "MLP"))
+        aq.registry.partition(run.parameters["partition"])
         constants = {name: run.parameters[name] for name in ("draw", "server", "allocation") if name in run.parameters}
-        aq.methods_named(", ".join(run.methods), **constants, rational=False)
+        aq.registry.algorithms(", ".join(run.methods), **constants, individually_rational=False)
 
 
 def run_of(seed: int, case: str = "a", **more: object) -> runs.Run:

@@ -9,7 +9,7 @@ import torch
 from formats import write_sst2
 
 import aequa_lite as aq
-from aequa_lite import text
+from aequa_lite.data import text
 
 
 def sentences(path) -> list[str]:
@@ -22,7 +22,7 @@ def test_sentences_become_token_ids_and_splits_are_kept(tmp_path) -> None:
     assert data.sizes == {"train": 60, "validation": 12, "test": 12}
     for split, file in ((data.train, "train"), (data.validation, "dev"), (data.test, "test")):
         assert split.x.dtype == split.y.dtype == torch.int64
-        assert torch.equal(split.x, aq.tokens(sentences(tmp_path / "sst2" / f"{file}.tsv"), data.words))
+        assert torch.equal(split.x, aq.data.tokens(sentences(tmp_path / "sst2" / f"{file}.tsv"), data.words))
         assert split.x.max() < len(data.words)
 
 
@@ -63,21 +63,21 @@ def test_other_words_are_another_data_set(tmp_path) -> None:
 def test_a_reward_reads_a_sentence_as_the_data_set_does(tmp_path) -> None:
     data = aq.load(write_sst2(tmp_path / "sst2"), device="cpu")
     first = sentences(tmp_path / "sst2" / "test.tsv")[0]
-    net = aq.sized(aq.TextCNN, data)(0.3)
-    assert torch.equal(net(aq.tokens([f"  {first.upper()} "], data.words)), net(data.test.x[:1]))
+    net = aq.for_dataset(aq.networks.TextCNN, data)(0.3)
+    assert torch.equal(net(aq.data.tokens([f"  {first.upper()} "], data.words)), net(data.test.x[:1]))
 
 
 def test_tokens_are_padded_cut_and_unknown_words_are_one() -> None:
     words = ("<padding>", "<unknown>", "a", "b")
-    assert aq.tokens(["a b c", "b", ""], words, length=2).tolist() == [[2, 3], [3, 0], [0, 0]]
-    assert aq.tokens(["<padding> a"], words, length=3).tolist() == [[1, 2, 0]]
-    assert aq.tokens([], words, length=3).shape == (0, 3)
+    assert aq.data.tokens(["a b c", "b", ""], words, length=2).tolist() == [[2, 3], [3, 0], [0, 0]]
+    assert aq.data.tokens(["<padding> a"], words, length=3).tolist() == [[1, 2, 0]]
+    assert aq.data.tokens([], words, length=3).shape == (0, 3)
 
 
 @pytest.mark.parametrize(("given", "length"), [("a b", 5), (["a"], 0), (["a"], 2.0), (["a"], True)])
 def test_what_is_no_list_of_sentences_or_no_length_is_refused(given, length) -> None:
     with pytest.raises(ValueError, match=r"(sentences|length) is .* allowed"):
-        aq.tokens(given, ("<padding>", "<unknown>"), length=length)
+        aq.data.tokens(given, ("<padding>", "<unknown>"), length=length)
 
 
 def test_a_heading_is_passed_over(tmp_path) -> None:
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path, name: str, content: byte
 
 
 def test_pixel_noise_is_refused_for_text(tmp_path) -> None:
-    recipe = aq.Recipe(participants=2)
-    shards = aq.homogeneous(aq.load(write_sst2(tmp_path / "sst2"), device="cpu").train, recipe)
+    config = aq.Config(participants=2)
+    shards = aq.data.homogeneous(aq.load(write_sst2(tmp_path / "sst2"), device="cpu").train, config)
     with pytest.raises(ValueError, match=r"torch\.int64; allowed is torch\.uint8"):
-        aq.feature_noise(shards, recipe, (0.0, 0.1))
+        aq.data.feature_noise(shards, config, (0.0, 0.1))

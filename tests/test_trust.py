@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import aequa_lite as aq
-from aequa_lite.files import bounded, plain_json, shown
+from aequa_lite._io import bounded, plain_json, short_repr
 
 
 def sent(width=0.3):
-    return aq.slice_of(aq.MLP, aq.initial(aq.MLP, seed=0), width)
+    return aq.slice_of(aq.MLP, aq.init_params(aq.MLP, seed=0), width)
 
 
 @given(st.sampled_from([0.02, 0.3, 1.0]), st.booleans())
@@ -24,16 +24,16 @@ def sent(width=0.3):
 def test_an_honest_answer_passes_unchanged(width, arrays):
     answer = {k: t + 0.01 for k, t in sent(width).items()}
     received = {k: t.numpy() for k, t in answer.items()} if arrays else answer
-    found = aq.checked_update(dict(reversed(received.items())), sent(width), limit=10.0)
+    found = aq._validation.checked_update(dict(reversed(received.items())), sent(width), limit=10.0)
     assert list(found) == list(sent(width))
     assert all(torch.equal(found[k], t) for k, t in answer.items())
-    assert all(torch.equal(t, answer[k]) for k, t in aq.opened_update(save(answer), sent(width)).items())
+    assert all(torch.equal(t, answer[k]) for k, t in aq._validation.parse_update(save(answer), sent(width)).items())
 
 
 def test_shapes_without_numbers_are_enough_to_check_against():
     with torch.device("meta"):
         empty = aq.MLP(0.3).state_dict()
-    assert all(torch.equal(t, sent()[k]) for k, t in aq.checked_update(sent(), empty).items())
+    assert all(torch.equal(t, sent()[k]) for k, t in aq._validation.checked_update(sent(), empty).items())
 
 
 NAN = torch.full((10,), math.nan)
@@ -58,32 +58,32 @@ HOSTILE = {
 def test_a_hostile_answer_is_refused_with_one_sentence(sentence):
     received = {**sent(), **HOSTILE[sentence]}
     with pytest.raises(ValueError, match=sentence) as error:
-        aq.checked_update({k: v for k, v in received.items() if v is not None}, sent(), limit=5.0)
+        aq._validation.checked_update({k: v for k, v in received.items() if v is not None}, sent(), limit=5.0)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("other", [0.29, 0.31, 1.0])
 def test_a_slice_of_another_width_is_refused(other):
     with pytest.raises(ValueError, match="allowed is torch.float32 of shape"):
-        aq.checked_update(sent(other), sent(0.3))
+        aq._validation.checked_update(sent(other), sent(0.3))
 
 
 @pytest.mark.parametrize("nothing", [None, 3, [], "state"])
 def test_what_holds_no_tensors_is_refused(nothing):
     with pytest.raises(ValueError, match="allowed are tensors by name|is missing"):
-        aq.checked_update(nothing, sent())
+        aq._validation.checked_update(nothing, sent())
 
 
 def test_a_message_is_measured_before_it_is_parsed(monkeypatch):
     monkeypatch.setattr("aequa_lite.trust.tensors_from", lambda content: pytest.fail("it was parsed"))
     with pytest.raises(ValueError, match="allowed are at most"):
-        aq.opened_update(bytes(10**6), sent())
+        aq._validation.parse_update(bytes(10**6), sent())
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'\x08\0\0\0\0\0\0\0{"a":{}}', b"\xff" * 64, b"\x80\x04K\x01."])
 def test_damaged_messages_are_refused(content):
     with pytest.raises(ValueError, match="no intact safetensors file"):
-        aq.opened_update(content, sent())
+        aq._validation.parse_update(content, sent())
 
 
 ASKED = {"participant": (0, 4), "samples": (1, 1000), "loss": (0.0, 1e6)}
@@ -105,19 +105,21 @@ ASKED = {"participant": (0, 4), "samples": (1, 1000), "loss": (0.0, 1e6)}
 )
 def test_what_is_said_beside_the_tensors_is_checked(said, sentence):
     honest = {"participant": 3, "samples": 40, "loss": 1}
-    assert aq.checked_metadata(honest, ASKED) == honest
+    assert aq._validation.checked_metadata(honest, ASKED) == honest
     with pytest.raises(ValueError, match=sentence) as error:
-        aq.checked_metadata({**honest, **said}, ASKED)
+        aq._validation.checked_metadata({**honest, **said}, ASKED)
     assert len(str(error.value)) < 200
 
 
 def test_the_rounds_median_says_who_is_outsized_whatever_the_widths():
-    theta = aq.initial(aq.MLP, seed=0)
+    theta = aq.init_params(aq.MLP, seed=0)
     answers = [{k: t + 0.01 for k, t in aq.slice_of(aq.MLP, theta, w).items()} for w in (0.05, 0.3, 1.0)]
     loud = {k: t + 0.05 for k, t in aq.slice_of(aq.MLP, theta, 0.05).items()}
-    assert aq.outsized([*answers, loud], theta) == [False, False, False, True]
-    assert aq.outsized([theta, theta, loud], theta) == [False] * 3  # most sent nothing: no scale to measure by
-    assert aq.outsized([], theta) == []
+    assert aq._validation.oversized([*answers, loud], theta) == [False, False, False, True]
+    assert (
+        aq._validation.oversized([theta, theta, loud], theta) == [False] * 3
+    )  # most sent nothing: no scale to measure by
+    assert aq._validation.oversized([], theta) == []
 
 
 def test_no_more_of_a_file_is_read_than_allowed(tmp_path):
@@ -138,5 +140,5 @@ def test_json_is_plain_finite_and_flat(text):
 
 
 def test_a_value_is_shown_on_one_short_line():
-    assert shown("a\nb") == "'a\\nb'"
-    assert len(shown(list(range(10_000)))) <= 80
+    assert short_repr("a\nb") == "'a\\nb'"
+    assert len(short_repr(list(range(10_000)))) <= 80

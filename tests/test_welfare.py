@@ -24,10 +24,10 @@ def width(w: float) -> float:
 
 
 WELFARE = {
-    "nash": lambda b, curve, budget: aq.nash(b, curve, cost=width, budget=budget),
-    "leximin": lambda b, curve, budget: aq.leximin(b, curve, cost=width, budget=budget),
-    "lp": lambda b, curve, budget: aq.lp_welfare(b, curve, p=0.5, cost=width, budget=budget),
-    "sum": lambda b, curve, budget: aq.lp_welfare(b, curve, p=1.0, cost=width, budget=budget),
+    "nash": lambda b, curve, budget: aq.allocation.nash(b, curve, cost=width, budget=budget),
+    "leximin": lambda b, curve, budget: aq.allocation.leximin(b, curve, cost=width, budget=budget),
+    "lp": lambda b, curve, budget: aq.allocation.lp_welfare(b, curve, p=0.5, cost=width, budget=budget),
+    "sum": lambda b, curve, budget: aq.allocation.lp_welfare(b, curve, p=1.0, cost=width, budget=budget),
 }
 
 
@@ -67,10 +67,10 @@ def test_what_only_one_of_two_equals_could_have_is_left_over(rule) -> None:
 @many_times
 @given(b=few, budget=budgets)
 def test_the_welfare_bounds_hold_against_every_fair_tuple(b: list[float], budget: float) -> None:
-    plan = aq.nash(b, COARSE, cost=width, budget=budget)
+    plan = aq.allocation.nash(b, COARSE, cost=width, budget=budget)
     best = max(np.log(gains).sum() for gains in fair_tuples(b, budget) if (gains > 1e-12).all())
     assert -plan.certificate.value <= best + 1e-9 <= -plan.certificate.bound + 2e-9
-    lp = aq.lp_welfare(b, COARSE, p=0.5, cost=width, budget=budget)
+    lp = aq.allocation.lp_welfare(b, COARSE, p=0.5, cost=width, budget=budget)
     best = max((np.maximum(gains, 0) ** 0.5).sum() for gains in fair_tuples(b, budget))
     assert -lp.certificate.value <= best + 1e-9 <= -lp.certificate.bound + 2e-9
 
@@ -78,7 +78,7 @@ def test_the_welfare_bounds_hold_against_every_fair_tuple(b: list[float], budget
 @many_times
 @given(b=few, budget=budgets)
 def test_leximin_is_the_lexicographic_best_of_the_fair_tuples(b: list[float], budget: float) -> None:
-    plan = aq.leximin(b, COARSE, cost=width, budget=budget)
+    plan = aq.allocation.leximin(b, COARSE, cost=width, budget=budget)
     found = np.sort(plan.predicted_accuracy - b).round(9).tolist()
     best = max(np.sort(gains).round(9).tolist() for gains in fair_tuples(b, budget))
     assert found[0] == best[0]  # the smallest gain is the largest possible
@@ -104,27 +104,29 @@ def test_a_free_rider_gets_no_more_than_anybody_who_worked() -> None:
 
 def test_a_budget_may_be_of_parameters_or_bytes() -> None:
     def numbers(w: float) -> float:
-        return float(aq.parameters(aq.LeNet(w)))
+        return float(aq.n_parameters(aq.LeNet(w)))
 
-    plan = aq.nash([0.1, 0.2], COARSE, cost=numbers, budget=1.2 * numbers(1.0))
+    plan = aq.allocation.nash([0.1, 0.2], COARSE, cost=numbers, budget=1.2 * numbers(1.0))
     assert sum(map(numbers, plan.widths)) <= 1.2 * numbers(1.0)
-    in_bytes = aq.nash([0.1, 0.2], COARSE, cost=lambda w: 4 * numbers(w), budget=4.8 * numbers(1.0))
+    in_bytes = aq.allocation.nash([0.1, 0.2], COARSE, cost=lambda w: 4 * numbers(w), budget=4.8 * numbers(1.0))
     assert in_bytes.widths.tolist() == plan.widths.tolist()
 
 
 def test_whoever_cannot_gain_within_the_budget_is_not_passed_by_others() -> None:
-    plan = aq.lp_welfare([0.05, 0.75], COARSE, p=0.5, cost=width, budget=0.9)  # 0.75 gains only at full width
+    plan = aq.allocation.lp_welfare(
+        [0.05, 0.75], COARSE, p=0.5, cost=width, budget=0.9
+    )  # 0.75 gains only at full width
     assert plan.widths[0] <= plan.widths[1]
 
 
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="budget is"):
-        aq.nash([0.1, 0.2], COARSE, cost=width, budget=0.1)
+        aq.allocation.nash([0.1, 0.2], COARSE, cost=width, budget=0.1)
     with pytest.raises(ValueError, match="cost does not rise"):
-        aq.leximin([0.1, 0.2], COARSE, cost=lambda w: -w, budget=3)
+        aq.allocation.leximin([0.1, 0.2], COARSE, cost=lambda w: -w, budget=3)
     with pytest.raises(ValueError, match="nash is undefined"):
-        aq.nash([0.9, 0.2], COARSE, cost=width, budget=4)
+        aq.allocation.nash([0.9, 0.2], COARSE, cost=width, budget=4)
     with pytest.raises(ValueError, match="nash is undefined"):
-        aq.nash([0.65, 0.65], COARSE, cost=width, budget=0.7)  # it could gain, but not within the budget
+        aq.allocation.nash([0.65, 0.65], COARSE, cost=width, budget=0.7)  # it could gain, but not within the budget
     with pytest.raises(ValueError, match="p is"):
-        aq.lp_welfare([0.1], COARSE, p=2, cost=width, budget=4)
+        aq.allocation.lp_welfare([0.1], COARSE, p=2, cost=width, budget=4)

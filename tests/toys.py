@@ -20,10 +20,10 @@ def samples(count: int) -> aq.Samples:
     return aq.Samples(torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64), classes=2)
 
 
-def task(sizes: Sequence[int], contribution: Sequence[float] | None = None, build=square, **fields) -> aq.Task:
+def task(sizes: Sequence[int], contribution: Sequence[float] | None = None, build=square, **fields) -> aq.Problem:
     shards = [aq.Shard(i, samples(count), np.arange(count)) for i, count in enumerate(sizes)]
     brought = np.ones(len(sizes)) if contribution is None else np.array(contribution)
-    return aq.Task(build, shards, aq.Recipe(participants=len(sizes), **fields), samples(4), brought)
+    return aq.Problem(build, shards, aq.Config(participants=len(sizes), **fields), samples(4), brought)
 
 
 def start() -> dict[str, torch.Tensor]:

@@ -15,27 +15,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rng import stream
-from .slim import State, merge, prefix
-from .trust import change_norm, outsized
+from .._validation import change_norm, oversized
+from ..rng import stream
+from ..slimmable import State, aggregate, prefix
 
-__all__ = ["clipped", "epsilon", "median", "private", "screened", "trimmed"]
+__all__ = ["coordinate_median", "dp_epsilon", "dp_gaussian", "norm_clipping", "norm_screening", "trimmed_mean"]
 
-Merging = Callable[[State, Iterable[tuple[State, float]]], dict[str, Tensor]]
+
+Aggregator = Callable[[State, Iterable[tuple[State, float]]], dict[str, Tensor]]
+
+
 Pairs = Iterable[tuple[State, float]]
 
 
-def clipped(norm: float | None = None) -> Merging:
+def norm_clipping(norm: float | None = None) -> Aggregator:
     r"""Merge changes none of which is longer than ``norm``: $\Delta_i \leftarrow \Delta_i \min(1, C / \lVert \Delta_i \rVert)$.
 
-    ``norm`` = None takes the median norm of the round. At infinity it is :func:`merge`, to the bit.
+    ``norm`` = None takes the median norm of the round. At infinity it is :func:`~aequa_lite.aggregate`, to the bit.
 
     Raises:
         ValueError: ``norm`` is not above 0.
 
     Example:
         >>> theta, long = {"w": torch.zeros(2)}, {"w": torch.tensor([30.0, 40.0])}
-        >>> clipped(5.0)(theta, [(long, 1.0), (theta, 1.0)])["w"].tolist()
+        >>> norm_clipping(5.0)(theta, [(long, 1.0), (theta, 1.0)])["w"].tolist()
         [1.5, 2.0]
 
     Source: norm bounding (Sun et al. 2019); over nested slices ours.
@@ -43,12 +46,12 @@ def clipped(norm: float | None = None) -> Merging:
     if norm is not None and not norm > 0:
         raise ValueError(f"norm is {norm!r}; allowed is a number above 0, or None for the round's median")
 
-    def merging(theta: State, updates: Pairs) -> dict[str, Tensor]:
+    def aggregator(theta: State, updates: Pairs) -> dict[str, Tensor]:
         pairs = list(updates)
         most = float(np.median([change_norm(state, theta) for state, _ in pairs])) if norm is None else norm
-        return merge(theta, [(_shortened(state, theta, most), weight) for state, weight in pairs])
+        return aggregate(theta, [(_shortened(state, theta, most), weight) for state, weight in pairs])
 
-    return merging
+    return aggregator
 
 
 def _shortened(state: State, theta: State, norm: float) -> State:
@@ -60,42 +63,42 @@ def _shortened(state: State, theta: State, norm: float) -> State:
     return {**state, **{k: t + (norm / length) * (state[k] - t) for k, t in blocks.items()}}
 
 
-def screened(times: float = 4.0) -> Merging:
-    """Merge the answers whose change is no larger than ``times`` the round's median (:func:`outsized`); leave out the rest.
+def norm_screening(times: float = 4.0) -> Aggregator:
+    """Merge the answers whose change is no larger than ``times`` the round's median (:func:`~aequa_lite._validation.oversized`); leave out the rest.
 
     Raises:
         ValueError: ``times`` is not a finite number from 1.
 
     Example:
         >>> theta = {"w": torch.zeros(1)}
-        >>> screened()(theta, [({"w": torch.full((1,), size)}, 1.0) for size in (1.0, 2.0, 99.0)])["w"].item()
+        >>> norm_screening()(theta, [({"w": torch.full((1,), size)}, 1.0) for size in (1.0, 2.0, 99.0)])["w"].item()
         1.5
 
     Source: ours.
     """
-    outsized([], {}, times)
+    oversized([], {}, times)
 
-    def merging(theta: State, updates: Pairs) -> dict[str, Tensor]:
+    def aggregator(theta: State, updates: Pairs) -> dict[str, Tensor]:
         pairs = list(updates)
-        out = outsized([state for state, _ in pairs], theta, times)
-        return merge(theta, [pair for pair, large in zip(pairs, out, strict=True) if not large])
+        out = oversized([state for state, _ in pairs], theta, times)
+        return aggregate(theta, [pair for pair, large in zip(pairs, out, strict=True) if not large])
 
-    return merging
+    return aggregator
 
 
-def trimmed(share: float = 0.2) -> Merging:
+def trimmed_mean(share: float = 0.2) -> Aggregator:
     r"""Average each entry over those who hold it, without the ``share`` of largest and the share of smallest values.
 
     Of $h$ holders, the $\lfloor \mathrm{share} \cdot h \rfloor$ largest and as many of the smallest changes go; the others are
     averaged by their weights. Where two hold an entry nobody is in the middle, so nothing goes. ``trimmed(0)`` is
-    :func:`merge`; towards a half it becomes the median.
+    :func:`~aequa_lite.aggregate`; towards a half it becomes the median.
 
     Raises:
         ValueError: ``share`` is outside [0, 0.5).
 
     Example:
         >>> answers = [({"w": torch.tensor([value])}, 1.0) for value in (1.0, 2.0, 3.0, 99.0)]
-        >>> trimmed(0.25)({"w": torch.zeros(1)}, answers)["w"].item()
+        >>> trimmed_mean(0.25)({"w": torch.zeros(1)}, answers)["w"].item()
         2.5
 
     Source: the trimmed mean (Yin et al. 2018), over those who hold an entry.
@@ -105,14 +108,14 @@ def trimmed(share: float = 0.2) -> Merging:
     return lambda theta, updates: _ranked(theta, updates, lambda holders: (share * holders + 1e-9).long())
 
 
-def median(theta: State, updates: Pairs) -> dict[str, Tensor]:
+def coordinate_median(theta: State, updates: Pairs) -> dict[str, Tensor]:
     """Take for each entry the middle one of the values of those who hold it; of two middle ones, their weighted mean.
 
-    Weights decide nothing else: who claims ten times the data has one voice. With one or two holders it is :func:`merge`.
+    Weights decide nothing else: who claims ten times the data has one voice. With one or two holders it is :func:`~aequa_lite.aggregate`.
 
     Example:
         >>> answers = [({"w": torch.tensor([value])}, 1.0) for value in (1.0, 2.0, 99.0)]
-        >>> median({"w": torch.zeros(1)}, answers)["w"].item()
+        >>> coordinate_median({"w": torch.zeros(1)}, answers)["w"].item()
         2.0
 
     Source: the coordinate-wise median (Yin et al. 2018), over those who hold an entry.
@@ -141,14 +144,14 @@ def _ranked(theta: State, updates: Pairs, cut: Callable[[Tensor], Tensor]) -> di
     return {k: entry(k, t) if k in known and t.is_floating_point() else t for k, t in theta.items()}
 
 
-def private(norm: float, noise: float, seed: int | None = None) -> Merging:
+def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregator:
     r"""Clip each change to ``norm`` and add Gaussian noise, so that no participant's share in a round can be told for sure.
 
     $\theta_e \leftarrow \theta_e + (\sum_{i \ni e} a_i \bar\Delta_{i,e} + \sigma C a_{\max}\, z_e) / \sum_{i \ni e} a_i$
     with $\bar\Delta_i$ the change clipped to $C$ = ``norm``, $\sigma$ = ``noise``, $z_e \sim N(0, 1)$. Replacing one answer by
-    no change moves the sum by at most $C a_{\max}$, so each round is one Gaussian mechanism (:func:`epsilon` says what it
+    no change moves the sum by at most $C a_{\max}$, so each round is one Gaussian mechanism (:func:`~aequa_lite.aggregation.dp_epsilon` says what it
     spends). Who takes part, at which width and weight, is taken as known. Entries that nobody holds keep their value.
-    ``noise`` = 0 and ``norm`` at infinity is :func:`merge`. ``seed``: the noise follows from it and from the network as it
+    ``noise`` = 0 and ``norm`` at infinity is :func:`~aequa_lite.aggregate`. ``seed``: the noise follows from it and from the network as it
     stands, for runs that can be repeated; None takes the operating system's randomness, which a real promise needs.
 
     Raises:
@@ -156,16 +159,16 @@ def private(norm: float, noise: float, seed: int | None = None) -> Merging:
 
     Example:
         >>> theta, answers = {"w": torch.zeros(1)}, [({"w": torch.ones(1)}, 1.0)]
-        >>> [round(private(0.5, noise, seed=0)(theta, answers)["w"].item(), 2) for noise in (0.0, 0.1)] != [0.5, 0.5]
+        >>> [round(dp_gaussian(0.5, noise, seed=0)(theta, answers)["w"].item(), 2) for noise in (0.0, 0.1)] != [0.5, 0.5]
         True
 
     Source: DP-FedAvg (McMahan et al. 2018); the denominators over nested slices are ours.
     """
     if not norm > 0 or not 0 <= noise < math.inf or (noise and math.isinf(norm)):
         raise ValueError(f"norm is {norm!r} and noise {noise!r}; allowed are norm above 0 and finite noise from 0")
-    clip = clipped(norm)
+    clip = norm_clipping(norm)
 
-    def merging(theta: State, updates: Pairs) -> dict[str, Tensor]:
+    def aggregator(theta: State, updates: Pairs) -> dict[str, Tensor]:
         pairs = list(updates)
         after, most = clip(theta, pairs), max((weight for _, weight in pairs), default=0.0)
         draws = np.random.default_rng() if seed is None else stream(seed, "privacy", *_fingerprint(theta))
@@ -182,7 +185,7 @@ def private(norm: float, noise: float, seed: int | None = None) -> Merging:
             return after
         return {name: blurred(name, t) if t.is_floating_point() else t for name, t in after.items()}
 
-    return merging
+    return aggregator
 
 
 def _fingerprint(theta: State) -> Iterator[str]:
@@ -191,7 +194,7 @@ def _fingerprint(theta: State) -> Iterator[str]:
         yield hashlib.sha256(theta[name].detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
+def dp_epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
     r"""Return the $\varepsilon$ of $(\varepsilon, \delta)$-differential privacy that so many noisy rounds have spent.
 
     A participant is what is protected: its answer in every round, against being replaced by no change. No reduction
@@ -202,7 +205,7 @@ def epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
         ImportError: opacus is not installed.
 
     Example:
-        >>> epsilon(0.0, 20)
+        >>> dp_epsilon(0.0, 20)
         Traceback (most recent call last):
         ValueError: noise is 0.0; allowed is a finite number above 0
 

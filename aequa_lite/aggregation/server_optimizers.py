@@ -12,15 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .judge import hits
-from .records import Samples, Update
-from .slim import Build, slim
+from ..evaluation import correct
+from ..slimmable import Build, slim
+from ..types import Samples, Update
 
-__all__ = ["adaptive", "averaged", "by_validation", "with_momentum"]
+__all__ = ["fedadam", "fedavg", "fedavgm", "validation_weights"]
+
 
 State = Mapping[str, Tensor]
-Server = Callable[[State, State], dict[str, Tensor]]
-Weigh = Callable[[Sequence[Update]], Sequence[float]]
+
+
+ServerOptimizer = Callable[[State, State], dict[str, Tensor]]
+
+
+Reweight = Callable[[Sequence[Update]], Sequence[float]]
 
 
 def networks_own(state: State) -> dict[str, Tensor]:
@@ -28,11 +33,11 @@ def networks_own(state: State) -> dict[str, Tensor]:
     return {name: t for name, t in state.items() if " of " not in name}
 
 
-def averaged(state: State, merged: State) -> dict[str, Tensor]:
+def fedavg(state: State, merged: State) -> dict[str, Tensor]:
     r"""Take the average of the answers as it is: $\theta \leftarrow \mathrm{merge}(\theta)$.
 
     Example:
-        >>> averaged({"w": torch.zeros(1)}, {"w": torch.ones(1)})["w"].item()
+        >>> fedavg({"w": torch.zeros(1)}, {"w": torch.ones(1)})["w"].item()
         1.0
 
     Source: FedAvg (McMahan et al. 2017).
@@ -40,7 +45,7 @@ def averaged(state: State, merged: State) -> dict[str, Tensor]:
     return dict(merged)
 
 
-def with_momentum(beta: float = 0.9, lr: float = 1.0) -> Server:
+def fedavgm(beta: float = 0.9, lr: float = 1.0) -> ServerOptimizer:
     r"""Follow the average with momentum.
 
     $m \leftarrow \beta m + (\mathrm{merge}(\theta) - \theta)$, then $\theta \leftarrow \theta + \eta m$.
@@ -49,13 +54,13 @@ def with_momentum(beta: float = 0.9, lr: float = 1.0) -> Server:
         ValueError: ``beta`` is outside [0, 1), or ``lr`` is not above 0.
 
     Example:
-        >>> state = with_momentum(0.5)({"w": torch.zeros(1)}, {"w": torch.ones(1)})
-        >>> with_momentum(0.5)(state, {"w": torch.full((1,), 2.0)})["w"].item()
+        >>> state = fedavgm(0.5)({"w": torch.zeros(1)}, {"w": torch.ones(1)})
+        >>> fedavgm(0.5)(state, {"w": torch.full((1,), 2.0)})["w"].item()
         2.5
 
     Source: FedAvgM (Hsu et al. 2019).
     """
-    _check(beta=beta, lr=lr)
+    _check_constants(beta=beta, lr=lr)
 
     def follow(name: str, state: State, push: Tensor) -> dict[str, Tensor]:
         speed = state.get(f"momentum of {name}", torch.zeros_like(push)) * beta + push
@@ -64,7 +69,7 @@ def with_momentum(beta: float = 0.9, lr: float = 1.0) -> Server:
     return _entrywise(follow)
 
 
-def adaptive(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-3) -> Server:
+def fedadam(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-3) -> ServerOptimizer:
     r"""Follow the average with a step of its own for each entry, larger where answers have been small.
 
     With $d = \mathrm{merge}(\theta) - \theta$: $m \leftarrow \beta m + (1-\beta) d$, $v \leftarrow \beta_2 v + (1-\beta_2) d^2$,
@@ -74,12 +79,12 @@ def adaptive(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: 
         ValueError: a ``beta`` is outside [0, 1), or ``lr`` or ``epsilon`` is not above 0.
 
     Example:
-        >>> round(adaptive(lr=0.1)({"w": torch.zeros(1)}, {"w": torch.ones(1)})["w"].item(), 3)
+        >>> round(fedadam(lr=0.1)({"w": torch.zeros(1)}, {"w": torch.ones(1)})["w"].item(), 3)
         0.099
 
     Source: FedAdam (Reddi et al. 2021), without bias correction, as published.
     """
-    _check(beta=beta, beta2=beta2, lr=lr, epsilon=epsilon)
+    _check_constants(beta=beta, beta2=beta2, lr=lr, epsilon=epsilon)
 
     def follow(name: str, state: State, push: Tensor) -> dict[str, Tensor]:
         zero = torch.zeros_like(push)
@@ -91,7 +96,7 @@ def adaptive(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: 
     return _entrywise(follow)
 
 
-def _entrywise(follow: Callable[[str, State, Tensor], dict[str, Tensor]]) -> Server:
+def _entrywise(follow: Callable[[str, State, Tensor], dict[str, Tensor]]) -> ServerOptimizer:
     """The server step that follows each tensor's push; whole numbers, such as a counter of batches, are taken as they come."""
 
     def step(state: State, merged: State) -> dict[str, Tensor]:
@@ -103,7 +108,7 @@ def _entrywise(follow: Callable[[str, State, Tensor], dict[str, Tensor]]) -> Ser
     return step
 
 
-def by_validation(build: Build, validation: Samples, power: float = 1.0) -> Weigh:
+def validation_weights(build: Build, validation: Samples, power: float = 1.0) -> Reweight:
     r"""Weigh each answer by what it is worth now: $a_i \propto \mathrm{acc}_i^{\,p}$, its validation accuracy as it arrives.
 
     Raises:
@@ -111,9 +116,9 @@ def by_validation(build: Build, validation: Samples, power: float = 1.0) -> Weig
 
     Example:
         >>> import aequa_lite as aq
-        >>> weigh = by_validation(aq.MLP, aq.load("fashion-mini").validation, power=2.0)
-        >>> update = aq.Update(0, 1.0, aq.initial(aq.MLP, seed=0), weight=1.0, loss=2.3)
-        >>> weigh([update, update]) == [0.5, 0.5]
+        >>> reweight = validation_weights(aq.MLP, aq.load("fashion-mini").validation, power=2.0)
+        >>> update = aq.Update(0, 1.0, aq.init_params(aq.MLP, seed=0), weight=1.0, loss=2.3)
+        >>> reweight([update, update]) == [0.5, 0.5]
         True
 
     Source: ours; contribution-weighted merging as in ShapFed-WA, with accuracy as the contribution.
@@ -121,15 +126,15 @@ def by_validation(build: Build, validation: Samples, power: float = 1.0) -> Weig
     if not 0 <= power < np.inf:
         raise ValueError(f"power is {power!r}; allowed is a finite number from 0")
 
-    def weigh(updates: Sequence[Update]) -> list[float]:
-        worth = np.array([hits(slim(build, u.state, u.width).eval(), validation).mean() for u in updates])
+    def reweight(updates: Sequence[Update]) -> list[float]:
+        worth = np.array([correct(slim(build, u.state, u.width).eval(), validation).mean() for u in updates])
         mass = np.maximum(worth, 1e-3) ** power
         return (mass / mass.sum()).tolist()
 
-    return weigh
+    return reweight
 
 
-def _check(**values: float) -> None:
+def _check_constants(**values: float) -> None:
     """Refuse constants that make no step."""
     for name, value in values.items():
         fits = 0 <= value < 1 if name.startswith("beta") else 0 < value < np.inf

@@ -16,15 +16,20 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Problem", "bounded", "swept"]
+__all__ = ["SearchProblem", "bounded_search", "exact_search"]
+
 
 Objective = Callable[[Any, Any], Any]
+
+
 GAP = 1e-6  # the certified gap of the bounded search
+
+
 CELLS = 4096  # cells of tau that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class SearchProblem:
     """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may get, (n,)."""
 
     contribution: np.ndarray
@@ -55,7 +60,7 @@ def _spread(value: Any) -> Any:
     return np.where(np.asarray(value) < 1e-12, 0.0, value)[()]
 
 
-def swept(problem: Problem, objective: Objective) -> tuple[np.ndarray, float, float]:
+def exact_search(problem: SearchProblem, objective: Objective) -> tuple[np.ndarray, float, float]:
     """Try the plan between every two distinct events; return the best levels, its tau, and its value."""
     b, levels, floor = problem.contribution, problem.levels, problem.floor
     who, step = np.nonzero(
@@ -80,7 +85,7 @@ def swept(problem: Problem, objective: Objective) -> tuple[np.ndarray, float, fl
     return chosen, tau, problem.value(chosen, objective)
 
 
-def _best(problem: Problem, objective: Objective, value: np.ndarray, event: np.ndarray) -> int:
+def _best(problem: SearchProblem, objective: Objective, value: np.ndarray, event: np.ndarray) -> int:
     """How many events the best plan has seen: the near-best are computed again from their gains, ties go to more gain."""
     least = value.min()
     if not np.isfinite(least):
@@ -121,7 +126,7 @@ class _Sorted:
         return cls(values, *sums, np.searchsorted(floor[first], np.arange(levels - 1), side="right"))
 
 
-def _groups(problem: Problem) -> list[_Sorted]:
+def _groups(problem: SearchProblem) -> list[_Sorted]:
     """The participants in groups in which the floor rises with the contribution: one, unless standalone is another order."""
     b, floor, size = problem.contribution, problem.floor, len(problem.levels)
     order = np.lexsort((floor, b)) if floor.any() else slice(None)
@@ -133,7 +138,7 @@ def _groups(problem: Problem) -> list[_Sorted]:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
+class _Plans:
     """What the plans at many taus (T,) look like: mean gain, mean squared distance to tau, and events seen so far."""
 
     tau: np.ndarray
@@ -141,16 +146,16 @@ class _State:
     distance: np.ndarray
     seen: np.ndarray
 
-    def at(self, index: Any) -> _State:
+    def at(self, index: Any) -> _Plans:
         """The plans at these positions."""
-        return _State(self.tau[index], self.mean[index], self.distance[index], self.seen[index])
+        return _Plans(self.tau[index], self.mean[index], self.distance[index], self.seen[index])
 
     def value(self, objective: Objective) -> np.ndarray:
         """The objective of each plan."""
         return objective(self.mean, np.sqrt(np.maximum(self.distance - (self.mean - self.tau) ** 2, 0.0)))
 
 
-def _state(problem: Problem, groups: list[_Sorted], tau: np.ndarray) -> _State:
+def _plans_at(problem: SearchProblem, groups: list[_Sorted], tau: np.ndarray) -> _Plans:
     """The plans at many taus: a binary search for each tau and level, whatever the number of participants."""
     n, levels = len(problem.contribution), problem.levels
     mean, distance, seen = np.zeros(len(tau)), np.zeros(len(tau)), np.zeros(len(tau), dtype=np.int64)
@@ -164,10 +169,10 @@ def _state(problem: Problem, groups: list[_Sorted], tau: np.ndarray) -> _State:
         mean += ((levels * count).sum(1) - group.total[-1]) / n
         distance += (shift**2 * count - 2 * shift * total + square).sum(1) / n
         seen -= upto.sum(1)
-    return _State(tau, mean, np.maximum(distance, 0.0), seen)
+    return _Plans(tau, mean, np.maximum(distance, 0.0), seen)
 
 
-def _below(left: _State, right: _State, objective: Objective) -> np.ndarray:
+def _below(left: _Plans, right: _Plans, objective: Objective) -> np.ndarray:
     r"""No plan between two taus is below this, (cells,).
 
     The mean gain rises with tau, so it lies between its ends; $dQ/d\tau = -2(\bar g - \tau)$ bounds $Q$ from both ends;
@@ -183,7 +188,9 @@ def _below(left: _State, right: _State, objective: Objective) -> np.ndarray:
     return objective(right.mean, np.sqrt(np.maximum(least - far**2 - 1e-13, 0.0)))
 
 
-def bounded(problem: Problem, objective: Objective, most: int = 200_000) -> tuple[np.ndarray, float, float]:
+def bounded_search(
+    problem: SearchProblem, objective: Objective, most: int = 200_000
+) -> tuple[np.ndarray, float, float]:
     """Branch and bound over tau; return the best levels, its tau, and a value that no plan is below.
 
     Cells of tau are halved until none can hold a plan better than the best by more than 1e-6. A cell with at most one
@@ -194,7 +201,7 @@ def bounded(problem: Problem, objective: Objective, most: int = 200_000) -> tupl
     if len(middles) == 0:
         return problem.nearest(0.0), 0.0, problem.value(problem.nearest(0.0), objective)
     edges = np.linspace(middles[0] - b.max() - 1e-6, middles[-1] - b.min() + 1e-6, 257)
-    state = _state(problem, groups, edges)
+    state = _plans_at(problem, groups, edges)
     left, right = state.at(slice(None, -1)), state.at(slice(1, None))
     best, tau = _least(state, objective)
     bound, looked = np.inf, len(edges)
@@ -216,19 +223,19 @@ def bounded(problem: Problem, objective: Objective, most: int = 200_000) -> tupl
     return chosen, tau, min(float(bound), problem.value(chosen, objective))
 
 
-def _least(state: _State, objective: Objective) -> tuple[float, float]:
+def _least(state: _Plans, objective: Objective) -> tuple[float, float]:
     """The smallest value among these plans, and its tau; among equals the larger tau."""
     value = state.value(objective)
     k = len(value) - 1 - int(value[::-1].argmin())
     return float(value[k]), float(state.tau[k])
 
 
-def _chunked(problem: Problem, groups: list[_Sorted], tau: np.ndarray) -> _State:
+def _chunked(problem: SearchProblem, groups: list[_Sorted], tau: np.ndarray) -> _Plans:
     """The plans at very many taus, in pieces that fit into memory."""
-    pieces = [_state(problem, groups, tau[i : i + CELLS]) for i in range(0, max(len(tau), 1), CELLS)]
+    pieces = [_plans_at(problem, groups, tau[i : i + CELLS]) for i in range(0, max(len(tau), 1), CELLS)]
     return pieces[0] if len(pieces) == 1 else _joined(*pieces)
 
 
-def _joined(*states: _State) -> _State:
+def _joined(*states: _Plans) -> _Plans:
     """Several states in one row."""
-    return _State(*(np.concatenate([getattr(s, f) for s in states]) for f in ("tau", "mean", "distance", "seen")))
+    return _Plans(*(np.concatenate([getattr(s, f) for s in states]) for f in ("tau", "mean", "distance", "seen")))

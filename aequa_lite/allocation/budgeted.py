@@ -1,4 +1,4 @@
-r"""Rules of welfare: the best that a scarce resource can buy, for the product, the sum of powers, or the least of the gains.
+"""Rules of welfare: the best that a scarce resource can buy, for the product, the sum of powers, or the least of the gains.
 
 Models can be copied at no cost: without a scarce resource, every rule that likes gains hands out the full network. So these
 rules name theirs: a budget on the sum of a cost over all participants (widths, parameters or bytes). All keep two axioms,
@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from .allocate import Plan, checked, plan_of
-from .curve import Curve
+from ..evaluation import Curve
+from .exact import Plan, checked_accuracies, plan_of
 
 __all__ = ["leximin", "lp_welfare", "nash"]
+
 
 Cost = Callable[[float], float]
 
 
 @dataclass(frozen=True, eq=False)
-class _Shop:
+class _Market:
     """Distinct contributions rising (G,), how many participants bring each (G,), who is where (n,), what a level costs (K,)."""
 
     values: np.ndarray
@@ -37,9 +38,9 @@ class _Shop:
         return float(self.size @ self.costs[chosen])
 
 
-def _shop(contribution: Any, curve: Curve, cost: Cost, budget: float) -> _Shop:
+def _market(contribution: Any, curve: Curve, cost: Cost, budget: float) -> _Market:
     """Contributions and costs; refused where not even the least width for all fits the budget."""
-    values, group, size = np.unique(checked(contribution), return_inverse=True, return_counts=True)
+    values, group, size = np.unique(checked_accuracies(contribution), return_inverse=True, return_counts=True)
     costs = np.array([float(cost(float(w))) for w in curve.level_widths])
     if not (np.diff(costs) >= 0).all() or not costs[0] >= 0:
         raise ValueError("cost does not rise with width; allowed is a cost from 0 that does")
@@ -47,7 +48,7 @@ def _shop(contribution: Any, curve: Curve, cost: Cost, budget: float) -> _Shop:
         raise ValueError(
             f"budget is {budget:g}; allowed is at least {len(group) * costs[0]:g}, the least width for all {len(group)}"
         )
-    return _Shop(values, size, group, costs, budget)
+    return _Market(values, size, group, costs, budget)
 
 
 def _staircase(score: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ def _staircase(score: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _welfare(worth: np.ndarray, shop: _Shop) -> tuple[np.ndarray, float, float]:
+def _welfare(worth: np.ndarray, shop: _Market) -> tuple[np.ndarray, float, float]:
     """Maximise the sum of worth (G, K) within the budget; return levels, value, and a bound that no such plan exceeds.
 
     A price on the cost decouples the groups, up to their order; the price is bisected until the budget fits, and what is
@@ -85,11 +86,11 @@ def _welfare(worth: np.ndarray, shop: _Shop) -> tuple[np.ndarray, float, float]:
         low, high = (middle, high) if shop.price_of(at(middle)) > shop.budget else (low, middle)
     rows, chosen = np.arange(len(worth)), at(high)
     bound = float((worth - high * costs)[rows, chosen].sum() + high * shop.budget)
-    chosen = _spend(chosen, worth, costs, shop)
+    chosen = _spend_rest(chosen, worth, costs, shop)
     return chosen, float(worth[rows, chosen].sum()), bound
 
 
-def _spend(chosen: np.ndarray, worth: np.ndarray, costs: np.ndarray, shop: _Shop) -> np.ndarray:
+def _spend_rest(chosen: np.ndarray, worth: np.ndarray, costs: np.ndarray, shop: _Market) -> np.ndarray:
     """Spend what is left: lift a group, and every group above it that would fall behind, as long as a lift fits and pays."""
     chosen, rows = chosen.copy(), np.arange(len(worth))[:, None]
     while True:
@@ -121,7 +122,7 @@ def nash(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
 
     Source: Nash 1950; with a large budget everybody gets the full network.
     """
-    shop = _shop(contribution, curve, cost, budget)
+    shop = _market(contribution, curve, cost, budget)
     gains = curve.levels - shop.values[:, None]  # (G, K)
     least = (gains > 1e-12).argmax(1)  # the lowest level with a gain
     if not (gains[:, -1] > 1e-12).all() or shop.price_of(least) > budget:
@@ -129,7 +130,7 @@ def nash(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
     worth = np.where(gains > 1e-12, np.log(np.maximum(gains, 1e-12)), -np.inf)
     worth[~np.isfinite(worth)] = worth[np.isfinite(worth)].min() - 1e6
     chosen, value, bound = _welfare(worth, shop)
-    return plan_of(chosen[shop.group], curve, checked(contribution), value=-value, bound=-bound)
+    return plan_of(chosen[shop.group], curve, checked_accuracies(contribution), value=-value, bound=-bound)
 
 
 def lp_welfare(contribution: Any, curve: Curve, *, p: float, cost: Cost, budget: float) -> Plan:
@@ -149,10 +150,10 @@ def lp_welfare(contribution: Any, curve: Curve, *, p: float, cost: Cost, budget:
     """
     if not 0 < p <= 1:
         raise ValueError(f"p is {p!r}; allowed is a number in (0, 1]")
-    shop = _shop(contribution, curve, cost, budget)
+    shop = _market(contribution, curve, cost, budget)
     worth = np.maximum(curve.levels - shop.values[:, None], 0.0) ** p
     chosen, value, bound = _welfare(worth, shop)
-    return plan_of(chosen[shop.group], curve, checked(contribution), value=-value, bound=-bound)
+    return plan_of(chosen[shop.group], curve, checked_accuracies(contribution), value=-value, bound=-bound)
 
 
 def leximin(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
@@ -167,7 +168,7 @@ def leximin(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Pl
 
     Source: Rawls 1971, in its lexicographic form; with a large budget everybody gets the full network.
     """
-    shop = _shop(contribution, curve, cost, budget)
+    shop = _market(contribution, curve, cost, budget)
     chosen = np.zeros(len(shop.values), dtype=int)
     cap = np.full(len(chosen), len(curve.levels) - 1)
     while (chosen < cap).any():
@@ -180,4 +181,4 @@ def leximin(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Pl
             chosen = step
         else:
             cap[: g + 1] = np.minimum(cap[: g + 1], chosen[g])
-    return plan_of(chosen[shop.group], curve, checked(contribution))
+    return plan_of(chosen[shop.group], curve, checked_accuracies(contribution))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from .allocate import Objective, checked, spread_minus_gain, spread_only
+from .exact import Objective, checked_accuracies, spread_minus_gain, spread_only
 
-__all__ = ["at_bounds", "closed_form", "equal_gains_possible", "smallest_spread", "threshold"]
+__all__ = ["at_bounds", "critical_weight", "equal_gains_possible", "smallest_spread", "water_filling"]
 
 
 def _range(least: float, full: float) -> None:
@@ -21,7 +21,7 @@ def _range(least: float, full: float) -> None:
         raise ValueError(f"least and full are {least!r} and {full!r}; allowed are 0 <= least <= full <= 1")
 
 
-def closed_form(contribution: Any, least: float, full: float, objective: Objective | None = None) -> np.ndarray:
+def water_filling(contribution: Any, least: float, full: float, objective: Objective | None = None) -> np.ndarray:
     r"""Return the best rewards when every accuracy in $[\ell, u]$ is attainable, (n,).
 
     $a_i = \mathrm{clip}(B_i + \tau, \ell, u)$: everybody who is at no bound gains the same. ``objective``: of mean and spread
@@ -31,12 +31,12 @@ def closed_form(contribution: Any, least: float, full: float, objective: Objecti
         ValueError: contributions are no accuracies, or the range is none.
 
     Example:
-        >>> closed_form([0.4, 0.6], 0.3, 0.9).round(3).tolist()
+        >>> water_filling([0.4, 0.6], 0.3, 0.9).round(3).tolist()
         [0.7, 0.9]
 
     Source: derived here from the first-order conditions; water-filling.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     _range(least, full)
     objective = objective or spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
 
@@ -66,7 +66,7 @@ def at_bounds(
 
     Source: derived here.
     """
-    paid = closed_form(contribution, least, full, objective)
+    paid = water_filling(contribution, least, full, objective)
     return tuple(np.flatnonzero(paid <= least).tolist()), tuple(np.flatnonzero(paid >= full).tolist())
 
 
@@ -79,10 +79,10 @@ def smallest_spread(contribution: Any, least: float, full: float) -> float:
 
     Source: derived here.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     if equal_gains_possible(b, least, full):
         return 0.0
-    return float((closed_form(b, least, full, spread_only()) - b).std())
+    return float((water_filling(b, least, full, spread_only()) - b).std())
 
 
 def equal_gains_possible(contribution: Any, least: float, full: float) -> bool:
@@ -96,22 +96,22 @@ def equal_gains_possible(contribution: Any, least: float, full: float) -> bool:
 
     Source: derived here.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     _range(least, full)
     return bool(full - least >= np.ptp(b) - 1e-12)
 
 
-def threshold(contribution: Any) -> float:
+def critical_weight(contribution: Any) -> float:
     r"""Return the largest weight at which reading A stays with equal gains: $\sqrt{m/(n-m)}$, $m$ tied at the top.
 
     Beyond it the best contributors' gain is given up for more mean gain. Infinite where all are tied.
 
     Example:
-        >>> round(threshold([0.2, 0.4, 0.6, 0.8, 0.9]), 3), threshold([0.5, 0.5])
+        >>> round(critical_weight([0.2, 0.4, 0.6, 0.8, 0.9]), 3), critical_weight([0.5, 0.5])
         (0.5, inf)
 
     Source: derived here; our default is half of it for a single best participant.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     top = int((b >= b.max() - 1e-12).sum())
     return float("inf") if top == len(b) else float(np.sqrt(top / (len(b) - top)))

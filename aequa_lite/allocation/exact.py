@@ -8,15 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from .curve import Curve
-from .search import Problem, bounded, swept
+from ..evaluation import Curve
+from ._search import SearchProblem, bounded_search, exact_search
 
 __all__ = [
-    "Certificate", "Plan", "allocate", "gain_minus_variance", "plan_of", "spread_minus_gain", "spread_only",
+    "Certificate",
+    "Plan",
+    "allocate",
+    "gain_minus_variance",
+    "plan_of",
+    "spread_minus_gain",
+    "spread_only",
     "spread_per_gain",
-]  # fmt: skip
+]
+
 
 Objective = Callable[[Any, Any], Any]  # (mean gain, spread of gains) -> what is minimised
+
+
 EXACT = 1_000_000  # participants x attainable accuracies up to which every candidate is tried
 
 
@@ -143,7 +152,7 @@ def gain_minus_variance(weight: float) -> Objective:
     return lambda mean, spread: weight * spread**2 - mean
 
 
-def checked(contribution: Any, name: str = "contribution") -> np.ndarray:
+def checked_accuracies(contribution: Any, name: str = "contribution") -> np.ndarray:
     """One accuracy in [0, 1] for each participant, (n,)."""
     b = np.array(contribution, dtype=float)
     if b.ndim != 1 or len(b) == 0 or not ((b >= 0) & (b <= 1)).all():
@@ -166,7 +175,7 @@ def allocate(
     curve: Curve,
     *,
     objective: Objective | None = None,
-    rational: bool = False,
+    individually_rational: bool = False,
     standalone: Any = None,
 ) -> Plan:
     r"""Give every participant the width whose accuracy is commensurate with its contribution.
@@ -174,9 +183,9 @@ def allocate(
     Over gains $G_i = a_i - B_i$ with attainable accuracies $a_i$, minimise $\mathrm{CGS} - \lambda\,\mathrm{MCG}$ (or another
     ``objective`` of mean and spread). At the optimum each $a_i$ is the attainable accuracy nearest to $B_i + \tau$ for
     one $\tau$, so only $\tau$ is searched: exactly up to a million participants x accuracies, else with a certified gap
-    below 1e-6. ``contribution`` (n,) on the accuracy scale; ``rational``: nobody below ``standalone`` (default: the
+    below 1e-6. ``contribution`` (n,) on the accuracy scale; ``individually_rational``: nobody below ``standalone`` (default: the
     contribution) where the curve reaches it; what it cannot reach is in the certificate. Equal contributions earn equal
-    widths, more never earns less (unless ``rational`` lifts somebody to a ``standalone`` of another order).
+    widths, more never earns less (unless ``individually_rational`` lifts somebody to a ``standalone`` of another order).
 
     Raises:
         ValueError: contributions are no accuracies, or the objective is undefined on every plan or falls with the spread.
@@ -189,8 +198,8 @@ def allocate(
 
     Source: reading A with $\lambda = 1/(2\sqrt{n-1})$ and the exact solution are ours; the paper anneals (from memory).
     """
-    b = checked(contribution)
-    own = b if standalone is None else checked(standalone, "standalone")
+    b = checked_accuracies(contribution)
+    own = b if standalone is None else checked_accuracies(standalone, "standalone")
     if own.shape != b.shape:
         raise ValueError(f"standalone has {len(own)} entries; allowed is one for each of the {len(b)} participants")
     if objective is None:
@@ -199,17 +208,19 @@ def allocate(
         raise ValueError("objective falls as the spread of gains grows; allowed is one that never does")
     levels = curve.levels
     floor = (
-        np.minimum(np.searchsorted(levels, own - 1e-12), len(levels) - 1) if rational else np.zeros(len(b), dtype=int)
+        np.minimum(np.searchsorted(levels, own - 1e-12), len(levels) - 1)
+        if individually_rational
+        else np.zeros(len(b), dtype=int)
     )
-    problem = Problem(b, levels, floor)
+    problem = SearchProblem(b, levels, floor)
     exact = len(b) * max(len(levels) - 1, 1) <= EXACT
-    chosen, tau, bound = (swept if exact else bounded)(problem, objective)
+    chosen, tau, bound = (exact_search if exact else bounded_search)(problem, objective)
     value = problem.value(chosen, objective)
     if not np.isfinite(value):
         raise ValueError(
             "objective is undefined here: no plan on this curve has a mean gain above 0; use spread_minus_gain"
         )
-    best = problem.spread((swept if exact else bounded)(problem, spread_only())[0])
+    best = problem.spread((exact_search if exact else bounded_search)(problem, spread_only())[0])
     return plan_of(
         chosen, curve, b, own, tau=tau, value=value, bound=value if exact else min(bound, value), best_spread=best
     )

@@ -1,4 +1,4 @@
-r"""A plan is held against samples that it has not seen.
+"""A plan is held against samples that it has not seen.
 
 Whoever compares many plans on the same validation samples and keeps the best has chosen the luck of those samples too. So
 the samples are split once: *calibration* for contributions, curve and any number of plans; *confirmation* for the one that
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import scipy
 
-from .allocate import Plan
-from .curve import Curve
-from .fairness import holm
-from .rng import stream
+from ..evaluation import Curve
+from ..metrics import holm
+from ..rng import stream
+from .exact import Plan
 
 __all__ = ["Confirmation", "Half", "confirm", "split"]
 
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """Hold the curve and the contributions (n,), as one half of the samples tells them; ``alone_hits`` (n, samples / 2).
+    """Hold the curve and the contributions (n,), as one half of the samples tells them; ``alone_correct`` (n, samples / 2).
 
     Example:
         >>> Half(Curve((0.5, 1.0), (0.5, 0.7), samples=10), np.zeros((3, 10), dtype=bool)).contribution.tolist()
@@ -31,33 +31,33 @@ class Half:
     """
 
     curve: Curve
-    alone_hits: np.ndarray
+    alone_correct: np.ndarray
 
     @property
     def contribution(self) -> np.ndarray:
         """What each participant reaches alone on these samples, (n,)."""
-        return self.alone_hits.mean(1)
+        return self.alone_correct.mean(1)
 
 
-def split(curve: Curve, alone_hits: Any, seed: int = 0) -> tuple[Half, Half]:
+def split(curve: Curve, alone_correct: Any, seed: int = 0) -> tuple[Half, Half]:
     """Split the validation samples once into a calibration half and a confirmation half.
 
-    ``alone_hits``: (n, samples) bool, on the curve's own samples.
+    ``alone_correct``: (n, samples) bool, on the curve's own samples.
 
     Raises:
-        ValueError: the curve does not know its hits, or ``alone_hits`` are not on the same samples.
+        ValueError: the curve does not know its hits, or ``alone_correct`` are not on the same samples.
 
     Example:
-        >>> hits = np.arange(400).reshape(2, 200) % 3 > 0
-        >>> first, second = split(Curve((0.5, 1.0), hits.mean(1), 200, hits), hits)
+        >>> correct = np.arange(400).reshape(2, 200) % 3 > 0
+        >>> first, second = split(Curve((0.5, 1.0), correct.mean(1), 200, correct), correct)
         >>> first.curve.samples, second.contribution.shape
         (100, (2,))
 
     Source: ours; the usual hold-out.
     """
-    if curve.hits is None:
+    if curve.correct is None:
         raise ValueError("curve has no hits; allowed is one that knows which samples were right (accuracy_curve)")
-    own = np.asarray(alone_hits)
+    own = np.asarray(alone_correct)
     if own.ndim != 2 or own.shape[1] != curve.samples or own.dtype != bool or curve.samples < 2:
         raise ValueError(
             f"alone_hits has shape {own.shape}; allowed are bool rows of the curve's {curve.samples} samples"
@@ -65,7 +65,7 @@ def split(curve: Curve, alone_hits: Any, seed: int = 0) -> tuple[Half, Half]:
     order = stream(seed, "confirmation").permutation(curve.samples)
     halves = np.sort(order[: curve.samples // 2]), np.sort(order[curve.samples // 2 :])
     first, second = (
-        Half(Curve(curve.widths, curve.hits[:, half].mean(1), len(half), curve.hits[:, half]), own[:, half])
+        Half(Curve(curve.widths, curve.correct[:, half].mean(1), len(half), curve.correct[:, half]), own[:, half])
         for half in halves
     )
     return first, second

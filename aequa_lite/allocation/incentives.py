@@ -1,4 +1,4 @@
-r"""Does it pay to claim another contribution than one's own? The best reply, by brute force.
+"""Does it pay to claim another contribution than one's own? The best reply, by brute force.
 
 If more contribution never earns less, a higher claim never earns less either. So where the claim is believed, only a rule
 that ignores it withstands; where it is *measured* and can only be lowered, every such rule comes close to it.
@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from .allocate import Plan, allocate, checked
-from .curve import Curve
+from ..evaluation import Curve
+from .exact import Plan, allocate, checked_accuracies
 
-__all__ = ["best_reply", "temptations"]
+__all__ = ["best_response", "misreport_gains"]
+
 
 Rule = Callable[[Any, Curve], Plan]
+
+
 CLAIMS = np.linspace(0, 1, 101)
 
 
-def best_reply(
+def best_response(
     contribution: Any, curve: Curve, participant: int, rule: Rule = allocate, reports: Any = None
 ) -> tuple[float, float]:
     """Return the report that earns a participant most while all others tell the truth, and what it adds in accuracy.
@@ -30,12 +33,12 @@ def best_reply(
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
-        >>> best_reply([0.4, 0.5, 0.7], curve, 0)[1] > 0
+        >>> best_response([0.4, 0.5, 0.7], curve, 0)[1] > 0
         True
 
     Source: ours; the best reply of game theory, by brute force.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     if not 0 <= participant < len(b):
         raise ValueError(f"participant is {participant!r}; allowed is a number from 0 to {len(b) - 1}")
 
@@ -60,19 +63,19 @@ def best_reply(
     return float(tries[nearest]), float(paid[nearest] - honest)
 
 
-def temptations(contribution: Any, curve: Curve, rule: Rule = allocate, *, measured: bool = False) -> np.ndarray:
+def misreport_gains(contribution: Any, curve: Curve, rule: Rule = allocate, *, measured: bool = False) -> np.ndarray:
     """Return what the best reply adds to each participant's accuracy while all others tell the truth, (n,).
 
     ``measured``: a contribution is measured by others and can only be lowered, so claims above the truth are not possible.
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
-        >>> temptations([0.4, 0.5, 0.7], curve).round(2).tolist()
+        >>> misreport_gains([0.4, 0.5, 0.7], curve).round(2).tolist()
         [0.3, 0.2, 0.0]
 
     Source: ours.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     return np.array(
-        [best_reply(b, curve, i, rule, CLAIMS[own >= CLAIMS] if measured else None)[1] for i, own in enumerate(b)]
+        [best_response(b, curve, i, rule, CLAIMS[own >= CLAIMS] if measured else None)[1] for i, own in enumerate(b)]
     )

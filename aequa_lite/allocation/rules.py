@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import dual_annealing
 
-from .allocate import Objective, Plan, allocate, checked, plan_of, spread_minus_gain
-from .curve import Curve
-from .rng import stream
-from .search import Problem, swept
+from ..evaluation import Curve
+from ..rng import stream
+from ._search import SearchProblem, exact_search
+from .exact import Objective, Plan, allocate, checked_accuracies, plan_of, spread_minus_gain
 
 __all__ = ["anneal", "capped", "generous", "proportional", "thresholded"]
 
@@ -32,7 +32,7 @@ def proportional(contribution: Any, curve: Curve) -> Plan:
 
     Source: the usual proportional rule.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     wanted = curve.full * b / max(float(b.max()), 1e-12)
     return plan_of(_nearest(curve.levels, wanted), curve, b)
 
@@ -49,7 +49,7 @@ def thresholded(contribution: Any, curve: Curve, least: float) -> Plan:
 
     Source: CFFL isolates participants below a threshold; here they keep the least width.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     serious = b >= least
     if not serious.any():
         raise ValueError(
@@ -71,7 +71,7 @@ def capped(contribution: Any, curve: Curve, allowance: float = 0.0) -> Plan:
 
     Source: a cap by contribution, as in FedRAC's choice of width.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     chosen = np.maximum(np.searchsorted(curve.levels, b + allowance + 1e-12, side="right") - 1, 0)
     return plan_of(chosen, curve, b)
 
@@ -94,9 +94,9 @@ def generous(contribution: Any, curve: Curve, spread: float) -> Plan:
 
     Source: ours.
     """
-    b = checked(contribution)
-    problem = Problem(b, curve.levels, np.zeros(len(b), dtype=int))
-    chosen, tau, value = swept(problem, lambda mean, found: np.where(found <= spread + 1e-12, -mean, np.inf))
+    b = checked_accuracies(contribution)
+    problem = SearchProblem(b, curve.levels, np.zeros(len(b), dtype=int))
+    chosen, tau, value = exact_search(problem, lambda mean, found: np.where(found <= spread + 1e-12, -mean, np.inf))
     if not np.isfinite(value):
         least = allocate(b, curve).certificate.best_spread
         raise ValueError(f"spread is {spread!r}; allowed is a number from {least:.6f}, the smallest on this curve")
@@ -115,9 +115,9 @@ def anneal(
 
     Source: the paper solves its Eq. 3 by annealing (from memory); the schedule is scipy's.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     objective = objective or spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
-    problem, top = Problem(b, curve.levels, np.zeros(len(b), dtype=int)), len(curve.levels) - 1
+    problem, top = SearchProblem(b, curve.levels, np.zeros(len(b), dtype=int)), len(curve.levels) - 1
 
     def level(x: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(x), 0, top).astype(int)

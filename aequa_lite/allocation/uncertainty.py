@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import scipy
 
-from .allocate import Plan, allocate
-from .curve import Curve
-from .fairness import cgs, pearson
-from .rng import stream
+from ..evaluation import Curve
+from ..metrics import cgs, pearson
+from ..rng import stream
+from .exact import Plan, allocate
 
-__all__ = ["Ceiling", "Intervals", "ceiling", "reward_intervals", "samples_for", "samples_needed"]
+__all__ = ["NoiseCeiling", "RewardIntervals", "noise_ceiling", "reward_intervals", "samples_for", "samples_needed"]
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class NoiseCeiling:
     """Hold the mean and the 95% interval of Pearson and of CGS over simulated runs without any fault but noise.
 
     Example:
-        >>> Ceiling(0.99, (0.97, 1.0), 0.01, (0.005, 0.015)).pearson
+        >>> NoiseCeiling(0.99, (0.97, 1.0), 0.01, (0.005, 0.015)).pearson
         0.99
     """
 
@@ -32,8 +32,8 @@ class Ceiling:
     cgs_interval: tuple[float, float]
 
 
-def ceiling(
-    alone_hits: Any,
+def noise_ceiling(
+    alone_correct: Any,
     width_hits: Any,
     widths: Any,
     *,
@@ -41,25 +41,25 @@ def ceiling(
     test_samples: int,
     draws: int = 200,
     seed: int = 0,
-) -> Ceiling:
+) -> NoiseCeiling:
     """Simulate the fairness that sampling noise allows on this very network and these very participants.
 
     The samples at hand are taken for the whole population. In each draw a validation split is drawn from it, on which
     contributions and curve are measured and widths allocated; then a test split, on which rewards are judged. All
     accuracies of a draw are measured on the same samples, so shared noise is shared here too.
-    ``alone_hits`` (participants, S) and ``width_hits`` (widths, S): bool, who got which of the S samples right.
+    ``alone_correct`` (participants, S) and ``width_hits`` (widths, S): bool, who got which of the S samples right.
 
     Example:
         >>> base = np.arange(1000) / 1000
         >>> alone, wide = (np.array([[a] for a in accuracies]) > base for accuracies in ((0.4, 0.6), (0.5, 0.6, 0.7)))
-        >>> found = ceiling(alone, wide, (0.1, 0.5, 1.0), validation_samples=1000, test_samples=1000, draws=20)
+        >>> found = noise_ceiling(alone, wide, (0.1, 0.5, 1.0), validation_samples=1000, test_samples=1000, draws=20)
         >>> found.pearson
         1.0
 
     Source: ours; the noise ceiling of a correlation.
     """
-    both = np.vstack([np.asarray(alone_hits), np.asarray(width_hits)]).astype(np.float32)  # (n + K, S)
-    n, population = len(alone_hits), both.shape[1]
+    both = np.vstack([np.asarray(alone_correct), np.asarray(width_hits)]).astype(np.float32)  # (n + K, S)
+    n, population = len(alone_correct), both.shape[1]
     draw = stream(seed, "ceiling")
     even = np.full(population, 1 / population)
     seen = draw.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
@@ -72,7 +72,7 @@ def ceiling(
         correlations.append(pearson(tested[:n], paid))
         spreads.append(cgs(paid - tested[:n]))
     known = [r for r in correlations if r is not None]
-    return Ceiling(
+    return NoiseCeiling(
         round(float(np.mean(known)), 6) if known else None,
         _interval(known) if known else None,
         round(float(np.mean(spreads)), 6),
@@ -87,14 +87,14 @@ def _interval(values: Any) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Intervals:
+class RewardIntervals:
     """Hold 95% intervals that measurement noise leaves.
 
     ``rewards``: of each reward's true accuracy; ``widths``: of the width that another measurement would have paid;
     ``pearson`` and ``cgs``: of their true values, between true contributions and the true accuracies paid out.
 
     Example:
-        >>> Intervals(((0.5, 0.6),), ((0.1, 0.2),), (0.9, 1.0), (0.0, 0.02)).pearson
+        >>> RewardIntervals(((0.5, 0.6),), ((0.1, 0.2),), (0.9, 1.0), (0.0, 0.02)).pearson
         (0.9, 1.0)
     """
 
@@ -108,22 +108,22 @@ def reward_intervals(
     contribution: Any,
     curve: Curve,
     *,
-    alone_hits: Any = None,
+    alone_correct: Any = None,
     rule: Callable[[Any, Curve], Plan] = allocate,
     draws: int = 500,
     seed: int = 0,
-) -> Intervals:
+) -> RewardIntervals:
     r"""Carry the noise of contributions and curve through the allocation, by a bootstrap.
 
     What was measured is taken for the truth; it is measured again on as many samples, widths are allocated from that, and
     paid out at the true accuracy of the width. How far predictions miss in these worlds is how far ours may miss:
     $A_i \in [\hat a_i - q_{0.975}, \hat a_i - q_{0.025}]$ with $q$ the quantiles of predicted minus paid. So the interval
-    also holds the optimism of a width that was chosen because it looked good. ``alone_hits`` (n, samples) bool, on the
+    also holds the optimism of a width that was chosen because it looked good. ``alone_correct`` (n, samples) bool, on the
     curve's own samples: with it and ``curve.hits`` the samples are drawn again, and noise that all share stays shared;
     else contributions and widths are drawn independently, which overstates the noise of differences.
 
     Raises:
-        ValueError: ``alone_hits`` does not fit the contributions or the curve's samples.
+        ValueError: ``alone_correct`` does not fit the contributions or the curve's samples.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.5, 0.7, 0.9), samples=2000)
@@ -133,12 +133,14 @@ def reward_intervals(
     Source: ours; the bootstrap (Efron 1979).
     """
     b = np.asarray(contribution, dtype=float)
-    paired = alone_hits is not None and curve.hits is not None
-    if alone_hits is not None and np.shape(alone_hits) != (len(b), curve.samples):
-        raise ValueError(f"alone_hits has shape {np.shape(alone_hits)}; allowed is {(len(b), curve.samples)}")
+    paired = alone_correct is not None and curve.correct is not None
+    if alone_correct is not None and np.shape(alone_correct) != (len(b), curve.samples):
+        raise ValueError(f"alone_hits has shape {np.shape(alone_correct)}; allowed is {(len(b), curve.samples)}")
     truth = curve.accuracy if paired else curve.fitted
     draw = stream(seed, "reward intervals")
-    again = _again(draw, np.vstack([alone_hits, curve.hits]) if paired else np.append(b, truth), curve.samples, draws)
+    again = _again(
+        draw, np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth), curve.samples, draws
+    )
     plan, found = rule(b, curve), []
     for measured in again:
         drawn = rule(measured[: len(b)], Curve(curve.widths, measured[len(b) :], curve.samples))
@@ -147,7 +149,7 @@ def reward_intervals(
     miss, widths, paid = (np.stack(each) for each in zip(*found, strict=True))  # (draws, n) each
     known = [r for r in (pearson(b, row) for row in paid) if r is not None]
     ends = [(a - high, a - low) for a, (low, high) in zip(plan.predicted_accuracy, map(_interval, miss.T))]
-    return Intervals(
+    return RewardIntervals(
         tuple((round(max(float(low), 0.0), 6), round(min(float(high), 1.0), 6)) for low, high in ends),
         tuple(_interval(column) for column in widths.T),
         _interval(known) if known else None,
@@ -208,6 +210,10 @@ def samples_for(plan: Plan, curve: Curve) -> int | None:
     widths = np.searchsorted(curve.widths, plan.widths[first])
     needed = []
     for (low, high), (i, j) in zip(zip(paid[:-1], paid[1:]), zip(widths[:-1], widths[1:])):
-        d = None if curve.hits is None else max(float((curve.hits[i] != curve.hits[j]).mean()), float(high - low))
+        d = (
+            None
+            if curve.correct is None
+            else max(float((curve.correct[i] != curve.correct[j]).mean()), float(high - low))
+        )
         needed.append(samples_needed(float(high - low), float(low + high) / 2, disagreement=d))
     return max(needed, default=None)

@@ -7,19 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from .adversaries import named
-from .federate import Scheme
-from .records import Samples, Shard
-from .rivals import Entry, Method, Task
-from .rng import stream
-from .slim import Build, State, prefix, slim
+from ..federate import Strategy
+from ..method import Algorithm, Entry, Problem
+from ..rng import stream
+from ..types import Samples, Shard
+from .updates import named
 
-__all__ = ["against", "inflated", "merged_shards", "regrown", "sybils", "voted"]
+__all__ = ["inflated_shard", "merged_shards", "sybils", "with_attack"]
 
 
-def against(method: Method, cheat: Callable[[Scheme], Scheme]) -> Method:
+def with_attack(method: Algorithm, cheat: Callable[[Strategy], Strategy]) -> Algorithm:
     """Return the method when some of its participants cheat: its scheme is wrapped, its weights and its pay are its own.
 
     ``cheat``: a wrapper of a scheme, such as ``partial(free_rider, who={2}, how="zero")``.
@@ -27,15 +25,15 @@ def against(method: Method, cheat: Callable[[Scheme], Scheme]) -> Method:
     Example:
         >>> import aequa_lite as aq
         >>> from functools import partial
-        >>> against(aq.fedavg(), partial(aq.sign_flipper, who={2})).name
+        >>> with_attack(aq.baselines.fedavg(), partial(aq.attacks.sign_flipper, who={2})).name
         'fedavg'
 
     Source: ours.
     """
 
-    def enter(task: Task) -> Entry:
+    def enter(task: Problem) -> Entry:
         entry = method.enter(task)
-        return replace(entry, scheme=cheat(entry.scheme))
+        return replace(entry, strategy=cheat(entry.strategy))
 
     return replace(method, enter=enter)
 
@@ -50,7 +48,7 @@ def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = Fals
 
     Example:
         >>> import aequa_lite as aq
-        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, aq.Recipe(participants=2))
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, aq.Config(participants=2))
         >>> [(each.participant, len(each)) for each in sybils(shards, 0, 3)]
         [(0, 1000), (1, 3000), (2, 1000), (3, 1000)]
 
@@ -75,7 +73,7 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
 
     Example:
         >>> import aequa_lite as aq
-        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, aq.Recipe(participants=3))
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, aq.Config(participants=3))
         >>> [(each.participant, len(each)) for each in merged_shards(shards, {0, 2})]
         [(0, 4000), (1, 2000)]
 
@@ -92,7 +90,7 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     return [replace(each, participant=place) for place, each in enumerate(kept)]
 
 
-def inflated(shards: Sequence[Shard], who: int, times: int) -> list[Shard]:
+def inflated_shard(shards: Sequence[Shard], who: int, times: int) -> list[Shard]:
     """Let one participant hold each of its samples ``times`` times over: it claims more, and a count cannot tell.
 
     Raises:
@@ -100,8 +98,8 @@ def inflated(shards: Sequence[Shard], who: int, times: int) -> list[Shard]:
 
     Example:
         >>> import aequa_lite as aq
-        >>> shards = aq.homogeneous(aq.load("fashion-mini").train, aq.Recipe(participants=2))
-        >>> [len(each) for each in inflated(shards, 0, 10)]
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, aq.Config(participants=2))
+        >>> [len(each) for each in inflated_shard(shards, 0, 10)]
         [30000, 3000]
 
     Source: ours.
@@ -111,53 +109,6 @@ def inflated(shards: Sequence[Shard], who: int, times: int) -> list[Shard]:
         raise ValueError(f"times is {times!r}; allowed is a whole number from 1")
     more = _part(shards[who], np.tile(np.arange(len(shards[who])), times))
     return [more if i == who else shard for i, shard in enumerate(shards)]
-
-
-def regrown(build: Build, reward: State, start: State) -> dict[str, Tensor]:
-    r"""Put a slice back into a full network, whose other entries stand as everybody knows them: $\theta_0$ outside the block.
-
-    What a participant trains on its own shard to climb above its reward.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> start, theta = aq.initial(aq.MLP, 0), aq.initial(aq.MLP, 1)
-        >>> wide = regrown(aq.MLP, aq.slice_of(aq.MLP, theta, 0.5), start)
-        >>> bool((wide["2.weight"][:100] == theta["2.weight"][:100]).all()), bool((wide["2.bias"][100:] == 0).all())
-        (True, False)
-
-    Source: ours.
-    """
-    grown = {name: t.clone() for name, t in slim(build, start, 1.0).state_dict().items()}
-    for name, t in reward.items():
-        grown[name][prefix(t.shape)] = t
-    return grown
-
-
-def voted(nets: Sequence[nn.Module]) -> nn.Module:
-    r"""Return what a coalition answers that keeps its networks apart: the mean of their probabilities, as logits.
-
-    $\log \frac1k \sum_j \mathrm{softmax}(f_j(x))$; of nested slices, the widest one's owner can compute it alone.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> net, few = aq.MLP(), aq.load("fashion-mini").test.take(slice(0, 10))
-        >>> bool((aq.hits(voted([net, net]), few) == aq.hits(net, few)).all())
-        True
-
-    Source: ours.
-    """
-    return _Vote(nets)
-
-
-class _Vote(nn.Module):
-    """Networks that are asked together."""
-
-    def __init__(self, nets: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(nets)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([net(x).softmax(1) for net in self.members]).mean(0).log()
 
 
 def _one_of(shards: Sequence[Shard], who: int) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from ..slimmable import Build
-from ..slimmable import State
-from ..slimmable import prefix
-from ..slimmable import slim
 from collections.abc import Sequence
-from torch import Tensor
-from torch import nn
+
 import torch
+from torch import Tensor, nn
+
+from ..slimmable import Build, State, prefix, slim
 
 __all__ = ["ensemble", "refilled"]
-
 
 
 def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
 from ..aggregation.server_optimizers import networks_own
 from ..evaluation import correct
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm
-from ..method import Entry
-from ..method import Problem
-from ..method import checked_constant
-from ..slimmable import State
-from ..slimmable import view
+from ..method import Algorithm, Entry, Problem, checked_constant
+from ..slimmable import State, view
 from ..types import Update
-from .common import STANDING
-from .common import as_changes
-from .common import n_numbers
-from .common import own_network
-from .common import remember_network
-from .common import reward_own
-from .sparsify import DOWN
-from .sparsify import _flat
-from .sparsify import _like
-from .sparsify import _plus
-from .sparsify import _sum
-from .sparsify import largest
-from .sparsify import sparse_numbers
-from collections.abc import Mapping
-from collections.abc import Sequence
-from dataclasses import replace
-from torch import Tensor
-import math
-import numpy as np
-import torch
+from .common import STANDING, as_changes, n_numbers, own_network, remember_network, reward_own
+from .sparsify import DOWN, _flat, _like, _plus, _sum, largest, sparse_numbers
 
 __all__ = ["cffl"]
-
 
 
 def cffl(upload: float = 0.1, alpha: float = 5.0, memory: float = 0.2, threshold: float = 1 / 3) -> Algorithm:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
 from ..aggregation.server_optimizers import networks_own
 from ..contribution import alignment
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm
-from ..method import Entry
-from ..method import Problem
-from ..method import checked_constant
+from ..method import Algorithm, Entry, Problem, checked_constant
 from ..slimmable import State
 from ..types import Update
-from .common import STANDING
-from .common import as_changes
-from .common import n_numbers
-from .common import own_network
-from .common import remember_network
-from .common import reward_own
-from .common import round_of
-from .sparsify import DOWN
-from .sparsify import _doses
-from .sparsify import _plus
-from .sparsify import _scaled
-from .sparsify import _sum
-from collections.abc import Sequence
-from dataclasses import replace
-from torch import Tensor
-import numpy as np
-import torch
+from .common import STANDING, as_changes, n_numbers, own_network, remember_network, reward_own, round_of
+from .sparsify import DOWN, _doses, _plus, _scaled, _sum
 
 __all__ = ["cgsv"]
-
 
 
 def cgsv(length: float = 0.5, beta: float = 1.0, alpha: float = 0.95) -> Algorithm:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from ..aggregation.server_optimizers import networks_own
-from ..method import Outcome
-from ..method import Problem
-from ..slimmable import State
-from ..slimmable import slim
-from ..types import Round
-from ..types import Update
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from torch import Tensor
+
 import torch
+from torch import Tensor
 
-
+from ..aggregation.server_optimizers import networks_own
+from ..method import Outcome, Problem
+from ..slimmable import State, slim
+from ..types import Round, Update
 
 ROUNDS, STANDING = "rounds of the server", "standing of participants"  # what a server remembers has " of " in its name
 
@@ -54,7 +49,9 @@ def round_of(before: State, moved: Sequence[Update]) -> tuple[State, Round]:
 
 def reward_own(task: Problem) -> Callable[[Round], Outcome]:
     """Pay everybody the network that the server remembers of it."""
-    return lambda last: Outcome([slim(task.build, own_network(last.state, shard.participant), 1.0) for shard in task.shards], last)
+    return lambda last: Outcome(
+        [slim(task.build, own_network(last.state, shard.participant), 1.0) for shard in task.shards], last
+    )
 
 
 def reward_shared(task: Problem) -> Callable[[Round], Outcome]:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
 from ..aggregation.server_optimizers import networks_own
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm
-from ..method import Entry
-from ..method import Problem
-from ..method import checked_constant
+from ..method import Algorithm, Entry, Problem, checked_constant
 from ..slimmable import State
 from ..types import Update
-from .common import ROUNDS
-from .common import n_numbers
-from .common import own_network
-from .common import remember_network
-from .common import reward_own
-from .common import reward_shared
-from collections.abc import Sequence
-from dataclasses import replace
-from torch import Tensor
-import torch
+from .common import ROUNDS, n_numbers, own_network, remember_network, reward_own, reward_shared
 
 __all__ = ["fedavg", "fedavg_finetuned"]
-
 
 
 def fedavg() -> Algorithm:

@@ -10,17 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .federate import slimmable
-from .local import full_only
-from .records import Round, Samples, Update
-from .rivals import ROUNDS, Entry, Method, Paid, Task, checked_constant
-from .server import networks_own
-from .slim import Build, State, slim, template
+from ..aggregation.server_optimizers import networks_own
+from ..federate import slimmable
+from ..local import full_only
+from ..method import Algorithm, Entry, Outcome, Problem, checked_constant
+from ..slimmable import Build, State, slim, template
+from ..types import Round, Samples, Update
+from .common import ROUNDS
 
-__all__ = ["compact", "importance", "submodels"]
+__all__ = ["compact", "fedsac", "importance"]
+
 
 IMPORTANCE = "importance of units"  # (units of all hidden layers,), in the order of the layers
+
+
 SENT = "numbers of the round"  # that travelled in the round that was merged last
+
+
 Units = list[Tensor]  # for each hidden layer (units,) bool: which are kept
 
 
@@ -48,7 +54,7 @@ def importance(build: Build, theta: State, samples: Samples) -> np.ndarray:
     Example:
         >>> import aequa_lite as aq
         >>> some = aq.load("fashion-mini").validation.take(slice(0, 50))
-        >>> importance(aq.MLP, aq.initial(aq.MLP, 0), some).shape
+        >>> importance(aq.MLP, aq.init_params(aq.MLP, 0), some).shape
         (400,)
 
     Source: neuron importance as FedSAC has it (Wang et al. 2024); the split is ours.
@@ -114,7 +120,7 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     Example:
         >>> import aequa_lite as aq
         >>> few = [torch.arange(200) < 50, torch.arange(200) >= 180]
-        >>> aq.parameters(compact(aq.MLP, aq.initial(aq.MLP, 0), few))
+        >>> aq.n_parameters(compact(aq.MLP, aq.init_params(aq.MLP, 0), few))
         40480
 
     Source: ours.
@@ -145,7 +151,7 @@ def _merged(theta: State, updates: Sequence[Update], held: Mapping[int, Mapping[
     return after
 
 
-def submodels(beta: float = 80.0, every: int = 10, samples: int = 1000) -> Method:
+def fedsac(beta: float = 80.0, every: int = 10, samples: int = 1000) -> Algorithm:
     r"""Train and pay with the units that a reputation buys, the least important first; each entry by those who hold it.
 
     $r_i = 100\,e^{\beta B_i} / \max_j e^{\beta B_j}$ with the contribution $B_i$; the importance of all units is brought to sum
@@ -158,7 +164,7 @@ def submodels(beta: float = 80.0, every: int = 10, samples: int = 1000) -> Metho
             network is no chain of linear and convolutional layers.
 
     Example:
-        >>> submodels(20.0).name
+        >>> fedsac(20.0).name
         'submodels'
 
     Source: FedSAC (Wang et al. 2024), with the $\beta$ of FedRAC's code. Deviations: our contributions come from the
@@ -169,7 +175,7 @@ def submodels(beta: float = 80.0, every: int = 10, samples: int = 1000) -> Metho
     checked_constant("every", every, isinstance(every, int) and every >= 1, "a whole number from 1")
     checked_constant("samples", samples, isinstance(samples, int) and samples >= 1, "a whole number from 1")
 
-    def enter(task: Task) -> Entry:
+    def enter(task: Problem) -> Entry:
         names, build = chain(task.build), task.build
         few = task.validation.take(slice(0, samples))
         sizes = [len(template(build, 1.0).get_submodule(name).weight) for name in names[:-1]]
@@ -195,12 +201,12 @@ def submodels(beta: float = 80.0, every: int = 10, samples: int = 1000) -> Metho
             mask = held(state, i)
             return {name: t * mask[name] for name, t in networks_own(state).items()}  # silent units stay silent
 
-        def pay(last: Round) -> Paid:
-            return Paid([compact(build, last.theta, bought(last.state, s.participant)) for s in task.shards], last)
+        def pay(last: Round) -> Outcome:
+            return Outcome([compact(build, last.theta, bought(last.state, s.participant)) for s in task.shards], last)
 
-        scheme = replace(
+        strategy = replace(
             slimmable(build, full_only), broadcast=broadcast, merge=merged, sent=lambda state, updates: int(state[SENT])
         )
-        return Entry(scheme, np.full(len(task.shards), 1 / len(task.shards)), pay)
+        return Entry(strategy, np.full(len(task.shards), 1 / len(task.shards)), pay)
 
-    return Method("submodels", enter)
+    return Algorithm("submodels", enter)

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
 from ..aggregation.server_optimizers import networks_own
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm
-from ..method import Entry
-from ..method import Problem
-from ..method import checked_constant
+from ..method import Algorithm, Entry, Problem, checked_constant
 from ..rng import stream
 from ..slimmable import State
 from ..types import Update
-from .common import ROUNDS
-from .common import as_changes
-from .common import n_numbers
-from .common import own_network
-from .common import remember_network
-from .common import reward_own
-from .sparsify import _plus
-from .sparsify import _sum
-from collections.abc import Sequence
-from dataclasses import replace
-from torch import Tensor
-import math
-import numpy as np
-import torch
+from .common import ROUNDS, as_changes, n_numbers, own_network, remember_network, reward_own
+from .sparsify import _plus, _sum
 
 __all__ = ["iafl"]
-
 
 
 def iafl(kappa: float = 0.0, recovery: float = 0.0) -> Algorithm:

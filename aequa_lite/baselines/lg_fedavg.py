@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
 from ..aggregation.server_optimizers import networks_own
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm
-from ..method import Entry
-from ..method import Problem
-from ..method import checked_constant
-from ..slimmable import State
-from ..slimmable import aggregate
+from ..method import Algorithm, Entry, Problem, checked_constant
+from ..slimmable import State, aggregate
 from ..types import Update
-from .common import n_numbers
-from .common import own_network
-from .common import remember_network
-from .common import reward_own
-from collections.abc import Sequence
-from dataclasses import replace
-from torch import Tensor
-import numpy as np
+from .common import n_numbers, own_network, remember_network, reward_own
 
 __all__ = ["lg_fedavg"]
-
 
 
 def lg_fedavg(shared: int = 1) -> Algorithm:

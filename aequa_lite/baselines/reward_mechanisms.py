@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .doses import largest, sparse_numbers
-from .judge import hits
-from .records import Round, Samples
-from .rng import stream
-from .slim import Build, State, prefix, slim, template
+from ..evaluation import correct
+from ..rng import stream
+from ..slimmable import Build, State, prefix, slim, template
+from ..types import Round, Samples
+from .sparsify import largest, sparse_numbers
 
-__all__ = ["Dose", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "pooled", "realise"]
+__all__ = ["PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "pooled", "realize"]
 
 
 @dataclass(frozen=True, eq=False)
-class Dose:
+class PartialModel:
     """Hold what one participant would receive: the full network's tensors, of them what is ``held``, and its width.
 
     ``state``: entries that are not held stand at what everybody knows; ``held``: a bool tensor for each tensor;
@@ -31,8 +31,8 @@ class Dose:
 
     Example:
         >>> import aequa_lite as aq
-        >>> dose = aq.by_width(aq.MLP, aq.initial(aq.MLP, 0))(0.5, 0)
-        >>> dose.numbers == aq.parameters(dose.model(aq.MLP))
+        >>> dose = aq.baselines.by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.5, 0)
+        >>> dose.numbers == aq.n_parameters(dose.model(aq.MLP))
         True
     """
 
@@ -47,37 +47,37 @@ class Dose:
         return slim(build, self.state, self.width)
 
 
-Way = Callable[[float, int], Dose]
+Mechanism = Callable[[float, int], PartialModel]
 
 
-def by_width(build: Build, theta: State) -> Way:
+def by_width(build: Build, theta: State) -> Mechanism:
     """Slim the network: the knob is the width, every dense number that is left is sent.
 
     Example:
         >>> import aequa_lite as aq
-        >>> by_width(aq.MLP, aq.initial(aq.MLP, 0))(0.25, 0).model(aq.MLP)[2].out_features
+        >>> by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.25, 0).model(aq.MLP)[2].out_features
         50
 
     Source: this package's own way.
     """
 
-    def dose(knob: float, participant: int) -> Dose:
+    def dose(knob: float, participant: int) -> PartialModel:
         width = max(knob, 1e-6)  # the least network has one unit in each layer
         held = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in theta.items()}
         for name, t in template(build, width).state_dict().items():
             held[name][prefix(t.shape)] = True
         state = {name: t * held[name] for name, t in theta.items()}
-        return Dose(state, held, sum(int(m.sum()) for m in held.values()), knob, width)
+        return PartialModel(state, held, sum(int(m.sum()) for m in held.values()), knob, width)
 
     return dose
 
 
-def _largest_of(full: State, known: State) -> Way:
+def _largest_of(full: State, known: State) -> Mechanism:
     """Keep, tensor by tensor, the entries that differ most from what everybody knows: the knob is their share."""
     apart = {name: (t - known[name]).flatten() for name, t in full.items()}
     orders = {name: t.abs().argsort(descending=True, stable=True) for name, t in apart.items()}
 
-    def dose(knob: float, participant: int) -> Dose:
+    def dose(knob: float, participant: int) -> PartialModel:
         state, held, numbers = {}, {}, 0
         for name, order in orders.items():
             count = math.ceil(knob * len(order) - 1e-9)
@@ -85,12 +85,12 @@ def _largest_of(full: State, known: State) -> Way:
             held[name] = largest(ones, count, order).bool().view_as(full[name])
             state[name] = torch.where(held[name], full[name], known[name])
             numbers += sparse_numbers(count, len(order))
-        return Dose(state, held, numbers, knob)
+        return PartialModel(state, held, numbers, knob)
 
     return dose
 
 
-def by_zeroing(theta: State, start: State) -> Way:
+def by_zeroing(theta: State, start: State) -> Mechanism:
     r"""Zero the small entries of what was learnt: $\theta_0 + \mathrm{top}_q(\theta - \theta_0)$, tensor by tensor.
 
     Example:
@@ -103,7 +103,7 @@ def by_zeroing(theta: State, start: State) -> Way:
     return _largest_of(theta, start)
 
 
-def by_pruning(theta: State) -> Way:
+def by_pruning(theta: State) -> Mechanism:
     r"""Zero the small weights themselves: $\mathrm{top}_q(\theta)$, tensor by tensor.
 
     Example:
@@ -115,7 +115,7 @@ def by_pruning(theta: State) -> Way:
     return _largest_of(theta, {name: torch.zeros_like(t) for name, t in theta.items()})
 
 
-def by_noise(theta: State, seed: int, most: float = 4.0) -> Way:
+def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
     r"""Add noise of each participant's own: $\theta + (1 - q)\,m\,\mathrm{sd}(\theta_k)\,z_i$ in tensor $k$, with $m$ = ``most``.
 
     Example:
@@ -126,19 +126,19 @@ def by_noise(theta: State, seed: int, most: float = 4.0) -> Way:
     Source: ours; noise as a way to lower a model's worth is folklore.
     """
 
-    def dose(knob: float, participant: int) -> Dose:
-        draws = stream(seed, "noise", participant)
+    def dose(knob: float, participant: int) -> PartialModel:
+        rng = stream(seed, "noise", participant)
         state = {}
         for name, t in theta.items():
-            z = torch.as_tensor(draws.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
+            z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
             state[name] = t + (1 - knob) * most * t.std(correction=0) * z
         held = {name: torch.ones_like(t, dtype=torch.bool) for name, t in theta.items()}
-        return Dose(state, held, sum(t.numel() for t in theta.values()), knob)
+        return PartialModel(state, held, sum(t.numel() for t in theta.values()), knob)
 
     return dose
 
 
-def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21) -> Way:
+def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21) -> Mechanism:
     r"""Hand out some of the updates of all rounds: one's own, and each of the others' with the knob's probability.
 
     $\theta_i(q) = \theta_0 + \sum_t \sum_{j \in S_{it}} a_j \Delta_{jt} / \sum_{j \in S_{it}} a_j$ with $S_{it}$ drawn for each
@@ -150,8 +150,8 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
 
     Example:
         >>> import aequa_lite as aq
-        >>> recipe, start = aq.Recipe(participants=2, rounds=2, local_steps=1), aq.initial(aq.MLP, 0)
-        >>> rounds = list(aq.federate(aq.MLP, aq.homogeneous(aq.load("fashion-mini").train, recipe), recipe, progress=False))
+        >>> config, start = aq.Config(participants=2, rounds=2, local_steps=1), aq.init_params(aq.MLP, 0)
+        >>> rounds = list(aq.federate(aq.MLP, aq.data.homogeneous(aq.load("fashion-mini").train, config), config, progress=False))
         >>> whole = by_subset(rounds, start, seed=0, levels=3)(1.0, 0).state
         >>> all(torch.allclose(whole[k], rounds[-1].theta[k], atol=1e-6) for k in whole)
         True
@@ -175,16 +175,20 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
         total, before = step if total is None else total.add_(step), rnd.theta
     sizes = [t.numel() for t in start.values()]
 
-    def dose(knob: float, participant: int) -> Dose:
+    def dose(knob: float, participant: int) -> PartialModel:
         level = round(knob * (levels - 1))
         pieces = total.view(count, levels, -1)[participant, level].split(sizes)
         state = {k: t + piece.view_as(t) for (k, t), piece in zip(start.items(), pieces, strict=True)}
-        return Dose(state, {k: torch.ones_like(t, dtype=torch.bool) for k, t in start.items()}, sum(sizes), knob)
+        return PartialModel(
+            state, {k: torch.ones_like(t, dtype=torch.bool) for k, t in start.items()}, sum(sizes), knob
+        )
 
     return dose
 
 
-def realise(way: Way, build: Build, targets: Sequence[float], validation: Samples, steps: int = 10) -> list[Dose]:
+def realize(
+    way: Mechanism, build: Build, targets: Sequence[float], validation: Samples, steps: int = 10
+) -> list[PartialModel]:
     """Turn each participant's knob down as far as its target accuracy on the validation split allows.
 
     The knob is halved in between ``steps`` times, so that the accuracy stays at or above the target on the upper side;
@@ -195,8 +199,8 @@ def realise(way: Way, build: Build, targets: Sequence[float], validation: Sample
 
     Example:
         >>> import aequa_lite as aq
-        >>> few, theta = aq.load("fashion-mini").validation.take(slice(0, 100)), aq.initial(aq.MLP, 0)
-        >>> [dose.knob for dose in realise(aq.by_width(aq.MLP, theta), aq.MLP, [1.0], few)]
+        >>> few, theta = aq.load("fashion-mini").validation.take(slice(0, 100)), aq.init_params(aq.MLP, 0)
+        >>> [dose.knob for dose in realize(aq.baselines.by_width(aq.MLP, theta), aq.MLP, [1.0], few)]
         [1.0]
 
     Source: ours.
@@ -205,7 +209,7 @@ def realise(way: Way, build: Build, targets: Sequence[float], validation: Sample
         raise ValueError(f"steps is {steps!r}; allowed is a whole number from 1")
 
     def reached(knob: float, i: int) -> float:
-        return float(hits(way(knob, i).model(build).eval(), validation).mean())
+        return float(correct(way(knob, i).model(build).eval(), validation).mean())
 
     found = []
     for i, target in enumerate(targets):
@@ -217,12 +221,12 @@ def realise(way: Way, build: Build, targets: Sequence[float], validation: Sample
     return found
 
 
-def pooled(build: Build, doses: Sequence[Dose]) -> nn.Module:
+def pooled(build: Build, doses: Sequence[PartialModel]) -> nn.Module:
     """Return what a coalition can make of its doses: every entry averaged over those who hold it, at the widest width.
 
     Example:
         >>> import aequa_lite as aq
-        >>> way, x = aq.by_width(aq.MLP, aq.initial(aq.MLP, 0)), torch.rand(4, 1, 28, 28)
+        >>> way, x = aq.baselines.by_width(aq.MLP, aq.init_params(aq.MLP, 0)), torch.rand(4, 1, 28, 28)
         >>> wide, narrow = way(0.5, 0), way(0.2, 1)
         >>> bool((pooled(aq.MLP, [wide, narrow])(x) == wide.model(aq.MLP)(x)).all())
         True

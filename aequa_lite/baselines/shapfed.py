@@ -9,70 +9,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .contribution import class_alignment
-from .federate import slimmable
-from .local import full_only
-from .records import Update
-from .rivals import (
-    STANDING,
-    Entry,
-    Method,
-    Task,
-    changes,
-    checked_constant,
-    kept,
-    own,
-    round_of,
-    takes_own,
-    takes_shared,
-)
-from .server import networks_own
-from .slim import State, merge
+from ..aggregation.server_optimizers import networks_own
+from ..contribution import class_alignment
+from ..federate import slimmable
+from ..local import full_only
+from ..method import Algorithm, Entry, Problem, checked_constant
+from ..slimmable import State, aggregate
+from ..types import Update
+from .common import STANDING, as_changes, own_network, remember_network, reward_own, reward_shared, round_of
 
 __all__ = ["shapfed", "shapfed_wa"]
 
 
-def _standing(task: Task, state: State, updates: Sequence[Update], memory: float) -> np.ndarray:
+def _standing(task: Problem, state: State, updates: Sequence[Update], memory: float) -> np.ndarray:
     """ShapFed's scores after a round, (participants,): nobody's is known before its first answer (NaN)."""
     n = len(task.shards)
     before = state[STANDING].cpu().numpy() if STANDING in state else np.full(n, np.nan)
     here = [u.participant for u in updates]
     counts = np.ones(len(here)) if np.isnan(before[here]).any() else np.maximum(before[here], 1e-3)
-    moved = [replace(u, weight=float(w)) for u, w in zip(changes(state, updates), counts, strict=True)]
+    moved = [replace(u, weight=float(w)) for u, w in zip(as_changes(state, updates), counts, strict=True)]
     found, after = class_alignment(*round_of(state, moved)), before.copy()
     after[here] = np.where(np.isnan(before[here]), found, memory * before[here] + (1 - memory) * found)
     return after
 
 
-def _shapfed(name: str, memory: float, personal: bool, relative: bool) -> Method:
+def _shapfed(name: str, memory: float, personal: bool, relative: bool) -> Algorithm:
     """ShapFed with or without its personalised broadcast."""
     checked_constant("memory", memory, 0 <= memory < 1, "[0, 1)")
 
-    def enter(task: Task) -> Entry:
+    def enter(task: Problem) -> Entry:
         def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
             standing = _standing(task, state, updates, memory)
             counts = np.maximum(standing, 1e-3)
-            shared = merge(networks_own(state), [(u.state, float(counts[u.participant])) for u in updates])
+            shared = aggregate(networks_own(state), [(u.state, float(counts[u.participant])) for u in updates])
             after = {**state, **shared, STANDING: torch.tensor(standing)}
             top = np.nanmax(counts) if relative else 1.0
             for u in updates if personal else ():
                 pull = float(np.clip(standing[u.participant] / top, 0, 1))
-                mixed = {k: v + pull * (shared[k] - v) if v.is_floating_point() else v for k, v in u.state.items()}
-                after |= kept(u.participant, mixed)
+                mixed_precision = {
+                    k: v + pull * (shared[k] - v) if v.is_floating_point() else v for k, v in u.state.items()
+                }
+                after |= remember_network(u.participant, mixed_precision)
             return after
 
-        scheme = replace(slimmable(task.build, full_only), merge=merged)
+        strategy = replace(slimmable(task.build, full_only), merge=merged)
         if personal:
-            scheme = replace(scheme, broadcast=lambda state, i, width: own(state, i))
-        return Entry(scheme, task.by_size, takes_own(task) if personal else takes_shared(task))
+            strategy = replace(strategy, broadcast=lambda state, i, width: own_network(state, i))
+        return Entry(strategy, task.by_size, reward_own(task) if personal else reward_shared(task))
 
-    return Method(name, enter)
+    return Algorithm(name, enter)
 
 
-def shapfed_wa(memory: float = 0.9) -> Method:
+def shapfed_wa(memory: float = 0.9) -> Algorithm:
     r"""Merge by standing instead of size, $\theta \leftarrow \sum_i \gamma_i v_i / \sum_j \gamma_j$, and give it to everybody.
 
-    $\gamma_i \leftarrow \mu\gamma_i + (1 - \mu)\phi_i$ with $\mu$ the ``memory`` and $\phi_i$ from :func:`class_alignment`: one
+    $\gamma_i \leftarrow \mu\gamma_i + (1 - \mu)\phi_i$ with $\mu$ the ``memory`` and $\phi_i$ from :func:`~aequa_lite.contribution.class_alignment`: one
     cosine for each class between its rows of the last layer's change and everybody's.
 
     Raises:
@@ -88,10 +79,10 @@ def shapfed_wa(memory: float = 0.9) -> Method:
     return _shapfed("shapfed_wa", memory, personal=False, relative=False)
 
 
-def shapfed(memory: float = 0.9, relative: bool = False) -> Method:
+def shapfed(memory: float = 0.9, relative: bool = False) -> Algorithm:
     r"""Merge by standing, and send each participant a mix of its own network and the merged one.
 
-    $v_i \leftarrow (1 - \gamma_i)\,v_i + \gamma_i\theta$ with $\theta$ and $\gamma$ from :func:`shapfed_wa`, $\gamma_i$ held in
+    $v_i \leftarrow (1 - \gamma_i)\,v_i + \gamma_i\theta$ with $\theta$ and $\gamma$ from :func:`~aequa_lite.baselines.shapfed_wa`, $\gamma_i$ held in
     [0, 1]; ``relative``: $\gamma_i / \max_j \gamma_j$ instead. Everybody at 1 is ShapFed-WA.
 
     Raises:

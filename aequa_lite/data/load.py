@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from .downloads import NAMES, folder_of_data, torchvision_set
-from .records import Data, Samples
-from .rng import stream
-from .sources import NEEDS_NOTHING, Arrays, embedded, leaf, npz
+from ..rng import stream
+from ..types import Dataset, Samples
+from .readers import NAMES, NEEDS_NOTHING, Arrays, embedded, folder_of_data, leaf, npz, torchvision_set
 from .text import frequent, tsv
 
 __all__ = ["load"]
 
+
 TOKENS = {2: ("int64",)}  # dtypes allowed by the number of axes, for text and for all else
+
+
 PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}
 
 
@@ -30,7 +32,7 @@ def load(
     device: Any = None,
     seed: int = 0,
     validation: int | None = None,
-) -> Data:
+) -> Dataset:
     """Load a data set as training, validation and test samples on one device.
 
     ``name``: "fashion-mini" (embedded, needs nothing), "fashion", "mnist", "cifar10", "cifar100", "svhn" (through
@@ -56,7 +58,7 @@ def load(
     """
     place, _ = _device(device), stream(seed)  # a bad device or seed is refused before any file is read
     name = _found(name, root)
-    arrays = checked(_read(name, root))
+    arrays = checked_arrays(_read(name, root))
     if validation is not None and arrays.validation is not None:
         raise ValueError(f"validation is {validation!r}, but {name} brings its own validation split; leave it out")
     digest = _digest(arrays)
@@ -64,7 +66,7 @@ def load(
     arrays = frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
     groups = {"train": arrays.groups}
     splits = {k: _samples(*pair, arrays.classes, groups.get(k), place) for k, pair in arrays.splits.items()}
-    return Data(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
+    return Dataset(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
 
 
 def _found(name: str | Path, root: str | Path | None) -> str | Path:
@@ -105,7 +107,7 @@ def _device(device: Any) -> torch.device:
     return place
 
 
-def checked(arrays: Arrays) -> Arrays:
+def checked_arrays(arrays: Arrays) -> Arrays:
     """Refuse wrong shapes, types and labels; bring images to (n, c, h, w)."""
     shape = arrays.train[0].shape[1:]
     for split, (x, y) in arrays.splits.items():
@@ -176,8 +178,8 @@ def _set_aside(arrays: Arrays, size: int | None, seed: int) -> Arrays:
             f"validation is {size!r}; of these {len(y):,} training samples it can set aside a whole number from 1 to "
             f"{most:,} (at most half of each class)"
         )
-    draws = stream(seed, "data", "validation")
-    orders = [draws.permutation(np.flatnonzero(y == c)) for c in range(arrays.classes)]
+    rng = stream(seed, "data", "validation")
+    orders = [rng.permutation(np.flatnonzero(y == c)) for c in range(arrays.classes)]
     chosen = np.zeros(len(y), dtype=bool)
     for order, count in zip(orders, _level(sizes // 2, wanted), strict=True):
         chosen[order[:count]] = True

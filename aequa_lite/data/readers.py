@@ -5,30 +5,48 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
-from .files import bounded, ordinary, said, shown
+from .._io import bounded, error_text, ordinary, short_repr
 
-__all__ = ["Arrays", "embedded", "leaf", "npz"]
+__all__ = ["Arrays", "NAMES", "embedded", "folder_of_data", "leaf", "npz", "torchvision_set"]
+
 
 NEEDS_NOTHING = "'fashion-mini' is embedded and needs no file"
+
+
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
 FEMNIST = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mini.npz"
+
+
 SHA256 = "e4b7310970a56a49fb51063ab362adaca0d8f48dd2a94edc1caf5d67e5c4ae7e"
+
+
 Pair = tuple[np.ndarray, np.ndarray]
+
+
 MOST_ARRAY_BYTES = 1 << 32  # of all arrays of an .npz file; the largest known set, CIFAR-10, has 0.2 GB
+
+
 MOST_SWOLLEN = (
     100  # so many times its own size a compressed file may become, beyond the first 64 MiB; pictures become 4
 )
+
+
 MOST_LEAF_BYTES = 1 << 29  # of one file; LEAF's own have a third of it
 
 
@@ -70,7 +88,7 @@ def reading(what: str | Path) -> Iterator[None]:
         Exception
     ) as error:  # to the one who asked, all of it means the same: the file is damaged or not of this kind
         raise ValueError(
-            f"{what} cannot be read ({type(error).__name__}: {said(error)}); replace it by an intact one ({NEEDS_NOTHING})"
+            f"{what} cannot be read ({type(error).__name__}: {error_text(error)}); replace it by an intact one ({NEEDS_NOTHING})"
         ) from error
 
 
@@ -92,7 +110,7 @@ def embedded() -> Arrays:
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
         raise ValueError(f"{EMBEDDED} is damaged (its SHA-256 is {found}, not {SHA256}); install aequa-lite again")
-    return _pairs(EMBEDDED, partial(io.BytesIO, content), FASHION)
+    return _npz_pairs(EMBEDDED, partial(io.BytesIO, content), FASHION)
 
 
 def npz(path: str | Path) -> Arrays:
@@ -109,7 +127,7 @@ def npz(path: str | Path) -> Arrays:
         >>> npz(path).validation is None
         True
     """
-    return _pairs(Path(path), partial(unswollen, path))
+    return _npz_pairs(Path(path), partial(unswollen, path))
 
 
 def unswollen(path: str | Path) -> IO[bytes]:
@@ -131,7 +149,7 @@ def unswollen(path: str | Path) -> IO[bytes]:
     return file
 
 
-def _pairs(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
+def _npz_pairs(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
     """Read the arrays of an .npz file; a name that is missing is named."""
     # The file is opened here, not by numpy, which leaves a damaged one open.
     with reading(path), opened() as file, np.load(file, allow_pickle=False) as content:
@@ -186,15 +204,92 @@ def _writers(file: Path, numbers: dict[str, int]) -> Iterator[tuple[np.ndarray, 
         sizes = dict(zip(content["users"], content["num_samples"], strict=True))
         theirs = dict(content["user_data"])
     for writer, size in sizes.items():
-        name = writer if isinstance(writer, str) and writer.isprintable() and len(writer) < 80 else shown(writer)
+        name = writer if isinstance(writer, str) and writer.isprintable() and len(writer) < 80 else short_repr(writer)
         with reading(f"writer {name} in {file}"):
             x = np.asarray(theirs[writer]["x"], dtype=np.float64)  # (size, 784)
             y = np.asarray(theirs[writer]["y"])
         whole = type(size) is int and y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
         if not (whole and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()):
             raise ValueError(
-                f"writer {name} in {file} does not hold {shown(size)} rows of 784 pixels in [0, 1] and as many whole labels "
+                f"writer {name} in {file} does not hold {short_repr(size)} rows of 784 pixels in [0, 1] and as many whole labels "
                 f"from 0 to 61; make the folder again with LEAF ({NEEDS_NOTHING})"
             )
         number = numbers.setdefault(writer, len(numbers))
         yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(size, number)
+
+
+# Our name -> torchvision's class; a table of names, since importing torchvision takes seconds that not everyone owes.
+NAMES = {"fashion": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
+
+
+def folder_of_data(root: str | Path | None = None) -> Path:
+    """Return the folder of the data sets: the argument, else AEQUA_DATA, else ~/.cache/aequa-lite.
+
+    Example:
+        >>> folder_of_data("data").name
+        'data'
+    """
+    return Path(root or os.environ.get("AEQUA_DATA") or Path.home() / ".cache" / "aequa-lite").expanduser()
+
+
+def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
+    """Read a data set through torchvision; download it, with a progress bar, only where files are missing.
+
+    Pickled files (CIFAR) are opened by torchvision only after their MD5 was compared with the published one; the
+    other formats hold no code.
+
+    Raises:
+        FileNotFoundError: files are missing and cannot be downloaded.
+        ValueError: the files are there, but damaged.
+
+    Example:
+        >>> torchvision_set("mnist", "/dev/null/x")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: mnist is not complete in /dev/null/x and could not be downloaded ...
+
+    Source: torchvision's own readers and addresses.
+    """
+    from torchvision import datasets  # late: see NAMES
+
+    kind, folder = getattr(datasets, NAMES[name]), folder_of_data(root)
+    if not all(file.exists() for file in _set_files(kind, folder)):
+        _download(name, kind, folder)
+    with reading(f"{name} in {folder}"):
+        train, test = (_open_split(kind, folder, split) for split in ("train", "test"))
+        names = getattr(train, "classes", "0123456789")
+        return Arrays(_image_pair(train), _image_pair(test), labels=tuple(names), classes=len(names))
+
+
+def _set_files(kind: Any, folder: Path) -> list[Path]:
+    """The files without which a data set has to be downloaded."""
+    if hasattr(kind, "split_list"):  # SVHN
+        return [folder / kind.split_list[split][1] for split in ("train", "test")]
+    if hasattr(kind, "base_folder"):  # CIFAR
+        names = [name for name, _ in (*kind.train_list, *kind.test_list)]
+        return [folder / kind.base_folder / name for name in (*names, kind.meta["filename"])]
+    return [folder / kind.__name__ / "raw" / name.removesuffix(".gz") for name, _ in kind.resources]
+
+
+def _open_split(kind: Any, folder: Path, split: str, download: bool = False) -> Any:
+    """One split as torchvision's own object."""
+    which = {"split": split} if hasattr(kind, "split_list") else {"train": split == "train"}
+    return kind(str(folder), download=download, **which)
+
+
+def _download(name: str, kind: Any, folder: Path) -> None:
+    """Let torchvision download; say what to do where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in ("train", "test"):
+            _open_split(kind, folder, split, download=True)
+    except Exception as error:  # no network, no such page, no place to write, a broken download
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{name} is not complete in {folder} and could not be downloaded ({reason}); "
+            f"put its files there, or name the folder in root or AEQUA_DATA ({NEEDS_NOTHING})"
+        ) from error
+
+
+def _image_pair(split: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as arrays, whatever the reader calls them."""
+    return np.asarray(split.data), np.asarray(split.labels if hasattr(split, "labels") else split.targets)

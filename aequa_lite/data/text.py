@@ -10,17 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import bounded, shown
-from .sources import NEEDS_NOTHING, Arrays, reading
+from .._io import bounded, short_repr
+from .readers import NEEDS_NOTHING, Arrays, reading
 
 __all__ = ["frequent", "tokens", "tsv"]
 
+
 LENGTH = 56  # tokens a sentence; SST-2's longest has 53
+
+
 MOST_WORDS = 20_000
+
+
 MOST_TSV_BYTES, MOST_LINES = 1 << 26, 1_000_000  # of one file: a line of four bytes becomes a row of 448
+
+
 LEAST_COUNT = 2  # a word that the training split has once only is learnt from nothing
+
+
 PADDING, UNKNOWN = 0, 1
+
+
 RESERVED = ("<padding>", "<unknown>")
+
+
 SPLITS = {"train": "train", "test": "test", "validation": "dev"}  # ours -> the name of the file
 
 
@@ -58,7 +71,7 @@ def tsv(folder: str | Path) -> Arrays:
     """Read train.tsv, test.tsv and, where it is there, dev.tsv, as SST-2 has them: a sentence, a tab, a label 0 or 1.
 
     A heading ``sentence<tab>label`` is passed over. Every word of every file has an id; which ones are kept is for
-    :func:`frequent` to say, once it is known what the training split is.
+    ``frequent`` to say, once it is known what the training split is.
 
     Raises:
         FileNotFoundError: train.tsv or test.tsv is missing.
@@ -89,7 +102,7 @@ def _lines(file: Path) -> tuple[list[str], np.ndarray]:
     for number, row in enumerate(rows[start:], start=start + 1):
         if len(row) != 2 or not _split(row[0]) or row[1] not in ("0", "1"):
             raise ValueError(
-                f"line {number} of {file} is {shown(chr(9).join(row))}; allowed is a sentence, a tab and its label, "
+                f"line {number} of {file} is {short_repr(chr(9).join(row))}; allowed is a sentence, a tab and its label, "
                 f"0 or 1 ({NEEDS_NOTHING})"
             )
     if len(rows) == start:

@@ -10,13 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from .files import said, shown
-from .runs import MOST_BYTES, plain_yaml
+from .._io import error_text, short_repr
+from .sweep import MOST_BYTES, plain_yaml
 
-__all__ = ["Claim", "Verdict", "judge", "published", "wins"]
+__all__ = ["Claim", "Verdict", "check_claim", "published", "wins"]
+
 
 WINS = "share of cells in which the best reward is the highest"
+
+
 NEEDED = {"claim", "source", "mark", "measure", "rows", "tolerance", "why", "sweeps"}
+
+
 FREE = {"value", "values", "by", "trend"}
 
 
@@ -79,14 +84,14 @@ def published(path: Path | str) -> dict[str, list[Claim]]:
         subjects = plain_yaml(path, MOST_BYTES)[0].items()
         return {subject: [claim for entry in entries for claim in _claims(entry)] for subject, entries in subjects}
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is no file of published figures: {said(error)}") from error
+        raise ValueError(f"{path} is no file of published figures: {error_text(error)}") from error
 
 
 def _claims(entry: Mapping[str, Any]) -> Iterator[Claim]:
     """The claims of one entry."""
     if NEEDED - set(entry) or set(entry) - NEEDED - FREE or ("value" in entry) == ("values" in entry):
         wrong = sorted(NEEDED - set(entry)) or sorted(set(entry) - NEEDED - FREE) or ["value"]
-        raise ValueError(f"claim {shown(entry.get('claim'))} lacks or has in excess: {', '.join(wrong)}")
+        raise ValueError(f"claim {short_repr(entry.get('claim'))} lacks or has in excess: {', '.join(wrong)}")
     plain = {name: value for name, value in entry.items() if name not in ("value", "values", "by")}
     for name, value in entry.get("values", {"": entry.get("value")}).items():
         rows = {**entry["rows"], **({entry["by"]: name} if name else {})}
@@ -134,13 +139,13 @@ def wins(table: pd.DataFrame, method: str, measure: str = "reward_best") -> tupl
     return int((means[method] >= means.max(axis=1)).sum()), int(means[method].notna().sum())
 
 
-def judge(claim: Claim, table: pd.DataFrame | None) -> Verdict:
+def check_claim(claim: Claim, table: pd.DataFrame | None) -> Verdict:
     r"""Hold a claim against a table of runs: $|\bar x - v| \le$ tolerance is matched, else the trend, else not matched.
 
     Example:
         >>> claim = Claim("", "", "seen", 0.98, "pearson", {"method": "aequa"}, 0.02, "", trend={"above": 0.9})
         >>> runs = pd.DataFrame({"status": "done", "seed": [0, 1], "method": "aequa", "pearson": [0.93, 0.95], "device": "cpu"})
-        >>> judge(claim, runs).word, judge(claim, runs[:0]).word
+        >>> check_claim(claim, runs).word, check_claim(claim, runs[:0]).word
         ('trend only', 'not tried')
     """
     if table is None or not len(rows := rows_for(table, claim.rows)):

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import asyncio
 import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import papermill
+import torch
 import yaml
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
 
-from .files import bounded, plain_json, said, shown
-from .trial import folder_named, listed
+from .._io import atomic_write, bounded, error_text, plain_json, short_repr
+from .._parallel import available
+from ..registry import folder_named, listed
+from .tables import gather, known
 
-__all__ = ["Run", "Sweep", "read_sweep", "share"]
+__all__ = ["Run", "Sweep", "gather", "read_sweep", "run_sweep", "share"]
+
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
+
+
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
+
+
 MOST_LETTERS = 100  # of a value in the name of a run's folder; the digest tells apart what is cut
 
 
@@ -128,21 +143,21 @@ def read_sweep(path: Path | str) -> Sweep:
     """
     path = Path(path)
     try:
-        sweep = _sweep(path)
+        sweep = _parse_sweep(path)
         known = papermill.inspect_notebook(str(sweep.notebook))
         defaults = {name: ast.literal_eval(each["default"]) for name, each in known.items()}
     except Exception as error:  # whatever a reader of YAML or of notebooks chokes on
-        raise ValueError(f"sweep {path} cannot be read: {said(error)}") from error
+        raise ValueError(f"sweep {path} cannot be read: {error_text(error)}") from error
     parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
     for name in itertools.chain(*parts):
         if name not in known or name == "out":
             near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
             raise ValueError(
-                f"sweep {path} sets {shown(name)}; allowed are the notebook's parameters, the nearest is {near}"
+                f"sweep {path} sets {short_repr(name)}; allowed are the notebook's parameters, the nearest is {near}"
             )
     for name, values in itertools.chain(*(grid.items() for grid in sweep.grids)):
         if not isinstance(values, list) or not values:
-            raise ValueError(f"sweep {path} has grid {name!r} = {shown(values)}; allowed is a list of values")
+            raise ValueError(f"sweep {path} has grid {name!r} = {short_repr(values)}; allowed is a list of values")
     count = len(sweep.cases) * sum(math.prod(map(len, grid.values())) for grid in sweep.grids)
     if not 0 < count <= MOST_RUNS:
         raise ValueError(f"sweep {path} asks for {count} runs; allowed are 1 to {MOST_RUNS}")
@@ -150,11 +165,11 @@ def read_sweep(path: Path | str) -> Sweep:
     try:
         sweep.runs()
     except ValueError as error:  # its methods are no list of calls
-        raise ValueError(f"sweep {path} cannot be run: {said(error)}") from error
+        raise ValueError(f"sweep {path} cannot be run: {error_text(error)}") from error
     return sweep
 
 
-def _sweep(path: Path) -> Sweep:
+def _parse_sweep(path: Path) -> Sweep:
     """What a sweep file says, before it is held against the notebook."""
     found, text = plain_yaml(path)
     if unknown := set(found) - set(KEYS):
@@ -164,7 +179,7 @@ def _sweep(path: Path) -> Sweep:
     when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
     fixed, notebook = dict(found.get("fixed") or {}), Path(found["notebook"])
     if not notebook.is_file():
-        raise ValueError(f"notebook is {shown(str(notebook))}; allowed is a file on this machine")
+        raise ValueError(f"notebook is {short_repr(str(notebook))}; allowed is a file on this machine")
     return Sweep(path.stem, notebook, fixed, cases, grids, when, text=text)
 
 
@@ -182,7 +197,7 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
             raise ValueError("it holds an alias (*); allowed is to write it out")
         return plain_json(json.dumps(yaml.safe_load(text), allow_nan=False)), text
     except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ValueError(f"it is no plain YAML ({said(error)})") from error
+        raise ValueError(f"it is no plain YAML ({error_text(error)})") from error
 
 
 def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
@@ -207,3 +222,142 @@ def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
         if run.label.get(name) not in seen[name]:
             seen[name].append(run.label.get(name))
     return sorted(runs, key=lambda run: [seen[name].index(run.label.get(name)) for name in names])[part::parts]
+
+
+SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "worse_off", "alone_best", "reward_best")
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Claim a run's folder for as long as the block lasts; False where another process holds it.
+
+    The claim is a lock of the operating system, so it ends with the process, however that ends.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with claimed(folder) as mine, claimed(folder) as mine_too:
+        ...     print(mine, mine_too)
+        True False
+    """
+    import fcntl  # late: not on Windows, where only reading sweeps works
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "claim").open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def reason_of(error: BaseException, folder: Path) -> str:
+    """Why there is no report: ``no data``, ``refused`` (before any work) or ``failed``, and what was said."""
+    kind, said = type(error).__name__, str(error)
+    if isinstance(error, PapermillExecutionError):
+        kind, said = error.ename, error.evalue
+    early = not (folder / "run.json").exists()
+    word = "no data" if kind == "FileNotFoundError" else "refused" if kind == "ValueError" and early else "failed"
+    return f"{word}: {'' if word != 'failed' else kind + ': '}{' '.join(said.split())}"
+
+
+def lacking(run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> list[str]:
+    """The methods of a run that have left no report here and none elsewhere (``kept``: see ``known``)."""
+    return [word for word in run.missing(root) if (run.digest, word) not in kept]
+
+
+def run_one(notebook: Path, run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> bool:
+    """Run the notebook for the methods that are missing; a failure leaves its reason in the folder.
+
+    Returns False, and does nothing, where another process has claimed the run.
+    """
+    folder = run.folder(root)
+    with claimed(folder) as mine:
+        if not mine:
+            return False
+        if missing := lacking(run, root, kept):
+            (folder / "failed.txt").unlink(missing_ok=True)
+            asked = {"methods": ", ".join(missing)} if run.methods else {}
+            parameters = {**run.parameters, **asked, "out": str(folder)}
+            try:
+                papermill.execute_notebook(str(notebook), str(folder / "run.ipynb"), parameters, progress_bar=False)
+            except Exception as error:  # whatever it was, the sweep goes on and the row says it
+                with atomic_write(folder / "failed.txt") as half:
+                    half.write_text(reason_of(error, folder) + "\n")
+            finally:
+                asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
+    return True
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let every kernel that starts in the block compute with one thread: many such are faster than one with many."""
+    names = ("OMP_NUM_THREADS", "AEQUA_WORKERS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ |= dict.fromkeys(names, "1")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
+def run_sweep(
+    sweep: Sweep,
+    root: Path = Path("runs"),
+    shard: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+    kept: Collection[tuple[str, str]] = (),
+) -> None:
+    """Run what has not been finished yet, with a bar over the runs.
+
+    ``shard``: (i, n) takes a balanced n-th of the runs, for machines that share no folder; ``workers``: how many run side
+    by side (default: one for each processor, with one thread each; a single one where there is a GPU); ``kept``: what need
+    not be run, being ``known``.
+
+    Raises:
+        ValueError: there is no such share, or ``workers`` is not a whole number from 1.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers!r}; allowed is a whole number from 1")
+    here, chosen = root / sweep.name, share(sweep.runs(), *shard)
+    todo = [run for run in chosen if lacking(run, here, kept)]
+    count = workers or (1 if torch.cuda.is_available() else available())
+    pool = ThreadPoolExecutor(count)
+    with one_thread_each() if count > 1 else nullcontext():
+        began = [pool.submit(run_one, sweep.notebook, run, here, kept) for run in todo]
+        try:
+            for each in tqdm(as_completed(began), sweep.name, len(chosen), initial=len(chosen) - len(todo)):
+                each.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run a sweep file and print its table."""
+    parser = argparse.ArgumentParser(prog="python -m aequa_lite.sweep", description="Run a sweep and gather its table.")
+    parser.add_argument("file", help="sweeps/NAME.yml")
+    parser.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
+    parser.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
+    parser.add_argument("--new", action="store_true", help="run only what the table in results/NAME does not hold yet")
+    parser.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
+    asked = parser.parse_args(words)
+    try:
+        part, parts = (int(piece) for piece in asked.shard.split("/"))
+        sweep = read_sweep(asked.file)
+        if not asked.gather:
+            kept = known(sweep) if asked.new else ()
+            run_sweep(sweep, shard=(part - 1, parts), workers=asked.workers, kept=kept)
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with what is not finished", flush=True)
+        os._exit(130)  # not waiting for the notebooks: their kernels end with this process
+    table = gather(sweep)
+    print(table[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in table]].to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .allocate import allocate
-from .curve import Curve, range_report
-from .fairness import pearson
-from .files import bounded, plain_json, printable, said, whole
-from .records import Report
-from .runs import Run, Sweep, read_sweep
+from .._io import atomic_write, bounded, error_text, plain_json, printable
+from ..allocation.exact import allocate
+from ..evaluation import Curve, curve_diagnostics
+from ..metrics import pearson
+from ..report import Report
+from .sweep import Run, Sweep, read_sweep
 
 __all__ = ["about", "gather", "known", "summary"]
+
 
 MEANT = (
     "pearson",
@@ -38,7 +39,11 @@ MEANT = (
     "largest_step",
     "largest_whole_step",
 )
+
+
 MOST_NOTE_BYTES = 1 << 20
+
+
 WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
 
 
@@ -48,22 +53,22 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
     ``runs.csv`` has a row for each run and method, also for those that failed, were refused or have not run yet;
     ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``); ``summary.csv`` has means, spreads and
     seeds; ``about.json`` command, minutes, devices, versions and dates; ``sweep.yml`` is the file that was run. What the
-    table held already and this machine has not run stays (:func:`known`).
+    table held already and this machine has not run stays (``known``).
     """
     here, place = root / sweep.name, results / sweep.name
     kept = known(sweep, results)
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
-    with whole(place / "runs.csv") as half:
+    with atomic_write(place / "runs.csv") as half:
         table.to_csv(half, index=False, float_format="%.6g")
     if _writes_parquet():
-        with whole(place / "runs.parquet") as half:
+        with atomic_write(place / "runs.parquet") as half:
             table.to_parquet(half, index=False)
     by = [name for name in sweep.runs()[0].label if name != "seed"]
-    with whole(place / "summary.csv") as half:
+    with atomic_write(place / "summary.csv") as half:
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
-    with whole(place / "about.json") as half:
+    with atomic_write(place / "about.json") as half:
         half.write_text(json.dumps(about(table, sweep.name), indent=1) + "\n")
-    with whole(place / "sweep.yml") as half:
+    with atomic_write(place / "sweep.yml") as half:
         half.write_text(sweep.text)
     return table
 
@@ -116,7 +121,7 @@ def rows_of(
         try:
             rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
         except ValueError as error:  # one that is damaged is a row, not the end of the table
-            rows.append({**label, "status": f"damaged: {said(error)}"})
+            rows.append({**label, "status": f"damaged: {error_text(error)}"})
     return rows
 
 
@@ -143,7 +148,7 @@ def _figures(found: Report) -> dict[str, Any]:
         **{name: fair[name] for name in ("pearson", "pearson_ceiling")},
         "pearson_ceiling_low": low,
         "pearson_ceiling_high": high,
-        "pearson_circular": _circular(found),
+        "pearson_circular": _circular_pearson(found),
         "informative": bool(alone.std() >= 3 * error),
         **{name: fair[name] for name in ("mcg", "cgs")},
         "cgs_ceiling_high": (fair.get("cgs_ceiling_interval") or (None, None))[1],
@@ -164,7 +169,7 @@ def _figures(found: Report) -> dict[str, Any]:
     }
 
 
-def _circular(found: Report) -> float | None:
+def _circular_pearson(found: Report) -> float | None:
     """Pearson as FedSAC's and FedRAC's code has it: contributions are the very test accuracies it is measured against."""
     if not found.curve or not found.curve["test"]:
         return None
@@ -178,8 +183,8 @@ def _currency(found: Report) -> dict[str, float]:
     if not found.curve:
         return {}
     curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
-    judged = range_report(curve, found.contribution)
-    of_grid = curve.widths * found.recipe["grid"]
+    judged = curve_diagnostics(curve, found.contribution)
+    of_grid = curve.widths * found.config["grid"]
     departs, paid = np.abs(curve.fitted - curve.accuracy), curve.widths >= min(found.widths or (1.0,)) - 1e-9
     whole = (np.abs(of_grid - of_grid.round()) < 1e-3) | (curve.widths == curve.widths[0])  # the others fade
     test = np.array(found.curve["test"] or found.curve["validation"])
@@ -190,7 +195,7 @@ def _currency(found: Report) -> dict[str, float]:
         "quarter": float(np.interp(0.25, curve.widths, test)),
         "least": test[0],
         "largest_step": judged["largest_step"],
-        "largest_whole_step": range_report(_only(curve, whole), found.contribution)["largest_step"],
+        "largest_whole_step": curve_diagnostics(_only(curve, whole), found.contribution)["largest_step"],
         "noise": judged["noise"],
         "not_monotone": float(departs.max()),
         "not_monotone_where_paid": float(departs[paid].max()),

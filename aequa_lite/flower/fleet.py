@@ -19,13 +19,14 @@ from importlib.metadata import distribution
 from pathlib import Path
 from types import TracebackType
 
-from ..records import Recipe, Report
-from ..report import table
+from ..config import Config
+from ..report import Report, table
 from .keys import write_certificates, write_key
-from .ledger import writable
 from .settings import WELL, Settings, write_app
+from .state import writable
 
 __all__ = ["Fleet", "main", "run_fleet"]
+
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -33,6 +34,8 @@ QUIET = {
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
     "OMP_NUM_THREADS": "1",
 }
+
+
 STOP = 8.0  # seconds that a process has to stop by itself
 
 
@@ -193,11 +196,11 @@ class Fleet:
         if process.wait(patience):
             raise RuntimeError(f"{' '.join(command[:3])} failed:\n{self.tail(name)}")
 
-    def submit(self, settings: Settings, recipe: Recipe) -> None:
+    def submit(self, settings: Settings, config: Config) -> None:
         """Start a run; where the folder holds a checkpoint of the same recipe, it goes on from there."""
         self._address_book()
         (Path(settings.folder) / "outcome.json").unlink(missing_ok=True)
-        write_app(self.folder / "app", settings, recipe)
+        write_app(self.folder / "app", settings, config)
         self.finished("run", ["flwr", "run", str(self.folder / "app"), "here"])
 
     def wait(self, settings: Settings, patience: float = 86400) -> str:
@@ -262,7 +265,7 @@ def groups_of(leader: int) -> list[int]:
 
 def run_fleet(
     folder: Path | str,
-    recipe: Recipe,
+    config: Config,
     *,
     partition: str = "homogeneous",
     data: str = "fashion-mini",
@@ -271,14 +274,14 @@ def run_fleet(
 ) -> Report:
     """Start a fleet, run the recipe over it, stop it, and return the report.
 
-    ``options``: of :class:`Settings`. Started again with the same folder and recipe, a run that was broken off goes on.
+    ``options``: of ``Settings``. Started again with the same folder and recipe, a run that was broken off goes on.
 
     Raises:
         RuntimeError: the run did not end well; the sentence says why.
     """
-    with Fleet(folder, recipe.participants, partition=partition, data=data, secure=secure) as fleet:
+    with Fleet(folder, config.participants, partition=partition, data=data, secure=secure) as fleet:
         settings = fleet.settings(**options)
-        fleet.submit(settings, recipe)
+        fleet.submit(settings, config)
         outcome = fleet.wait(settings)
         if outcome != WELL:
             raise RuntimeError(f"{outcome}\n(the server's log: {fleet.folder / 'logs' / 'server.log'})")
@@ -300,13 +303,13 @@ def main() -> None:
     parser.add_argument("--outsized", type=float, default=0.0, help="leave out changes above so many times the median")
     parser.add_argument("--quorum", type=int, default=1, help="answers that a round needs")
     parser.add_argument("--deadline", type=float, default=600.0, help="seconds that a round waits for answers")
-    recipe = Recipe()
-    for name, value in recipe.to_dict().items():
+    config = Config()
+    for name, value in config.to_dict().items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="of the recipe")
     asked = vars(parser.parse_args())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the fleet is stopped before this process ends
     try:
-        chosen = Recipe.from_dict({name: asked.pop(name) for name in recipe.to_dict()})
+        chosen = Config.from_dict({name: asked.pop(name) for name in config.to_dict()})
         print(table(run_fleet(asked.pop("folder"), chosen, **asked)))
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")

@@ -13,26 +13,27 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..data import checked, load
-from ..downloads import NAMES
+from .._io import atomic_write, short_repr
+from .._parallel import workers
+from .._validation import checked_metadata
+from ..config import Config
+from ..data.load import checked_arrays, load
+from ..data.readers import NAMES, Arrays, reading, unswollen
 from ..federate import slimmable, standalone
-from ..files import shown, whole
-from ..names import draw_named, network_named, partition_named
-from ..records import Recipe, Samples, Shard, Update
-from ..reward import MOST_BYTES, MOST_MANIFEST_BYTES, load_reward
+from ..registry import network, partition, width_sampler
+from ..rewards.files import MOST_BYTES, MOST_MANIFEST_BYTES, load_reward
 from ..rng import stream
-from ..sources import Arrays, reading, unswollen
-from ..trust import checked_metadata
-from ..workers import workers
+from ..types import Samples, Shard, Update
 from .settings import Settings, read_config
 from .wire import opened, packed, unpacked
 
 __all__ = ["app", "own_shard"]
 
+
 app = ClientApp()
 
 
-def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) -> Shard:
+def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) -> Shard:
     """Return the data of this node, as its own configuration names them; the server has no say in it.
 
     ``node``: ``participant`` (its number from 0), and either ``data`` = an .npz file with its own ``x`` and ``y``, or a
@@ -43,24 +44,26 @@ def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) 
 
     Example:
         >>> node = {"participant": 1, "partition": "homogeneous"}
-        >>> len(own_shard(node, Recipe(participants=3), "fashion-mini", 10))
+        >>> len(own_shard(node, Config(participants=3), "fashion-mini", 10))
         2000
     """
     number, name = node.get("participant"), str(node.get("data", data))
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < recipe.participants:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < config.participants:
         raise ValueError(
-            f"participant is {shown(number)}; allowed is a whole number from 0 to {recipe.participants - 1}"
+            f"participant is {short_repr(number)}; allowed is a whole number from 0 to {config.participants - 1}"
         )
     device = str(node.get("device", "cpu"))
     if "data" not in node and name not in ("fashion-mini", *NAMES):
-        raise ValueError(f"the run names data {shown(name)}; which file of its own a node reads, its own data says")
+        raise ValueError(
+            f"the run names data {short_repr(name)}; which file of its own a node reads, its own data says"
+        )
     if "partition" in node:
-        return partition_named(str(node["partition"]))(load(name, device=device).train, recipe)[number]
+        return partition(str(node["partition"]))(load(name, device=device).train, config)[number]
     with reading(name), unswollen(name) as file, np.load(file, allow_pickle=False) as content:
         pair = content["x"], content["y"]
     words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
     try:
-        x, y = checked(Arrays(pair, pair, classes=classes, words=words)).train
+        x, y = checked_arrays(Arrays(pair, pair, classes=classes, words=words)).train
     except ValueError as error:
         raise ValueError(
             f"{name} does not hold x and y of such a run, with labels 0 to {classes - 1}: {error}"
@@ -71,11 +74,11 @@ def own_shard(node: Mapping[str, Any], recipe: Recipe, data: str, classes: int) 
 
 def _asked(
     message: Message, context: Context, **allowed: tuple[float, float]
-) -> tuple[dict[str, Any], Settings, Recipe, Shard]:
+) -> tuple[dict[str, Any], Settings, Config, Shard]:
     """What a message asks for, if it is that and in these ranges, and what this node needs to do it."""
-    settings, recipe = read_config(context.run_config)
+    settings, config = read_config(context.run_config)
     asked = checked_metadata(dict(message.content["asked"]), {**allowed, "classes": (2, 65536)})
-    return asked, settings, recipe, own_shard(context.node_config, recipe, settings.data, int(asked["classes"]))
+    return asked, settings, config, own_shard(context.node_config, config, settings.data, int(asked["classes"]))
 
 
 def _single(work: Callable[[Any], Any], item: Any) -> Any:
@@ -92,11 +95,11 @@ def _answer(message: Message, content: Mapping[str, Any], **said: Any) -> Messag
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
     """Say who this is and how many samples it holds; with the network that it trained alone, where that is asked for."""
-    asked, settings, recipe, shard = _asked(message, context, alone=(0, 1))
+    asked, settings, config, shard = _asked(message, context, alone=(0, 1))
     content = {}
     if asked["alone"]:
         (net,) = standalone(
-            network_named(settings.network), [shard], replace(recipe, participants=1), count=1, progress=False
+            network(settings.network), [shard], replace(config, participants=1), count=1, progress=False
         )
         content["alone"] = packed(net.state_dict())
     return _answer(message, content, participant=shard.participant, samples=len(shard))
@@ -106,15 +109,15 @@ def introduce(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the slice that arrived on the own shard, exactly as the in-process loop does, and send it back."""
     rounds = read_config(context.run_config)[1].rounds
-    asked, settings, recipe, shard = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
-    build, index, width = network_named(settings.network), int(asked["round"]), float(asked["width"])
+    asked, settings, config, shard = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
+    build, index, width = network(settings.network), int(asked["round"]), float(asked["width"])
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
     def local(mine: Shard) -> Update:
-        draws = stream(recipe.seed, "local", index, mine.participant)
-        return slimmable(build, draw_named(settings.draw), balance=settings.balance).local(
-            sent, mine, width, recipe, draws, first=index * recipe.local_steps
-        )
+        rng = stream(config.seed, "local", index, mine.participant)
+        return slimmable(
+            build, width_sampler(settings.width_sampler), logit_adjustment=settings.logit_adjustment
+        ).local(sent, mine, width, config, rng, first=index * config.local_steps)
 
     update = _single(local, shard)
     return _answer(message, {"slice": packed(update.state)}, loss=update.loss)
@@ -135,6 +138,6 @@ def reward(message: Message, context: Context) -> Message:
         tried.with_suffix(".json").write_bytes(manifest)
         load_reward(tried)  # raises where it is damaged, too large, or no network of this package
     for path, part in ((folder / name, content), (folder / name.replace(".safetensors", ".json"), manifest)):
-        with whole(path) as half:
+        with atomic_write(path) as half:
             half.write_bytes(part)
     return _answer(message, {}, kept=len(content))

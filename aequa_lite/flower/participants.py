@@ -12,16 +12,21 @@ from cryptography.hazmat.primitives import serialization
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from ..files import bounded, said, shown
-from ..slim import Build
-from ..trust import checked_metadata
-from .ledger import MOST_SAMPLES, Ledger
+from .._io import bounded, error_text, short_repr
+from .._validation import checked_metadata
+from ..slimmable import Build
+from .state import MOST_SAMPLES, RunState
 from .wire import unpacked
 
-__all__ = ["Post", "TooFewError", "roster"]
+__all__ = ["ParticipantRegistry", "TooFewError", "roster"]
+
 
 MOST_KEY_BYTES = 1 << 16
+
+
 PAUSE = 0.2  # seconds between two looks into the letter box
+
+
 DOOR = 2.0  # seconds between two looks for newcomers
 
 
@@ -52,14 +57,14 @@ def roster(folder: Path | str, participants: int) -> dict[str, int]:
             key = serialization.load_ssh_public_key(bounded(path, MOST_KEY_BYTES))
             own = fingerprint(key.public_bytes(*form))
         except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
-            raise ValueError(f"keys: {path} is not a public key that can be read ({said(error)})") from error
+            raise ValueError(f"keys: {path} is not a public key that can be read ({error_text(error)})") from error
         if own in found:
             raise ValueError(f"keys: {path} is also the key of participant {found[own]}; allowed is one for each")
         found[own] = number
     return found
 
 
-class Post:
+class ParticipantRegistry:
     """Send to each participant what is its own, and wait for the answers until a deadline.
 
     A node is known by its key. Which participant it is, it says itself; where there is a roster, the key says it, and
@@ -67,7 +72,7 @@ class Post:
     """
 
     def __init__(
-        self, grid: Grid, ledger: Ledger, build: Build, classes: int, keys: Mapping[str, int] | None = None
+        self, grid: Grid, ledger: RunState, build: Build, classes: int, keys: Mapping[str, int] | None = None
     ) -> None:
         self.grid, self.ledger, self.build, self.classes, self.keys = grid, ledger, build, classes, keys
         self.nodes: dict[int, int] = {}  # participant -> node
@@ -82,7 +87,7 @@ class Post:
             TooFewError: somebody has never been here.
         """
         until = time.monotonic() + patience
-        while time.monotonic() < until and len(self.nodes) < self.ledger.recipe.participants:
+        while time.monotonic() < until and len(self.nodes) < self.ledger.config.participants:
             self._look()
             list(self._replies({}))
             time.sleep(PAUSE)
@@ -111,7 +116,7 @@ class Post:
             for reply in self._replies(waiting):
                 number = waiting.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():
-                    print(f"participant {number}: {shown(reply.error.reason, 400)}", flush=True)
+                    print(f"participant {number}: {short_repr(reply.error.reason, 400)}", flush=True)
                 else:
                     answers[number] = reply.content
             if waiting:
@@ -150,13 +155,13 @@ class Post:
                 try:
                     self._admit(node, reply)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    print(f"node {node}: refused, {said(error, 400)}", flush=True)
+                    print(f"node {node}: refused, {error_text(error, 400)}", flush=True)
 
     def _admit(self, node: int, reply: Message) -> None:
         """Take a node for the participant that it says it is, if its key allows it."""
         if reply.has_error():
             raise ValueError(reply.error.reason)
-        asked = {"participant": (0, self.ledger.recipe.participants - 1), "samples": (1, MOST_SAMPLES)}
+        asked = {"participant": (0, self.ledger.config.participants - 1), "samples": (1, MOST_SAMPLES)}
         told, key = checked_metadata(dict(reply.content["said"]), asked), self._key[node]
         number, samples = int(told["participant"]), int(told["samples"])
         if self.keys is not None and self.keys[key] != number:

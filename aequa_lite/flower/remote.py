@@ -12,33 +12,35 @@ from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
-from ..files import said
-from ..records import Recipe, Shard, Update
-from ..slim import Build, State
-from ..trust import checked_metadata, outsized
-from .post import Post, TooFewError
+from .._io import error_text
+from .._validation import checked_metadata, oversized
+from ..config import Config
+from ..slimmable import Build, State
+from ..types import Shard, Update
+from .participants import ParticipantRegistry, TooFewError
 from .settings import Settings
 from .wire import packed, unpacked
 
-__all__ = ["FarAway"]
+__all__ = ["RemoteTraining"]
+
 
 LOSS = {"loss": (0.0, 1e6)}  # what a participant says beside its tensors: a cross entropy is not negative
 
 
 @dataclass(frozen=True)
-class FarAway:
-    """Train all participants of a round over the post: the ``together`` of a :class:`aequa_lite.Scheme`.
+class RemoteTraining:
+    """Train all participants of a round over the post: the ``together`` of a :class:`~aequa_lite.Strategy`.
 
     Whoever does not answer before the deadline, or answers with what is no finite slice of its width or with a change that is
     larger than ``settings.outsized`` times the round's median, has no finite loss, so the loop leaves it out of the merge and
-    names it. ``draws`` stay unused: each participant draws from the same seed and names. Every round becomes a row of the
+    names it. ``rng`` stay unused: each participant draws from the same seed and names. Every round becomes a row of the
     ledger.
 
     Raises:
         TooFewError: fewer answers than the quorum.
     """
 
-    post: Post
+    post: ParticipantRegistry
     settings: Settings
     build: Build
 
@@ -47,14 +49,14 @@ class FarAway:
         sent: Sequence[State],
         shards: Sequence[Shard],
         given: Sequence[float],
-        recipe: Recipe,
-        draws: Any,
+        config: Config,
+        rng: Any,
         *,
         first: int,
         weights: Sequence[float],
     ) -> list[Update]:
         """Send, wait, and check what came back."""
-        index, began = first // recipe.local_steps, time.monotonic()
+        index, began = first // config.local_steps, time.monotonic()
         rows = {shard.participant: {"width": float(width)} for shard, width in zip(shards, given, strict=True)}
         letters = self._letters(index, shards, sent, rows)
         answers = self.post.exchange("train.round", letters, self.settings.deadline, str(index))
@@ -94,7 +96,7 @@ class FarAway:
                 state = unpacked(content["slice"], self.build, row["width"], self.settings.device)
                 loss = float(checked_metadata(dict(content["said"]), LOSS)["loss"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            print(f"participant {number}: its answer is refused: {said(error)}", flush=True)
+            print(f"participant {number}: its answer is refused: {error_text(error)}", flush=True)
         return Update(number, row["width"], state, weight, loss)
 
     def _screened(self, sent: Sequence[State], updates: list[Update]) -> list[Update]:
@@ -103,7 +105,7 @@ class FarAway:
         if not times or not here:
             return updates
         widest = max(sent, key=lambda state: sum(t.numel() for t in state.values()))  # all were cut from one network
-        large = outsized([updates[i].state for i in here], widest, times)
+        large = oversized([updates[i].state for i in here], widest, times)
         for i in (i for i, out in zip(here, large, strict=True) if out):
             print(f"participant {updates[i].participant}: its answer is refused: its change is more than {times:g} times "
                   "the round's median", flush=True)  # fmt: skip

@@ -13,26 +13,27 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from safetensors import SafetensorError
 
-from ..allocate import allocate
+from .._io import atomic_write
+from ..aggregation.server_optimizers import networks_own
+from ..allocation.exact import allocate
 from ..checkpoint import load_checkpoint
-from ..data import load
-from ..federate import federate, merge_weights, slimmable
-from ..files import whole
-from ..judge import accuracy, network_at, reward_curve
-from ..names import draw_named, merging_named, network_named, server_named
-from ..policy import Policy, everyone_full
-from ..records import Data, Recipe, Report, Round, Samples, Shard
-from ..report import report
-from ..reward import save_rewards
-from ..server import networks_own
-from ..slim import Build, State, slim
-from .ledger import Ledger, writable
-from .post import Post, roster
-from .rounds import FarAway
-from .settings import WELL, Settings, policy_named, read_config
+from ..config import Config
+from ..data.load import load
+from ..evaluation import accuracy, model_at, reward_curve
+from ..federate import Policy, aggregation_weights, federate, full_width, slimmable
+from ..registry import aggregation, network, server_optimizer, width_sampler
+from ..report import Report, report
+from ..rewards.files import save_rewards
+from ..slimmable import Build, State, slim
+from ..types import Dataset, Round, Samples, Shard
+from .participants import ParticipantRegistry, roster
+from .remote import RemoteTraining
+from .settings import WELL, Settings, policy, read_config
+from .state import RunState, writable
 from .wire import sealed
 
 __all__ = ["app", "run_over"]
+
 
 app = ServerApp()
 
@@ -40,9 +41,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what the configuration says; how it ended stands in ``outcome.json``, where that can still be written."""
-    settings, recipe = read_config(context.run_config)
+    settings, config = read_config(context.run_config)
     try:
-        run_over(grid, settings, recipe)
+        run_over(grid, settings, config)
     except Exception as error:
         _say(f"{type(error).__name__}: {error}", settings)
         raise
@@ -52,11 +53,11 @@ def main(grid: Grid, context: Context) -> None:
 def _say(outcome: str, settings: Settings) -> None:
     """Leave word of how the run ended; a server that is killed leaves none."""
     print(outcome, flush=True)
-    with whole(Path(settings.folder) / "outcome.json") as half:
+    with atomic_write(Path(settings.folder) / "outcome.json") as half:
         half.write_text(json.dumps({"outcome": outcome}) + "\n")
 
 
-def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
+def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
     """Train together with whoever is at the other end of the grid, hand out the rewards, and return the report.
 
     Goes on from the folder's last checkpoint where there is one. Everything is done by the functions of the in-process
@@ -70,46 +71,61 @@ def run_over(grid: Grid, settings: Settings, recipe: Recipe) -> Report:
     """
     started = time.monotonic()
     folder = writable(settings.folder)
-    build, data = network_named(settings.network), load(settings.data, device=settings.device)
-    ledger = Ledger(folder, recipe)
-    keys = roster(settings.keys, recipe.participants) if settings.keys else None
-    post = Post(grid, ledger, build, data.classes, keys)
+    build, data = network(settings.network), load(settings.data, device=settings.device)
+    ledger = RunState(folder, config)
+    keys = roster(settings.keys, config.participants) if settings.keys else None
+    post = ParticipantRegistry(grid, ledger, build, data.classes, keys)
     post.gather(settings.patience)
-    alone = [slim(build, ledger.alone(i, build), 1.0).to(settings.device) for i in range(recipe.participants)]
-    brought = accuracy(alone, data.validation)
-    theta, widths = _trained(post, settings, recipe, build, data, brought)
-    curve = reward_curve(build, theta, data.validation, recipe)
+    alone = [slim(build, ledger.alone(i, build), 1.0).to(settings.device) for i in range(config.participants)]
+    contribution = accuracy(alone, data.validation)
+    theta, widths = _trained(post, settings, config, build, data, contribution)
+    curve = reward_curve(build, theta, data.validation, config)
     if widths is None:
-        plan, fading = allocate(brought, curve), curve.fading
+        plan, fraction_grid = allocate(contribution, curve), curve.fraction_grid
         widths = plan.widths.tolist()
-        models = [network_at(build, theta, curve, w) for w in widths]
+        models = [model_at(build, theta, curve, w) for w in widths]
     else:  # earned during training: whole widths
-        plan, fading, models = None, None, [slim(build, theta, w) for w in widths]
+        plan, fraction_grid, models = None, None, [slim(build, theta, w) for w in widths]
     seconds, sent = time.monotonic() - started, sum(row.get("numbers", 0) for row in ledger.rounds)
     late = [i for row in ledger.rounds for i in row.get("left_out", [])]
-    found = report(models, alone, plan, curve, data, recipe, contribution=brought, method=f"flower, {settings.policy}",
+    found = report(models, alone, plan, curve, data, config, contribution=contribution, method=f"flower, {settings.policy}",
                    seconds=seconds, parameters_sent=sent, left_out=late)  # fmt: skip
     found = replace(found, widths=tuple(round(w, 6) for w in widths))
     found.save(folder)
-    _hand_out(post, save_rewards(folder / "rewards", build, models, widths, recipe, fading=fading), settings.deadline)
+    _hand_out(
+        post,
+        save_rewards(folder / "rewards", build, models, widths, config, fraction_grid=fraction_grid),
+        settings.deadline,
+    )
     return found
 
 
 def _trained(
-    post: Post, settings: Settings, recipe: Recipe, build: Build, data: Data, brought: Sequence[float]
+    post: ParticipantRegistry,
+    settings: Settings,
+    config: Config,
+    build: Build,
+    data: Dataset,
+    contribution: Sequence[float],
 ) -> tuple[State, Sequence[float] | None]:
     """The shared network after the last round; and what everybody earned, where that was settled during training."""
     ledger, path = post.ledger, Path(settings.folder) / "theta.safetensors"
-    found = load_checkpoint(path, recipe)
+    found = load_checkpoint(path, config)
     state: State = found[0] if found else {}
-    policy = policy_named(settings.policy, build, data.validation)
+    policy = policy(settings.policy, build, data.validation)
     shards = _absent(ledger, data, settings.device)
-    step, merging = server_named(settings.server), merging_named(settings.merging)
-    scheme = slimmable(build, draw_named(settings.draw), server=step, merging=merging, balance=settings.balance)
-    scheme = replace(scheme, together=FarAway(post, settings, build))
+    step, aggregate = server_optimizer(settings.server), aggregation(settings.aggregate)
+    strategy = slimmable(
+        build,
+        width_sampler(settings.width_sampler),
+        server=step,
+        aggregate=aggregate,
+        logit_adjustment=settings.logit_adjustment,
+    )
+    strategy = replace(strategy, together=RemoteTraining(post, settings, build))
     rounds = federate(
-        build, shards, recipe, policy=policy, scheme=scheme, stacked=True,
-        weights=merge_weights(shards, recipe, brought), checkpoint=path, progress=False,
+        build, shards, config, policy=policy, strategy=strategy, vectorized=True,
+        weights=aggregation_weights(shards, config, contribution), checkpoint=path, progress=False,
     )  # fmt: skip
     last = None
     for last in _saved(rounds, path):
@@ -120,9 +136,9 @@ def _trained(
         row |= {"loss": last.loss, "numbers": numbers, "left_out": list(last.left_out)}
         ledger.save()
         print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
-    if policy is everyone_full:
+    if policy is full_width:
         return networks_own(state), None
-    return networks_own(state), _earned(policy, ledger, recipe, last)
+    return networks_own(state), _earned(policy, ledger, config, last)
 
 
 def _saved(rounds: Iterator[Round], path: Path) -> Iterator[Round]:
@@ -136,26 +152,26 @@ def _saved(rounds: Iterator[Round], path: Path) -> Iterator[Round]:
         ) from error
 
 
-def _earned(policy: Policy, ledger: Ledger, recipe: Recipe, last: Round | None) -> tuple[float, ...]:
+def _earned(policy: Policy, ledger: RunState, config: Config, last: Round | None) -> tuple[float, ...]:
     """What everybody has earned by the last round, as the policy says it; noted, for a run that is started again."""
     if last is not None:
-        given = policy(recipe, last)
+        given = policy(config, last)
         ledger.earned = tuple(float(w) for w in getattr(given, "widths", given))
         ledger.save()
     if not ledger.earned:  # killed between the last checkpoint and this note
         held = ledger.rounds[-1]["participants"]
-        ledger.earned = tuple(float(held[str(i)]["width"]) for i in range(recipe.participants))
+        ledger.earned = tuple(float(held[str(i)]["width"]) for i in range(config.participants))
     return ledger.earned
 
 
-def _absent(ledger: Ledger, data: Data, device: str) -> list[Shard]:
+def _absent(ledger: RunState, data: Dataset, device: str) -> list[Shard]:
     """What the server knows of the participants' shards: whose they are and how many samples they hold, nothing else."""
     empty = torch.zeros((), dtype=torch.int64, device=device)
-    sizes = [int(ledger.participants[i]["samples"]) for i in range(ledger.recipe.participants)]
+    sizes = [int(ledger.participants[i]["samples"]) for i in range(ledger.config.participants)]
     return [Shard(i, Samples(None, empty.expand(size), data.classes), range(size)) for i, size in enumerate(sizes)]
 
 
-def _hand_out(post: Post, paths: Sequence[Path], deadline: float) -> None:
+def _hand_out(post: ParticipantRegistry, paths: Sequence[Path], deadline: float) -> None:
     """Send each participant its reward, and only its own; whoever is away finds it when the same run is started again."""
 
     def letters() -> Iterator[tuple[int, RecordDict]]:

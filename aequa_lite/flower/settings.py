@@ -12,38 +12,40 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .._io import atomic_write, short_repr
+from .._validation import numbers
+from ..config import Config
 from ..contribution import alignment, class_alignment
-from ..files import shown, whole
-from ..local import checked_balance
-from ..names import LONGEST, called, draw_named, merging_named, network_named, server_named
-from ..policy import Policy, everyone_full
-from ..records import Recipe, Round, Samples
-from ..slim import Build
-from ..trust import numbers
+from ..federate import Policy, full_width
+from ..local import checked_logit_adjustment
+from ..registry import LONGEST, aggregation, called, network, server_optimizer, width_sampler
+from ..slimmable import Build
+from ..types import Round, Samples
 
-__all__ = ["Settings", "fixed_widths", "policy_named", "read_config", "write_app"]
+__all__ = ["Settings", "fixed_widths", "policy", "read_config", "write_app"]
+
 
 WELL = "the run ended well"
 
 
-def fixed_widths(recipe: Recipe, last: Round | None, *, widths: tuple[float, ...]) -> tuple[float, ...]:
+def fixed_widths(config: Config, last: Round | None, *, widths: tuple[float, ...]) -> tuple[float, ...]:
     """Give each participant the same width in every round: what its machine or its contract allows.
 
     Raises:
         ValueError: there is not one width in (0, 1] for each participant.
 
     Example:
-        >>> fixed_widths(Recipe(participants=2), None, widths=(0.25, 1.0))
+        >>> fixed_widths(Config(participants=2), None, widths=(0.25, 1.0))
         (0.25, 1.0)
 
     Source: HeteroFL's fixed complexity levels (Diao et al. 2021).
     """
-    if not numbers(widths, recipe.participants, 1e-6, 1):
-        raise ValueError(f"widths is {shown(widths)}; allowed are {recipe.participants} numbers in (0, 1]")
+    if not numbers(widths, config.participants, 1e-6, 1):
+        raise ValueError(f"widths is {short_repr(widths)}; allowed are {config.participants} numbers in (0, 1]")
     return tuple(float(w) for w in widths)
 
 
-def policy_named(text: str, build: Build | None = None, validation: Samples | None = None) -> Policy:
+def policy(text: str, build: Build | None = None, validation: Samples | None = None) -> Policy:
     """Return the policy that is written as a name or a call, such as ``everyone_full`` or ``fixed_widths((0.5, 1.0))``.
 
     ``build`` and ``validation``: for policies that measure accuracies at the server.
@@ -52,11 +54,11 @@ def policy_named(text: str, build: Build | None = None, validation: Samples | No
         ValueError: the name is unknown (the nearest is given), or its values are not plain.
 
     Example:
-        >>> policy_named("everyone_full")(Recipe(participants=2), None)
+        >>> policy("everyone_full")(Config(participants=2), None)
         (1.0, 1.0)
     """
     makers = {
-        "everyone_full": lambda: everyone_full,
+        "everyone_full": lambda: full_width,
         "fixed_widths": lambda widths: partial(fixed_widths, widths=widths),
     }
     if find_spec("aequa_lite.earned"):  # the policies that pay during training, where this version has them
@@ -74,7 +76,7 @@ def _earned(
     if build is not None and validation is not None:
         scores["arrived_accuracy"] = earned.arrived_accuracy(build, validation)
     elif score == "arrived_accuracy":
-        return everyone_full  # the name is known; what it measures with is not here yet
+        return full_width  # the name is known; what it measures with is not here yet
     if score not in scores:
         raise ValueError(f"score is {score!r}; allowed is one of {', '.join(scores)}, arrived_accuracy")
     schedule = {"floor": floor, "start": start, "warm_up": warm_up, "step": step, "hands": hands}
@@ -85,8 +87,8 @@ def _earned(
 class Settings:
     """Say which network is trained on what, who is waited for and where the server keeps its files.
 
-    ``network``, ``policy``, ``draw``, ``server``, ``merging``: words as on a command line; ``balance``: as in
-    :func:`slimmable`; ``outsized``: an answer whose change is larger than so many times the round's median is left out, and
+    ``network``, ``policy``, ``width_sampler``, ``server``, ``aggregate``: words as on a command line; ``logit_adjustment``: as in
+    :func:`~aequa_lite.slimmable`; ``outsized``: an answer whose change is larger than so many times the round's median is left out, and
     named (0: none is; else from 1); ``data``: the server's data set, of which it uses the validation and the test split;
     ``folder``: where it writes; ``keys``: a folder with one ``participant-NN.pub`` each, so that nobody can claim to be
     another (empty: a participant's own word is taken); ``quorum``: how many answers a round needs; ``deadline``: seconds that
@@ -103,10 +105,10 @@ class Settings:
     network: str = "MLP"
     data: str = "fashion-mini"
     policy: str = "everyone_full"
-    draw: str = "full_and_random"
+    width_sampler: str = "full_and_random"
     server: str = "averaged"
-    merging: str = "merge"
-    balance: float = 0.0
+    aggregate: str = "merge"
+    logit_adjustment: float = 0.0
     outsized: float = 0.0
     folder: str = "runs/fleet"
     keys: str = ""
@@ -119,23 +121,23 @@ class Settings:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.type == "str" and not (isinstance(value, str) and len(value) <= LONGEST):
-                raise ValueError(f"{each.name} is {shown(value)}; allowed is a word")
+                raise ValueError(f"{each.name} is {short_repr(value)}; allowed is a word")
         if not numbers([self.quorum], 1, 1, whole=True):
             raise ValueError(
-                f"quorum is {shown(self.quorum)}; allowed is a whole number from 1 to the number of participants"
+                f"quorum is {short_repr(self.quorum)}; allowed is a whole number from 1 to the number of participants"
             )
         for name in ("deadline", "patience"):
             if not numbers([getattr(self, name)], 1, 1, 86400):
-                raise ValueError(f"{name} is {shown(getattr(self, name))}; allowed are 1 to 86400 seconds")
-        checked_balance(self.balance)
+                raise ValueError(f"{name} is {short_repr(getattr(self, name))}; allowed are 1 to 86400 seconds")
+        checked_logit_adjustment(self.logit_adjustment)
         if not numbers([self.outsized], 1, 0) or 0 < self.outsized < 1:
-            raise ValueError(f"outsized is {shown(self.outsized)}; allowed is 0, or a finite number from 1")
-        named = (network_named, policy_named, draw_named, server_named, merging_named)
-        for read, word in zip(named, (self.network, self.policy, self.draw, self.server, self.merging)):
+            raise ValueError(f"outsized is {short_repr(self.outsized)}; allowed is 0, or a finite number from 1")
+        named = (network, policy, width_sampler, server_optimizer, aggregation)
+        for read, word in zip(named, (self.network, self.policy, self.width_sampler, self.server, self.aggregate)):
             read(word)
 
 
-def read_config(config: Mapping[str, Any]) -> tuple[Settings, Recipe]:
+def read_config(config: Mapping[str, Any]) -> tuple[Settings, Config]:
     """Read settings and recipe from a run's configuration, in which a recipe's field is called ``recipe.rounds``.
 
     Raises:
@@ -145,7 +147,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[Settings, Recipe]:
         >>> read_config({"quorum": 2, "recipe.participants": 3})[1].participants
         3
     """
-    recipe = Recipe.from_dict(
+    config = Config.from_dict(
         {name.removeprefix("recipe."): v for name, v in config.items() if name.startswith("recipe.")}
     )
     known = [each.name for each in fields(Settings)]
@@ -153,29 +155,29 @@ def read_config(config: Mapping[str, Any]) -> tuple[Settings, Recipe]:
     for name in given:
         if name not in known:
             near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)[0]
-            raise ValueError(f"the run has no setting {shown(name)}; the nearest one is {near!r}")
+            raise ValueError(f"the run has no setting {short_repr(name)}; the nearest one is {near!r}")
     settings = Settings(**given)
-    if settings.quorum > recipe.participants:
-        raise ValueError(f"quorum is {settings.quorum}; allowed is a whole number from 1 to {recipe.participants}")
-    return settings, recipe
+    if settings.quorum > config.participants:
+        raise ValueError(f"quorum is {settings.quorum}; allowed is a whole number from 1 to {config.participants}")
+    return settings, config
 
 
-def write_app(folder: Path | str, settings: Settings, recipe: Recipe) -> Path:
+def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
     """Write the app that ``flwr run`` takes: one pyproject.toml that names this package's two apps, and no code.
 
     Every machine runs the package that it installed itself; what travels is this configuration.
 
     Example:
         >>> import tempfile, tomllib
-        >>> path = write_app(tempfile.mkdtemp(), Settings(), Recipe(rounds=3))
+        >>> path = write_app(tempfile.mkdtemp(), Settings(), Config(rounds=3))
         >>> tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]["recipe"]["rounds"]
         3
     """
     path = Path(folder) / "pyproject.toml"
     lines = [f"{name} = {json.dumps(value)}" for name, value in asdict(settings).items()]
     lines += ["", "[tool.flwr.app.config.recipe]"]
-    lines += [f"{name} = {json.dumps(value)}" for name, value in recipe.to_dict().items()]
-    with whole(path) as half:
+    lines += [f"{name} = {json.dumps(value)}" for name, value in config.to_dict().items()]
+    with atomic_write(path) as half:
         half.write_text(APP + "\n".join(lines) + "\n")
     return path
 

@@ -9,15 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from .._io import atomic_write, bounded, error_text, plain_json, short_repr
+from .._validation import checked_update, numbers, tensors_at
 from ..checkpoint import save_tensors
-from ..files import bounded, plain_json, said, shown, whole
-from ..records import Recipe
-from ..slim import Build, template
-from ..trust import checked_update, numbers, tensors_at
+from ..config import Config
+from ..slimmable import Build, template
 
-__all__ = ["Ledger", "writable"]
+__all__ = ["RunState", "writable"]
+
 
 MOST_BYTES = 1 << 28  # of ledger.json; a round of a thousand participants takes a tenth of a megabyte
+
+
 MOST_SAMPLES = 10**9
 
 
@@ -34,7 +37,7 @@ def writable(folder: Path | str) -> Path:
     """
     folder = Path(folder)
     try:
-        with whole(folder / "probe") as half:
+        with atomic_write(folder / "probe") as half:
             half.write_bytes(bytes(1 << 16))
         (folder / "probe").unlink()
     except OSError as error:
@@ -42,7 +45,7 @@ def writable(folder: Path | str) -> Path:
     return folder
 
 
-class Ledger:
+class RunState:
     """Keep a run's history by participant in ``ledger.json`` and the networks trained alone beside it.
 
     ``participants``: {number: {"key", "samples"}}; ``rounds``: a row for each round with its widths, bytes and answers;
@@ -53,14 +56,14 @@ class Ledger:
 
     Example:
         >>> import tempfile
-        >>> ledger = Ledger(tempfile.mkdtemp(), Recipe(participants=2))
+        >>> ledger = RunState(tempfile.mkdtemp(), Config(participants=2))
         >>> ledger.admit(0, "aa", 40)
         >>> ledger.missing
         [1]
     """
 
-    def __init__(self, folder: Path | str, recipe: Recipe) -> None:
-        self.folder, self.recipe = Path(folder), recipe
+    def __init__(self, folder: Path | str, config: Config) -> None:
+        self.folder, self.config = Path(folder), config
         self.path = self.folder / "ledger.json"
         self.participants: dict[int, dict[str, Any]] = {}
         self.rounds: list[dict[str, Any]] = []
@@ -77,46 +80,46 @@ class Ledger:
             }
             self.rounds = [self._row(each) for each in found["rounds"]]
             self.earned, theirs = tuple(found["earned"]), found["recipe"]
-            if not numbers(self.earned, len(self.earned) and self.recipe.participants, 0, 1):
-                raise ValueError(f"earned is {shown(self.earned)}")
+            if not numbers(self.earned, len(self.earned) and self.config.participants, 0, 1):
+                raise ValueError(f"earned is {short_repr(self.earned)}")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"ledger {self.path} is damaged ({said(error)}); delete the folder to start afresh"
+                f"ledger {self.path} is damaged ({error_text(error)}); delete the folder to start afresh"
             ) from error
-        if theirs != self.recipe.hash:
+        if theirs != self.config.hash:
             raise ValueError(f"ledger {self.path} belongs to another recipe; use the same one or another folder")
 
     def _known(self, number: int, each: Any) -> dict[str, Any]:
         """What is known of a participant, if that is what this class has written."""
         right = isinstance(each["key"], str) and numbers([each["samples"]], 1, 1, MOST_SAMPLES, whole=True)
-        if not right or not 0 <= number < self.recipe.participants:
-            raise ValueError(f"participant {number} is {shown(each)}")
+        if not right or not 0 <= number < self.config.participants:
+            raise ValueError(f"participant {number} is {short_repr(each)}")
         return dict(each)
 
     def _row(self, row: Any) -> dict[str, Any]:
         """A round's row, if that is what this class has written."""
         held, out = row["participants"], row.get("left_out", [])
         right = numbers([row["round"], row.get("numbers", 0)], 2, 0, whole=True)
-        right = right and numbers(out, len(out), 0, self.recipe.participants - 1, whole=True)
+        right = right and numbers(out, len(out), 0, self.config.participants - 1, whole=True)
         if not right or not numbers([held[number]["width"] for number in held], len(held), 0, 1):
-            raise ValueError(f"a round is {shown(row)}")
+            raise ValueError(f"a round is {short_repr(row)}")
         return dict(row)
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
         found = {
-            "recipe": self.recipe.hash,
+            "recipe": self.config.hash,
             "participants": {str(number): self.participants[number] for number in sorted(self.participants)},
             "earned": list(self.earned),
             "rounds": self.rounds,
         }
-        with whole(self.path) as half:
+        with atomic_write(self.path) as half:
             half.write_text(json.dumps(found, indent=1) + "\n")
 
     @property
     def missing(self) -> list[int]:
         """The participants that have never introduced themselves."""
-        return [number for number in range(self.recipe.participants) if number not in self.participants]
+        return [number for number in range(self.config.participants) if number not in self.participants]
 
     def known(self, key: str) -> int | None:
         """Return the participant that this key belongs to, if it has been here before."""
@@ -143,7 +146,7 @@ class Ledger:
             return checked_update(tensors_at(self._alone(number))[0], template(build, 1.0).state_dict())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{self._alone(number)} cannot be read ({said(error)}); delete the folder to start afresh"
+                f"{self._alone(number)} cannot be read ({error_text(error)}); delete the folder to start afresh"
             ) from error
 
     def note(self, row: dict[str, Any]) -> None:

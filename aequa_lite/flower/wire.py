@@ -9,10 +9,11 @@ from flwr.app import Array, ArrayRecord
 from safetensors.torch import save
 from torch import Tensor
 
-from ..slim import Build, State, template
-from ..trust import opened_update
+from .._validation import parse_update
+from ..slimmable import Build, State, template
 
 __all__ = ["packed", "unpacked"]
+
 
 KIND = "safetensors"
 
@@ -55,9 +56,9 @@ def unpacked(record: Any, build: Build, width: float, device: Any = "cpu") -> di
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta = aq.initial(aq.MLP, seed=0)
+        >>> theta = aq.init_params(aq.MLP, seed=0)
         >>> sorted(unpacked(packed(aq.slice_of(aq.MLP, theta, 0.5)), aq.MLP, 0.5))[0]
         '2.bias'
     """
-    arrived = opened_update(opened(record), template(build, width).state_dict())
+    arrived = parse_update(opened(record), template(build, width).state_dict())
     return {name: t.to(device) for name, t in arrived.items()}

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .records import Data
-from .rng import stream
-from .slim import Build
+from ..rng import stream
+from ..slimmable import Build
+from ..types import Dataset
 
-__all__ = ["MLP", "LeNet", "flops", "initial", "sized", "units"]
+__all__ = ["flops", "for_dataset", "init_params", "n_units"]
 
 
-def units(width: float, full: int, group: int = 1) -> int:
+def n_units(width: float, full: int, group: int = 1) -> int:
     r"""Return how many of ``full`` units a layer keeps at this width.
 
     $u(w) = g \lceil w \cdot \mathrm{full} / g \rceil$, at least one group and at most ``full``: monotone in $w$, whole groups
@@ -30,7 +30,7 @@ def units(width: float, full: int, group: int = 1) -> int:
         ValueError: ``width`` is outside (0, 1], or ``group`` does not divide ``full``.
 
     Example:
-        >>> units(0.07, 100), units(0.5, 16), units(0.3, 32, group=4)
+        >>> n_units(0.07, 100), n_units(0.5, 16), n_units(0.3, 32, group=4)
         (7, 8, 12)
 
     Source: FjORD keeps the first ceil(p K) units; the groups are ours.
@@ -49,94 +49,7 @@ class Pixels(nn.Module):
         return x.float().div(127.5).sub(1) if x.dtype == torch.uint8 else x
 
 
-class MLP(nn.Sequential):
-    """Two hidden layers of 200 units (at full width), for images or flat features.
-
-    ``x``: ``(samples, *shape)`` -> logits (samples, classes). The input and the classes are never slimmed. ``ahead``: the
-    second hidden layer has the width min(1, ``ahead`` x width), so that widths differ by layer along one nested path.
-
-    Raises:
-        ValueError: ``width`` is outside (0, 1].
-
-    Example:
-        >>> MLP(0.5)(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape
-        torch.Size([3, 10])
-
-    Source: the 200-200 network of FedSAC and FedRAC.
-    """
-
-    stem_layers = (
-        4  # what these layers say at a width is a prefix of what they say at any wider one: the input is not slimmed
-    )
-
-    def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (1, 28, 28),
-        classes: int = 10,
-        hidden: int = 200,
-        ahead: int = 1,
-    ) -> None:
-        h, k = units(width, hidden), units(min(1.0, ahead * width), hidden)
-        super().__init__(
-            Pixels(),
-            nn.Flatten(),  # (samples, pixels)
-            nn.Linear(math.prod(shape), h),
-            nn.ReLU(),
-            nn.Linear(h, k),
-            nn.ReLU(),
-            nn.Linear(k, classes),
-        )
-
-
-class LeNet(nn.Sequential):
-    """LeNet-5 with ReLU and max pooling: 6 and 16 filters, then 120 and 84 units, each times ``multiple``.
-
-    ``x``: ``(samples, *shape)`` -> logits (samples, classes). Pictures smaller than 28 or larger than 32 are welcome as
-    long as two 5x5 convolutions and two poolings leave something.
-
-    Raises:
-        ValueError: ``width`` is outside (0, 1].
-
-    Example:
-        >>> LeNet(0.5, shape=(3, 32, 32))(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
-        torch.Size([2, 10])
-
-    Source: LeCun et al. 1998; the sizes are those of the IAFL code's network for the same data sets.
-    """
-
-    stem_layers = 4  # up to the first pooling, for the same reason
-
-    def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (1, 28, 28),
-        classes: int = 10,
-        multiple: int = 1,
-    ) -> None:
-        channels, height, breadth = shape
-        a, b, c, d = (units(width, multiple * full) for full in (6, 16, 120, 84))
-        rows, columns = ((side // 2 - 4) // 2 for side in (height, breadth))  # after 5x5, pool, 5x5, pool
-        super().__init__(
-            Pixels(),
-            nn.Conv2d(channels, a, 5, padding=2),  # (samples, a, height, breadth)
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(a, b, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),  # (samples, b * rows * columns): channels outermost, so a prefix stays a prefix
-            nn.Linear(b * rows * columns, c),
-            nn.ReLU(),
-            nn.Linear(c, d),
-            nn.ReLU(),
-            nn.Linear(d, classes),
-        )
-
-
-def sized(build: Callable[..., nn.Module], data: Data, **options: Any) -> Callable[[float], nn.Module]:
+def for_dataset(build: Callable[..., nn.Module], data: Dataset, **options: Any) -> Callable[[float], nn.Module]:
     """Fit a constructor to a data set: its input shape, its number of classes and, for text, of words.
 
     Raises:
@@ -144,7 +57,7 @@ def sized(build: Callable[..., nn.Module], data: Data, **options: Any) -> Callab
 
     Example:
         >>> import aequa_lite as aq
-        >>> aq.sized(aq.LeNet, aq.load("fashion-mini"), multiple=2)(0.5)[1].out_channels
+        >>> aq.for_dataset(aq.LeNet, aq.load("fashion-mini"), multiple=2)(0.5)[1].out_channels
         6
     """
     reads_words = "words" in signature(build).parameters
@@ -185,11 +98,11 @@ def flops(build: Build, width: float, x: Tensor) -> int:
 _turn = Lock()  # PyTorch draws from one generator of the whole process: threads take turns
 
 
-def initial(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu") -> dict[str, Tensor]:
+def init_params(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu") -> dict[str, Tensor]:
     """Return the full network's state before any training, drawn from the seed alone.
 
     Example:
-        >>> a, b = initial(MLP, seed=0), initial(MLP, seed=0)
+        >>> a, b = init_params(MLP, seed=0), init_params(MLP, seed=0)
         >>> all(bool((a[k] == b[k]).all()) for k in a)
         True
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .nets import Pixels, units
-from .records import Samples
+from ..types import Samples
+from .base import Pixels, n_units
 
-__all__ = ["BatchResNet18", "ConvNet", "ResNet18", "restated"]
+__all__ = ["BatchResNet18", "ConvNet", "LeNet", "ResNet18", "recalibrate_batchnorm"]
+
 
 Norm = Callable[[int], nn.Module]
 
@@ -49,7 +50,7 @@ class ConvNet(nn.Sequential):
         multiple: int = 1,
         group: int = 4,
     ) -> None:
-        sizes = [shape[0], *(units(width, multiple * full, group) for full in (32, 64, 128, 256))]
+        sizes = [shape[0], *(n_units(width, multiple * full, group) for full in (32, 64, 128, 256))]
         blocks: list[nn.Module] = []
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
             convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
@@ -125,17 +126,17 @@ class ResNet18(nn.Sequential):
         stem: int = 3,
         group: int = 4,
     ) -> None:
-        sizes = [units(width, channels << stage, group) for stage in range(4)]
+        sizes = [n_units(width, channels << stage, group) for stage in range(4)]
         super().__init__(_layers(sizes, shape[0], classes, stem, grouped(group)))
 
 
 class BatchResNet18(nn.Sequential):
-    r"""ResNet-18 with BatchNorm, which does not nest: slim it, then repair it by :func:`restated`.
+    r"""ResNet-18 with BatchNorm, which does not nest: slim it, then repair it by :func:`~aequa_lite.networks.recalibrate_batchnorm`.
 
     A channel's running mean and variance belong to the width at which they were measured, since what arrives at a
     channel is a sum over all channels before it; but every width reads, and in training writes, the same prefix.
 
-    ``x``: ``(samples, *shape)`` -> logits (samples, classes). ``channels``, ``stem``: as in :class:`ResNet18`.
+    ``x``: ``(samples, *shape)`` -> logits (samples, classes). ``channels``, ``stem``: as in :class:`~aequa_lite.networks.ResNet18`.
 
     Raises:
         ValueError: ``width`` is outside (0, 1], or ``stem`` is neither 3 nor 7.
@@ -156,12 +157,12 @@ class BatchResNet18(nn.Sequential):
         channels: int = 64,
         stem: int = 3,
     ) -> None:
-        sizes = [units(width, channels << stage) for stage in range(4)]
+        sizes = [n_units(width, channels << stage) for stage in range(4)]
         super().__init__(_layers(sizes, shape[0], classes, stem, nn.BatchNorm2d))
 
 
 @torch.no_grad()
-def restated(net: nn.Module, samples: Samples, batch: int = 200) -> nn.Module:
+def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) -> nn.Module:
     r"""Return a copy of a network whose BatchNorm statistics are those of these samples at this very width.
 
     $\mu = \tfrac1B \sum_b \mu_b, \; \sigma^2 = \tfrac1B \sum_b \sigma_b^2$ over $B$ batches, equally large but for one sample,
@@ -173,9 +174,9 @@ def restated(net: nn.Module, samples: Samples, batch: int = 200) -> nn.Module:
 
     Example:
         >>> import aequa_lite as aq
-        >>> build, few = aq.sized(aq.BatchResNet18, aq.load("fashion-mini"), channels=8), aq.load("fashion-mini").train
-        >>> theta = aq.initial(build, seed=0)
-        >>> restated(aq.slim(build, theta, 0.5), few.take(slice(0, 20))).training
+        >>> build, few = aq.for_dataset(aq.networks.BatchResNet18, aq.load("fashion-mini"), channels=8), aq.load("fashion-mini").train
+        >>> theta = aq.init_params(build, seed=0)
+        >>> recalibrate_batchnorm(aq.slim(build, theta, 0.5), few.take(slice(0, 20))).training
         False
 
     Source: the post-statistics of universally slimmable networks (Yu and Huang 2019); HeteroFL's static BatchNorm.
@@ -195,3 +196,49 @@ def restated(net: nn.Module, samples: Samples, batch: int = 200) -> nn.Module:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return net.eval()
+
+
+class LeNet(nn.Sequential):
+    """LeNet-5 with ReLU and max pooling: 6 and 16 filters, then 120 and 84 units, each times ``multiple``.
+
+    ``x``: ``(samples, *shape)`` -> logits (samples, classes). Pictures smaller than 28 or larger than 32 are welcome as
+    long as two 5x5 convolutions and two poolings leave something.
+
+    Raises:
+        ValueError: ``width`` is outside (0, 1].
+
+    Example:
+        >>> LeNet(0.5, shape=(3, 32, 32))(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 10])
+
+    Source: LeCun et al. 1998; the sizes are those of the IAFL code's network for the same data sets.
+    """
+
+    stem_layers = 4  # up to the first pooling, for the same reason
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        *,
+        shape: tuple[int, ...] = (1, 28, 28),
+        classes: int = 10,
+        multiple: int = 1,
+    ) -> None:
+        channels, height, breadth = shape
+        a, b, c, d = (n_units(width, multiple * full) for full in (6, 16, 120, 84))
+        rows, columns = ((side // 2 - 4) // 2 for side in (height, breadth))  # after 5x5, pool, 5x5, pool
+        super().__init__(
+            Pixels(),
+            nn.Conv2d(channels, a, 5, padding=2),  # (samples, a, height, breadth)
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(a, b, 5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),  # (samples, b * rows * columns): channels outermost, so a prefix stays a prefix
+            nn.Linear(b * rows * columns, c),
+            nn.ReLU(),
+            nn.Linear(c, d),
+            nn.ReLU(),
+            nn.Linear(d, classes),
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Pixels
-from .base import n_units
-from torch import nn
 import math
 
-__all__ = ["MLP"]
+from torch import nn
 
+from .base import Pixels, n_units
+
+__all__ = ["MLP"]
 
 
 class MLP(nn.Sequential):

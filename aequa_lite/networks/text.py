@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from .nets import units
+from .base import n_units
 
 __all__ = ["TextCNN", "Transformer"]
+
 
 KERNELS = (1, 3, 5)  # odd, so that each window has a word in its middle
 
@@ -45,7 +46,7 @@ class TextCNN(nn.Module):
         maps: int = 128,
     ) -> None:
         super().__init__()
-        e, m = units(width, embedding), units(width, maps)
+        e, m = n_units(width, embedding), n_units(width, maps)
         self.embedding = nn.Embedding(words, e, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(e, m, size, padding=size // 2) for size in KERNELS)
         self.branches = nn.ModuleList(nn.Linear(m, classes, bias=size == KERNELS[0]) for size in KERNELS)
@@ -132,8 +133,8 @@ class Transformer(nn.Module):
         size: int = 16,
     ) -> None:
         super().__init__()
-        stream = units(width, heads * size, size)
-        hidden = units(width, 2 * heads * size)
+        stream = n_units(width, heads * size, size)
+        hidden = n_units(width, 2 * heads * size)
         self.words = nn.Embedding(words, stream, padding_idx=0)
         self.positions = nn.Parameter(torch.zeros(shape[0], stream))
         self.layers = nn.ModuleList(Layer(stream, hidden, size) for _ in range(layers))

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from .allocate import Plan, checked, spread_minus_gain, spread_only
-from .continuum import closed_form, smallest_spread, threshold
-from .fairness import pearson
-from .noise import Intervals
-from .plots import ALONE, EDGE, INK, STOPPED, WIDTH_SCALE, Axes, Figure, _axes, marker, plt, shade
+from ..allocation.continuous import critical_weight, smallest_spread, water_filling
+from ..allocation.exact import Plan, checked_accuracies, spread_minus_gain, spread_only
+from ..allocation.uncertainty import RewardIntervals
+from ..metrics import pearson
+from .style import ALONE, EDGE, INK, STOPPED, WIDTH_SCALE, _axes, marker, shade
 
-__all__ = ["plot_held", "plot_intervals", "plot_range", "plot_rules", "plot_threshold", "plot_water", "plot_ways"]
+__all__ = ["held", "intervals", "curve_range", "rules", "threshold", "water", "ways"]
 
 
-def plot_water(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
+def water(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
     r"""Draw who is at which bound: everybody is lifted by the same $\tau$ until $u$ stops it, and at least to $\ell$.
 
     Example:
-        >>> plot_water([0.2, 0.5, 0.8], 0.4, 0.85).axes[0].get_xlabel()
+        >>> water([0.2, 0.5, 0.8], 0.4, 0.85).axes[0].get_xlabel()
         'participant'
     """
-    b = checked(contribution)
-    paid = closed_form(b, least, full)
+    b = checked_accuracies(contribution)
+    paid = water_filling(b, least, full)
     ax = _axes(ax)
     ax.axhspan(0, least, color="#eeeeee", lw=0)
     ax.axhspan(full, 1, color="#eeeeee", lw=0)
@@ -45,23 +48,23 @@ def plot_water(contribution: Any, least: float, full: float, ax: Axes | None = N
     return ax.figure
 
 
-def plot_range(contribution: Any, spans: Any = None) -> Figure:
+def curve_range(contribution: Any, spans: Any = None) -> Figure:
     r"""Draw what the range of the curve allows: smallest CGS, and Pearson at it, by the span $u - \ell$.
 
     ``spans``: the spans to try (default: 40 up to 1.3 times the contributions' own range, which is marked).
 
     Example:
-        >>> [each.get_ylabel() for each in plot_range([0.3, 0.5, 0.7]).axes]
+        >>> [each.get_ylabel() for each in range([0.3, 0.5, 0.7]).axes]
         ['smallest CGS (points)', 'Pearson there']
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     own = float(np.ptp(b))
     spans = np.linspace(0.02, min(1.3 * own, 1.0), 40) if spans is None else np.asarray(spans, dtype=float)
     spread, follows = [], []
     for span in spans:
         least = max(0.0, min(float(b.min()), 1 - span))  # only the span matters, not where it lies
         spread.append(100 * smallest_spread(b, least, least + span))
-        follows.append(pearson(b, closed_form(b, least, least + span, spread_only())))
+        follows.append(pearson(b, water_filling(b, least, least + span, spread_only())))
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0))
     for ax, values, words in ((left, spread, "smallest CGS (points)"), (right, follows, "Pearson there")):
         ax.plot(spans, np.array(values, dtype=float), color=INK, lw=1.6)
@@ -74,20 +77,20 @@ def plot_range(contribution: Any, spans: Any = None) -> Figure:
     return figure
 
 
-def plot_threshold(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
+def threshold(contribution: Any, least: float, full: float, ax: Axes | None = None) -> Figure:
     r"""Draw mean and spread of the best plan's gains by the weight $\lambda$ of reading A, with $\sqrt{m/(n-m)}$ and our default.
 
     Example:
-        >>> plot_threshold([0.3, 0.5, 0.7], 0.2, 0.8).axes[0].get_xlabel()
+        >>> threshold([0.3, 0.5, 0.7], 0.2, 0.8).axes[0].get_xlabel()
         'weight of the mean gain'
     """
-    b = checked(contribution)
-    limit, default = threshold(b), 0.5 / float(np.sqrt(max(len(b) - 1, 1)))
+    b = checked_accuracies(contribution)
+    limit, default = critical_weight(b), 0.5 / float(np.sqrt(max(len(b) - 1, 1)))
     top = 2 * limit if np.isfinite(limit) else 1.0
     weights = np.unique(
         np.append(np.linspace(0.01, top, 60), [0.999 * limit, 1.001 * limit] if np.isfinite(limit) else [])
     )
-    gains = np.array([closed_form(b, least, full, spread_minus_gain(float(w))) - b for w in weights])  # (weights, n)
+    gains = np.array([water_filling(b, least, full, spread_minus_gain(float(w))) - b for w in weights])  # (weights, n)
     ax = _axes(ax)
     ax.plot(weights, 100 * gains.mean(1), color=INK, lw=1.6, label="mean gain (MCG)")
     ax.plot(weights, 100 * gains.std(1), color=STOPPED, lw=1.6, ls="--", label="spread of gains (CGS)")
@@ -100,7 +103,7 @@ def plot_threshold(contribution: Any, least: float, full: float, ax: Axes | None
     return ax.figure
 
 
-def plot_rules(plans: Mapping[str, Plan], contribution: Any, ax: Axes | None = None) -> Figure:
+def rules(plans: Mapping[str, Plan], contribution: Any, ax: Axes | None = None) -> Figure:
     """Draw each participant's gain under several rules: a row for each rule, a marker for each participant.
 
     The colour is the width. Fair in the sense of equal gains is a row whose markers stand on one spot.
@@ -108,10 +111,10 @@ def plot_rules(plans: Mapping[str, Plan], contribution: Any, ax: Axes | None = N
     Example:
         >>> import aequa_lite as aq
         >>> curve = aq.Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> plot_rules({"equal gains": aq.allocate([0.4, 0.6], curve)}, [0.4, 0.6]).axes[0].get_xlabel()
+        >>> rules({"equal gains": aq.allocate([0.4, 0.6], curve)}, [0.4, 0.6]).axes[0].get_xlabel()
         'gain (points)'
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     ax = _axes(ax, (7.2, 1.3 + 0.42 * len(plans)))
     for row, plan in enumerate(plans.values()):
         gains = 100 * (plan.predicted_accuracy - b)
@@ -130,17 +133,17 @@ def plot_rules(plans: Mapping[str, Plan], contribution: Any, ax: Axes | None = N
     return ax.figure
 
 
-def plot_intervals(plan: Plan, found: Intervals, contribution: Any, ax: Axes | None = None) -> Figure:
+def intervals(plan: Plan, found: RewardIntervals, contribution: Any, ax: Axes | None = None) -> Figure:
     """Draw each reward with the 95% interval that measurement noise leaves of it, and what was reached alone.
 
     Example:
         >>> import aequa_lite as aq
         >>> curve = aq.Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
         >>> plan = aq.allocate([0.4, 0.6], curve)
-        >>> plot_intervals(plan, aq.reward_intervals([0.4, 0.6], curve, draws=20), [0.4, 0.6]).axes[0].get_xlabel()
+        >>> intervals(plan, aq.allocation.reward_intervals([0.4, 0.6], curve, draws=20), [0.4, 0.6]).axes[0].get_xlabel()
         'participant'
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     ax = _axes(ax)
     for i, (own, paid, (low, high)) in enumerate(zip(b, plan.predicted_accuracy, found.rewards)):
         ax.errorbar(i, (low + high) / 2, yerr=(high - low) / 2, color=INK, lw=1.5, capsize=7, zorder=2)
@@ -154,7 +157,7 @@ def plot_intervals(plan: Plan, found: Intervals, contribution: Any, ax: Axes | N
     return ax.figure
 
 
-def plot_held(widths: Any, who: int | None = None, otherwise: Any = (), ax: Axes | None = None) -> Figure:
+def held(widths: Any, who: int | None = None, otherwise: Any = (), ax: Axes | None = None) -> Figure:
     """Draw the width that each participant holds in each round; a gap is a round in which it is away.
 
     ``widths``: (rounds, participants), 0 for who is away; ``who``: the one participant that the figure is about, all others
@@ -164,7 +167,7 @@ def plot_held(widths: Any, who: int | None = None, otherwise: Any = (), ax: Axes
         ValueError: ``widths`` has no rows of widths, or ``who`` is none of the participants.
 
     Example:
-        >>> plot_held([[0.25, 0.25], [0.15, 1.0]]).axes[0].get_ylabel()
+        >>> held([[0.25, 0.25], [0.15, 1.0]]).axes[0].get_ylabel()
         'width (logarithmic)'
 
     Source: ours.
@@ -192,13 +195,13 @@ def plot_held(widths: Any, who: int | None = None, otherwise: Any = (), ax: Axes
     return ax.figure
 
 
-def plot_ways(names: Sequence[str], top: Sequence[float], spread: Sequence[float]) -> Figure:
+def ways(names: Sequence[str], top: Sequence[float], spread: Sequence[float]) -> Figure:
     """Draw ways of training side by side: full width minus the best participant alone, and how unequal the gains are.
 
     ``top``, ``spread``: (ways,) in accuracy; both are drawn in points, the ways with the most equal gains on top.
 
     Example:
-        >>> len(plot_ways(["one", "other"], [0.02, -0.01], [0.01, 0.05]).axes)
+        >>> len(ways(["one", "other"], [0.02, -0.01], [0.01, 0.05]).axes)
         2
 
     Source: ours.

@@ -16,12 +16,13 @@ import numpy as np
 from matplotlib.colors import to_hex
 from torch import Tensor
 
-from .allocate import allocate, checked
-from .curve import Curve
-from .plots import plot_curve, shade
-from .slim import merge
+from ..allocation.exact import allocate, checked_accuracies
+from ..evaluation import Curve
+from ..slimmable import aggregate
+from .style import shade
 
 __all__ = ["Sliders", "sliders", "stepper"]
+
 
 SCALE = [to_hex(shade(k / 20)) for k in range(21)]  # the scale of the widths, for the pages
 
@@ -46,7 +47,7 @@ class Sliders:
 
 def _still(contribution: np.ndarray, curve: Curve) -> str:
     """The same figure without movement, for a page whose scripts are off."""
-    figure = plot_curve(curve, allocate(contribution, curve), alone=contribution)
+    figure = curve(curve, allocate(contribution, curve), alone=contribution)
     blob = io.BytesIO()
     figure.savefig(blob, format="png", dpi=110)
     plt.close(figure)
@@ -69,7 +70,7 @@ def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Slider
 
     Source: ours.
     """
-    b = checked(contribution)
+    b = checked_accuracies(contribution)
     name = f"sliders-{name}"  # no heading of the page has this anchor
     values = {
         "name": name,
@@ -122,7 +123,7 @@ def stepper(
     if theta.ndim != 2 or theta.shape[0] != theta.shape[1]:
         raise ValueError(f"theta has the shape {tuple(theta.shape)}; a square matrix can be shown")
     full, who = len(theta), list(names) or [f"participant {i}" for i in range(len(answers))]
-    merged = merge({"w": theta}, [({"w": v}, a) for v, a in answers])["w"]
+    merged = aggregate({"w": theta}, [({"w": v}, a) for v, a in answers])["w"]
     out = [_grid(theta[: len(v), : len(v)], full, f"to {n}") for n, (v, _) in zip(who, answers)]
     back = [_grid(v, full, f"from {n}, counts {a:g}") for n, (v, a) in zip(who, answers)]
     steps = (

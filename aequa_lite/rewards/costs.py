@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .slim import parameters
+from ..slimmable import n_parameters
 
 __all__ = ["Cost", "cost", "cost_table"]
 
@@ -25,7 +25,7 @@ class Cost:
         24
     """
 
-    parameters: int
+    n_parameters: int
     bytes: int
     flops: int
     milliseconds: float
@@ -61,7 +61,7 @@ def cost(net: nn.Module, example: Tensor, repeats: int = 30) -> Cost:
             torch.cuda.synchronize(one.device)
         seconds.append(time.perf_counter() - started)
     size = sum(t.numel() * t.element_size() for t in net.state_dict().values())
-    return Cost(parameters(net), size, counter.get_total_flops(), round(1000 * float(np.median(seconds)), 4))
+    return Cost(n_parameters(net), size, counter.get_total_flops(), round(1000 * float(np.median(seconds)), 4))
 
 
 def cost_table(models: Sequence[nn.Module], example: Tensor, widths: Sequence[float] | None = None) -> str:

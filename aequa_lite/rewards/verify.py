@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import bounded, plain_json, printable, said
-from .loader import LOADER, loader_text
-from .names import NETWORKS
-from .reward import MOST_MANIFEST_BYTES, MOST_WORDS_BYTES, WORDS, load_reward, load_words
-from .slim import parameters
+from .._io import bounded, error_text, plain_json, printable
+from ..registry import NETWORKS
+from ..slimmable import n_parameters
+from .export import LOADER, loader_text
+from .files import MOST_MANIFEST_BYTES, MOST_WORDS_BYTES, WORDS, load_reward, load_words
 
 __all__ = ["Checked", "verify_rewards"]
 
@@ -25,7 +25,7 @@ class Checked:
     """
 
     file: str
-    said: str
+    error_text: str
     fault: str | None = None
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ def verify_rewards(folder: Path | str) -> list[Checked]:
 
     Example:
         >>> import tempfile, aequa_lite as aq
-        >>> path, = aq.save_rewards(tempfile.mkdtemp(), aq.MLP, [aq.MLP(0.5)], [0.5], aq.Recipe())
+        >>> path, = aq.save_rewards(tempfile.mkdtemp(), aq.MLP, [aq.MLP(0.5)], [0.5], aq.Config())
         >>> [(each.file, each.fault) for each in verify_rewards(path.parent)]
         [('participant-00.json', None), ('participant-00.safetensors', None)]
 
@@ -99,7 +99,7 @@ def _reward(path: Path, first: dict) -> Checked:
     for name in ("recipe", "architecture"):
         if first.get(name) != found[name]:
             return Checked(path.name, "", f"its {name} is not that of the first reward: it comes from another run")
-    return Checked(path.name, f"{found['architecture']} at width {found['width']:g}: {parameters(net):,} parameters")
+    return Checked(path.name, f"{found['architecture']} at width {found['width']:g}: {n_parameters(net):,} parameters")
 
 
 def _words(path: Path, reward: Path) -> Checked:
@@ -117,5 +117,5 @@ def _loader(path: Path, first: dict) -> Checked:
         if function is not None and bounded(path, MOST_WORDS_BYTES) == loader_text(function).encode():
             return Checked(path.name, f"the loader of {function.__name__}, as this version writes it")
     except (OSError, ValueError) as error:
-        return Checked(path.name, "", said(error))
+        return Checked(path.name, "", error_text(error))
     return Checked(path.name, "", "differs from the loader that this version writes; do not run it, write it again")

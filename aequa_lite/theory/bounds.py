@@ -81,7 +81,7 @@ def stationarity_bound(
 
     $\frac1{RE}\sum_t \mathbb E\|\nabla F(\bar\theta_t)\|^2 \le \frac{2\Delta}{\eta RE} + \frac{\eta L}{RE}\sum_t S_t
     + \frac{\delta^2}{RE}\sum_t V_t$ for $\eta L \le 1$, with $\Delta$ = ``gap`` = $F(\theta_0) - F^\star$, $S_t$ =
-    ``noise``, $V_t$ from :func:`drift`, and $\delta$ = ``unlike`` (default: $L$), how differently the participants'
+    ``noise``, $V_t$ from :func:`~aequa_lite.theory.drift`, and $\delta$ = ``unlike`` (default: $L$), how differently the participants'
     losses are curved. Numbers, or arrays (rounds, steps) of expectations along the trajectory. With one step there is
     no drift: plain SGD.
 
@@ -121,7 +121,7 @@ def gap_bound(
     r"""Bound how far the objective is above its minimum after each round, (rounds + 1,), where it is curved everywhere.
 
     $\Delta_{t+1} \le (1 - \eta\mu)\Delta_t + \tfrac12\eta^2 L S_t + \tfrac12\eta\delta^2 V_t$ if $\|\nabla F\|^2 \ge
-    2\mu (F - F^\star)$; ``curvature`` is $\mu$, the rest as in :func:`stationarity_bound`.
+    2\mu (F - F^\star)$; ``curvature`` is $\mu$, the rest as in :func:`~aequa_lite.theory.stationarity_bound`.
 
     Raises:
         ValueError: $\eta L > 1$, ``curvature`` is not in (0, ``smooth``], or a number is out of its range.

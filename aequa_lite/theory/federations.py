@@ -12,15 +12,16 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from .federate import federate, slimmable
-from .laws import Law, drawn_from, stepwise
-from .linear import Logistic, Squares
-from .local import shares
-from .nets import units
-from .records import Recipe, Samples, Shard
-from .rng import stream
+from ..config import Config
+from ..federate import federate, slimmable
+from ..local import shares
+from ..networks.base import n_units
+from ..rng import stream
+from ..types import Samples, Shard
+from .linear_models import Logistic, Squares
+from .sampling import Distribution, recorded_steps, sampled_from
 
-__all__ = ["Known", "Moments", "regression"]
+__all__ = ["LinearFederation", "Moments", "regression"]
 
 
 class Moments(NamedTuple):
@@ -42,11 +43,11 @@ class Moments(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class LinearFederation:
     r"""Hold linear models of several participants: the data, and with them every constant of the theorems.
 
-    ``net``: :class:`Squares` or :class:`Logistic`; ``x``: (participants, samples, features); ``y``: (participants,
-    samples); ``recipe``: without momentum and with a constant learning rate; ``law``: widest -> the sets of widths
+    ``net``: :class:`~aequa_lite.theory.Squares` or :class:`~aequa_lite.theory.Logistic`; ``x``: (participants, samples, features); ``y``: (participants,
+    samples); ``config``: without momentum and with a constant learning rate; ``law``: widest -> the sets of widths
     that a step may train, with probabilities; ``given``: (participants,) the widths that the participants receive
     (default: full); ``weights``: their merge weights (default: equal); ``start``: where training begins (default: 0).
 
@@ -55,9 +56,9 @@ class Known:
 
     Example:
         >>> import aequa_lite as aq
-        >>> plain = Recipe(participants=1, momentum=0.0, lr_final=1.0, batch=2)
+        >>> plain = Config(participants=1, momentum=0.0, lr_final=1.0, batch=2)
         >>> law = lambda widest: [((1.0,), 1.0)]
-        >>> known = Known(Squares, np.eye(2)[None], np.ones((1, 2)), plain, law)
+        >>> known = LinearFederation(Squares, np.eye(2)[None], np.ones((1, 2)), plain, law)
         >>> known.smooth, known.least[0].round(6).tolist()
         (0.5, [1.0, 1.0])
     """
@@ -65,14 +66,14 @@ class Known:
     net: type[Squares] | type[Logistic]
     x: np.ndarray
     y: np.ndarray
-    recipe: Recipe
-    law: Callable[[float], Law]
+    config: Config
+    law: Callable[[float], Distribution]
     given: Sequence[float] | None = None
     weights: Sequence[float] | None = None
     start: Any = None
 
     def __post_init__(self) -> None:
-        r = self.recipe
+        r = self.config
         outside = [n for n in ("momentum", "weight_decay", "distill", "proximal") if getattr(r, n)]
         if outside or r.lr_final != 1 or r.participation != 1:
             what = ", ".join(outside) or "lr_final or participation"
@@ -95,7 +96,7 @@ class Known:
     def held(self) -> np.ndarray:
         """Which entries each participant holds, (participants, features) bool."""
         d = self.x.shape[2]
-        return np.arange(d) < np.array([units(w, d) for w in self.widths])[:, None]
+        return np.arange(d) < np.array([n_units(w, d) for w in self.widths])[:, None]
 
     @cached_property
     def mass(self) -> np.ndarray:
@@ -108,21 +109,21 @@ class Known:
         d, found = self.x.shape[2], []
         for widest in sorted(set(self.widths)):
             sets, chances = zip(*self.law(widest), strict=True)
-            sizes = [[units(w, d) for w in sorted(each, reverse=True)] for each in sets]
+            sizes = [[n_units(w, d) for w in sorted(each, reverse=True)] for each in sets]
             kept = sorted({k for each in sizes for k in each})
-            weigh = np.zeros((len(sets), len(kept)))
-            for row, each, counts in zip(weigh, sets, sizes, strict=True):
-                np.add.at(row, np.searchsorted(kept, counts), shares(sorted(each, reverse=True), self.recipe))
+            reweight = np.zeros((len(sets), len(kept)))
+            for row, each, counts in zip(reweight, sets, sizes, strict=True):
+                np.add.at(row, np.searchsorted(kept, counts), shares(sorted(each, reverse=True), self.config))
             who = np.flatnonzero(np.array(self.widths) == widest)
-            found.append((who, np.arange(d) < np.array(kept)[:, None], weigh, np.array(chances)))
+            found.append((who, np.arange(d) < np.array(kept)[:, None], reweight, np.array(chances)))
         return found
 
     @cached_property
     def curved(self) -> np.ndarray:
         """The second derivative of each participant's loss where it is largest, (participants, features, features)."""
         second = self.net.steepest * np.einsum("isd,ise->ide", self.x, self.x) / self.x.shape[1]
-        for who, masks, weigh, chances in self.groups:
-            second[who] *= np.einsum("m,md,me->de", chances @ weigh, masks, masks)
+        for who, masks, reweight, chances in self.groups:
+            second[who] *= np.einsum("m,md,me->de", chances @ reweight, masks, masks)
         return second
 
     @cached_property
@@ -132,7 +133,7 @@ class Known:
 
     @cached_property
     def curvature(self) -> float:
-        r"""$\mu$: the smallest curvature of the objective in the norm of the merge; 0 for :class:`Logistic`, which flattens."""
+        r"""$\mu$: the smallest curvature of the objective in the norm of the merge; 0 for :class:`~aequa_lite.theory.Logistic`, which flattens."""
         root = np.sqrt(self.mass)
         whole = np.einsum("i,ide->de", self.a, self.curved) / np.outer(root, root)
         return float(np.linalg.eigvalsh(whole)[0]) if self.net is Squares else 0.0
@@ -154,9 +155,9 @@ class Known:
     def value(self, theta: np.ndarray) -> float:
         r"""The objective: $F(\theta) = \sum_i a_i\,\mathbb E_{W \sim q_i}\sum_{v \in W} s_v f_i(M_v\theta)$."""
         total = 0.0
-        for who, masks, weigh, chances in self.groups:
+        for who, masks, reweight, chances in self.groups:
             score = (masks * theta) @ self.x[who].transpose(0, 2, 1)  # (who, masks, samples)
-            total += float(self.a[who] @ self.net.loss(score, self.y[who][:, None]).mean(2) @ (chances @ weigh))
+            total += float(self.a[who] @ self.net.loss(score, self.y[who][:, None]).mean(2) @ (chances @ reweight))
         return total
 
     def _slopes(self, points: np.ndarray, who: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -167,9 +168,9 @@ class Known:
     def gradients(self, points: np.ndarray) -> np.ndarray:
         """The gradient of each participant's width-averaged loss at its own point, (participants, features)."""
         found = np.zeros_like(points)
-        for who, masks, weigh, chances in self.groups:
+        for who, masks, reweight, chances in self.groups:
             each = self._slopes(points, who, masks) @ self.x[who] * masks / self.x.shape[1]  # (who, masks, features)
-            found[who] = np.einsum("m,imd->id", chances @ weigh, each)
+            found[who] = np.einsum("m,imd->id", chances @ reweight, each)
         return found
 
     def gradient(self, theta: np.ndarray) -> np.ndarray:
@@ -203,14 +204,14 @@ class Known:
     def variances(self, points: np.ndarray) -> np.ndarray:
         """The variance of each stochastic gradient, of the widths and of the batch in them, (participants, features)."""
         found, count = np.zeros_like(points), self.x.shape[1]
-        batch = min(self.recipe.batch, count)
-        for who, masks, weigh, chances in self.groups:
+        batch = min(self.config.batch, count)
+        for who, masks, reweight, chances in self.groups:
             slope, x = self._slopes(points, who, masks), self.x[who]
-            mean = np.einsum("wm,imd->iwd", weigh, slope @ x * masks / count)
+            mean = np.einsum("wm,imd->iwd", reweight, slope @ x * masks / count)
             widths = np.einsum("w,iwd->id", chances, (mean - np.einsum("w,iwd->id", chances, mean)[:, None]) ** 2)
             found[who] = widths
             if batch < count:
-                every = np.einsum("wm,ims,md->iwsd", weigh, slope, masks * 1.0, optimize=True) * x[:, None]
+                every = np.einsum("wm,ims,md->iwsd", reweight, slope, masks * 1.0, optimize=True) * x[:, None]
                 share = (count - batch) / (batch * (count - 1))  # drawn without putting back
                 found[who] += share * np.einsum("w,iwd->id", chances, every.var(2))
         return found
@@ -232,11 +233,11 @@ class Known:
     def run(self, seed: int = 0) -> np.ndarray:
         """Train together once; where every local step began and the end: (rounds * steps + 1, participants, features)."""
         path: dict[tuple[int, int], Mapping[str, Tensor]] = {}
-        recipe = replace(self.recipe, seed=seed)
-        scheme = stepwise(slimmable(self.build, drawn_from(self.law)), path)
-        *_, last = federate(self.build, self.shards, recipe, scheme=scheme, weights=self.a, count=1,
-                            policy=lambda recipe, last: self.widths, progress=False)  # fmt: skip
-        found = np.zeros((recipe.rounds * recipe.local_steps + 1, *self.held.shape))
+        config = replace(self.config, seed=seed)
+        strategy = recorded_steps(slimmable(self.build, sampled_from(self.law)), path)
+        *_, last = federate(self.build, self.shards, config, strategy=strategy, weights=self.a, count=1,
+                            policy=lambda config, last: self.widths, progress=False)  # fmt: skip
+        found = np.zeros((config.rounds * config.local_steps + 1, *self.held.shape))
         for (step, i), state in path.items():
             kept = state["weight"].numpy()
             found[step, i, : len(kept)] = kept
@@ -246,12 +247,12 @@ class Known:
     def along(self, path: np.ndarray) -> Moments:
         """The moments along a run, each (rounds, steps)."""
         rows = np.array([self.moments(states) for states in path[:-1]])
-        return Moments(*rows.T.reshape(4, self.recipe.rounds, self.recipe.local_steps))
+        return Moments(*rows.T.reshape(4, self.config.rounds, self.config.local_steps))
 
 
 def regression(
-    recipe: Recipe,
-    law: Callable[[float], Law],
+    config: Config,
+    law: Callable[[float], Distribution],
     *,
     net: type[Squares] | type[Logistic] = Squares,
     features: int = 8,
@@ -260,27 +261,24 @@ def regression(
     apart: float = 1.0,
     steepness: Sequence[float] | None = None,
     given: Sequence[float] | None = None,
-) -> Known:
+) -> LinearFederation:
     r"""Make a federation of linear models from the recipe's seed, with the heterogeneity that is asked for.
 
     Participant $i$'s features have the second moments $h_i((1-c) I + c\,\mathbf 1\mathbf 1^\top)$ exactly, $c$ =
     ``correlation``, $h_i$ = ``steepness`` (default: 1); its targets follow $\theta_i = \theta + $ ``apart`` $\times$
-    noise. For :class:`Logistic` the label is whether the target is above 0.
+    noise. For :class:`~aequa_lite.theory.Logistic` the label is whether the target is above 0.
 
     Example:
-        >>> plain = Recipe(participants=2, momentum=0.0, lr_final=1.0)
+        >>> plain = Config(participants=2, momentum=0.0, lr_final=1.0)
         >>> round(regression(plain, lambda widest: [((1.0,), 1.0)], features=2, correlation=0.5).smooth, 6)
         1.5
     """
-    draws = stream(recipe.seed, "regression")
+    rng = stream(config.seed, "regression")
     moments = (1 - correlation) * np.eye(features) + correlation
-    h = np.ones(recipe.participants) if steepness is None else np.asarray(steepness, dtype=float)
+    h = np.ones(config.participants) if steepness is None else np.asarray(steepness, dtype=float)
     x = np.stack(
-        [
-            np.linalg.qr(draws.normal(size=(samples, features)))[0] @ np.linalg.cholesky(samples * s * moments).T
-            for s in h
-        ]
+        [np.linalg.qr(rng.normal(size=(samples, features)))[0] @ np.linalg.cholesky(samples * s * moments).T for s in h]
     )
-    theta = draws.normal(size=features) + apart * draws.normal(size=(recipe.participants, features))
-    y = np.einsum("isd,id->is", x, theta) + 0.1 * draws.normal(size=x.shape[:2])
-    return Known(net, x, y if net is Squares else (y > 0).astype(int), recipe, law, given)
+    theta = rng.normal(size=features) + apart * rng.normal(size=(config.participants, features))
+    y = np.einsum("isd,id->is", x, theta) + 0.1 * rng.normal(size=x.shape[:2])
+    return LinearFederation(net, x, y if net is Squares else (y > 0).astype(int), config, law, given)

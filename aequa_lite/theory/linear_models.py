@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .nets import units
+from ..networks.base import n_units
 
 __all__ = ["Logistic", "Squares", "TwoLayers"]
+
 
 LEAST_LOSS = 0.1  # added to a squared error, so that its logarithm exists
 
@@ -30,7 +31,7 @@ class _Linear(nn.Module):
     def __init__(self, width: float = 1.0, *, features: int, start: Any = None) -> None:
         super().__init__()
         first = np.zeros(features) if start is None else np.asarray(start, dtype=float)
-        kept = units(width, features)
+        kept = n_units(width, features)
         self.weight = nn.Parameter(torch.empty(kept, dtype=torch.float64))
         if self.weight.device.type != "meta":
             self.weight.data.copy_(torch.from_numpy(first[:kept]))
@@ -106,7 +107,7 @@ class TwoLayers(nn.Module):
 
     def __init__(self, width: float = 1.0, *, features: int, outputs: int, hidden: int) -> None:
         super().__init__()
-        kept = units(width, hidden)
+        kept = n_units(width, hidden)
         self.first = nn.Parameter(0.3 * torch.randn(kept, features, dtype=torch.float64))
         self.second = nn.Parameter(0.3 * torch.randn(outputs, kept, dtype=torch.float64))
 

@@ -1,0 +1,25 @@
+"""Data sets, partitions and noise."""
+
+from .._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "load": ["load"],
+        "noise": ["feature_noise", "label_noise"],
+        "partition": [
+            "by_size",
+            "class_counts",
+            "class_imbalance",
+            "dirichlet",
+            "homogeneous",
+            "imbalanced",
+            "label_skew",
+            "natural",
+            "power_law",
+            "quantity_dirichlet",
+        ],
+        "readers": ["Arrays", "NAMES", "embedded", "folder_of_data", "leaf", "npz", "torchvision_set"],
+        "text": ["frequent", "tokens", "tsv"],
+    },
+)

@@ -1,0 +1,14 @@
+"""Notebooks, sweeps and tables; needs the extra `experiments`."""
+
+from .._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "notebook": ["Source", "check_parameters", "show_source"],
+        "published": ["Claim", "Verdict", "check_claim", "published", "wins"],
+        "run": ["comparison", "compete", "located"],
+        "sweep": ["Run", "Sweep", "read_sweep", "run_sweep", "share"],
+        "tables": ["about", "gather", "known", "summary"],
+    },
+)

@@ -1,0 +1,13 @@
+"""Constructors `width -> nn.Module`."""
+
+from .._lazy import attach
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "base": ["flops", "for_dataset", "init_params", "n_units"],
+        "conv": ["BatchResNet18", "ConvNet", "LeNet", "ResNet18", "recalibrate_batchnorm"],
+        "mlp": ["MLP"],
+        "text": ["TextCNN", "Transformer"],
+    },
+)
