@@ -120,6 +120,23 @@ class WidthAssignment:
 
 
 @dataclass(frozen=True)
+class ServerState:
+    """Hold the global model and what the server remembers beside it between rounds.
+
+    Args:
+        theta: Tensors of the full network by name.
+        memory: Tensors by any other name, such as momentum; never sent to a participant.
+
+    Example:
+        >>> ServerState({}).memory
+        {}
+    """
+
+    theta: Mapping[str, Any]
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Round:
     """What one round left behind.
 
