@@ -1,4 +1,4 @@
-"""The records that flow through everything: frozen, validated, and free of any dependency beyond Python."""
+"""Every number of a run, validated before any work."""
 
 from __future__ import annotations
 
@@ -7,92 +7,129 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any
 
-from ._io import short_repr
+from ._check import number, one_of, refusal
 
 __all__ = ["Config"]
 
 
-def _between(low: float, high: float, default: float, about: str) -> Any:
-    """A number field of a recipe with its closed range and what it means."""
-    return field(default=default, metadata={"low": low, "high": high, "about": about})
+def _within(low: float, high: float, default: float, about: str) -> Any:
+    """A number with its closed range and its meaning."""
+    return field(
+        default=default, metadata={"low": low, "high": high, "about": about}
+    )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Say how one network is trained together: every number of a run, validated before any work.
+    """Describe how one network is trained together.
 
-    Widths are fractions of the full network in (0, 1]. A local step draws its batch from one shard and trains
-    ``widths_per_step`` widths besides the widest one: each drawn from a Beta(``width_alpha``, ``width_beta``)
-    distribution stretched over [``min_width``, widest].
+    Widths are fractions of the full network in (0, 1]. A local step draws a
+    batch from one shard and trains the full width and `widths_per_step`
+    random ones, each from Beta(`width_alpha`, `width_beta`) stretched over
+    [`min_width`, widest]. How the defaults were chosen: see the book's page
+    on results.
 
     Raises:
-        ValueError: a field is outside its range or has the wrong type; the sentence names field, value and range.
+        ValueError: A field is outside its range or has the wrong type.
 
     Example:
         >>> config = Config(participants=3, rounds=2, seed=7)
-        >>> config.batch, config.hash == Config(participants=3, rounds=2, seed=7).hash
+        >>> config.batch, config == Config.from_dict(config.to_dict())
         (64, True)
 
-    Source: the fields are our choice; the published settings are not known.
+    References:
+        Our choice; the published settings are not known.
     """
 
-    participants: int = _between(1, 1_000_000, 5, "number of participants")
-    rounds: int = _between(1, 1_000_000, 60, "rounds of broadcast, local training and merge")
-    local_steps: int = _between(1, 1_000_000, 15, "SGD steps of each participant in each round")
-    batch: int = _between(1, 1_000_000, 64, "samples per local step (fewer where the shard is smaller)")
-    lr: float = _between(1e-8, 1e3, 0.06, "learning rate of the first local step")
-    lr_final: float = _between(
-        0.0, 1.0, 0.05, "learning rate of the last step, as a share of the first; cosine between"
+    participants: int = _within(1, 1_000_000, 5, "number of participants")
+    rounds: int = _within(1, 1_000_000, 60, "communication rounds")
+    local_steps: int = _within(
+        1, 1_000_000, 15, "SGD steps of each participant in each round"
     )
-    momentum: float = _between(0.0, 0.9999, 0.9, "momentum of local SGD, reset in every round")
-    weight_decay: float = _between(0.0, 1.0, 0.0, "L2 penalty per local step")
-    min_width: float = _between(1e-6, 1.0, 0.02, "least width that is trained and handed out")
-    widths_per_step: int = _between(0, 64, 1, "random widths trained beside the widest one in each step")
-    width_alpha: float = _between(1e-3, 1e3, 3.0, "first shape parameter of the Beta distribution of widths")
-    width_beta: float = _between(1e-3, 1e3, 1.0, "second shape parameter of the Beta distribution of widths")
-    grid: int = _between(1, 10_000, 200, "widths are whole multiples of 1 / grid")
-    fractions: int = _between(
-        0, 4096, 64, "at most so many rewards to one step of the grid: its units fade in (0: one)"
+    batch: int = _within(
+        1, 1_000_000, 64, "samples per step (fewer in a smaller shard)"
     )
-    loss_power: float = _between(0.0, 16.0, 1.0, "a width's loss counts (width / widest) ** loss_power")
-    distill: float = _between(0.0, 1.0, 0.0, "share of the widest width's soft labels in the loss of the others")
-    proximal: float = _between(0.0, 1e3, 0.0, "pull of local training back to what was received (FedProx's mu)")
-    size_power: float = _between(0.0, 16.0, 1.0, "an answer's merge weight is size ** size_power ...")
-    contribution_power: float = _between(0.0, 16.0, 0.0, "... times contribution ** contribution_power")
-    participation: float = _between(1e-6, 1.0, 1.0, "share of the participants drawn into each round, at least one")
-    seed: int = _between(0, 2**63 - 1, 0, "the one number that all randomness comes from")
+    lr: float = _within(1e-8, 1e3, 0.06, "learning rate of the first step")
+    lr_final: float = _within(
+        0.0, 1.0, 0.05, "last learning rate / first; cosine in between"
+    )
+    momentum: float = _within(
+        0.0, 0.9999, 0.9, "momentum of local SGD, reset every round"
+    )
+    weight_decay: float = _within(0.0, 1.0, 0.0, "L2 penalty per step")
+    min_width: float = _within(
+        1e-6, 1.0, 0.02, "least width that is trained and rewarded"
+    )
+    widths_per_step: int = _within(
+        0, 64, 1, "random widths trained beside the widest in each step"
+    )
+    width_alpha: float = _within(
+        1e-3, 1e3, 3.0, "first parameter of the Beta distribution"
+    )
+    width_beta: float = _within(
+        1e-3, 1e3, 1.0, "second parameter of the Beta distribution"
+    )
+    grid: int = _within(1, 10_000, 200, "widths are multiples of 1 / grid")
+    fractions: int = _within(
+        0,
+        4096,
+        64,
+        "fractional rewards between two widths, at most; 0: none",
+    )
+    loss_power: float = _within(
+        0.0, 16.0, 3.0, "loss weight of a width: (width / widest) ** power"
+    )
+    distill: float = _within(
+        0.0, 1.0, 0.0, "share of soft labels in the loss of narrow widths"
+    )
+    logit_adjustment: float = _within(
+        0.0, 1.0, 0.0, "how far the loss discounts a shard's label shares"
+    )
+    proximal: float = _within(0.0, 1e3, 0.0, "FedProx's mu")
+    size_power: float = _within(
+        0.0, 16.0, 1.0, "aggregation weight: size ** size_power ..."
+    )
+    contribution_power: float = _within(
+        0.0, 16.0, 1.0, "... times contribution ** contribution_power"
+    )
+    participation: float = _within(
+        1e-6, 1.0, 1.0, "share of participants drawn into each round"
+    )
+    norm_limit: float = _within(
+        0.0, 1e6, 10.0, "updates above so many median norms are left out"
+    )
+    seed: int = _within(0, 2**63 - 1, 0, "source of all randomness")
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            _check_field(each, getattr(self, each.name))
+            low, high = each.metadata["low"], each.metadata["high"]
+            value = getattr(self, each.name)
+            number(each.name, value, low, high, whole=each.type == "int")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Make a recipe from a mapping; an unknown name is refused with the nearest known one.
+        """Make a config from a mapping; refuse an unknown field.
 
         Raises:
-            ValueError: an unknown field name, or a value outside its range.
+            ValueError: An unknown field, or a value outside its range.
 
         Example:
-            >>> Recipe.from_dict({"rounds": 3}).rounds
+            >>> Config.from_dict({"rounds": 3}).rounds
             3
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"recipe is {short_repr(values)}; allowed are its fields by name")
-        known = [each.name for each in fields(cls)]
+            raise refusal("config", "a mapping of its fields", values)
         for name in values:
-            if name not in known:
-                near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)[0]
-                raise ValueError(f"recipe has no field {short_repr(name)}; the nearest one is {near!r}")
+            one_of("config field", name, cls.__dataclass_fields__)
         return cls(**values)
 
     def lr_at(self, step: int) -> float:
-        r"""Return the learning rate of a participant's local step, counted over all rounds.
+        r"""Return the learning rate of a local step, counted over rounds.
 
-        $\eta_s = \eta\,(f + (1 - f)\,\tfrac12(1 + \cos(\pi s / S)))$ with $f$ = ``lr_final``, $S$ = rounds x local steps.
+        $\eta_s = \eta\,(f + (1 - f)\,\tfrac12(1 + \cos(\pi s / S)))$ with
+        $f$ = `lr_final` and $S$ = rounds x local steps.
 
         Example:
             >>> config = Config(lr=0.1, lr_final=0.5, rounds=2, local_steps=5)
@@ -100,7 +137,8 @@ class Config:
             (0.1, 0.075)
         """
         share = min(1.0, step / (self.rounds * self.local_steps))
-        return self.lr * (self.lr_final + (1 - self.lr_final) * 0.5 * (1 + math.cos(math.pi * share)))
+        cosine = 0.5 * (1 + math.cos(math.pi * share))
+        return self.lr * (self.lr_final + (1 - self.lr_final) * cosine)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dictionary.
@@ -113,17 +151,6 @@ class Config:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the recipe's canonical JSON, in hexadecimal."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-
-
-def _check_field(each: Any, value: Any) -> None:
-    """Refuse a recipe field of the wrong type or outside its range."""
-    low, high = each.metadata["low"], each.metadata["high"]
-    whole = each.type == "int"
-    right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not right_type or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise ValueError(
-            f"recipe field {each.name!r} is {short_repr(value)}; allowed is {kind} from {low:g} to {high:g}"
-        )
+        """SHA-256 of the config as canonical JSON, in hexadecimal."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

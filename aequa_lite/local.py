@@ -1,4 +1,4 @@
-"""What one participant does: local SGD over a set of widths."""
+"""What one participant does: local SGD on the loss over a set of widths."""
 
 from __future__ import annotations
 
@@ -8,109 +8,217 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._io import short_repr
+from ._check import number
 from .config import Config
-from .slimmable import Build, bind, prefix, split_stem, template
-from .types import Samples, Shard, Update
+from .slimmable import bind, prefix, split_stem, template
+from .types import Build, Samples, Shard, State, Update
 
-__all__ = ["full_and_random", "full_only", "local_sgd", "one_random", "sandwich"]
+__all__ = [
+    "WidthSampler", "full_and_random", "full_only", "local_sgd", "one_random",
+    "sandwich",
+]  # fmt: skip
+
+# (generator, widest width, config) -> the widths that one step trains
+WidthSampler = Callable[
+    [np.random.Generator, float, Config], Sequence[float]
+]
+Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> loss
 
 
-WidthSampler = Callable[[np.random.Generator, float, Config], Sequence[float]]
-
-
-def full_only(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
-    """Train the widest width alone in every step: plain FedAvg, sliced afterwards.
+def full_only(
+    rng: np.random.Generator, widest: float, config: Config
+) -> tuple[float, ...]:
+    """Train the widest width alone in every step: plain FedAvg.
 
     Example:
         >>> full_only(np.random.default_rng(0), 1.0, Config())
         (1.0,)
 
-    Source: FedAvg (McMahan et al. 2017).
+    References:
+        FedAvg (McMahan et al. 2017).
     """
     return (widest,)
 
 
-def full_and_random(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
-    r"""Train the widest width and ``widths_per_step`` random ones in every step.
+def full_and_random(
+    rng: np.random.Generator, widest: float, config: Config
+) -> tuple[float, ...]:
+    r"""Train the widest width and `widths_per_step` random ones.
 
-    $w = w_{\min} + (w_{\max} - w_{\min}) B$ with $B \sim \mathrm{Beta}(\alpha, \beta)$, rounded up to the grid: the density of
-    the sampled widths decides where on the width axis the accuracies lie.
+    $w = w_{\min} + (w_{\max} - w_{\min}) B$ with
+    $B \sim \mathrm{Beta}(\alpha, \beta)$, rounded up to the grid. The
+    density decides at which widths the network is good.
 
     Example:
-        >>> full_and_random(np.random.default_rng(0), 1.0, Config(widths_per_step=2))
+        >>> rng = np.random.default_rng(0)
+        >>> full_and_random(rng, 1.0, Config(widths_per_step=2))
         (1.0, 0.995, 0.645)
 
-    Source: ours; the sandwich rule of universally slimmable networks without the least width.
+    References:
+        The sandwich rule (Yu and Huang 2019) without the least width; the
+        density is our choice.
     """
-    return (widest, *_random(rng, widest, config, config.widths_per_step))
+    return widest, *_random(rng, widest, config, config.widths_per_step)
 
 
-def one_random(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
-    """Train one random width in every step, and nothing else: ordered dropout.
+def one_random(
+    rng: np.random.Generator, widest: float, config: Config
+) -> tuple[float, ...]:
+    """Train one random width in every step: ordered dropout.
 
     Example:
         >>> one_random(np.random.default_rng(0), 1.0, Config())
         (0.995,)
 
-    Source: FjORD (Horvath et al. 2021), with a continuous range of widths.
+    References:
+        FjORD (Horvath et al. 2021), with a continuous range of widths.
     """
     return _random(rng, widest, config, 1)
 
 
-def sandwich(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
-    """Train the widest width, the least, and ``widths_per_step`` random ones in every step.
+def sandwich(
+    rng: np.random.Generator, widest: float, config: Config
+) -> tuple[float, ...]:
+    """Train the widest, the least and `widths_per_step` random widths.
 
     Example:
         >>> sandwich(np.random.default_rng(0), 1.0, Config())
         (1.0, 0.02, 0.995)
 
-    Source: the sandwich rule (Yu and Huang 2019).
+    References:
+        The sandwich rule (Yu and Huang 2019).
     """
     least = min(config.min_width, widest)
-    return (widest, least, *_random(rng, widest, config, config.widths_per_step))
+    drawn = _random(rng, widest, config, config.widths_per_step)
+    return widest, least, *drawn
 
 
-def _random(rng: np.random.Generator, widest: float, config: Config, count: int) -> tuple[float, ...]:
-    """Random widths from the recipe's distribution between the least and the widest, on the grid."""
+def _random(
+    rng: np.random.Generator, widest: float, config: Config, count: int
+) -> tuple[float, ...]:
+    """Random widths between the least and the widest, on the grid."""
     low = min(config.min_width, widest)
-    drawn = low + (widest - low) * rng.beta(config.width_alpha, config.width_beta, count)
-    return tuple(min(widest, float(np.ceil(w * config.grid - 1e-9)) / config.grid) for w in drawn)
+    share = rng.beta(config.width_alpha, config.width_beta, count)
+    units = np.ceil((low + (widest - low) * share) * config.grid - 1e-9)
+    return tuple(min(widest, float(u) / config.grid) for u in units)
 
 
-def batches(rng: np.random.Generator, size: int, config: Config, steps: int) -> np.ndarray:
-    """The positions of each step's samples, (steps, batch): epoch after epoch, each in a new order."""
+def batches(
+    rng: np.random.Generator, size: int, config: Config, steps: int
+) -> NDArray[np.int64]:
+    """Positions of each step's samples, (steps, batch), by epochs."""
     batch = min(config.batch, size)
     epochs = -(-steps * batch // size)
     order = np.concatenate([rng.permutation(size) for _ in range(epochs)])
     return order[: steps * batch].reshape(steps, batch)
 
 
+def logit_offsets(samples: Samples, strength: float) -> Tensor:
+    r"""Logit adjustment $b \log\frac{n_c + 1}{n + C}$, (classes,)."""
+    shown = torch.bincount(samples.y, minlength=samples.classes)
+    share = (shown + 1.0) / (len(samples) + samples.classes)
+    return strength * share.log()
+
+
+def loss_shares(widths: Sequence[float], config: Config) -> list[float]:
+    """Weight of each width's loss, summing to one; the widest comes first."""
+    raw = [(width / widths[0]) ** config.loss_power for width in widths]
+    return [each / sum(raw) for each in raw]
+
+
+def loss_over_widths(
+    outputs: Sequence[Tensor],
+    y: Tensor,
+    shares: Sequence[float | Tensor],
+    offset: Tensor | None,
+    distill: float,
+    loss: Loss = cross_entropy,
+) -> Tensor:
+    r"""Weighted loss of one batch over its widths, the widest first.
+
+    $\sum_v s_v [(1 - d)\,\ell(z_v + o, y) + d\,\ell(z_v, \hat y)]$ with
+    $\hat y$ the widest width's softmax; for the widest itself $d = 0$.
+    """
+    total: Tensor | None = None
+    soft = outputs[0].detach().softmax(-1) if distill else None
+    for logits, share in zip(outputs, shares, strict=True):
+        adjusted = logits if offset is None else logits + offset
+        value = share * loss(adjusted, y)
+        if soft is not None and total is not None:
+            teacher = distill * share * loss(logits, soft)
+            value = (1 - distill) * value + teacher
+        total = value if total is None else total + value
+    assert total is not None
+    return total
+
+
+@torch.no_grad()
+def sgd_step(
+    block: Sequence[Tensor],
+    velocity: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    start: Sequence[Tensor],
+    config: Config,
+    lr: float,
+    masks: Sequence[Tensor] | None = None,
+) -> None:
+    """One step of SGD with momentum, in place, on the trained entries only.
+
+    `block` and `velocity` hold exactly the trained entries, or `masks` says
+    which of theirs are trained: the others must not move, neither by
+    momentum nor by weight decay.
+    """
+    push = list(grads)
+    if config.proximal:
+        apart = torch._foreach_sub(list(block), list(start))
+        torch._foreach_add_(push, apart, alpha=config.proximal)
+    if config.weight_decay:
+        torch._foreach_add_(push, list(block), alpha=config.weight_decay)
+    if masks is not None:
+        push = torch._foreach_mul(push, list(masks))
+    if config.momentum:
+        memory = list(velocity)
+        if masks is None:
+            torch._foreach_mul_(memory, config.momentum)
+        else:
+            keep = [1 - (1 - config.momentum) * m for m in masks]
+            torch._foreach_mul_(memory, keep)
+        torch._foreach_add_(memory, push)
+        push = memory
+        if masks is not None:
+            push = torch._foreach_mul(memory, list(masks))
+    torch._foreach_add_(list(block), push, alpha=-lr)
+
+
 @dataclass(frozen=True)
 class _Part:
-    """Some layers of an empty network, and the blocks of theta that they train and that they only read."""
+    """Layers without numbers, and the blocks of theta that they use."""
 
     layers: nn.Module
     trained: dict[str, tuple[slice, ...]]
-    read: dict[str, tuple[slice, ...]]
+    fixed: dict[str, tuple[slice, ...]]  # buffers, and tied names
 
-    def __call__(self, leaves: Mapping[str, Tensor], theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        tensors = {name: leaves[name][block] for name, block in self.trained.items()}
-        tensors.update({name: theta[name][block] for name, block in self.read.items()})
+    def __call__(self, leaves: State, theta: State, x: Tensor) -> Tensor:
+        tensors = {k: leaves[k][block] for k, block in self.trained.items()}
+        for k, block in self.fixed.items():
+            tensors[k] = theta[k][block]
         return bind(self.layers, tensors)(x)
 
 
 @lru_cache(maxsize=1024)
 def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
-    """The empty network of that width: its stem (no layers if it names none), and what follows."""
+    """The network of this width: its stem, and what follows."""
 
     def part(layers: nn.Module) -> _Part:
-        trained = dict(layers.named_parameters(remove_duplicate=False))
-        read = {name: prefix(t.shape) for name, t in layers.state_dict().items() if name not in trained}
-        return _Part(layers, {name: prefix(t.shape) for name, t in layers.named_parameters()}, read)
+        names = dict(layers.named_parameters(remove_duplicate=False))
+        shapes = layers.state_dict().items()
+        fixed = {k: prefix(t.shape) for k, t in shapes if k not in names}
+        trained = {k: prefix(t.shape) for k, t in layers.named_parameters()}
+        return _Part(layers, trained, fixed)
 
     stem, head = split_stem(template(build, width))
     return part(stem), part(head)
@@ -118,93 +226,49 @@ def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
 
 def gradient(
     build: Build,
-    theta: Mapping[str, Tensor],
-    chosen: Sequence[float],
+    theta: State,
+    widths: Sequence[float],
     x: Tensor,
     y: Tensor,
     config: Config,
     offset: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The gradient of the mean loss over the chosen widths, on the widest one's block; and that loss, (), detached.
+    """Gradient of the loss over widths, and the loss, (), detached.
 
-    ``offset``: (classes,) what the true labels' loss adds to the logits. The input is never slimmed: what a narrow stem says
-    is a prefix of what the widest one says, so it runs once.
+    The gradient has the widest width's shapes. The stem runs once: its
+    output at a narrow width is a prefix of that at the widest.
     """
-    order = sorted(chosen, reverse=True)
+    order = sorted(widths, reverse=True)
     parts = [_parts(build, width) for width in order]
     widest = {**parts[0][0].trained, **parts[0][1].trained}
-    leaves = {name: theta[name][block].detach().requires_grad_() for name, block in widest.items()}
-    said, soft, values = parts[0][0](leaves, theta, x), None, []
-    for (stem, head), share in zip(parts, shares(order, config), strict=True):
-        heard = said[:, : next(iter(stem.trained.values()))[0].stop] if stem.trained else said
-        logits = head(leaves, theta, heard)
-        value = share * cross_entropy(logits if offset is None else logits + offset, y)
-        if soft is not None:  # the narrower ones also learn from what the widest one says
-            value = (1 - config.distill) * value + config.distill * share * cross_entropy(logits, soft)
-        elif config.distill:
-            soft = logits.detach().softmax(1)  # (batch, classes)
-        values.append(value)
-    loss = sum(values[1:], start=values[0])
-    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
+    leaves = {
+        k: theta[k][block].detach().requires_grad_()
+        for k, block in widest.items()
+    }
+    features = parts[0][0](leaves, theta, x)
+    outputs = []
+    for stem, head in parts:
+        units = (
+            next(iter(stem.trained.values()))[0].stop
+            if stem.trained
+            else None
+        )
+        outputs.append(head(leaves, theta, features[:, :units]))
+    shares = loss_shares(order, config)
+    loss = loss_over_widths(outputs, y, shares, offset, config.distill)
+    grads = torch.autograd.grad(loss, list(leaves.values()))
+    return dict(zip(leaves, grads, strict=True)), loss.detach()
 
 
-def offsets(samples: Samples, logit_adjustment: float) -> Tensor:
-    r"""How much more often a shard shows each class, as its loss hears it: $b \log\frac{n_c + 1}{n + C}$, (classes,)."""
-    seen = torch.bincount(samples.y, minlength=samples.classes).float()
-    return logit_adjustment * ((seen + 1) / (len(samples) + samples.classes)).log()
-
-
-def checked_logit_adjustment(logit_adjustment: float) -> float:
-    """Refuse what is no share."""
-    if (
-        not isinstance(logit_adjustment, (int, float))
-        or isinstance(logit_adjustment, bool)
-        or not 0 <= logit_adjustment <= 1
-    ):
-        raise ValueError(f"balance is {short_repr(logit_adjustment)}; allowed is a number from 0 to 1")
-    return logit_adjustment
-
-
-def shares(order: Sequence[float], config: Config) -> list[float]:
-    """How much each width's loss counts, summing to one; ``order`` begins with the widest."""
-    raw = [(width / order[0]) ** config.loss_power for width in order]
-    return [each / sum(raw) for each in raw]
-
-
-def _held(tensors: Mapping[str, Tensor], grads: Mapping[str, Tensor]) -> list[Tensor]:
-    """The blocks to which the gradients belong."""
-    whole = ((tensors[name], g.shape) for name, g in grads.items())
-    return [t if t.shape == shape else t[prefix(shape)] for t, shape in whole]
-
-
-@torch.no_grad()
-def _step(
-    theta: dict[str, Tensor],
-    speed: dict[str, Tensor],
-    grads: dict[str, Tensor],
-    config: Config,
-    lr: float,
-    start: Mapping[str, Tensor],
-) -> None:
-    """One step of SGD with momentum on the block that was trained; the tail beyond it does not move."""
-    block = _held(theta, grads)
-    push = list(grads.values())
-    if config.proximal:
-        away = torch._foreach_sub(block, _held(start, grads))
-        torch._foreach_add_(push, away, alpha=config.proximal)
-    if config.weight_decay:
-        torch._foreach_add_(push, block, alpha=config.weight_decay)
-    if config.momentum:
-        memory = _held(speed, grads)
-        torch._foreach_mul_(memory, config.momentum)
-        torch._foreach_add_(memory, push)
-        push = memory
-    torch._foreach_add_(block, push, alpha=-lr)
+def _blocks(tensors: State, grads: Mapping[str, Tensor]) -> list[Tensor]:
+    """The blocks to which the gradients belong, as views."""
+    pairs = ((tensors[k], prefix(g.shape)) for k, g in grads.items())
+    return [t[block] for t, block in pairs]
 
 
 def local_sgd(
     build: Build,
-    state: Mapping[str, Tensor],
+    state: State,
     shard: Shard,
     width: float,
     config: Config,
@@ -214,42 +278,61 @@ def local_sgd(
     first: int = 0,
     steps: int | None = None,
     weight: float = 1.0,
-    logit_adjustment: float = 0.0,
 ) -> Update:
-    r"""Train one participant's slice on its own shard and return it.
+    r"""Train one participant's slice on its own shard.
 
-    Each step draws a batch and a set of widths $W$, and follows $\sum_{v \in W} s_v M_v\nabla F(M_v\theta)$ with SGD and
-    momentum; $s_v \propto v^q$ with $q$ = ``loss_power``.
+    Each step draws a batch and a set of widths $W$ and follows
+    $\sum_{v \in W} s_v M_v \nabla F(M_v \theta)$ by SGD with momentum, where
+    $M_v$ masks the slice of width $v$ and $s_v \propto v^q$ with $q$ =
+    `loss_power`. With $b$ = `logit_adjustment`, the loss adds
+    $b \log\frac{n_c + 1}{n + C}$ to the logit of class $c$, of which the
+    shard holds $n_c$ of $n$ samples.
 
-    ``state`` (the slice at ``width``) is copied, never written to. ``first``: how many steps this
-    participant has taken before, for the learning rate's schedule; ``steps``: how many to take (default: the recipe's).
-    ``logit_adjustment`` $b$: the loss hears $z_c + b \log\frac{n_c + 1}{n + C}$ for the logit $z_c$ of a class that $n_c$ of the shard's
-    $n$ samples show, so that a class counts no less for being rare here: at 1 the network need not learn how often a shard
-    shows each of the $C$ classes, and can be merged with others that show them differently.
+    Args:
+        state: The slice at `width`; it is copied, never written to.
+        first: Steps taken in earlier rounds, for the learning rate.
+        steps: Steps to take (default: the config's).
+        weight: Aggregation weight, passed on.
+
+    Returns:
+        The update, at the same width.
 
     Raises:
-        ValueError: ``logit_adjustment`` is outside [0, 1].
+        ValueError: `first` or `steps` is negative.
 
     Example:
         >>> import aequa_lite as aq
-        >>> config, theta = aq.Config(participants=1, local_steps=2), aq.init_params(aq.MLP, seed=0)
-        >>> (shard,) = aq.data.homogeneous(aq.load("fashion-mini").train, config)
-        >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "doc")).participant
-        0
+        >>> config = aq.Config(participants=1, local_steps=2)
+        >>> train = aq.load("fashion-mini", device="cpu").train
+        >>> (shard,) = aq.data.homogeneous(train, config)
+        >>> theta, rng = aq.init_params(aq.MLP, seed=0), aq.stream(0, "doc")
+        >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, config, rng).width
+        1.0
 
-    Source: local SGD (FedAvg) on the width-averaged loss; the set of widths is ours. ``logit_adjustment`` is the balanced softmax of
-    Ren et al. (2020), in local training as Fed-RoD has it (Chen and Chao 2022); its strength and the added one are our choice.
+    References:
+        Local SGD (FedAvg) on the width-averaged loss; the set of widths is
+        our choice. Balanced softmax (Ren et al. 2020) in local training as
+        in Fed-RoD (Chen and Chao 2022).
     """
-    theta = {name: t.clone() for name, t in state.items()}
-    speed = {name: torch.zeros_like(t) for name, t in theta.items()}
+    number("first", first, 0, whole=True)
     steps = config.local_steps if steps is None else steps
+    number("steps", steps, 1, whole=True)
+    theta = {k: t.clone() for k, t in state.items()}
+    velocity = {k: torch.zeros_like(t) for k, t in theta.items()}
     x, y = shard.samples.x, shard.samples.y
-    offset = offsets(shard.samples, logit_adjustment) if checked_logit_adjustment(logit_adjustment) else None
-    order = torch.as_tensor(batches(rng, len(shard), config, steps), device=y.device)  # (steps, batch)
+    strength = config.logit_adjustment
+    offset = logit_offsets(shard.samples, strength) if strength else None
+    order = batches(rng, len(shard), config, steps)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
-    for step, chosen in enumerate(order, start=first):
+    for step, chosen in enumerate(torch.as_tensor(order, device=y.device)):
         batch = x.index_select(0, chosen), y.index_select(0, chosen)
-        grads, loss = gradient(build, theta, width_sampler(rng, width, config), *batch, config, offset)
-        _step(theta, speed, grads, config, config.lr_at(step), state)
+        widths = width_sampler(rng, width, config)
+        grads, loss = gradient(build, theta, widths, *batch, config, offset)
+        tensors = (_blocks(each, grads) for each in (theta, velocity))
+        start = _blocks(state, grads) if config.proximal else []
+        lr = config.lr_at(first + step)
+        sgd_step(*tensors, list(grads.values()), start, config, lr)
         losses += loss
-    return Update(shard.participant, width, theta, weight, float(losses) / steps)
+    return Update(
+        shard.participant, width, theta, weight, float(losses) / steps
+    )
