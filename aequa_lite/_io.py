@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_write", "bounded", "error_text", "ordinary", "plain_json", "printable", "short_repr"]
+__all__ = ["atomic_write", "error_text", "parse_json", "printable", "read_limited", "regular_file", "short_repr"]
 
 
 def short_repr(value: Any, most: int = 80) -> str:
@@ -33,7 +33,7 @@ def error_text(error: BaseException, most: int = 200) -> str:
     return printable(str(error))[:most] or type(error).__name__
 
 
-def ordinary(path: Path | str) -> Path:
+def regular_file(path: Path | str) -> Path:
     """Return the path of what is an ordinary file or is missing; opening a pipe would wait forever.
 
     Raises:
@@ -45,21 +45,21 @@ def ordinary(path: Path | str) -> Path:
     return path
 
 
-def bounded(path: Path | str, most: int) -> bytes:
+def read_limited(path: Path | str, most: int) -> bytes:
     """The bytes of a file, of which no more than so many are ever read.
 
     Raises:
         ValueError: it has more; or it is no ordinary file (a folder, a pipe, a device).
         OSError: it cannot be read.
     """
-    with ordinary(path).open("rb") as file:
+    with regular_file(path).open("rb") as file:
         content = file.read(most + 1)  # the size that a file system states is not believed
     if len(content) > most:
         raise ValueError(f"{path} has more than {most} bytes, which is the most that is read")
     return content
 
 
-def plain_json(content: bytes | str) -> Any:
+def parse_json(content: bytes | str) -> Any:
     """Read JSON of which only plain, finite values come out.
 
     Raises:

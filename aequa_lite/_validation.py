@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as tensors_from
 from torch import Tensor
 
-from ._io import error_text, ordinary, short_repr
+from ._io import error_text, regular_file, short_repr
 
 __all__ = ["change_norm", "checked_metadata", "checked_update", "oversized", "parse_update"]
 
@@ -114,7 +114,7 @@ def tensors_at(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: the file is damaged, or no ordinary file.
         OSError: it cannot be read.
     """
-    with ordinary(path).open("rb"):  # one that is missing or may not be read is named by the operating system
+    with regular_file(path).open("rb"):  # one that is missing or may not be read is named by the operating system
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._io import atomic_write, error_text, plain_json, short_repr
+from ._io import atomic_write, error_text, parse_json, short_repr
 from ._validation import checked_update, tensors_at
 from .config import Config
 from .types import WidthAssignment
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path, config: Config) -> tuple[dict[str, Tensor], int]
         return None
     try:
         tensors, words = tensors_at(path)
-        saved, index = Config.from_dict(plain_json(words["recipe"])), int(words["round"])
+        saved, index = Config.from_dict(parse_json(words["recipe"])), int(words["round"])
         if not 0 <= index < saved.rounds:
             raise ValueError(f"its round is {index}; allowed is 0 to {saved.rounds - 1}")
     except (KeyError, ValueError) as error:
@@ -97,7 +97,7 @@ def load_given(path: Path, participants: int) -> WidthAssignment | None:
     if not path.exists():
         return None
     try:
-        found = plain_json(tensors_at(path)[1].get("given", "null"))
+        found = parse_json(tensors_at(path)[1].get("given", "null"))
         if found is None:
             return None
         widths, scores = (tuple(map(float, found[name])) for name in ("widths", "scores"))

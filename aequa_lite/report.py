@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ._io import atomic_write, bounded, error_text, plain_json
+from ._io import atomic_write, error_text, parse_json, read_limited
 from .allocation.exact import Plan
 from .allocation.uncertainty import noise_ceiling
 from .config import Config
@@ -262,7 +262,7 @@ class Report:
 
         path = Path(folder) / "report.json"
         try:
-            found = checked_report(plain_json(bounded(path, MOST_REPORT_BYTES)))
+            found = checked_report(parse_json(read_limited(path, MOST_REPORT_BYTES)))
             return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in found.items()})
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a report that can be read: {error_text(error)}") from error

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 import aequa_lite as aq
-from aequa_lite._io import bounded, plain_json, short_repr
+from aequa_lite._io import parse_json, read_limited, short_repr
 
 
 def sent(width=0.3):
@@ -124,19 +124,19 @@ def test_the_rounds_median_says_who_is_outsized_whatever_the_widths():
 
 def test_no_more_of_a_file_is_read_than_allowed(tmp_path):
     (tmp_path / "a").write_bytes(bytes(11))
-    assert bounded(tmp_path / "a", 11) == bytes(11)
+    assert read_limited(tmp_path / "a", 11) == bytes(11)
     with pytest.raises(ValueError, match="more than 10 bytes"):
-        bounded(tmp_path / "a", 10)
+        read_limited(tmp_path / "a", 10)
     with pytest.raises(ValueError, match="more than 10 bytes|no ordinary file"):
-        bounded("/dev/zero", 10)
+        read_limited("/dev/zero", 10)
     with pytest.raises(ValueError, match="no ordinary file"):
-        bounded(tmp_path, 10)
+        read_limited(tmp_path, 10)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "NaN", "[Infinity]", "{", b"\xff\xff", "1" * 5000])
 def test_json_is_plain_finite_and_flat(text):
     with pytest.raises(ValueError):  # noqa: PT011
-        plain_json(text)
+        parse_json(text)
 
 
 def test_a_value_is_shown_on_one_short_line():

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .._io import bounded, error_text, ordinary, short_repr
+from .._io import error_text, read_limited, regular_file, short_repr
 
 __all__ = ["Arrays", "NAMES", "embedded", "folder_of_data", "leaf", "npz", "torchvision_set"]
 
@@ -136,7 +136,7 @@ def unswollen(path: str | Path) -> IO[bytes]:
     Raises:
         ValueError: it is no archive, no ordinary file, or its arrays are too large.
     """
-    file = ordinary(path).open("rb")
+    file = regular_file(path).open("rb")
     try:
         with zipfile.ZipFile(file) as archive:
             size, promised = file.seek(0, io.SEEK_END), sum(each.file_size for each in archive.infolist())
@@ -200,7 +200,7 @@ def _leaf_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.nd
 def _writers(file: Path, numbers: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The samples of each writer of one file; ``numbers`` gives every writer its number at first sight."""
     with reading(file):
-        content = json.loads(bounded(file, MOST_LEAF_BYTES))
+        content = json.loads(read_limited(file, MOST_LEAF_BYTES))
         sizes = dict(zip(content["users"], content["num_samples"], strict=True))
         theirs = dict(content["user_data"])
     for writer, size in sizes.items():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._io import bounded, short_repr
+from .._io import read_limited, short_repr
 from .readers import NEEDS_NOTHING, Arrays, reading
 
 __all__ = ["frequent", "tokens", "tsv"]
@@ -95,7 +95,7 @@ def tsv(folder: str | Path) -> Arrays:
 def _lines(file: Path) -> tuple[list[str], np.ndarray]:
     """The sentences and the labels of one file."""
     with reading(file):
-        rows = [line.split("\t") for line in bounded(file, MOST_TSV_BYTES).decode("utf-8").splitlines()]
+        rows = [line.split("\t") for line in read_limited(file, MOST_TSV_BYTES).decode("utf-8").splitlines()]
         if len(rows) > MOST_LINES:
             raise ValueError(f"it has {len(rows)} lines; allowed are {MOST_LINES}")
     start = 1 if rows and rows[0] == ["sentence", "label"] else 0

@@ -24,7 +24,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from .._io import atomic_write, bounded, error_text, plain_json, short_repr
+from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
 from ..registry import folder_named, listed
 from .tables import gather, known
@@ -191,11 +191,11 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
     Raises:
         ValueError: it is damaged, too large or nested beyond reason, or holds something else.
     """
-    text = bounded(path, most).decode("utf-8")
+    text = read_limited(path, most).decode("utf-8")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it holds an alias (*); allowed is to write it out")
-        return plain_json(json.dumps(yaml.safe_load(text), allow_nan=False)), text
+        return parse_json(json.dumps(yaml.safe_load(text), allow_nan=False)), text
     except (yaml.YAMLError, RecursionError, TypeError) as error:
         raise ValueError(f"it is no plain YAML ({error_text(error)})") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._io import atomic_write, bounded, error_text, plain_json, printable
+from .._io import atomic_write, error_text, parse_json, printable, read_limited
 from ..allocation.exact import allocate
 from ..evaluation import Curve, curve_diagnostics
 from ..metrics import pearson
@@ -114,7 +114,7 @@ def rows_of(
                 rows.append({**row, **label})
                 continue
             reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
-            status = bounded(reasons[0], MOST_NOTE_BYTES).decode(errors="replace") if reasons else "not run yet"
+            status = read_limited(reasons[0], MOST_NOTE_BYTES).decode(errors="replace") if reasons else "not run yet"
             rows.append({**label, "status": printable(status)})
             continue
         when = date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat()
@@ -128,7 +128,7 @@ def rows_of(
 def _told(notes: Path) -> dict[str, Any]:
     """What a run noted about itself beside its reports; nothing where that is missing or damaged."""
     try:
-        found = plain_json(bounded(notes, MOST_NOTE_BYTES)) if notes.exists() else {}
+        found = parse_json(read_limited(notes, MOST_NOTE_BYTES)) if notes.exists() else {}
     except (OSError, ValueError):
         return {}
     kinds = {"scale": str, "seconds_alone": (int, float)}

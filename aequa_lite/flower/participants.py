@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from .._io import bounded, error_text, short_repr
+from .._io import error_text, read_limited, short_repr
 from .._validation import checked_metadata
 from ..slimmable import Build
 from .state import MOST_SAMPLES, RunState
@@ -54,7 +54,7 @@ def roster(folder: Path | str, participants: int) -> dict[str, int]:
     for number in range(participants):
         path = Path(folder) / f"participant-{number:02d}.pub"
         try:
-            key = serialization.load_ssh_public_key(bounded(path, MOST_KEY_BYTES))
+            key = serialization.load_ssh_public_key(read_limited(path, MOST_KEY_BYTES))
             own = fingerprint(key.public_bytes(*form))
         except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
             raise ValueError(f"keys: {path} is not a public key that can be read ({error_text(error)})") from error

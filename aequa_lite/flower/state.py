@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._io import atomic_write, bounded, error_text, plain_json, short_repr
+from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._validation import checked_update, numbers, tensors_at
 from ..checkpoint import save_tensors
 from ..config import Config
@@ -74,7 +74,7 @@ class RunState:
     def _read(self) -> None:
         """Go on from what an earlier start left behind."""
         try:
-            found = plain_json(bounded(self.path, MOST_BYTES))
+            found = parse_json(read_limited(self.path, MOST_BYTES))
             self.participants = {
                 int(number): self._known(int(number), each) for number, each in found["participants"].items()
             }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._io import atomic_write, bounded, error_text, plain_json, short_repr
+from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._validation import tensors_of
 from ..checkpoint import save_tensors
 from ..config import Config
@@ -157,7 +157,7 @@ def load_words(path: Path | str) -> tuple[str, ...]:
     if hashlib.sha256(blob).hexdigest() != manifest.words:
         raise ValueError(f"{Path(path).with_name(WORDS)} is not the file of words that the manifest of {path} states")
     try:
-        words = plain_json(blob)
+        words = parse_json(blob)
     except ValueError as error:
         raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: {error_text(error)}") from error
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
@@ -210,7 +210,7 @@ def _read(path: Path) -> tuple[Manifest, bytes]:
     """The manifest and the bytes that it vouches for."""
     blob, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
     try:
-        manifest = Manifest(**plain_json(stated))
+        manifest = Manifest(**parse_json(stated))
     except (TypeError, ValueError) as error:  # no object of these names, or no values of these kinds
         raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error_text(error, 400)}") from error
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
@@ -223,6 +223,6 @@ def _bytes(path: Path, most: int) -> bytes:
     if not path.is_file():
         raise ValueError(f"reward {path} cannot be read: no such file")
     try:
-        return bounded(path, most)
+        return read_limited(path, most)
     except OSError as error:
         raise ValueError(f"reward {path} cannot be read: {error_text(error)}") from error

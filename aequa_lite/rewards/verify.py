@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._io import bounded, error_text, plain_json, printable
+from .._io import error_text, parse_json, printable, read_limited
 from ..registry import NETWORKS
 from ..slimmable import n_parameters
 from .export import LOADER, loader_text
@@ -81,7 +81,7 @@ def _lines(paths: list[Path], rewards: list[Path]) -> Iterator[Checked]:
 def _stated(reward: Path) -> dict:
     """What a reward's manifest states, before any check; nothing where it cannot be read."""
     try:
-        found = plain_json(bounded(reward.with_suffix(".json"), MOST_MANIFEST_BYTES))
+        found = parse_json(read_limited(reward.with_suffix(".json"), MOST_MANIFEST_BYTES))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -114,7 +114,7 @@ def _loader(path: Path, first: dict) -> Checked:
     """The loader, against the one that this version writes: it is code, so a changed byte is a fault."""
     function = NETWORKS.get(str(first.get("architecture")))
     try:
-        if function is not None and bounded(path, MOST_WORDS_BYTES) == loader_text(function).encode():
+        if function is not None and read_limited(path, MOST_WORDS_BYTES) == loader_text(function).encode():
             return Checked(path.name, f"the loader of {function.__name__}, as this version writes it")
     except (OSError, ValueError) as error:
         return Checked(path.name, "", error_text(error))
