@@ -3,8 +3,8 @@
 usage: python scripts/make_fashion_mini.py ROOT [FILE]
 
 ROOT is a folder in torchvision's layout (ROOT/FashionMNIST/raw/train-images-idx3-ubyte and its three fellows).
-FILE is written whole or not at all (default: aequa_lite/embedded/fashion-mini.npz). The last line printed is the
-SHA-256 that ``aequa_lite/sources.py`` checks at load; the bytes, not the arrays, may differ under another zlib.
+FILE is written whole or not at all (default: aequa_lite/data/embedded/fashion-mini.npz). The last line printed is the
+SHA-256 that ``aequa_lite/data/readers.py`` checks at load; the bytes, not the arrays, may differ under another zlib.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aequa_lite.rng import stream
 
 __all__ = ["draw", "pack"]
 
-TARGET = Path(__file__).resolve().parents[1] / "aequa_lite" / "embedded" / "fashion-mini.npz"
+TARGET = Path(__file__).resolve().parents[1] / "aequa_lite" / "data" / "embedded" / "fashion-mini.npz"
 EACH = {"train": (("train", 600), ("validation", 200)), "test": (("test", 400),)}  # per class, by original split
 
 
