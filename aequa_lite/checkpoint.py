@@ -1,108 +1,242 @@
-"""A run that was killed goes on: the shared network after a round, in one file that is written whole or not at all."""
+"""A killed run goes on: its state in one file, bound to what it trains."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._io import atomic_write, error_text, parse_json, short_repr
+from ._check import refusal
+from ._io import atomic_write, error_text, parse_json
 from ._validation import checked_update, tensors_at
-from .config import Config
-from .types import WidthAssignment
+from .types import Round, ServerState, Shard, State
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["describe", "digest", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = "aequa-lite checkpoint 2"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata to a safetensors file, whole or not at all."""
-    with atomic_write(path) as half:
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, half, metadata=dict(metadata))
+def describe(value: Any, name: str = "") -> Any:
+    """Describe a value so that two runs can be told apart, as plain JSON.
+
+    Functions and classes are described by import path, `functools.partial`
+    and dataclasses by path and arguments, tensors and arrays by hash.
+
+    Args:
+        name: A name that you vouch for, used for what cannot be imported
+            (a lambda, a function defined in a notebook).
+
+    Raises:
+        ValueError: Something cannot be described and there is no `name`.
+
+    Example:
+        >>> describe(partial(sorted, reverse=True))
+        {'function': 'builtins:sorted', 'args': [], 'keywords': {'reverse': True}}
+    """
+    inner = partial(describe, name=name)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [inner(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(k): inner(v) for k, v in value.items()}
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return {"sha256": digest([value])}
+    if isinstance(value, (torch.dtype, torch.device, Path)):
+        return str(value)
+    if isinstance(value, partial):
+        return {"function": inner(value.func), "args": inner(value.args),
+                "keywords": inner(value.keywords)}  # fmt: skip
+    if hasattr(value, "__identity__"):
+        return inner(value.__identity__())
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: inner(getattr(value, f.name)) for f in fields(value)}
+        return {"type": _path(type(value), name), **own}
+    return _path(value, name)
+
+
+def _path(value: Any, name: str) -> str:
+    """Import path of a function or class; `name` where it has none."""
+    module = getattr(value, "__module__", None)
+    path = getattr(value, "__qualname__", "")
+    kinds = (type, types.FunctionType, types.BuiltinFunctionType)
+    if isinstance(value, kinds) and module not in (None, "__main__"):
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if found is value:
+            return f"{module}:{path}"
+    if name:
+        return f"named:{name}"
+    raise refusal(
+        "checkpoint", "used with functions that can be imported", value,
+        "define it in a module, or vouch for it by name=",
+    )  # fmt: skip
+
+
+def digest(values: Sequence[Any]) -> str:
+    """SHA-256 over type, shape and bytes of tensors or arrays.
+
+    Example:
+        >>> digest([torch.zeros(2)]) == digest([torch.zeros(2)])
+        True
+    """
+    total = hashlib.sha256()
+    for value in values:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().contiguous().numpy()
+        array = np.ascontiguousarray(value)
+        total.update(f"{array.dtype.str}{array.shape}".encode())
+        total.update(array.data if array.size else b"")
+    return total.hexdigest()
+
+
+def shards_digest(shards: Sequence[Shard]) -> str:
+    """SHA-256 over all shards: the data and the partition in one."""
+    parts: list[Any] = []
+    for shard in shards:
+        x = [] if shard.samples.x is None else [shard.samples.x]
+        parts += [np.int64(shard.participant), *x, shard.samples.y]
+    return digest(parts)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: the last round, and the next one's widths."""
+
+    last: Round
+    widths: tuple[float, ...]
 
 
 def save_checkpoint(
-    path: Path, theta: Mapping[str, Tensor], index: int, config: Config, given: WidthAssignment | None = None
+    path: Path,
+    last: Round,
+    widths: Sequence[float],
+    identity: Mapping[str, Any],
 ) -> None:
-    """Write the state after round ``index``, and what the policy has ``given`` for the next, so that the run can go on.
+    """Write a round's outcome, whole or not at all.
+
+    Args:
+        widths: (n,) widths of the next round.
+        identity: What is trained, as `describe` tells it.
 
     Example:
-        >>> import tempfile, torch
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> save_checkpoint(folder / "theta.safetensors", {"w": torch.ones(2)}, 4, Config())
-        >>> load_checkpoint(folder / "theta.safetensors", Config())[1]
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> last = Round(4, ServerState({"w": torch.ones(2)}), (1.0,), 0.1, 8)
+        >>> save_checkpoint(path, last, (1.0,), {"rounds": 9})
+        >>> load_checkpoint(path, {"rounds": 9}, {"w": torch.ones(2)}).last.index
         4
     """
-    ahead = (
-        {} if given is None else {"given": json.dumps(asdict(given))}
-    )  # the shortest digits that are the same number
-    save_tensors(path, theta, {"round": str(index), "recipe": json.dumps(config.to_dict(), sort_keys=True), **ahead})
+    tensors = {f"theta/{k}": t for k, t in last.state.theta.items()}
+    tensors |= {f"memory/{k}": t for k, t in last.state.memory.items()}
+    tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
+    about = {
+        "index": last.index,
+        "widths": list(last.widths),
+        "loss": last.loss,
+        "parameters_sent": last.parameters_sent,
+        "total_sent": last.total_sent,
+        "left_out": list(last.left_out),
+        "total_left_out": list(last.total_left_out),
+        "next": list(widths),
+    }
+    words = {"round": json.dumps(about), "identity": json.dumps(identity)}
+    words |= {"format": FORMAT, "sha256": _checksum(tensors, words)}
+    with atomic_write(path) as half:
+        save_file(tensors, half, metadata=words)
 
 
-def load_checkpoint(path: Path, config: Config) -> tuple[dict[str, Tensor], int] | None:
-    """Read the state and the index of its round; None where there is no checkpoint.
+def _checksum(tensors: State, words: Mapping[str, str]) -> str:
+    """SHA-256 over all that a checkpoint says."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(f"{name}{digest([tensors[name]])}".encode())
+    total.update((words["round"] + words["identity"]).encode())
+    return total.hexdigest()
+
+
+def load_checkpoint(
+    path: Path, identity: Mapping[str, Any], network: State
+) -> Saved | None:
+    """Read a checkpoint of this very run; None if there is none.
+
+    Args:
+        network: Any state of the network's names, shapes and types.
 
     Raises:
-        ValueError: the file is damaged, or belongs to another recipe (the sentence names the first field that differs).
-        OSError: it cannot be read.
+        ValueError: The file is damaged, of another version, or of a run
+            with another identity; the sentence names the first difference.
+        OSError: It cannot be read.
 
     Example:
-        >>> load_checkpoint(Path("nowhere.safetensors"), Config()) is None
+        >>> load_checkpoint(Path("nowhere.safetensors"), {}, {}) is None
         True
     """
     if not path.exists():
         return None
     try:
         tensors, words = tensors_at(path)
-        saved, index = Config.from_dict(parse_json(words["recipe"])), int(words["round"])
-        if not 0 <= index < saved.rounds:
-            raise ValueError(f"its round is {index}; allowed is 0 to {saved.rounds - 1}")
+        if words.get("format") != FORMAT:
+            raise ValueError("it is of version 0.1 or no checkpoint")
+        if _checksum(tensors, words) != words.get("sha256"):
+            raise ValueError("its checksum does not fit its contents")
+        about, saved = (parse_json(words[k]) for k in ("round", "identity"))
     except (KeyError, ValueError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error_text(error)}); delete it to start afresh") from error
-    for name, value in config.to_dict().items():
-        if getattr(saved, name) != value:
-            raise ValueError(
-                f"checkpoint {path} was made with {name} = {getattr(saved, name)!r}, this recipe has {value!r}; "
-                "use the same recipe or another file"
-            )
-    return tensors, index
+        raise ValueError(
+            f"checkpoint {path} cannot be used: {error_text(error)}; "
+            "delete it to start afresh"
+        ) from error
+    if difference := _difference(saved, json.loads(json.dumps(identity))):
+        raise ValueError(
+            f"checkpoint {path} was made with {difference}; "
+            "use the same run or another file"
+        )
+    return _restored(tensors, about, network)
 
 
-def fitted(found: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state that was read, in the order of the network's names, if it is one of this network.
-
-    What the server remembers beside it has " of " in its name; the memory of a tensor has that tensor's shape.
-
-    Raises:
-        ValueError: a tensor is missing, none of the network's, of another shape or type, or not finite.
-    """
-    memory = {name: t for name, t in found.items() if " of " in name}
-    for name, t in memory.items():
-        like = network.get(name.split(" of ", 1)[1], t)
-        if t.shape != like.shape or not bool(torch.isfinite(t).all()):
-            raise ValueError(f"tensor {short_repr(name)} has another shape than what it remembers, or is not finite")
-    return {**checked_update({name: t for name, t in found.items() if name not in memory}, network), **memory}
+def _difference(saved: Any, now: Any, name: str = "") -> str:
+    """The first difference of two identities, with both values."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*saved, *now]):
+            inner = f"{name}.{key}" if name else str(key)
+            pair = saved.get(key, "nothing"), now.get(key, "nothing")
+            if found := _difference(*pair, inner):
+                return found
+        return ""
+    if saved == now:
+        return ""
+    return f"{name} = {saved!r:.100}, this run has {now!r:.100}"
 
 
-def load_given(path: Path, participants: int) -> WidthAssignment | None:
-    """What a checkpoint's policy has decided for the round after it; None where the file or the decision is missing.
-
-    Raises:
-        ValueError: the file is damaged, or does not hold a width from 0 to 1 for each participant.
-    """
-    if not path.exists():
-        return None
-    try:
-        found = parse_json(tensors_at(path)[1].get("given", "null"))
-        if found is None:
-            return None
-        widths, scores = (tuple(map(float, found[name])) for name in ("widths", "scores"))
-        if len(widths) != participants or len(scores) not in (0, participants) or not all(0 <= w <= 1 for w in widths):
-            raise ValueError(f"it holds no width from 0 to 1 for each of {participants} participants")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"checkpoint {path} is damaged ({error_text(error)}); delete it to start afresh") from error
-    return WidthAssignment(widths, scores)
+def _restored(
+    tensors: State, about: Mapping[str, Any], network: State
+) -> Saved:
+    """The saved round, its tensors in the network's order."""
+    part: Callable[[str], dict[str, Tensor]] = lambda head: {
+        k.removeprefix(head): t
+        for k, t in tensors.items() if k.startswith(head)
+    }  # fmt: skip
+    theta = checked_update(part("theta/"), network)
+    last = Round(
+        index=about["index"],
+        state=ServerState(theta, part("memory/")),
+        widths=tuple(about["widths"]),
+        loss=about["loss"],
+        parameters_sent=about["parameters_sent"],
+        left_out=tuple(about["left_out"]),
+        total_sent=about["total_sent"],
+        total_left_out=tuple(about["total_left_out"]),
+    )
+    return Saved(last, tuple(about["next"]))

@@ -1,198 +1,218 @@
-"""The one loop: broadcast, local training, merge; whatever is paid differently is another scheme or another policy."""
+"""The training loop: choose widths, send slices, train locally, aggregate.
+
+What trains or rewards differently is another strategy or another policy.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._parallel import workers
-from .aggregation.robust import Aggregator
-from .aggregation.server_optimizers import Reweight, ServerOptimizer, fedavg, networks_own
-from .checkpoint import fitted, load_checkpoint, load_given, save_checkpoint
+from ._check import flag, number, one_each, refusal
+from ._parallel import workers as pool
+from .checkpoint import (
+    describe,
+    load_checkpoint,
+    save_checkpoint,
+    shards_digest,
+)
 from .config import Config
-from .local import WidthSampler, checked_logit_adjustment, full_and_random, full_only, local_sgd
+from .local import WidthSampler, full_and_random, full_only, local_sgd
 from .networks.base import init_params
 from .rng import stream
-from .slimmable import Build, State, aggregate, slice_of, slim, template
-from .types import Round, Shard, Update, WidthAssignment
+from .slimmable import Pairs, aggregate, slice_of, slim, template
+from .types import Build, Round, ServerState, Shard, State, Update
 from .vectorized import vectorized_sgd
 
-__all__ = ["Strategy", "aggregation_weights", "federate", "full_width", "slimmable", "standalone"]
+__all__ = [
+    "Policy", "Strategy", "aggregation_weights", "federate", "fixed_widths",
+    "full_width", "slimmable", "standalone",
+]  # fmt: skip
 
-
-Policy = Callable[[Config, Round | None], Sequence[float] | WidthAssignment]
+# (config, last round or None) -> width of each participant, 0 if absent
+Policy = Callable[[Config, Round | None], Sequence[float]]
+Aggregator = Callable[[State, Pairs], dict[str, Tensor]]
+ServerOptimizer = Callable[[ServerState, State], ServerState]
+Reweight = Callable[[Sequence[Update]], Sequence[float]]
 
 
 def full_width(config: Config, last: Round | None) -> tuple[float, ...]:
-    """Give everyone the full network in every round; the rewards are cut after training.
-
-    ``last``: the round before this one, None at the start. Returns (participants,) widths.
+    """Send everyone the full network; rewards are cut after training.
 
     Example:
         >>> full_width(Config(participants=3), None)
         (1.0, 1.0, 1.0)
 
-    Source: Algorithm 1 of Aequa sends the full network during training (seen in its reviews).
+    References:
+        Aequa, Algorithm 1.
     """
     return (1.0,) * config.participants
 
 
-def given_to(given: Sequence[float] | WidthAssignment) -> WidthAssignment:
-    """What a policy has decided, with what it wants to remember: nothing, where it returned widths alone."""
-    return given if isinstance(given, WidthAssignment) else WidthAssignment(tuple(float(w) for w in given))
+def fixed_widths(
+    config: Config, last: Round | None, *, widths: Sequence[float]
+) -> tuple[float, ...]:
+    """Send everyone a fixed width: use `partial(fixed_widths, widths=...)`.
+
+    Raises:
+        ValueError: There is not one width in (0, 1] for each participant.
+
+    Example:
+        >>> two = Config(participants=2)
+        >>> fixed_widths(two, None, widths=(0.25, 1.0))
+        (0.25, 1.0)
+
+    References:
+        HeteroFL's fixed complexity levels (Diao et al. 2021).
+    """
+    one_each("widths", widths, config.participants)
+    return tuple(number("widths", w, 0, 1, above=True) for w in widths)
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Hold the three functions that a way of training together consists of.
+    """Hold the functions that a way of training together consists of.
 
-    ``broadcast(state, participant, width)`` -> what that participant receives; ``local(slice, shard, width, recipe,
-    draws)`` -> its :class:`~aequa_lite.Update`; ``merge(state, updates)`` -> the next state. ``together``, where there is one, does the
-    local part of all participants at once, for a GPU. ``sent(state, updates)``, where not all that is held travels: how
-    many numbers did in this round, from the state after the merge and all answers.
+    Args:
+        broadcast: (state, participant, width) -> what that one receives.
+        local: (slice, shard, width, config, rng, first=, weight=) -> its
+            update.
+        aggregate: (state, updates) -> the next state.
+        vectorized: `local` of all participants at once, for a GPU.
+        sent: (state after the round, updates) -> numbers sent and received,
+            where not all of a slice travels.
 
     Example:
         >>> import aequa_lite as aq
         >>> fedavg = aq.slimmable(aq.MLP, width_sampler=aq.full_only)
-        >>> config = aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
-        >>> len(list(aq.federate(aq.MLP, shards, config, strategy=fedavg, progress=False)))
-        1
+        >>> theta = aq.init_params(aq.MLP, seed=0)
+        >>> half = fedavg.broadcast(aq.types.ServerState(theta), 0, 0.5)
+        >>> half["2.weight"].shape
+        torch.Size([100, 784])
     """
 
-    broadcast: Callable[[State, int, float], State]
+    broadcast: Callable[[ServerState, int, float], State]
     local: Callable[..., Update]
-    aggregate: Callable[[State, Sequence[Update]], State]
-    together: Callable[..., list[Update]] | None = None
-    sent: Callable[[State, Sequence[Update]], int] | None = None
+    aggregate: Callable[[ServerState, Sequence[Update]], ServerState]
+    vectorized: Callable[..., list[Update]] | None = None
+    sent: Callable[[ServerState, Sequence[Update]], int] | None = None
 
 
 def slimmable(
     build: Build,
     width_sampler: WidthSampler = full_and_random,
     *,
-    server: ServerOptimizer = fedavg,
-    reweight: Reweight | None = None,
+    server: ServerOptimizer | None = None,
     aggregate: Aggregator = aggregate,
+    reweight: Reweight | None = None,
     precision: torch.dtype | None = None,
-    logit_adjustment: float = 0.0,
 ) -> Strategy:
-    """Train one network at every width: each receives its slice, each entry is merged over those who hold it.
+    """Train one network at every width: slices out, slices back, averaged.
 
-    ``width_sampler``: the widths of a local step; ``server``: what is made of the merge; ``reweight``: how much each answer counts
-    (default: as :func:`~aequa_lite.federate` was told); ``aggregate``: how the answers become one network, such as :func:`~aequa_lite.aggregation.coordinate_median`
-    where not everyone can be trusted; ``precision``: of the passes on a GPU (:func:`~aequa_lite.vectorized.vectorized_sgd`); ``logit_adjustment``: how far
-    local training discounts that a shard shows some classes more often than others (:func:`~aequa_lite.local_sgd`).
-
-    Raises:
-        ValueError: ``logit_adjustment`` is outside [0, 1].
+    Args:
+        width_sampler: The widths of a local step.
+        server: What is made of the aggregate (default: taken as it is).
+        aggregate: How slices become one network.
+        reweight: Weights of the updates as they arrive (default: those that
+            `federate` was given).
+        precision: Of the passes on a GPU.
 
     Example:
         >>> import aequa_lite as aq
-        >>> sorted(slimmable(aq.MLP).broadcast(aq.init_params(aq.MLP, 0), 0, 0.5))[0]
-        '2.bias'
+        >>> slimmable(aq.MLP).sent is None
+        True
 
-    Source: ordered dropout (FjORD) with full participation; the draw of widths is ours.
+    References:
+        Ordered dropout (FjORD) with full participation; the width sampler
+        is our choice.
     """
-
-    checked_logit_adjustment(logit_adjustment)
-
-    def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
-        counts = reweight(updates) if reweight else [u.weight for u in updates]
-        return server(
-            state, aggregate(slice_of(build, state, 1.0), zip([u.state for u in updates], counts, strict=True))
-        )
-
     return Strategy(
-        broadcast=lambda state, participant, width: slice_of(build, state, width),
-        local=partial(local_sgd, build, width_sampler=width_sampler, logit_adjustment=logit_adjustment),
-        merge=merged,
-        together=partial(
-            vectorized_sgd, build, width_sampler=width_sampler, precision=precision, logit_adjustment=logit_adjustment
+        broadcast=partial(_slice, build),
+        local=partial(local_sgd, build, width_sampler=width_sampler),
+        aggregate=partial(
+            _aggregate, server=server, rule=aggregate, reweight=reweight
+        ),
+        vectorized=partial(
+            vectorized_sgd,
+            build,
+            width_sampler=width_sampler,
+            precision=precision,
         ),
     )
 
 
-def aggregation_weights(
-    shards: Sequence[Shard], config: Config, contribution: Sequence[float] | None = None
-) -> np.ndarray:
-    r"""Return how much each participant's answer counts in the merge, (participants,), summing to one.
+def _slice(
+    build: Build, state: ServerState, participant: int, width: float
+) -> dict[str, Tensor]:
+    return slice_of(build, state.theta, width)
 
-    $a_i \propto |D_i|^{p}\, B_i^{q}$ with $p$ = ``size_power``, $q$ = ``contribution_power`` and $B_i$ the contribution, which
-    is taken as at least 0.001.
+
+def _aggregate(
+    state: ServerState,
+    updates: Sequence[Update],
+    server: ServerOptimizer | None,
+    rule: Aggregator,
+    reweight: Reweight | None,
+) -> ServerState:
+    weights = reweight(updates) if reweight else [u.weight for u in updates]
+    slices = [u.state for u in updates]
+    theta = rule(state.theta, zip(slices, weights, strict=True))
+    return (
+        server(state, theta) if server else ServerState(theta, state.memory)
+    )
+
+
+def aggregation_weights(
+    shards: Sequence[Shard],
+    config: Config,
+    contribution: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    r"""Return each participant's weight in the aggregate, summing to one.
+
+    $a_i \propto |D_i|^p\, B_i^q$ with $p$ = `size_power`, $q$ =
+    `contribution_power` and $B_i$ the contribution, at least 0.001.
+
+    Returns:
+        (n,) weights.
 
     Raises:
-        ValueError: ``contribution_power`` is above 0 and there is no contribution, or not one for each participant.
+        ValueError: `contribution_power` is above 0 and there is not one
+            finite contribution for each participant.
 
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=2, contribution_power=1.0)
-        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
+        >>> train = aq.load("fashion-mini").train
+        >>> shards = aq.data.homogeneous(train, config)
         >>> aggregation_weights(shards, config, [0.2, 0.6]).round(6).tolist()
         [0.25, 0.75]
 
-    Source: FedAvg weighs by size, ShapFed-WA by contribution; their product is ours.
+    References:
+        FedAvg weights by size, ShapFed-WA by contribution; the product is
+        our choice.
     """
-    mass = np.array([float(len(shard)) for shard in shards]) ** config.size_power
+    sizes = np.array([float(len(shard)) for shard in shards])
+    mass = sizes**config.size_power
     if config.contribution_power:
-        contribution = np.asarray([] if contribution is None else contribution, dtype=float)
-        if contribution.shape != mass.shape or not np.isfinite(contribution).all():
-            raise ValueError(
-                f"contribution is {contribution!r}; where contribution_power is above 0, allowed are {len(mass)} finite "
-                "numbers: federate(..., weights=merge_weights(shards, recipe, contribution))"
-            )
-        mass *= np.maximum(contribution, 1e-3) ** config.contribution_power
+        found = np.array(
+            [] if contribution is None else contribution, float
+        )
+        if found.shape != mass.shape or not np.isfinite(found).all():
+            allowed = f"{len(mass)} finite numbers (contribution_power > 0)"
+            raise refusal("contribution", allowed, contribution)
+        mass *= np.maximum(found, 1e-3) ** config.contribution_power
     return mass / mass.sum()
-
-
-def _one_each(shards: Sequence[Shard], config: Config) -> None:
-    """Refuse shards that are not the recipe's participants."""
-    if len(shards) != config.participants:
-        raise ValueError(
-            f"shards holds {len(shards)}; allowed is one for each of the {config.participants} participants"
-        )
-
-
-def _check_inputs(shards: Sequence[Shard], config: Config, weights: Sequence[float] | None) -> np.ndarray:
-    """Refuse what does not fit together before any work; return the merge weights."""
-    _one_each(shards, config)
-    chosen = aggregation_weights(shards, config) if weights is None else np.asarray(weights, dtype=float)
-    if chosen.shape != (config.participants,) or not np.isfinite(chosen).all() or (chosen <= 0).any():
-        raise ValueError(f"weights is {weights!r}; allowed are {config.participants} finite numbers above 0")
-    return chosen
-
-
-def _together(strategy: Strategy, build: Build, vectorized: bool | None, device: torch.device) -> bool:
-    """Whether all participants are trained in one pass."""
-    if vectorized and strategy.together is None:
-        raise ValueError(
-            "stacked is True, but the scheme has no way of training all together; allowed is False or None"
-        )
-    if vectorized is None:
-        return device.type == "cuda" and strategy.together is not None and not list(template(build, 1.0).buffers())
-    return vectorized
-
-
-def _finite(update: Update) -> bool:
-    """Whether an answer can be merged without spoiling the round.
-
-    A sum that is finite has finite terms only; it is ten times cheaper to take than every term's test.
-    """
-    numbers = (t for t in update.state.values() if t.is_floating_point())
-    return math.isfinite(update.loss) and all(math.isfinite(t.sum()) or bool(torch.isfinite(t).all()) for t in numbers)
-
-
-def _size(state: Mapping[str, Tensor]) -> int:
-    """How many numbers travel when this state is sent."""
-    return sum(t.numel() for t in networks_own(state).values())
 
 
 def federate(
@@ -200,146 +220,387 @@ def federate(
     shards: Sequence[Shard],
     config: Config,
     *,
-    policy: Policy = full_width,
     strategy: Strategy | None = None,
-    weights: Sequence[float] | None = None,
-    count: int | None = None,
+    policy: Policy = full_width,
+    weights: ArrayLike | None = None,
     vectorized: bool | None = None,
+    workers: int | None = None,
     checkpoint: Path | str | None = None,
     every: int = 1,
+    name: str = "",
     progress: bool = True,
 ) -> Iterator[Round]:
-    """Train one network together and yield every :class:`~aequa_lite.Round`, which holds all answers: keep what you need of it.
+    """Train one network together and yield every round.
 
-    ``policy``: which width each participant receives; ``strategy``: broadcast, local and merge (default:
-    :func:`~aequa_lite.slimmable`); ``weights``: (participants,) merge weights (default: from the recipe); ``count``: worker
-    threads (the result does not depend on it); ``vectorized``: train all participants in one pass (default: on a GPU,
-    where the network allows it; the same up to rounding); ``checkpoint``: a file from which a killed run goes on, written every
-    ``every`` rounds.
+    An update that is not finite, does not fit what was sent, or is larger
+    than `config.norm_limit` median updates is left out and named.
+
+    Args:
+        strategy: How to send, train and aggregate (default: `slimmable`).
+        policy: Which width each participant receives.
+        weights: (n,) aggregation weights (default: shard sizes, as FedAvg;
+            `aequa` passes `aggregation_weights`).
+        vectorized: Train all participants in one pass (default: on a GPU,
+            if the network has no buffers). Equal up to rounding.
+        workers: Threads; the result does not depend on it.
+        checkpoint: File from which a killed run goes on, written every
+            `every` rounds. A run with another identity is refused.
+        name: Vouches for functions that cannot be imported.
+
+    Yields:
+        Rounds; of a run that had ended, the last one.
 
     Raises:
-        ValueError: shards, weights and recipe do not fit together.
-        FloatingPointError: no participant's answer was finite.
+        ValueError: Arguments do not fit together.
+        FloatingPointError: Every update of a round was refused.
 
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=2, rounds=2, local_steps=1)
-        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
-        >>> [rnd.index for rnd in federate(aq.MLP, shards, config, progress=False)]
+        >>> train = aq.load("fashion-mini").train
+        >>> shards = aq.data.homogeneous(train, config)
+        >>> rounds = aq.federate(aq.MLP, shards, config, progress=False)
+        >>> [last.index for last in rounds]
         [0, 1]
 
-    Source: FedAvg's loop; everything else is in the scheme and the policy.
+    References:
+        FedAvg's loop (McMahan et al. 2017).
     """
-    mass = _check_inputs(shards, config, weights)
-    strategy = strategy or slimmable(build)
+    mass = _checked_weights(shards, config, weights)
+    number("every", every, 1, whole=True)
     device = shards[0].samples.y.device
-    together = _together(strategy, build, vectorized, device)
-    state: State = init_params(build, config.seed, device)
-    start = 0
-    if checkpoint and (found := load_checkpoint(Path(checkpoint), config)):
-        read = fitted(found[0], state)  # in the network's order, whatever the file's
-        state, start = {name: t.to(device) for name, t in read.items()}, found[1] + 1
-    bar = tqdm(total=config.rounds, initial=start, desc="rounds", disable=not progress)
-    given = load_given(Path(checkpoint), config.participants) if checkpoint and start else None
-    given = given or given_to(policy(config, None))  # 1. who receives which width
-    with bar, workers(count, device) as spread:
-        for index in range(start, config.rounds):
-            last, state = _round(strategy, state, shards, given, mass, config, index, spread, together)
+    strategy = strategy or slimmable(build)
+    at_once = _vectorized(strategy, build, vectorized, device)
+    state = ServerState(init_params(build, config.seed, device))
+    identity: dict[str, Any] = {}
+    saved = None
+    if checkpoint:
+        parts = {
+            "config": config.to_dict(), "build": build, "weights": mass,
+            "strategy": strategy, "policy": policy, "vectorized": at_once,
+        }  # fmt: skip
+        identity = describe(parts, name) | {"shards": shards_digest(shards)}
+        saved = load_checkpoint(Path(checkpoint), identity, state.theta)
+    if saved:
+        last, widths = _to_device(saved.last, device), saved.widths
+        if last.index + 1 == config.rounds:
+            yield last
+    else:
+        last = Round(-1, state, (), math.nan, 0)
+        widths = _checked_widths(policy(config, None), config)
+    bar = tqdm(
+        range(last.index + 1, config.rounds),
+        initial=last.index + 1,
+        total=config.rounds,
+        desc="rounds",
+        disable=not progress,
+    )
+    with pool(workers, device) as spread:
+        for index in bar:
+            # 1. choose: who takes part, and at which width
+            here = [i for i in present(config, index) if widths[i]]
+            # 2. send each its slice
+            sent = {
+                i: strategy.broadcast(
+                    last.state, shards[i].participant, widths[i]
+                )
+                for i in here
+            }
+            # 3. train locally
+            updates = _train(
+                strategy, sent, shards, widths, mass, config, index,
+                spread, at_once,
+            )  # fmt: skip
+            # 4. aggregate what is valid
+            refused = _refused(updates, sent, shards, widths, config)
+            valid = [u for u in updates if u.participant not in refused]
+            if not valid:
+                why = "; ".join(f"{k}: {r}" for k, r in refused.items())
+                raise FloatingPointError(
+                    f"round {index}: every update was refused ({why}); "
+                    f"lower lr (now {config.lr:g})"
+                )
+            state = strategy.aggregate(last.state, valid)
+            last = _round(
+                index, state, last, updates, refused, sent, widths, strategy
+            )
             if index + 1 < config.rounds:
-                given = given_to(policy(config, last))
-            if checkpoint and ((index + 1) % every == 0 or index + 1 == config.rounds):
-                save_checkpoint(Path(checkpoint), state, index, config, given)
+                widths = _checked_widths(policy(config, last), config)
+            due = (index + 1) % every == 0 or index + 1 == config.rounds
+            if checkpoint and due:
+                _save(Path(checkpoint), last, widths, identity)
             bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
-            bar.update()
             yield last
 
 
-def present(config: Config, index: int) -> np.ndarray:
-    """Who takes part in a round, in rising order: a share of all, at least one, drawn anew for every round."""
-    count = max(1, round(config.participation * config.participants))
-    if count == config.participants:
-        return np.arange(config.participants)
-    return np.sort(stream(config.seed, "participation", index).permutation(config.participants)[:count])
+def present(config: Config, index: int) -> list[int]:
+    """Who takes part in a round: a random share of all, at least one."""
+    n = config.participants
+    count = max(1, round(config.participation * n))
+    if count == n:
+        return list(range(n))
+    rng = stream(config.seed, "participation", index)
+    return sorted(rng.permutation(n)[:count].tolist())
+
+
+def _train(
+    strategy: Strategy,
+    sent: Mapping[int, State],
+    shards: Sequence[Shard],
+    widths: Sequence[float],
+    mass: NDArray[np.float64],
+    config: Config,
+    index: int,
+    spread: Callable[..., Iterator[Update]],
+    at_once: bool,
+) -> list[Update]:
+    """Everybody's update, one after another or in one pass."""
+    first = index * config.local_steps
+    rngs = {
+        i: stream(config.seed, "local", index, shards[i].participant)
+        for i in sent
+    }
+
+    def local(i: int) -> Update:
+        return strategy.local(
+            sent[i], shards[i], widths[i], config, rngs[i],
+            first=first, weight=float(mass[i]),
+        )  # fmt: skip
+
+    if not at_once or strategy.vectorized is None:
+        return list(spread(local, sent))
+    lists = [[each[i] for i in sent] for each in (sent, shards, widths)]
+    return strategy.vectorized(
+        *lists, config, list(rngs.values()),
+        first=first, weights=[float(mass[i]) for i in sent],
+    )  # fmt: skip
+
+
+def _refused(
+    updates: Sequence[Update],
+    sent: Mapping[int, State],
+    shards: Sequence[Shard],
+    widths: Sequence[float],
+    config: Config,
+) -> dict[int, str]:
+    """Participants whose update cannot be aggregated, and why."""
+    why: dict[int, str] = {}
+    fits: dict[int, Tensor] = {}  # squared norm of the change
+    for i, u in zip(sent, updates, strict=True):
+        who = shards[i].participant
+        if reason := _misfit(u, sent[i], who, widths[i]):
+            why[who] = reason
+        else:
+            fits[i] = _square(u.state, sent[i])
+    if not fits:
+        return why
+    found = torch.stack(list(fits.values())).tolist()  # the one host wait
+    size = dict(zip(fits, np.sqrt(found), strict=True))
+    for i in [i for i in fits if not math.isfinite(size[i])]:
+        why[shards[i].participant] = "it is not finite"
+        del size[i]
+    for i in _oversized(size, sent, config.norm_limit):
+        why[shards[i].participant] = "its change is far larger than usual"
+    return why
+
+
+def _misfit(u: Update, sent: State, participant: int, width: float) -> str:
+    """Why an update does not fit what was sent; empty where it does."""
+    if u.participant != participant or u.width != width:
+        return "it is of another participant or width"
+    if not (0 < u.weight < math.inf):
+        return "its weight is not a finite number above 0"
+    if not math.isfinite(u.loss):
+        return "its loss is not finite"
+    shapes = ({k: (t.shape, t.dtype) for k, t in each.items()}
+              for each in (u.state, sent))  # fmt: skip
+    mine, theirs = shapes
+    return (
+        "" if mine == theirs else "its tensors are not those of its slice"
+    )
+
+
+def _square(state: State, sent: State) -> Tensor:
+    """Squared norm of the change, (), on the device."""
+    real = [k for k, t in sent.items() if t.is_floating_point()]
+    change = torch._foreach_sub(
+        [state[k] for k in real], [sent[k] for k in real]
+    )
+    return torch.stack(torch._foreach_norm(change)).square().sum()
+
+
+def _oversized(
+    size: Mapping[int, float], sent: Mapping[int, State], limit: float
+) -> list[int]:
+    """Whose change is more than `limit` times the usual one.
+
+    Changes are compared per entry, since slices differ in size. Usual is the
+    round's median; of one or two updates it is the slice's own norm.
+    """
+    if not limit or not size:
+        return []
+    entries = {i: sum(t.numel() for t in sent[i].values()) for i in size}
+    change = {i: size[i] / math.sqrt(entries[i]) for i in size}
+    if len(size) > 2:
+        usual = dict.fromkeys(size, float(np.median(list(change.values()))))
+    else:
+        zero = {i: {k: torch.zeros_like(t) for k, t in sent[i].items()}
+                for i in size}  # fmt: skip
+        own = {i: float(_square(sent[i], zero[i])) for i in size}
+        usual = {i: math.sqrt(own[i] / entries[i]) for i in size}
+    return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 
 
 def _round(
-    strategy: Strategy,
-    state: State,
-    shards: Sequence[Shard],
-    given: WidthAssignment,
-    mass: np.ndarray,
-    config: Config,
     index: int,
-    spread: Callable[..., Iterable[Update]],
-    together: bool,
-) -> tuple[Round, State]:
-    """One round: send slices, train them side by side, merge the finite answers; the round and the next state."""
-    widths = given.widths
-    here = [i for i in present(config, index) if widths[i]]
-    if not here:
-        raise ValueError(f"round {index}: nobody takes part; allowed is a policy that gives somebody a width")
-    sent = {i: strategy.broadcast(state, shards[i].participant, widths[i]) for i in here}  # 2. send
-
-    taken = index * config.local_steps
-
-    def rng(i: int) -> np.random.Generator:
-        return stream(config.seed, "local", index, shards[i].participant)
-
-    def answer(i: int) -> Update:
-        return strategy.local(sent[i], shards[i], widths[i], config, rng(i), first=taken, weight=float(mass[i]))
-
-    if together and strategy.together:  # 3. train
-        theirs = [[each[i] for i in here] for each in (sent, shards, widths)]
-        updates = strategy.together(*theirs, config, [rng(i) for i in here], first=taken, weights=mass[here].tolist())
-    else:
-        updates = list(spread(answer, here))
-    finite = [_finite(u) for u in updates]
-    kept = [u for u, fine in zip(updates, finite, strict=True) if fine]
-    if not kept:
-        raise FloatingPointError(f"round {index}: no participant's answer was finite; lower lr (now {config.lr:g})")
-    after = strategy.merge(state, kept)  # 4. merge
-    count = sum(_size(s) + _size(u.state) + _size(u.own or {}) for s, u in zip(sent.values(), updates, strict=True))
-    found = Round(
-        index=index,
-        theta=networks_own(after),
-        widths=tuple(float(widths[i]) if i in sent else 0.0 for i in range(len(shards))),
-        loss=float(np.average([u.loss for u in kept], weights=[u.weight for u in kept])),
-        parameters_sent=strategy.sent(after, updates) if strategy.sent else count,
-        left_out=tuple(u.participant for u, fine in zip(updates, finite, strict=True) if not fine),
-        updates=tuple(updates),
-        before=networks_own(state),
-        scores=given.scores,
-        state=after,
+    state: ServerState,
+    before: Round,
+    updates: Sequence[Update],
+    refused: Mapping[int, str],
+    sent: Mapping[int, State],
+    widths: Sequence[float],
+    strategy: Strategy,
+) -> Round:
+    """The record of a round."""
+    valid = [u for u in updates if u.participant not in refused]
+    loss = np.average(
+        [u.loss for u in valid], weights=[u.weight for u in valid]
     )
-    return found, after
+    numbers = sum(
+        t.numel()
+        for each in (*sent.values(), *(u.state for u in updates))
+        for t in each.values()
+    )
+    if strategy.sent:
+        numbers = strategy.sent(state, updates)
+    left_out = tuple(refused)
+    return Round(
+        index=index,
+        state=state,
+        widths=tuple(
+            float(w) if i in sent else 0.0 for i, w in enumerate(widths)
+        ),
+        loss=float(loss),
+        parameters_sent=numbers,
+        left_out=left_out,
+        updates=tuple(updates),
+        before=before.state,
+        total_sent=before.total_sent + numbers,
+        total_left_out=before.total_left_out + left_out,
+    )
+
+
+def _checked_weights(
+    shards: Sequence[Shard], config: Config, weights: ArrayLike | None
+) -> NDArray[np.float64]:
+    """Refuse what does not fit together; return the weights."""
+    one_each("shards", shards, config.participants)
+    sizes = np.array([float(len(shard)) for shard in shards])
+    if weights is None:
+        return sizes / sizes.sum()
+    found = np.array(weights, dtype=float)
+    fits = found.shape == sizes.shape and np.isfinite(found).all()
+    if not fits or (found <= 0).any():
+        allowed = f"{len(sizes)} finite numbers above 0"
+        raise refusal("weights", allowed, weights)
+    return found
+
+
+def _checked_widths(
+    widths: Sequence[float], config: Config
+) -> tuple[float, ...]:
+    """Refuse a policy's decision that is no width for each participant."""
+    one_each("policy's widths", widths, config.participants)
+    found = tuple(number("policy's width", float(w), 0, 1) for w in widths)
+    if not any(found):
+        raise refusal("policy", "one that gives somebody a width", found)
+    return found
+
+
+def _vectorized(
+    strategy: Strategy,
+    build: Build,
+    vectorized: bool | None,
+    device: torch.device,
+) -> bool:
+    """Whether all participants are trained in one pass."""
+    if vectorized is None:
+        able = strategy.vectorized and not list(
+            template(build, 1.0).buffers()
+        )
+        return device.type == "cuda" and bool(able)
+    if flag("vectorized", vectorized) and strategy.vectorized is None:
+        raise refusal("vectorized", "False with this strategy", True)
+    return vectorized
+
+
+def _to_device(last: Round, device: torch.device) -> Round:
+    """A round that was read, with its tensors on the device."""
+    theta, memory = (
+        {k: t.to(device) for k, t in part.items()}
+        for part in (last.state.theta, last.state.memory)
+    )
+    return replace(last, state=ServerState(theta, memory))
+
+
+def _save(
+    path: Path,
+    last: Round,
+    widths: Sequence[float],
+    identity: Mapping[str, Any],
+) -> None:
+    """Write the checkpoint; keep the one before a round with refusals."""
+    if last.left_out and path.exists():
+        kept = path.with_name(f"{path.stem}-before-refusal{path.suffix}")
+        shutil.copyfile(path, kept)
+    save_checkpoint(path, last, widths, identity)
 
 
 def standalone(
-    build: Build, shards: Sequence[Shard], config: Config, *, count: int | None = None, progress: bool = True
+    build: Build,
+    shards: Sequence[Shard],
+    config: Config,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> list[nn.Module]:
-    """Train for each participant the full network it could have had alone.
+    """Train for each participant the network it could have had alone.
 
-    Everyone starts from the same initial network and takes rounds x local steps of its own, as many as it takes
-    when training together; its shard is all it ever sees.
+    Everyone starts from the same initial network and takes rounds x local
+    steps on its own shard, as many as when training together.
+
+    Returns:
+        One full network for each participant.
+
+    Raises:
+        ValueError: There is not one shard for each participant.
 
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
+        >>> train = aq.load("fashion-mini").train
+        >>> shards = aq.data.homogeneous(train, config)
         >>> len(standalone(aq.MLP, shards, config, progress=False))
         2
 
-    Source: the stand-alone accuracy by which Aequa measures contribution (seen).
+    References:
+        Aequa measures contribution by stand-alone accuracy.
     """
-    _one_each(shards, config)
+    one_each("shards", shards, config.participants)
     device = shards[0].samples.y.device
     theta = init_params(build, config.seed, device)
+    steps = config.rounds * config.local_steps
 
     def alone(shard: Shard) -> nn.Module:
         rng = stream(config.seed, "alone", shard.participant)
-        steps = config.rounds * config.local_steps
-        update = local_sgd(build, theta, shard, 1.0, config, rng, width_sampler=full_only, steps=steps)
+        update = local_sgd(
+            build, theta, shard, 1.0, config, rng,
+            width_sampler=full_only, steps=steps,
+        )  # fmt: skip
         return slim(build, update.state, 1.0)
 
-    with workers(count, device) as spread:
-        return list(tqdm(spread(alone, shards), total=len(shards), desc="alone", disable=not progress))
+    with pool(workers, device) as spread:
+        each = spread(alone, shards)
+        return list(
+            tqdm(each, "alone", total=len(shards), disable=not progress)
+        )

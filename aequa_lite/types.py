@@ -157,6 +157,8 @@ class Round:
         left_out: Participants whose update was refused.
         updates: All updates, the refused ones included.
         before: The server's state at the start of the round.
+        total_sent: Numbers sent and received up to this round.
+        total_left_out: A participant for each update refused so far.
 
     Example:
         >>> Round(0, ServerState({}), (1.0, 1.0), 2.3, 8).left_out
@@ -171,6 +173,8 @@ class Round:
     left_out: tuple[int, ...] = ()
     updates: tuple[Update, ...] = ()
     before: ServerState = field(default_factory=lambda: ServerState({}))
+    total_sent: int = 0
+    total_left_out: tuple[int, ...] = ()
 
     @property
     def theta(self) -> State:

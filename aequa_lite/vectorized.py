@@ -227,13 +227,11 @@ class _Stack:
             ]
             for _ in range(steps)
         ]  # [steps][P][K]
-        self.inside = (
-            all(
-                each[0] == w
-                for step in drawn
-                for each, w in zip(step, self.widths, strict=True)
-            )
-            and len(set(self.widths)) == 1
+        # outside its slice a participant's tensors are zero and stay zero
+        self.whole_slices = all(
+            each[0] == w
+            for step in drawn
+            for each, w in zip(step, self.widths, strict=True)
         )
         shares = [[loss_shares(each, config) for each in s] for s in drawn]
         sizes = [
@@ -304,7 +302,7 @@ class _Stack:
             grads, loss = self._gradient(
                 plan.positions[step], plan.samples, shares, masks, precision
             )
-            moved = None if self.inside else [
+            moved = None if self.whole_slices else [
                 torch.ones_like(t[:1]) if m is None else m[0].to(t.dtype)
                 for m, t in zip(masks, self.theta, strict=True)
             ]  # fmt: skip
