@@ -198,7 +198,7 @@ def test_rational_means_nobody_below_alone_or_a_clear_shortfall() -> None:
 
 
 @pytest.mark.parametrize(
-    ("b", "rational", "said"),
+    ("b", "individually_rational", "said"),
     [
         ([0.45, 0.65], False, "nobody is predicted to fall below"),
         ([0.55, 0.6, 0.8], False, "participants 0, 1, 2 are predicted"),
@@ -214,7 +214,7 @@ def test_who_falls_short_is_said_in_a_sentence(b: list[float], individually_rati
 
 def test_what_another_plan_could_prevent_is_told_so() -> None:
     plan = aq.allocate([0.45, 0.78], curve_of([0.4, 0.8]), objective=aq.allocation.spread_only())
-    assert "rational=True" in plan.certificate.statement
+    assert "individually_rational=True" in plan.certificate.statement
     assert aq.allocate([0.45, 0.78], curve_of([0.4, 0.8]), individually_rational=True).certificate.worse_off == ()
 
 

@@ -66,7 +66,7 @@ def test_noise_that_all_share_moves_nobody_to_another_width() -> None:
     apart = aq.allocation.reward_intervals(own.mean(1), curve, draws=100)
     assert np.diff(shared.widths).sum() <= np.diff(apart.widths).sum()
     assert shared.cgs[1] <= apart.cgs[1]
-    with pytest.raises(ValueError, match="alone_hits"):
+    with pytest.raises(ValueError, match="alone_correct"):
         aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own[:, :5])
 
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_confirmed_is_refused() -> None:
     curve, own = measured(0, 100)
     with pytest.raises(ValueError, match="hits"):
         aq.allocation.split(FINE, own)
-    with pytest.raises(ValueError, match="alone_hits"):
+    with pytest.raises(ValueError, match="alone_correct"):
         aq.allocation.split(curve, own[:, :50])
     with pytest.raises(ValueError, match="fresh"):
         aq.allocation.confirm(aq.allocate([0.5, 0.6], FINE), FINE, curve)

@@ -69,7 +69,7 @@ class Certificate:
             return "nobody is predicted to fall below what it reached alone"
         many = len(self.worse_off) > 1
         who = f"participant{'s' * many} {', '.join(map(str, self.worse_off))} {'are' if many else 'is'}"
-        why = "another plan can prevent it: rational=True"
+        why = "another plan can prevent it: individually_rational=True"
         if not self.top_reaches:
             why = "not even the full width reaches the best participant alone"
         return f"{who} predicted up to {self.shortfall:.3f} below what was reached alone; {why}"

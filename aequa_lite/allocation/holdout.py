@@ -60,7 +60,7 @@ def split(curve: Curve, alone_correct: Any, seed: int = 0) -> tuple[Half, Half]:
     own = np.asarray(alone_correct)
     if own.ndim != 2 or own.shape[1] != curve.samples or own.dtype != bool or curve.samples < 2:
         raise ValueError(
-            f"alone_hits has shape {own.shape}; allowed are bool rows of the curve's {curve.samples} samples"
+            f"alone_correct has shape {own.shape}; allowed are bool rows of the curve's {curve.samples} samples"
         )
     order = stream(seed, "confirmation").permutation(curve.samples)
     halves = np.sort(order[: curve.samples // 2]), np.sort(order[curve.samples // 2 :])

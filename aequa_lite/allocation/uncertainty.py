@@ -135,7 +135,7 @@ def reward_intervals(
     b = np.asarray(contribution, dtype=float)
     paired = alone_correct is not None and curve.correct is not None
     if alone_correct is not None and np.shape(alone_correct) != (len(b), curve.samples):
-        raise ValueError(f"alone_hits has shape {np.shape(alone_correct)}; allowed is {(len(b), curve.samples)}")
+        raise ValueError(f"alone_correct has shape {np.shape(alone_correct)}; allowed is {(len(b), curve.samples)}")
     truth = curve.accuracy if paired else curve.fitted
     draw = stream(seed, "reward intervals")
     again = _again(
