@@ -1,89 +1,118 @@
-"""A file is written whole or not at all, and read with a limit: whatever it turns out to be, it is read or refused."""
+"""Files and text from elsewhere: written whole or not at all, read with a limit, shown on one printable line."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 __all__ = ["atomic_write", "error_text", "parse_json", "printable", "read_limited", "regular_file", "short_repr"]
 
 
-def short_repr(value: Any, most: int = 80) -> str:
+def short_repr(value: object, most: int = 80) -> str:
     """A value as it may stand in a sentence: short, on one line, whatever it is."""
     try:
         text = " ".join(repr(value).split())
-    except (ValueError, RecursionError):  # a whole number of thousands of digits; a list that holds itself
+    except (ValueError, RecursionError):  # a whole number of thousands of digits; a list that contains itself
         return f"a {type(value).__name__} that is too large to be shown"
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def printable(text: str) -> str:
-    """A text on one line, without what would move a terminal's cursor."""
+    """A text on one line, without characters that a terminal would act on.
+
+    Example:
+        >>> printable("all well\x1b[2K\\rforged")
+        'all well [2K forged'
+    """
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def error_text(error: BaseException, most: int = 200) -> str:
-    """What an error said, as it may stand in a sentence: short, printable, on one line."""
+    """The message of an error as it may stand in a sentence: short, printable, on one line."""
     return printable(str(error))[:most] or type(error).__name__
 
 
 def regular_file(path: Path | str) -> Path:
-    """Return the path of what is an ordinary file or is missing; opening a pipe would wait forever.
+    """Return the path of a regular file or of a missing one; opening a pipe would wait forever.
 
     Raises:
-        ValueError: it is a folder, a pipe or a device.
+        ValueError: It is a folder, a pipe or a device.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no ordinary file")
+        raise ValueError(f"{path} is not a regular file")
     return path
 
 
 def read_limited(path: Path | str, most: int) -> bytes:
-    """The bytes of a file, of which no more than so many are ever read.
+    """Return the bytes of a file of at most `most` bytes; never read more.
 
     Raises:
-        ValueError: it has more; or it is no ordinary file (a folder, a pipe, a device).
-        OSError: it cannot be read.
+        ValueError: It has more, or is not a regular file (a folder, a pipe, a device).
+        OSError: It cannot be read.
     """
     with regular_file(path).open("rb") as file:
-        content = file.read(most + 1)  # the size that a file system states is not believed
+        content = file.read(most + 1)  # the size that a file system states is not trusted
     if len(content) > most:
-        raise ValueError(f"{path} has more than {most} bytes, which is the most that is read")
+        raise ValueError(f"{path} has more than {most} bytes, the largest size that is read")
     return content
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Read JSON of which only plain, finite values come out.
+    """Return what JSON holds, if all its numbers are finite and all keys of an object differ.
 
     Raises:
-        ValueError: it is damaged, nested beyond reason, or holds NaN or Infinity.
+        ValueError: It is damaged, nested too deeply, or holds NaN, Infinity or the same key twice.
+
+    Example:
+        >>> parse_json('{"width": 0.5, "width": 1.0}')
+        Traceback (most recent call last):
+        ValueError: the key 'width' stands twice in one object
     """
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number that is allowed here")
-
-    def number(word: str) -> float:
-        return float(word) if abs(float(word)) < math.inf else refuse(word)
-
     try:
-        return json.loads(content, parse_constant=refuse, parse_float=number)
+        return json.loads(content, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=_distinct)
     except RecursionError as error:
-        raise ValueError("it is nested beyond reason") from error
+        raise ValueError("it is nested too deeply") from error
+
+
+def _not_finite(text: str) -> Any:
+    """Refuse a number that is not finite."""
+    raise ValueError(f"{short_repr(text)} is not a finite number")
+
+
+def _finite(text: str) -> float:
+    """A number, if it is finite."""
+    return float(text) if math.isfinite(float(text)) else _not_finite(text)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs, if all keys differ."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {short_repr(key)} stands twice in one object")
+        found[key] = value
+    return found
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Offer a temporary path beside ``path`` to write to, and put it in place once the block has ended well.
+    """Yield a temporary path to write to, and rename it to `path` when the block ends without an error.
+
+    The file and its folder are flushed to the disk, so that after a crash the file is the old one or the new one. Permissions
+    follow the process's umask. Temporary files that a killed process left for the same `path` are removed.
 
     Raises:
-        OSError: the folder cannot be written to; nothing is left behind.
+        OSError: The file cannot be written (no permission, no space, a folder or device); nothing is left behind.
 
     Example:
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -92,16 +121,70 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         >>> target.read_text(), len(list(target.parent.iterdir()))
         ('all of it', 1)
 
-    Source: the usual rename, which POSIX file systems do in one step.
+    References:
+        `rename` replaces a file in one step (POSIX).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    half = Path(name)
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"cannot write {path}: it is not a regular file")
+    half = path.with_name(f".{path.name}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield half
-        half.chmod(0o644)
-        os.replace(half, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(half) as mode:
+            for old in abandoned(path):
+                old.unlink(missing_ok=True)
+            yield half
+            half.chmod(mode)  # a library may have put a file of its own there
+            _flush(half)
+            os.replace(half, path)
+            _flush(path.parent)
+    except OSError as error:
+        if error.filename not in (None, str(half)):  # another file's error, or one that names this file already
+            raise
+        kind = () if error.errno is None else (error.errno,)  # so that a PermissionError stays one
+        raise OSError(*kind, f"cannot write {path}: {error.strerror or error_text(error)}") from error
     finally:
         half.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(half: Path) -> Iterator[int]:
+    """Make a temporary file and lock it, so that no other process takes it for an abandoned one; yield its mode."""
+    with open(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
+        mode = S_IMODE(os.fstat(file.fileno()).st_mode)
+        if not _lock(file.fileno()):
+            file.close()  # Windows renames no open file
+        yield mode
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process now has the only lock on an open file; never where the system has no such locks."""
+    try:
+        import fcntl  # late: not on Windows
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def abandoned(path: Path) -> list[Path]:
+    """The temporary files of writes to this path that were killed."""
+    found = []
+    for half in path.parent.glob(f".{escape(path.name)}-{'[0-9a-f]' * 8}{escape(path.suffix)}"):
+        if half.is_file() and not half.is_symlink():
+            with half.open("rb") as file:
+                if _lock(file.fileno()):
+                    found.append(half)
+    return found
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder is on the disk; not on Windows, which opens no folder."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
