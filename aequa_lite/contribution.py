@@ -1,4 +1,8 @@
-"""What a participant brought to a federation: games that retrain or replay it, and scores that only look at updates."""
+"""What each participant contributed to a federation.
+
+Games retrain or replay it; scores look at the updates of each round; a
+calibration turns scores into accuracies.
+"""
 
 from __future__ import annotations
 
@@ -9,120 +13,183 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from ._check import number, one_each, refusal
 from .config import Config
 from .evaluation import correct
 from .federate import federate
 from .networks.base import init_params
-from .shapley import CachedGame, Game, shapley
-from .slimmable import Build, State, aggregate, prefix, view
-from .types import Round, Samples, Shard
+from .shapley import (
+    CachedGame,
+    Game,
+    leave_one_out,
+    sampled_shapley,
+    shapley,
+)
+from .slimmable import aggregate, prefix, view
+from .types import Build, Round, Samples, Shard, State
 
 __all__ = [
-    "affine_calibration",
-    "alignment",
-    "class_alignment",
-    "class_shapley",
-    "contributions",
-    "isotonic_calibration",
-    "replay_game",
-    "retraining_game",
-    "update_shapley",
-]
+    "CachedGame", "Score", "affine_calibration", "alignment",
+    "class_alignment", "class_shapley", "contributions",
+    "isotonic_calibration", "leave_one_out", "replay_game",
+    "retraining_game", "sampled_shapley", "update_shapley",
+]  # fmt: skip
+
+Array = NDArray[np.float64]
+Carried = (
+    Array | None
+)  # (n,) scores after the round before, if there is one
+Score = Callable[
+    [State, Round, Carried], Array
+]  # (theta before, round, ...)
 
 
-Score = Callable[[State, Round, np.ndarray | None], np.ndarray]  # theta before, the round, scores so far -> scores
-
-
-def _worth(build: Build, theta: State, validation: Samples) -> float:
-    """The validation accuracy of the full network."""
-    return float(correct(view(build, theta, 1.0), validation).mean())
+# --- games: a coalition's value is the accuracy that it reaches ---
 
 
 def retraining_game(
-    build: Build, shards: Sequence[Shard], config: Config, validation: Samples, **options: Any
+    build: Build,
+    shards: Sequence[Shard],
+    config: Config,
+    validation: Samples,
+    **options: Any,
 ) -> CachedGame:
-    r"""Make a game of a federation: a coalition is worth the accuracy of the network that it trains without the others.
+    r"""Make a game whose coalitions train without the others.
 
-    $v(S)$ is the validation accuracy, at full width, of :func:`~aequa_lite.federate` over the shards of $S$ with the same seed, rounds
-    and local steps; $v(\emptyset)$ is that of the initial network, which everyone has for nothing. A coalition is trained
-    once and remembered: the coalitions of 5 participants are 31 trainings. ``options`` go to :func:`~aequa_lite.federate`.
+    $v(S)$ is the validation accuracy, at full width, of `federate` over the
+    shards of $S$; $v(\emptyset)$ is that of the initial network. Each
+    coalition trains once: five participants take 31 trainings.
+
+    Args:
+        validation: Samples that measure the accuracy.
+        options: Passed on to `federate`.
 
     Raises:
-        ValueError: shards and recipe do not fit together.
+        ValueError: There is not one shard for each participant, or no
+            validation sample.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> game = retraining_game(aq.MLP, aq.data.homogeneous(data.train, config), config, data.validation)
-        >>> bool(np.isclose(aq.shapley(game, 2).sum(), game({0, 1}) - game(())))
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> game = retraining_game(aq.MLP, shards, config, data.validation)
+        >>> bool(abs(sum(aq.shapley(game, 2)) - game([0, 1]) + game([])) < 1e-9)
         True
 
-    Source: ours; data Shapley (Ghorbani and Zou 2019) with participants in place of samples.
+    References:
+        Our choice: data Shapley (Ghorbani and Zou 2019) with participants
+        in place of samples.
     """
-    if len(shards) != config.participants:
-        raise ValueError(
-            f"shards holds {len(shards)}; allowed is one for each of the {config.participants} participants"
-        )
+    one_each("shards", shards, config.participants)
+    _check_samples(validation)
+    game = partial(_retrained, build, shards, config, validation, options)
+    return CachedGame(game)
 
-    start = init_params(build, config.seed, shards[0].samples.y.device)
 
-    def worth(coalition: frozenset[int]) -> float:
-        if not coalition:
-            return _worth(build, start, validation)
+def _retrained(
+    build: Build, shards: Sequence[Shard], config: Config,
+    validation: Samples, options: Mapping[str, Any], coalition: frozenset[int],
+) -> float:  # fmt: skip
+    """Accuracy of the network that a coalition trains."""
+    device = shards[0].samples.y.device
+    theta: State = init_params(build, config.seed, device)
+    if coalition:
         chosen = [shards[i] for i in sorted(coalition)]
         fewer = replace(config, participants=len(chosen))
-        for last in federate(build, chosen, fewer, **{"progress": False, **options}):
+        quiet = {"progress": False, **options}
+        for last in federate(build, chosen, fewer, **quiet):
             theta = last.theta
-        return _worth(build, theta, validation)
-
-    return CachedGame(worth)
+    return _accuracy(build, theta, validation)
 
 
-def replay_game(build: Build, before: State, rnd: Round, validation: Samples) -> CachedGame:
-    r"""Make a game of one round: a coalition is worth the accuracy after merging its updates and no others.
+def replay_game(
+    build: Build, before: State, rnd: Round, validation: Samples
+) -> CachedGame:
+    r"""Make a game of one round whose coalitions aggregate their updates.
 
-    $v(S)$ is the validation accuracy, at full width, of ``merge(before, updates of S)``; $v(\emptyset)$ is that of
-    ``before``, the state at the start of the round. Nothing is trained. Whoever was left out of the round changes nothing.
+    $v(S)$ is the validation accuracy, at full width, of the aggregate of
+    `before` and the updates of $S$; $v(\emptyset)$ is that of `before`.
+    Nothing is trained. A refused update changes nothing.
 
-    Example:
-        >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
-        >>> game = replay_game(aq.MLP, aq.init_params(aq.MLP, config.seed), rnd, data.validation)
-        >>> game({0, 1}) == float(aq.accuracy([aq.slim(aq.MLP, rnd.theta, 1.0)], data.validation)[0])
-        True
+    Args:
+        before: Global model at the start of the round.
+        rnd: The round; participants count by position in its updates.
 
-    Source: the game of GTG-Shapley (Liu et al. 2022).
-    """
-
-    def worth(coalition: frozenset[int]) -> float:
-        chosen = (rnd.updates[i] for i in sorted(coalition))
-        kept = [(u.state, u.weight) for u in chosen if u.participant not in rnd.left_out]
-        return _worth(build, aggregate(before, kept), validation)
-
-    return CachedGame(worth)
-
-
-def contributions(score: Score, rounds: Iterable[Round], start: State) -> Iterator[np.ndarray]:
-    r"""Carry a score through the rounds and yield everybody's contribution after each, (participants,).
-
-    A score is a function $c_t = \mathrm{score}(\theta_{t-1}, \mathrm{round}_t, c_{t-1})$, with $c$ None before the first round:
-    :func:`~aequa_lite.alignment`, :func:`~aequa_lite.contribution.class_alignment`, :func:`~aequa_lite.contribution.class_shapley`, or what :func:`~aequa_lite.contribution.update_shapley` returns. ``start``:
-    the state before the first round, which is ``initial(build, recipe.seed)`` where the run began.
+    Raises:
+        ValueError: The round has no updates, or there is no sample.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=3, local_steps=1)
-        >>> rounds = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
-        >>> *_, contribution = contributions(alignment, rounds, aq.init_params(aq.MLP, config.seed))
-        >>> contribution.shape
-        (2,)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> (rnd,) = aq.federate(aq.MLP, shards, config, progress=False)
+        >>> theta = aq.init_params(aq.MLP, config.seed)
+        >>> len(replay_game(aq.MLP, theta, rnd, data.validation))
+        0
 
-    Source: ours.
+    References:
+        GTG-Shapley (Liu et al. 2022).
     """
+    _check_round(before, rnd)
+    _check_samples(validation)
+    return CachedGame(partial(_replayed, build, before, rnd, validation))
+
+
+def _replayed(
+    build: Build, before: State, rnd: Round, validation: Samples,
+    coalition: frozenset[int],
+) -> float:  # fmt: skip
+    """Accuracy after the updates of a coalition alone."""
+    chosen = [rnd.updates[i] for i in sorted(coalition)]
+    valid = [u for u in chosen if u.participant not in rnd.left_out]
+    theta = aggregate(before, [(u.state, u.weight) for u in valid])
+    return _accuracy(build, theta, validation)
+
+
+def _accuracy(build: Build, theta: State, validation: Samples) -> float:
+    """Validation accuracy of the full network."""
+    return float(correct(view(build, theta, 1.0), validation).mean())
+
+
+# --- scores: carried from round to round ---
+
+
+def contributions(
+    score: Score, rounds: Iterable[Round], start: State
+) -> Iterator[Array]:
+    r"""Carry a score through the rounds and yield it after each.
+
+    $c_t = \mathrm{score}(\theta_{t-1}, \mathrm{round}_t, c_{t-1})$, with
+    $c_0$ = None.
+
+    Args:
+        score: `alignment`, `class_alignment`, `class_shapley`, or what
+            `update_shapley` returns.
+        start: Global model before the first round:
+            `init_params(build, config.seed)` where a run began.
+
+    Yields:
+        (n,) scores.
+
+    Raises:
+        ValueError: `score` is not callable, or `start` holds no tensors.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 3, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> rounds = aq.federate(aq.MLP, shards, config, progress=False)
+        >>> start = aq.init_params(aq.MLP, config.seed)
+        >>> [c.shape for c in contributions(alignment, rounds, start)]
+        [(2,), (2,), (2,)]
+    """
+    if not callable(score):
+        raise refusal("score", "a function, such as alignment", score)
+    _check_state("start", start)
     before, scores = start, None
     for rnd in rounds:
         scores = score(before, rnd, scores)
@@ -134,215 +201,373 @@ def update_shapley(
     build: Build,
     validation: Samples,
     *,
-    solve: Callable[[Game, int], np.ndarray] = shapley,
+    solve: Callable[[Game, int], Array] = shapley,
     tolerance: float = 0.0,
 ) -> Score:
-    r"""Score by the Shapley value of every round's own game, summed over the rounds; nothing is trained again.
+    r"""Make a score: the Shapley values of `replay_game`, summed up.
 
-    $c_i = \sum_t \varphi_i(v_t)$ with $v_t$ from :func:`~aequa_lite.contribution.replay_game`: the scores sum to what the accuracy rose by during
-    training. Costs $2^n$ evaluations a round. ``solve``: how a game is solved (another: :func:`~aequa_lite.shapley.sampled_shapley`); a round
-    whose merge moved the accuracy by less than ``tolerance`` (0: none) is skipped.
+    $c_i = \sum_t \varphi_i(v_t)$ with $v_t$ the game of round $t$: the
+    scores sum to the gain in accuracy during training. It takes $2^n$
+    evaluations a round and trains nothing.
+
+    Args:
+        solve: (game, n) -> (n,) values, in place of the exact ones.
+        tolerance: A round that moves the accuracy by less is skipped.
+
+    Raises:
+        ValueError: There is no validation sample, `solve` is not callable,
+            or `tolerance` is negative.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=2, local_steps=1)
-        >>> rounds = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 2, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> rounds = aq.federate(aq.MLP, shards, config, progress=False)
         >>> score = update_shapley(aq.MLP, data.validation)
-        >>> len(list(contributions(score, rounds, aq.init_params(aq.MLP, config.seed))))
+        >>> start = aq.init_params(aq.MLP, config.seed)
+        >>> len(list(contributions(score, rounds, start)))
         2
 
-    Source: GTG-Shapley (Liu et al. 2022) with each round solved exactly; their guided sampling is left out.
+    References:
+        GTG-Shapley (Liu et al. 2022) with each round solved exactly,
+        without its guided sampling.
     """
-
-    def score(before: State, rnd: Round, scores: np.ndarray | None) -> np.ndarray:
-        n = len(rnd.updates)
-        game = replay_game(build, before, rnd, validation)
-        idle = abs(game(range(n)) - game(())) < tolerance
-        return (np.zeros(n) if scores is None else scores) + (np.zeros(n) if idle else solve(game, n))
-
-    return score
+    _check_samples(validation)
+    if not callable(solve):
+        raise refusal("solve", "a function, such as shapley", solve)
+    number("tolerance", tolerance, 0)
+    return partial(_add_replayed, build, validation, solve, tolerance)
 
 
-def _weights(rnd: Round) -> np.ndarray:
-    """Everybody's share in the merge, (participants,), summing to one; none for whoever was left out."""
-    mass = np.array([0.0 if u.participant in rnd.left_out else u.weight for u in rnd.updates])
-    return mass / mass.sum()
-
-
-def _change(before: Tensor, after: Tensor) -> Tensor:
-    """What one tensor changed by, zero where the participant did not hold the entry."""
-    moved = torch.zeros_like(before)
-    block = prefix(after.shape)
-    moved[block] = after - before[block]
-    return moved
-
-
-def _changes(before: State, rnd: Round, join: Callable[[Mapping[str, Tensor]], Tensor]) -> np.ndarray:
-    """What each participant changed, (participants, ...), its tensors joined into one; zero for whoever was left out."""
-    found = []
-    for u in rnd.updates:
-        kept = before if u.participant in rnd.left_out else u.state
-        joined = join({k: _change(before[k], t) for k, t in kept.items() if t.is_floating_point()})
-        found.append(joined.cpu().numpy())
-    return np.stack(found)
-
-
-def _everything(state: Mapping[str, Tensor]) -> Tensor:
-    """All of a state as one vector."""
-    return torch.cat([t.flatten() for t in state.values()])
-
-
-def _last_layer(state: Mapping[str, Tensor]) -> Tensor:
-    """The last matrix of a state with its bias as a last column: a row for each class."""
-    name = [k for k, t in state.items() if t.ndim == 2][-1]
-    bias = state.get(name.removesuffix("weight") + "bias")
-    return state[name] if bias is None else torch.cat([state[name], bias[:, None]], dim=1)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors brought to length one along the last axis; a zero stays a zero, and is aligned with nothing."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1)
+def _add_replayed(
+    build: Build, validation: Samples, solve: Callable[[Game, int], Array],
+    tolerance: float, before: State, rnd: Round, scores: Carried = None,
+) -> Array:  # fmt: skip
+    """Scores plus the values of this round's game."""
+    game, n = replay_game(build, before, rnd, validation), len(rnd.updates)
+    scores = np.zeros(n) if scores is None else scores
+    if abs(game(range(n)) - game(())) < tolerance:
+        return scores
+    return scores + solve(game, n)
 
 
 def alignment(
-    before: State, rnd: Round, scores: np.ndarray | None = None, *, alpha: float = 0.95, floor: float = 1e-3
-) -> np.ndarray:
-    r"""Score by how well an update points where all point together, with a memory of the rounds before.
+    before: State,
+    rnd: Round,
+    scores: Carried = None,
+    *,
+    alpha: float = 0.95,
+    floor: float = 1e-3,
+) -> Array:
+    r"""Score by the cosine between an update and the mean update.
 
-    With updates of length one $u_i = \Delta_i / \lVert\Delta_i\rVert$ and $u = \sum_j r_j u_j$ (in the first round $r$ is the
-    share in the merge), $r_i \leftarrow \alpha r_i + (1 - \alpha) \cos(u_i, u)$, not below ``floor``, brought to sum one. The
-    memory starts at zero. ``before``: the state at the start of the round; ``scores``: $r$ after the round before.
+    With $u_i = \Delta_i / \lVert\Delta_i\rVert$ and $u = \sum_j r_j u_j$,
+    where $r$ is the aggregation weight in the first round,
+    $r_i \leftarrow \max(\alpha r_i + (1 - \alpha) \cos(u_i, u), f)$,
+    divided by their sum; the average starts at zero.
+
+    Args:
+        before: Global model at the start of the round.
+        rnd: The round; a refused update is a zero.
+        scores: (n,) scores $r$ after the round before, or None.
+        alpha: Share of the earlier scores, in [0, 1].
+        floor: Least score $f$ before the division, above 0.
+
+    Returns:
+        (n,) scores, which sum to one.
+
+    Raises:
+        ValueError: The round has no updates, `scores` does not fit them, or
+            a number is outside its range.
 
     Example:
+        >>> from aequa_lite.types import Round, ServerState, Update
         >>> start = {"w": torch.zeros(2)}
-        >>> from aequa_lite import Round, Update
-        >>> sent = [Update(i, 1.0, {"w": torch.tensor(d)}, 0.5, 0.0) for i, d in enumerate(([1.0, 0.0], [1.0, 1.0]))]
-        >>> alignment(start, Round(0, start, (1.0, 1.0), 0.0, 4, updates=tuple(sent))).round(6).tolist()
+        >>> ends = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+        >>> us = [Update(i, 1.0, {"w": w}, .5, 0.) for i, w in enumerate(ends)]
+        >>> rnd = Round(0, ServerState(start), (1., 1.), 0., 4, updates=us)
+        >>> alignment(start, rnd).round(6).tolist()
         [0.5, 0.5]
 
-    Source: CGSV (Xu et al. 2021), as its released code computes it; its rewards are another matter.
+    References:
+        CGSV (Xu et al. 2021), as its released code computes it.
     """
-    units = _unit(_changes(before, rnd, _everything))  # (participants, entries)
-    together = (_weights(rnd) if scores is None else scores) @ units
+    _check_round(before, rnd, scores)
+    number("alpha", alpha, 0, 1)
+    number("floor", floor, 0, above=True)
+    units = _unit(_changes(before, rnd, _flat))  # (participants, entries)
+    mean = (_weights(rnd) if scores is None else scores) @ units
     memory = 0.0 if scores is None else scores
-    r = np.maximum(alpha * memory + (1 - alpha) * (units @ _unit(together)), floor)
+    cosine = units @ _unit(mean)
+    r = np.maximum(alpha * memory + (1 - alpha) * cosine, floor)
     return r / r.sum()
 
 
-def _smoothed(scores: np.ndarray | None, found: np.ndarray, memory: float) -> np.ndarray:
-    """The moving average that begins at its first value."""
-    return found if scores is None else memory * scores + (1 - memory) * found
+def class_alignment(
+    before: State,
+    rnd: Round,
+    scores: Carried = None,
+    *,
+    memory: float = 0.9,
+) -> Array:
+    r"""Score by the mean over classes of the last layer's cosines.
 
+    $\phi_i = \frac1K \sum_k \cos(g_{ik}, g_k)$ with $g_{ik}$ the change of
+    row $k$ of the last layer (weights and bias), $g_k = \sum_j \omega_j
+    g_{jk}$ and $\omega$ the aggregation weights; then $\gamma \leftarrow
+    \mu\gamma + (1 - \mu)\phi$ from $\gamma = \phi$. Only the coalition of
+    all appears in it, so it is no Shapley value: see `class_shapley`.
 
-def class_alignment(before: State, rnd: Round, scores: np.ndarray | None = None, *, memory: float = 0.9) -> np.ndarray:
-    r"""Score by one cosine for each class, of the last layer's rows: what ShapFed's released code computes.
+    Args:
+        before: Global model at the start of the round.
+        rnd: The round; a refused update is a zero.
+        scores: (n,) scores $\gamma$ after the round before, or None.
+        memory: $\mu$, in [0, 1].
 
-    $\phi_i = \frac1K \sum_k \cos(g_{ik}, g_k)$ with $g_{ik}$ the change of row $k$ of the last layer (weights and bias) and
-    $g_k = \sum_j \omega_j g_{jk}$ over everybody, $\omega$ the shares in the merge; with $\mu$ the ``memory``,
-    $\gamma \leftarrow \mu\gamma + (1 - \mu)\phi$ from $\gamma = \phi$. Only the coalition of all appears in it, so it is no
-    Shapley value; see :func:`~aequa_lite.contribution.class_shapley`.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
-        >>> bool((class_alignment(aq.init_params(aq.MLP, config.seed), rnd) > 0.5).all())
-        True
-
-    Source: the released code of ShapFed (Tastan et al. 2024).
-    """
-    rows = _changes(before, rnd, _last_layer)  # (participants, classes, columns)
-    together = np.einsum("i,ikd->kd", _weights(rnd), rows)
-    return _smoothed(scores, (_unit(rows) * _unit(together)).sum(-1).mean(1), memory)
-
-
-def _class_cosine(rows: np.ndarray, weights: np.ndarray, coalition: frozenset[int]) -> float:
-    """How well a coalition's rows point where everybody's do, averaged over the classes; nobody's do not at all."""
-    some = np.zeros_like(weights)
-    some[sorted(coalition)] = weights[sorted(coalition)]
-    part, whole = (_unit(np.einsum("i,ikd->kd", w, rows)) for w in (some, weights))
-    return float((part * whole).sum(-1).mean())
-
-
-def class_shapley(before: State, rnd: Round, scores: np.ndarray | None = None, *, memory: float = 0.9) -> np.ndarray:
-    r"""Score by the Shapley value over coalitions of the class-wise cosine: class-specific Shapley values as a formula.
-
-    $\phi_i = \frac1K \sum_k \varphi_i(v_k)$ with $v_k(S) = \cos\bigl(\sum_{j \in S} \omega_j g_{jk}, g_k\bigr)$ and
-    $v_k(\emptyset) = 0$, in the words of :func:`~aequa_lite.contribution.class_alignment`; the values of one round sum to one. The Shapley value is
-    additive in the game, so the games of the classes are averaged and only one is solved.
+    Returns:
+        (n,) scores in [-1, 1].
 
     Raises:
-        ValueError: more than 12 participants.
+        ValueError: As `alignment`.
 
     Example:
         >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> (rnd,) = aq.federate(aq.MLP, aq.data.homogeneous(data.train, config), config, progress=False)
-        >>> round(float(class_shapley(aq.init_params(aq.MLP, config.seed), rnd).sum()), 5)
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> (rnd,) = aq.federate(aq.MLP, shards, config, progress=False)
+        >>> bool((class_alignment(rnd.before.theta, rnd) > 0.5).all())
+        True
+
+    References:
+        The released code of ShapFed (Tastan et al. 2024).
+    """
+    _check_round(before, rnd, scores)
+    rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
+    mean = np.einsum("i,ikd->kd", _weights(rnd), rows)
+    cosine = (_unit(rows) * _unit(mean)).sum(-1).mean(1)
+    return _smoothed(scores, cosine, memory)
+
+
+def class_shapley(
+    before: State,
+    rnd: Round,
+    scores: Carried = None,
+    *,
+    memory: float = 0.9,
+) -> Array:
+    r"""Score by the Shapley value of the mean class-wise cosine.
+
+    $\phi_i = \frac1K \sum_k \varphi_i(v_k)$ with $v_k(S) = \cos\bigl(
+    \sum_{j \in S} \omega_j g_{jk}, g_k\bigr)$, $v_k(\emptyset) = 0$ and the
+    symbols of `class_alignment`. The values of a round sum to one. As the
+    Shapley value is linear, one game is solved: the mean over classes.
+
+    Args:
+        before: Global model at the start of the round.
+        rnd: The round, of at most 12 updates.
+        scores: (n,) scores after the round before, or None.
+        memory: $\mu$, in [0, 1].
+
+    Returns:
+        (n,) scores.
+
+    Raises:
+        ValueError: As `alignment`, or more than 12 updates.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> (rnd,) = aq.federate(aq.MLP, shards, config, progress=False)
+        >>> round(float(class_shapley(rnd.before.theta, rnd).sum()), 5)
         1.0
 
-    Source: class-specific Shapley values of ShapFed (Tastan et al. 2024); that the game is this one is our reading.
+    References:
+        Class-specific Shapley values of ShapFed (Tastan et al. 2024); that
+        the game is this one is our reading.
     """
-    rows = _changes(before, rnd, _last_layer)  # (participants, classes, columns)
+    _check_round(before, rnd, scores)
+    rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
     game = partial(_class_cosine, rows, _weights(rnd))
     return _smoothed(scores, shapley(game, len(rnd.updates)), memory)
 
 
-def _scores(scores: Any) -> np.ndarray:
-    """One finite number for each participant, (n,)."""
-    s = np.array(scores, dtype=float)
-    if s.ndim != 1 or len(s) == 0 or not np.isfinite(s).all():
-        raise ValueError(f"scores is {s.tolist()!r}; allowed is one finite number for each participant")
-    return s
+def _class_cosine(
+    rows: Array, weights: Array, coalition: frozenset[int]
+) -> float:
+    """Mean cosine over classes of a coalition's rows and everybody's."""
+    some = np.zeros_like(weights)
+    some[sorted(coalition)] = weights[sorted(coalition)]
+    part, whole = (
+        _unit(np.einsum("i,ikd->kd", w, rows)) for w in (some, weights)
+    )
+    return float((part * whole).sum(-1).mean())
 
 
-def affine_calibration(scores: Any, low: float, high: float) -> np.ndarray:
-    r"""Stretch scores over the accuracies from ``low`` to ``high``: order and proportions of differences are kept.
+def _weights(rnd: Round) -> Array:
+    """Aggregation weights, summing to one; 0 for a refused update."""
+    valid = [u.participant not in rnd.left_out for u in rnd.updates]
+    raw = np.where(valid, [u.weight for u in rnd.updates], 0.0)
+    return raw / raw.sum()
 
-    $B_i = \mathrm{low} + (\mathrm{high} - \mathrm{low})\,\frac{s_i - \min s}{\max s - \min s}$. The lowest score becomes ``low``,
-    the highest ``high``, such as the accuracy alone of the weakest and the best participant; where all scores are equal,
-    all become the middle. Scale and zero of the scores do not matter.
+
+def _changes(
+    before: State, rnd: Round, join: Callable[[State], Tensor]
+) -> Array:
+    """The joined change of each participant, (participants, ...).
+
+    It is zero where a participant does not hold an entry, and for a refused
+    update.
+    """
+    found = []
+    for u in rnd.updates:
+        state = before if u.participant in rnd.left_out else u.state
+        real = {k: t for k, t in state.items() if t.is_floating_point()}
+        change = {k: torch.zeros_like(before[k]) for k in real}
+        for k, t in real.items():
+            block = prefix(t.shape)
+            change[k][block] = t - before[k][block]
+        found.append(join(change).cpu().numpy())
+    return np.stack(found)
+
+
+def _flat(change: State) -> Tensor:
+    """All tensors as one vector."""
+    return torch.cat([t.flatten() for t in change.values()])
+
+
+def _rows(change: State) -> Tensor:
+    """The last matrix with its bias as a column: one row for each class."""
+    matrices = [k for k, t in change.items() if t.ndim == 2]
+    if not matrices:
+        raise refusal("before", "a model with a matrix", list(change))
+    rows = change[matrices[-1]]
+    bias = change.get(matrices[-1].removesuffix("weight") + "bias")
+    return rows if bias is None else torch.cat([rows, bias[:, None]], dim=1)
+
+
+def _unit(vectors: Array) -> Array:
+    """Vectors of length one along the last axis; zeros stay zeros."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1)
+
+
+def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
+    """The moving average, from its first value."""
+    number("memory", memory, 0, 1)
+    return (
+        found if scores is None else memory * scores + (1 - memory) * found
+    )
+
+
+# --- calibration: from scores to accuracies ---
+
+
+def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
+    r"""Stretch scores linearly over the accuracies from `low` to `high`.
+
+    $B_i = \mathrm{low} + (\mathrm{high} - \mathrm{low})\,
+    \frac{s_i - \min s}{\max s - \min s}$; equal scores become the middle.
+
+    Args:
+        scores: (n,) scores, on any scale.
+        low: Accuracy of the lowest score, such as the least stand-alone one.
+        high: Accuracy of the highest score.
+
+    Returns:
+        (n,) accuracies.
 
     Raises:
-        ValueError: a score is not finite, or not 0 <= low <= high <= 1.
+        ValueError: A score is not finite, or not 0 <= low <= high <= 1.
 
     Example:
-        >>> affine_calibration([-1.0, 0.0, 3.0], low=0.5, high=0.75).tolist()
+        >>> affine_calibration([-1, 0, 3], low=0.5, high=0.75).tolist()
         [0.5, 0.5625, 0.75]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    s = _scores(scores)
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"low is {low!r} and high {high!r}; allowed are accuracies with 0 <= low <= high <= 1")
-    range_ = s.max() - s.min()
-    share = (s - s.min()) / range_ if range_ > 0 else np.full(len(s), 0.5)
+    s = _finite(scores)
+    number("high", high, 0, 1)
+    number("low", low, 0, high)
+    spread = s.max() - s.min()
+    share = (s - s.min()) / spread if spread > 0 else np.full(len(s), 0.5)
     return low + (high - low) * share
 
 
-def isotonic_calibration(scores: Any, known: Mapping[int, float]) -> np.ndarray:
-    r"""Map scores onto the accuracies of those participants whose accuracy alone is known.
+def isotonic_calibration(
+    scores: ArrayLike, known: Mapping[int, float]
+) -> Array:
+    """Map scores to the known stand-alone accuracies of some participants.
 
-    The known accuracies, made to rise with the score by isotonic regression (equal scores share their mean), joined by
-    straight lines and constant beyond the ends: a higher score never becomes a lower accuracy, and nobody leaves the
-    range of what is known. ``known``: participant -> accuracy alone.
+    Isotonic regression makes the known accuracies rise with the score
+    (equal scores share their mean); straight lines join them, constant
+    beyond the ends. A higher score never becomes a lower accuracy.
+
+    Args:
+        scores: (n,) scores, on any scale.
+        known: Accuracy by participant, of at least one.
+
+    Returns:
+        (n,) accuracies, within the range of the known ones.
 
     Raises:
-        ValueError: a score is not finite, nothing is known, or a known participant or accuracy does not exist.
+        ValueError: A score is not finite, or `known` is empty, names no
+            participant, or holds what is no accuracy.
 
     Example:
-        >>> isotonic_calibration([0.1, 0.2, 0.3, 0.9], known={0: 0.5, 2: 0.75}).tolist()
+        >>> known = {0: 0.5, 2: 0.75}
+        >>> isotonic_calibration([0.1, 0.2, 0.3, 0.9], known).tolist()
         [0.5, 0.625, 0.75, 0.75]
 
-    Source: isotonic regression (Barlow et al. 1972); its use here is ours.
+    References:
+        Isotonic regression (Barlow et al. 1972); its use here is our choice.
     """
-    s = _scores(scores)
-    if not known or not all(i in range(len(s)) and 0 <= a <= 1 for i, a in known.items()):
-        raise ValueError(
-            f"known is {dict(known)!r}; allowed are accuracies in [0, 1] of at least one of the {len(s)} participants"
-        )
-    at, where, how_many = np.unique(s[list(known)], return_inverse=True, return_counts=True)
-    mean = np.bincount(where, weights=list(known.values())) / how_many
-    rising = isotonic_regression(mean, weights=how_many).x
+    s = _finite(scores)
+    if not isinstance(known, Mapping) or not known:
+        raise refusal("known", "accuracies by participant", known)
+    for i, accuracy in known.items():
+        number("known participant", i, 0, len(s) - 1, whole=True)
+        number("known accuracy", accuracy, 0, 1)
+    at, where, times = np.unique(
+        s[list(known)], return_inverse=True, return_counts=True
+    )
+    mean = np.bincount(where, weights=list(known.values())) / times
+    rising = isotonic_regression(mean, weights=times).x
     return np.interp(s, at, np.maximum.accumulate(rising))
+
+
+# --- refusals ---
+
+
+def _finite(scores: ArrayLike) -> Array:
+    """One finite number for each participant, (n,)."""
+    try:
+        s = np.array(scores, dtype=float)
+    except (TypeError, ValueError):
+        s = np.array([])
+    if s.ndim != 1 or not len(s) or not np.isfinite(s).all():
+        allowed = "one finite number for each participant"
+        raise refusal("scores", allowed, scores)
+    return s
+
+
+def _check_state(name: str, state: State) -> None:
+    """Refuse what is no mapping of tensors."""
+    if not isinstance(state, Mapping) or not state:
+        raise refusal(name, "tensors by name, such as rnd.theta", state)
+
+
+def _check_round(before: State, rnd: Round, scores: Carried = None) -> None:
+    """Refuse a round without updates, and scores of another length."""
+    _check_state("before", before)
+    if not isinstance(rnd, Round) or not rnd.updates:
+        raise refusal("rnd", "a Round that holds its updates", rnd)
+    if scores is not None:
+        one_each("scores", _finite(scores), len(rnd.updates), "updates")
+
+
+def _check_samples(validation: Samples) -> None:
+    """Refuse what holds no samples."""
+    if not isinstance(validation, Samples) or not len(validation):
+        raise refusal("validation", "Samples, at least one", validation)

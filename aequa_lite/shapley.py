@@ -1,34 +1,44 @@
-"""What a participant is worth in a game: any function that gives every coalition a number."""
+"""Values of a game: Shapley, exact and sampled, and leave-one-out.
+
+A game is any function that gives every coalition of participants a number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from math import comb, fsum, isfinite
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ._parallel import workers
+from ._check import number, refusal
+from ._parallel import workers as pool
 from .rng import stream
 
-__all__ = ["CachedGame", "Estimate", "Game", "leave_one_out", "sampled_shapley", "shapley"]
+__all__ = [
+    "CachedGame", "Estimate", "Game", "leave_one_out", "sampled_shapley",
+    "shapley",
+]  # fmt: skip
 
-
-Game = Callable[[frozenset[int]], float]  # a coalition of participants -> what it is worth
-
-
-MOST = 12  # participants up to which every coalition is asked for: 2 ** 12 are 4,096
-
-
-LEAST_PAIRS = 8  # of orders; with fewer, a standard error means nothing
+Game = Callable[[frozenset[int]], float]  # a coalition -> its value
+MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
+MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
 
 
 class CachedGame:
-    """Ask a game once for each coalition and remember the answer; ``len`` is how many coalitions were asked for.
+    """Evaluate a game once for each coalition and keep the value.
+
+    `values` maps coalitions to values; `len` counts them.
+
+    Args:
+        game: Function of a coalition (a frozenset of participants).
+
+    Raises:
+        ValueError: `game` is not callable.
 
     Example:
         >>> game = CachedGame(lambda coalition: len(coalition) ** 2)
@@ -37,160 +47,230 @@ class CachedGame:
     """
 
     def __init__(self, game: Game) -> None:
+        if not callable(game):
+            raise refusal("game", "a function of a coalition", game)
         self.game = game
-        self.worth: dict[frozenset[int], float] = {}
+        self.values: dict[frozenset[int], float] = {}
 
-    def __call__(self, coalition: Any) -> float:
-        coalition = frozenset(coalition)
-        if coalition not in self.worth:
-            self.worth[coalition] = float(self.game(coalition))
-        return self.worth[coalition]
+    def __call__(self, coalition: Collection[int]) -> float:
+        members = frozenset(coalition)
+        if members not in self.values:
+            self.values[members] = float(self.game(members))
+        return self.values[members]
 
     def __len__(self) -> int:
-        return len(self.worth)
+        return len(self.values)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Hold sampled Shapley values: ``value`` and ``standard_error`` (n,), and what they cost.
+    """Hold sampled Shapley values and what they cost.
 
-    ``orders``: in how many orders the participants came; ``evaluations``: how often the game was asked.
+    Args:
+        value: (n,) estimates.
+        standard_error: (n,) their standard errors.
+        orders: Number of orders of the participants.
+        evaluations: Number of evaluations of the game.
 
     Example:
         >>> sampled_shapley(len, 3, budget=50).value.tolist()
         [1.0, 1.0, 1.0]
     """
 
-    value: np.ndarray
-    standard_error: np.ndarray
+    value: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
     orders: int
     evaluations: int
 
 
-def shapley(game: Game, participants: int, *, count: int | None = 1, progress: bool = False) -> np.ndarray:
-    r"""Return everybody's Shapley value, (participants,): what it adds on average, whoever came before.
+def shapley(
+    game: Game,
+    participants: int,
+    *,
+    workers: int | None = 1,
+    progress: bool = False,
+) -> NDArray[np.float64]:
+    r"""Return the exact Shapley value of each participant.
 
-    $\varphi_i = \sum_{S \not\ni i} \frac{|S|!\,(n-|S|-1)!}{n!}\,\bigl(v(S \cup \{i\}) - v(S)\bigr)$ for the game $v$, which is
-    asked once for each of the $2^n$ coalitions. The values sum to $v(N) - v(\emptyset)$. ``count``: worker threads that ask.
+    $\varphi_i = \sum_{S \not\ni i} \frac{|S|!\,(n-|S|-1)!}{n!}
+    \bigl(v(S \cup \{i\}) - v(S)\bigr)$ for the game $v$: what participant
+    $i$ adds, averaged over the orders in which all may join. The values sum
+    to $v(N) - v(\emptyset)$.
+
+    Args:
+        game: $v$, evaluated once for each of the $2^n$ coalitions.
+        participants: $n$, at most 12.
+        workers: Threads that evaluate the game.
+
+    Returns:
+        (n,) values, in the game's unit.
 
     Raises:
-        ValueError: ``participants`` is not a whole number from 1 to 12, or the game's answer is not finite.
+        ValueError: `participants` is not a whole number in [1, 12], or a
+            value of the game is not finite.
 
     Example:
-        >>> gloves = lambda coalition: min(len(coalition & {0}), len(coalition & {1, 2}))  # one left, two right
+        >>> def gloves(S):  # one left, two right
+        ...     return min(len(S & {0}), len(S & {1, 2}))
         >>> shapley(gloves, 3).round(3).tolist()
         [0.667, 0.167, 0.167]
 
-    Source: Shapley 1953.
+    References:
+        Shapley (1953).
     """
-    n = _counted(participants, 1)
-    if n > MOST:
-        raise ValueError(
-            f"participants is {n}; allowed is a whole number from 1 to {MOST}, since the exact value asks for all "
-            f"2 ** {n} coalitions; use sampled_shapley"
-        )
-    coalitions = [frozenset(some) for size in range(n + 1) for some in combinations(range(n), size)]
-    with workers(count) as spread:
-        answers = spread(partial(_asked, game), coalitions)
-        worth = dict(zip(coalitions, tqdm(answers, total=2**n, desc="coalitions", disable=not progress)))
-    share = [1 / (n * comb(n - 1, size)) for size in range(n)]  # of a coalition of that size
-    return np.array(
-        [fsum(share[len(S)] * (worth[S | {i}] - worth[S]) for S in coalitions if i not in S) for i in range(n)]
-    )
+    n = _participants(game, participants)
+    if n > MAX_EXACT:
+        allowed = f"a whole number in [1, {MAX_EXACT}]"
+        raise refusal("participants", allowed, n, "use sampled_shapley")
+    subsets = [
+        frozenset(some)
+        for size in range(n + 1)
+        for some in combinations(range(n), size)
+    ]
+    with pool(workers) as spread:
+        found = spread(partial(_value, game), subsets)
+        bar = tqdm(found, "coalitions", 2**n, disable=not progress)
+        v = dict(zip(subsets, bar, strict=True))
+    weight = [1 / (n * comb(n - 1, size)) for size in range(n)]
+
+    def value(i: int) -> float:
+        without = (S for S in subsets if i not in S)
+        return fsum(weight[len(S)] * (v[S | {i}] - v[S]) for S in without)
+
+    return np.array([value(i) for i in range(n)])
 
 
-def leave_one_out(game: Game, participants: int) -> np.ndarray:
-    r"""Return what is lost when one participant leaves, (participants,): $v(N) - v(N \setminus \{i\})$.
+def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
+    r"""Return the loss of value when one participant leaves.
+
+    $v(N) - v(N \setminus \{i\})$. Two copies of the same data have value 0.
+
+    Returns:
+        (n,) values, in the game's unit.
 
     Raises:
-        ValueError: ``participants`` is not a whole number from 1, or the game's answer is not finite.
+        ValueError: `participants` is not a whole number from 1, or a value
+            of the game is not finite.
 
     Example:
-        >>> gloves = lambda coalition: min(len(coalition & {0}), len(coalition & {1, 2}))
+        >>> def gloves(S):  # one left, two right
+        ...     return min(len(S & {0}), len(S & {1, 2}))
         >>> leave_one_out(gloves, 3).tolist()
         [1.0, 0.0, 0.0]
 
-    Source: the usual last marginal; two copies of the same data are worth nothing by it.
+    References:
+        Ghorbani and Zou (2019), as a baseline of theirs.
     """
-    everyone = frozenset(range(_counted(participants, 1)))
-    full = _asked(game, everyone)
-    return np.array([full - _asked(game, everyone - {i}) for i in sorted(everyone)])
+    everyone = frozenset(range(_participants(game, participants)))
+    total = _value(game, everyone)
+    less = [_value(game, everyone - {i}) for i in sorted(everyone)]
+    return total - np.array(less)
 
 
 def sampled_shapley(
-    game: Game, participants: int, *, budget: int, error: float | None = None, tolerance: float = 0.0, seed: int = 0
+    game: Game,
+    participants: int,
+    *,
+    budget: int,
+    error: float | None = None,
+    tolerance: float = 0.0,
+    seed: int = 0,
 ) -> Estimate:
-    r"""Estimate the Shapley values from random orders, each followed by its reverse.
+    r"""Estimate Shapley values from random orders and their reverses.
 
-    $\hat\varphi_i$ is the mean over pairs of what participant $i$ adds to those before it; its standard error is that of the
-    pairs' mean. Stops when the game would be asked more often than ``budget``, or, after eight pairs, when no standard
-    error is above ``error``. An order is cut short where its coalition is worth everybody's value to within
-    ``tolerance`` (0: never): those after it are taken to add nothing, which is a bias of up to ``tolerance`` each in a game
-    that never falls. Where most is added by whoever comes first, as in accuracy, few orders say little.
+    $\hat\varphi_i$ is the mean over pairs of orders of what participant $i$
+    adds to those before it; the standard error is that of the pairs' mean.
+    An order is cut short where its coalition's value is within `tolerance`
+    of $v(N)$; those who follow are taken to add nothing.
+
+    Args:
+        budget: Largest number of evaluations; at least eight pairs.
+        error: Stop, after eight pairs, when no standard error is larger.
+        tolerance: Of the truncation. In a game that never falls, it biases
+            each value by at most as much; 0 never truncates.
+        seed: Of the orders.
 
     Raises:
-        ValueError: fewer than two participants, a budget too small for eight pairs, or an answer that is not finite.
+        ValueError: There are fewer than two participants, the budget is
+            less than eight pairs of orders, or a value is not finite.
 
     Example:
-        >>> gloves = lambda coalition: min(len(coalition & {0}), len(coalition & {1, 2}))
+        >>> def gloves(S):  # one left, two right
+        ...     return min(len(S & {0}), len(S & {1, 2}))
         >>> found = sampled_shapley(gloves, 3, budget=400)
-        >>> bool((abs(found.value - [2 / 3, 1 / 6, 1 / 6]) < 3 * found.standard_error).all()), found.orders
+        >>> error = abs(found.value - [2 / 3, 1 / 6, 1 / 6])
+        >>> bool((error < 3 * found.standard_error).all()), found.orders
         (True, 198)
 
-    Source: permutation sampling with truncation (Ghorbani and Zou 2019); the reversed orders are antithetic variates.
+    References:
+        Truncated permutation sampling (Ghorbani and Zou 2019); the reversed
+        orders are antithetic variates.
     """
-    n = _counted(participants, 2)
-    pair = 2 * (n - 1)  # the ends of an order are nobody and everybody, which are asked for once
-    if budget < (least := 2 + LEAST_PAIRS * pair):
-        raise ValueError(
-            f"budget is {budget!r}; allowed is a number from {least}, {LEAST_PAIRS} pairs of orders of {n}"
-        )
-    draws = stream(seed, "orders")
-    ends = _asked(game, frozenset()), _asked(game, frozenset(range(n)))
-    found: list[np.ndarray] = []
-    asked = 2
-    while asked + pair <= budget and not _precise(found, error):
-        order = draws.permutation(n).tolist()
-        walks = [_walk(game, each, ends, tolerance) for each in (order, order[::-1])]
-        found.append((walks[0][0] + walks[1][0]) / 2)
-        asked += walks[0][1] + walks[1][1]
-        if len(found) >= budget:  # truncation can make orders free
+    n = _participants(game, participants, 2)
+    cost = 2 * (n - 1)  # evaluations of a pair of orders
+    number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
+    number("tolerance", tolerance, 0)
+    if error is not None:
+        number("error", error, 0, above=True)
+    rng = stream(seed, "orders")
+    ends = _value(game, frozenset()), _value(game, frozenset(range(n)))
+    pairs: list[NDArray[np.float64]] = []
+    used = len(ends)
+    while used + cost <= budget and not _precise(pairs, error):
+        order = rng.permutation(n).tolist()
+        added, back = np.zeros(n), np.zeros(n)
+        used += _walk(game, order, ends, tolerance, added)
+        used += _walk(game, order[::-1], ends, tolerance, back)
+        pairs.append((added + back) / 2)
+        if len(pairs) >= budget:  # truncated orders may cost nothing
             break
-    return Estimate(np.mean(found, axis=0), _error(found), 2 * len(found), asked)
+    value = np.mean(pairs, axis=0)
+    return Estimate(value, _standard_error(pairs), 2 * len(pairs), used)
 
 
-def _counted(participants: int, least: int) -> int:
-    """A number of participants."""
-    if isinstance(participants, bool) or not isinstance(participants, (int, np.integer)) or participants < least:
-        raise ValueError(f"participants is {participants!r}; allowed is a whole number from {least}")
-    return int(participants)
+def _participants(game: Game, participants: int, least: int = 1) -> int:
+    """The number of participants, if these arguments describe a game."""
+    if not callable(game):
+        raise refusal("game", "a function of a coalition", game)
+    return int(number("participants", participants, least, whole=True))
 
 
-def _asked(game: Game, coalition: frozenset[int]) -> float:
-    """What a coalition is worth, a finite number."""
+def _value(game: Game, coalition: frozenset[int]) -> float:
+    """The value of a coalition, a finite number."""
     value = float(game(coalition))
     if not isfinite(value):
-        raise ValueError(f"game gives {value} for the coalition {sorted(coalition)}; allowed is a finite number")
+        of = f"game's value of the coalition {sorted(coalition)}"
+        raise refusal(of, "a finite number", value)
     return value
 
 
-def _walk(game: Game, order: list[int], ends: tuple[float, float], tolerance: float) -> tuple[np.ndarray, int]:
-    """What each participant adds in this order, (n,), and how often the game was asked."""
-    added, asked, (before, everybody) = np.zeros(len(order)), 0, ends
+def _walk(
+    game: Game,
+    order: list[int],
+    ends: tuple[float, float],
+    tolerance: float,
+    added: NDArray[np.float64],
+) -> int:
+    """Write what each participant adds; return the evaluations used."""
+    before, total = ends
     for size, i in enumerate(order[:-1], start=1):
-        if abs(everybody - before) < tolerance:
-            return added, asked
-        after, asked = _asked(game, frozenset(order[:size])), asked + 1
+        if abs(total - before) < tolerance:
+            return size - 1
+        after = _value(game, frozenset(order[:size]))
         added[i], before = after - before, after
-    added[order[-1]] = everybody - before
-    return added, asked
+    added[order[-1]] = total - before
+    return len(order) - 1
 
 
-def _error(found: list[np.ndarray]) -> np.ndarray:
+def _standard_error(
+    pairs: list[NDArray[np.float64]],
+) -> NDArray[np.float64]:
     """The standard error of the mean of the pairs, (n,)."""
-    return np.std(found, axis=0, ddof=1) / np.sqrt(len(found))
+    return np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
 
 
-def _precise(found: list[np.ndarray], error: float | None) -> bool:
+def _precise(pairs: list[NDArray[np.float64]], error: float | None) -> bool:
     """Whether enough pairs agree closely enough."""
-    return error is not None and len(found) >= LEAST_PAIRS and bool((_error(found) <= error).all())
+    if error is None or len(pairs) < MIN_PAIRS:
+        return False
+    return bool((_standard_error(pairs) <= error).all())

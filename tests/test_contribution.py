@@ -1,4 +1,4 @@
-"""What a participant brought: games that retrain and replay a federation, scores that look at updates alone."""
+"""Contribution: games that retrain and replay a federation, scores of updates, and what both refuse."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.contribution import (
+    alignment,
+    class_alignment,
+    class_shapley,
+    contributions,
+    leave_one_out,
+    replay_game,
+    retraining_game,
+    sampled_shapley,
+    update_shapley,
+)
+from aequa_lite.types import ServerState
 
-SCORES = {
-    "alignment": aq.alignment,
-    "class_alignment": aq.contribution.class_alignment,
-    "class_shapley": aq.contribution.class_shapley,
-}
+SCORES = {"alignment": alignment, "class_alignment": class_alignment, "class_shapley": class_shapley}
 
 
 @pytest.fixture(scope="module")
@@ -45,68 +53,63 @@ def validated(few: aq.Dataset, theta) -> float:
 # --- games ---
 
 
-def test_a_coalition_is_worth_what_it_trains_without_the_others(few, config, shards, rounds, start) -> None:
-    game = aq.contribution.retraining_game(aq.MLP, shards, config, few.validation)
-    assert game(()) == validated(few, start)  # what everyone has for nothing
+def test_the_value_of_a_coalition_is_the_accuracy_it_reaches_without_the_others(
+    few, config, shards, rounds, start
+) -> None:
+    game = retraining_game(aq.MLP, shards, config, few.validation)
+    assert game(()) == validated(few, start)  # the initial network
     assert game({0, 1, 2}) == validated(few, rounds[-1].theta)
     two = last(aq.federate(aq.MLP, shards[1:], replace(config, participants=2), progress=False))
     assert game({1, 2}) == validated(few, two.theta)
     assert len(game) == 3
 
 
-def test_coalitions_trained_side_by_side_change_no_bit(few, config, shards) -> None:
-    one, four = (aq.contribution.retraining_game(aq.MLP, shards, config, few.validation) for _ in range(2))
+def test_coalitions_trained_in_parallel_change_no_bit(few, config, shards) -> None:
+    one, four = (retraining_game(aq.MLP, shards, config, few.validation) for _ in range(2))
     values = aq.shapley(one, 3)
-    assert (values == aq.shapley(four, 3, count=4)).all()
-    assert one.worth == four.worth
+    assert (values == aq.shapley(four, 3, workers=4)).all()
+    assert one.values == four.values
     assert values.sum() == pytest.approx(one({0, 1, 2}) - one(()))
 
 
-def test_shards_that_do_not_fit_are_refused_before_any_training(few, config, shards) -> None:
-    with pytest.raises(ValueError, match="shards holds 2; allowed is one for each of the 3"):
-        aq.contribution.retraining_game(aq.MLP, shards[:2], config, few.validation)
-
-
 def test_a_round_is_replayed_from_its_updates(few, rounds, start) -> None:
-    game = aq.contribution.replay_game(aq.MLP, start, rounds[0], few.validation)
+    game = replay_game(aq.MLP, start, rounds[0], few.validation)
     assert game(()) == validated(few, start)
     assert game({0, 1, 2}) == validated(few, rounds[0].theta)
     assert game({1}) == validated(few, rounds[0].updates[1].state)
 
 
-def test_replayed_values_sum_to_what_the_accuracy_rose_by(few, rounds, start) -> None:
-    score = aq.contribution.update_shapley(aq.MLP, few.validation)
-    found = list(aq.contributions(score, rounds, start))
+def test_the_values_of_replayed_rounds_sum_to_the_gain_in_accuracy(few, rounds, start) -> None:
+    score = update_shapley(aq.MLP, few.validation)
+    found = list(contributions(score, rounds, start))
     rises = [validated(few, rnd.theta) - validated(few, start) for rnd in rounds]
     assert [each.sum() for each in found] == pytest.approx(rises)
-    never = aq.contribution.update_shapley(aq.MLP, few.validation, tolerance=2.0)  # no round moves the accuracy by 2
-    assert last(aq.contributions(never, rounds, start)).tolist() == [0.0, 0.0, 0.0]
+    never = update_shapley(aq.MLP, few.validation, tolerance=2.0)  # no round moves the accuracy by 2
+    assert last(contributions(never, rounds, start)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_a_round_may_be_solved_in_another_way(few, rounds, start) -> None:
-    sampled = lambda game, n: aq.contribution.sampled_shapley(game, n, budget=400).value
-    exact = last(aq.contributions(aq.contribution.update_shapley(aq.MLP, few.validation), rounds, start))
-    near = last(aq.contributions(aq.contribution.update_shapley(aq.MLP, few.validation, solve=sampled), rounds, start))
+def test_another_solver_may_replace_the_exact_one(few, rounds, start) -> None:
+    sampled = lambda game, n: sampled_shapley(game, n, budget=400).value
+    exact = last(contributions(update_shapley(aq.MLP, few.validation), rounds, start))
+    near = last(contributions(update_shapley(aq.MLP, few.validation, solve=sampled), rounds, start))
     assert near == pytest.approx(exact, abs=0.05)
 
 
-# --- what looks at updates ---
+# --- scores of updates ---
 
 
 def made(*states: dict[str, torch.Tensor], weights=None, left_out=(), widths=None) -> aq.Round:
-    """A round of these answers."""
+    """A round of these updates."""
     weights = weights or [1 / len(states)] * len(states)
     widths = widths or [1.0] * len(states)
     updates = tuple(aq.Update(i, w, s, a, 0.0) for i, (s, a, w) in enumerate(zip(states, weights, widths)))
-    return aq.Round(0, states[0], tuple(widths), 0.0, 0, left_out=tuple(left_out), updates=updates)
+    return aq.Round(0, ServerState(states[0]), tuple(widths), 0.0, 0, left_out=tuple(left_out), updates=updates)
 
 
 def steps(start, n: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:
-    """Answers in random directions, of random lengths."""
-    draws = torch.Generator().manual_seed(seed)
-    return [
-        {k: t + (1 + i) * torch.randn(t.shape, generator=draws).add(0.3) for k, t in start.items()} for i in range(n)
-    ]
+    """Updates in random directions, of different lengths."""
+    rng = torch.Generator().manual_seed(seed)
+    return [{k: t + (1 + i) * torch.randn(t.shape, generator=rng).add(0.3) for k, t in start.items()} for i in range(n)]
 
 
 def flat(start, state) -> np.ndarray:
@@ -117,7 +120,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_alignment_is_cgsv_written_out(start) -> None:
+def test_alignment_is_the_formula_of_cgsv(start) -> None:
     weights, r, reference = [0.2, 0.3, 0.5], np.zeros(3), None
     for seed in range(3):
         rnd = made(*steps(start, 3, seed), weights=weights)
@@ -125,18 +128,18 @@ def test_alignment_is_cgsv_written_out(start) -> None:
         together = sum(w * u for w, u in zip(weights if seed == 0 else r, units))
         r = np.maximum(0.95 * r + 0.05 * np.array([cosine(u, together) for u in units]), 1e-3)
         r = r / r.sum()
-        reference = aq.alignment(start, rnd, reference)
+        reference = alignment(start, rnd, reference)
         assert reference == pytest.approx(r, abs=1e-5)
 
 
 def test_alignment_by_hand() -> None:
     start = {"w": torch.zeros(2)}
     rnd = made({"w": torch.tensor([5.0, 0.0])}, {"w": torch.tensor([0.0, 0.1])}, {"w": torch.tensor([-1.0, 0.0])})
-    found = aq.alignment(start, rnd)  # units sum to (0, 1): the first is orthogonal to it, the third too
+    found = alignment(start, rnd)  # units sum to (0, 1): the first is orthogonal to it, the third too
     assert found == pytest.approx(np.array([1e-3, 0.05, 1e-3]) / 0.052)
 
 
-def test_class_alignment_is_one_cosine_for_each_class(start) -> None:
+def test_class_alignment_is_the_mean_of_one_cosine_for_each_class(start) -> None:
     weights, gamma, reference = [0.2, 0.3, 0.5], None, None
     for seed in range(3):
         rnd = made(*steps(start, 3, seed), weights=weights)
@@ -147,11 +150,11 @@ def test_class_alignment_is_one_cosine_for_each_class(start) -> None:
         together = sum(w * each for w, each in zip(weights, rows))
         phi = np.array([torch.cosine_similarity(each, together, dim=1).mean() for each in rows])
         gamma = phi if gamma is None else 0.9 * gamma + 0.1 * phi
-        reference = aq.contribution.class_alignment(start, rnd, reference)
+        reference = class_alignment(start, rnd, reference)
         assert reference == pytest.approx(gamma, abs=1e-5)
 
 
-def test_class_shapley_is_the_mean_of_the_classes_values(start) -> None:
+def test_class_shapley_is_the_mean_of_the_shapley_values_of_the_classes(start) -> None:
     weights = [0.2, 0.3, 0.5]
     rnd = made(*steps(start, 3), weights=weights)
     rows = np.stack([np.column_stack([(u.state[f"6.{k}"] - start[f"6.{k}"]).numpy().reshape(10, -1)
@@ -162,45 +165,43 @@ def test_class_shapley_is_the_mean_of_the_classes_values(start) -> None:
         return cosine(some, np.einsum("i,id->d", weights, rows[:, k])) if coalition else 0.0
 
     apart = np.mean([aq.shapley(partial(game_of, k), 3) for k in range(10)], axis=0)
-    found = aq.contribution.class_shapley(start, rnd)
+    found = class_shapley(start, rnd)
     assert found == pytest.approx(apart, abs=1e-5)
     assert found.sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_one_cosine_for_each_class_is_no_shapley_value(start) -> None:
+def test_class_alignment_is_no_shapley_value(start) -> None:
     rnd = made(*steps(start, 3))
-    assert (
-        aq.contribution.class_alignment(start, rnd).sum() > 1.2
-    )  # the coalition of all is worth 1, and more is handed out
+    assert class_alignment(start, rnd).sum() > 1.2  # the value of the coalition of all is 1
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-def test_the_length_of_the_learning_rate_does_not_matter(score, start) -> None:
+def test_scores_do_not_depend_on_the_learning_rate(score, start) -> None:
     short = [{k: start[k] + 0.25 * (t - start[k]) for k, t in each.items()} for each in steps(start, 3)]
     assert score(start, made(*short)) == pytest.approx(score(start, made(*steps(start, 3))), abs=1e-5)
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-def test_a_copied_update_scores_as_much_as_the_one_it_copies(score, start) -> None:
+def test_a_copied_update_has_the_same_score_as_the_original(score, start) -> None:
     one, other = steps(start, 2)
     found = score(start, made(one, other, {k: t.clone() for k, t in one.items()}))
     assert found[0] == pytest.approx(found[2], abs=1e-12)
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-def test_whoever_changed_nothing_or_was_left_out_is_aligned_with_nothing(score, start) -> None:
+def test_no_change_and_a_refused_update_score_the_same_and_least(score, start) -> None:
     one, other = steps(start, 2)
     poison = {k: t * float("nan") for k, t in one.items()}
     idle = score(start, made(one, other, start))
     broken = score(start, made(one, other, poison, left_out=[2]))
-    assert idle[2] == pytest.approx(0.0 if score is not aq.alignment else 1e-3 / 0.05, abs=0.02)
+    assert idle[2] == pytest.approx(0.0 if score is not alignment else 1e-3 / 0.05, abs=0.02)
     assert idle[2] < 0.1 * idle[:2].min()
     assert np.isfinite(broken).all()
     assert broken == pytest.approx(idle, abs=1e-6)
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-def test_a_narrow_update_counts_as_no_change_where_it_holds_nothing(score, start) -> None:
+def test_a_narrow_update_is_no_change_outside_its_slice(score, start) -> None:
     wide, other = steps(start, 2)
     narrow = {k: t.clone() for k, t in aq.slice_of(aq.MLP, wide, 0.5).items()}
     filled = {k: t.clone() for k, t in start.items()}
@@ -211,25 +212,79 @@ def test_a_narrow_update_counts_as_no_change_where_it_holds_nothing(score, start
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
-def test_scores_are_carried_through_the_rounds_as_they_come(score, few, config, shards, rounds, start) -> None:
-    live = aq.contributions(score, aq.federate(aq.MLP, shards, config, progress=False), start)
+def test_scores_are_carried_through_the_rounds_of_a_running_federation(
+    score, few, config, shards, rounds, start
+) -> None:
+    live = contributions(score, aq.federate(aq.MLP, shards, config, progress=False), start)
     scores, before = None, start
-    for rnd, streamed in zip(rounds, live, strict=True):
+    for rnd, found in zip(rounds, live, strict=True):
         scores, before = score(before, rnd, scores), rnd.theta
-        assert (scores == streamed).all()
+        assert (scores == found).all()
 
 
-def test_a_participant_that_flips_its_labels_is_worth_less_by_every_game(few, config) -> None:
+def test_a_participant_that_flips_its_labels_has_the_least_value_in_every_game(few, config) -> None:
     clean = aq.data.homogeneous(few.train, config)
     flipped = aq.data.label_noise(clean, config, rates=(0.0, 0.0, 1.0))
     longer = replace(config, rounds=4, local_steps=10)
-    game = aq.contribution.retraining_game(aq.MLP, flipped, longer, few.validation)
+    game = retraining_game(aq.MLP, flipped, longer, few.validation)
     rounds = aq.federate(aq.MLP, flipped, longer, progress=False)
-    replay = last(
-        aq.contributions(
-            aq.contribution.update_shapley(aq.MLP, few.validation), rounds, aq.init_params(aq.MLP, longer.seed)
-        )
-    )
-    for values in (aq.shapley(game, 3), aq.contribution.leave_one_out(game, 3), replay):
+    replay = last(contributions(update_shapley(aq.MLP, few.validation), rounds, aq.init_params(aq.MLP, longer.seed)))
+    for values in (aq.shapley(game, 3), leave_one_out(game, 3), replay):
         assert values.argmin() == 2
         assert values[2] < 0
+
+
+# --- refusals ---
+
+START = {"w": torch.zeros(2)}
+ROUND = made({"w": torch.ones(2)}, {"w": torch.ones(2)})
+NO_SAMPLES = aq.Samples(torch.zeros(0, 2), torch.zeros(0).long(), 2)
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"before": None}, "`before` must be tensors by name, such as rnd.theta, got None"),
+        ({"before": {}}, "`before` must be tensors by name, such as rnd.theta, got {}"),
+        ({"rnd": replace(ROUND, updates=())}, "`rnd` must be a Round that holds its updates, got Round"),
+        ({"rnd": 3}, "`rnd` must be a Round that holds its updates, got 3"),
+        ({"scores": np.ones(3)}, "`scores` must hold one entry for each of the 2 updates, got 3 entries"),
+        ({"scores": [0.5, float("nan")]}, "`scores` must be one finite number for each participant, got"),
+        ({"scores": "half"}, "`scores` must be one finite number for each participant, got 'half'"),
+    ],
+)
+def test_a_score_refuses_what_is_no_round(score, wrong: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        score(**{"before": START, "rnd": ROUND, "scores": None, **wrong})
+
+
+def test_a_class_wise_score_needs_a_matrix() -> None:
+    with pytest.raises(ValueError, match=r"`before` must be a model with a matrix, got \['w'\]"):
+        class_alignment(START, ROUND)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda few: alignment(START, ROUND, alpha=1.5), r"`alpha` must be a number in \[0, 1\], got 1.5"),
+        (lambda few: alignment(START, ROUND, floor=0.0), "`floor` must be a number above 0, got 0.0"),
+        (lambda few: update_shapley(aq.MLP, NO_SAMPLES), "`validation` must be Samples, at least one"),
+        (lambda few: update_shapley(aq.MLP, few.validation, solve=3), "`solve` must be a function, such as shapley"),
+        (lambda few: update_shapley(aq.MLP, few.validation, tolerance=-1), "`tolerance` must be a number from 0, got"),
+        (lambda few: replay_game(aq.MLP, START, ROUND, None), "`validation` must be Samples, at least one, got None"),
+        (lambda few: replay_game(aq.MLP, START, None, few.validation), "`rnd` must be a Round that holds its updates"),
+        (lambda few: next(contributions(3, [ROUND], START)), "`score` must be a function, such as alignment, got 3"),
+        (lambda few: next(contributions(alignment, [ROUND], {})), "`start` must be tensors by name"),
+    ],
+)
+def test_arguments_that_make_no_score_are_refused(few: aq.Dataset, call, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call(few)
+
+
+def test_shards_that_do_not_fit_are_refused_before_any_training(few, config, shards) -> None:
+    with pytest.raises(ValueError, match="`shards` must hold one entry for each of the 3 participants, got 2 entries"):
+        retraining_game(aq.MLP, shards[:2], config, few.validation)
+    with pytest.raises(ValueError, match="`validation` must be Samples, at least one, got 'all'"):
+        retraining_game(aq.MLP, shards, config, "all")

@@ -1,9 +1,10 @@
-"""The Shapley value: known answers, the four laws that single it out, and estimates that know their error."""
+"""The Shapley value: known values, the four axioms that single it out, and estimates with their standard error."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aequa_lite as aq
+from aequa_lite.contribution import CachedGame, leave_one_out, sampled_shapley
 from aequa_lite.shapley import Game
 
 many_times = settings(derandomize=True, deadline=None, max_examples=100)
@@ -39,15 +41,15 @@ KNOWN = {
 
 @st.composite
 def games(draw, least: int = 1, most: int = 5) -> tuple[int, dict[frozenset[int], float]]:
-    """A number of participants, and any number for each coalition: also worse together than alone."""
+    """A number of participants, and any value for each coalition: it may fall as the coalition grows."""
     n = draw(st.integers(least, most))
     coalitions = [frozenset(some) for size in range(n + 1) for some in itertools.combinations(range(n), size)]
-    worth = draw(st.lists(st.floats(-10, 10), min_size=2**n, max_size=2**n))
-    return n, dict(zip(coalitions, worth))
+    values = draw(st.lists(st.floats(-10, 10), min_size=2**n, max_size=2**n))
+    return n, dict(zip(coalitions, values))
 
 
 def by_definition(game: Game, n: int) -> np.ndarray:
-    """What each adds to those before it, over all orders: the definition in words, without the formula's weights."""
+    """What each participant adds to those before it, averaged over all orders."""
     added = np.zeros(n)
     orders = list(itertools.permutations(range(n)))
     for order in orders:
@@ -56,9 +58,9 @@ def by_definition(game: Game, n: int) -> np.ndarray:
     return added / len(orders)
 
 
-@pytest.mark.parametrize(("game", "answer"), KNOWN.values(), ids=KNOWN)
-def test_known_games_have_their_known_values(game: Game, answer: list[float]) -> None:
-    assert aq.shapley(game, len(answer)).tolist() == pytest.approx(answer, abs=1e-12)
+@pytest.mark.parametrize(("game", "expected"), KNOWN.values(), ids=KNOWN)
+def test_known_games_have_their_known_values(game: Game, expected: list[float]) -> None:
+    assert aq.shapley(game, len(expected)).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 @many_times
@@ -70,7 +72,7 @@ def test_the_formula_is_the_mean_over_all_orders(game) -> None:
 
 @many_times
 @given(game=games())
-def test_it_splits_exactly_what_all_are_worth_together(game) -> None:
+def test_the_values_sum_to_the_value_of_all(game) -> None:
     n, worth = game
     together = worth[frozenset(range(n))] - worth[frozenset()]
     assert aq.shapley(worth.__getitem__, n).sum() == pytest.approx(together, abs=1e-9)
@@ -78,10 +80,10 @@ def test_it_splits_exactly_what_all_are_worth_together(game) -> None:
 
 @many_times
 @given(game=games(least=2))
-def test_two_who_add_the_same_are_worth_the_same_to_the_last_bit(game) -> None:
+def test_two_who_add_the_same_have_the_same_value_to_the_last_bit(game) -> None:
     n, worth = game
 
-    def twins(coalition: frozenset[int]) -> float:  # participants 0 and 1 can stand in for each other
+    def twins(coalition: frozenset[int]) -> float:  # participants 0 and 1 are interchangeable
         swapped = frozenset({0: 1, 1: 0}.get(i, i) for i in coalition)
         return worth[min(coalition, swapped, key=sorted)]
 
@@ -91,7 +93,7 @@ def test_two_who_add_the_same_are_worth_the_same_to_the_last_bit(game) -> None:
 
 @many_times
 @given(game=games(most=4))
-def test_whoever_adds_nothing_is_worth_exactly_nothing(game) -> None:
+def test_a_participant_that_adds_nothing_has_value_zero(game) -> None:
     n, worth = game
     values = aq.shapley(lambda coalition: worth[coalition - {n}], n + 1)
     assert values[n] == 0.0
@@ -107,65 +109,86 @@ def test_the_value_of_a_sum_of_games_is_the_sum_of_the_values(pair, factor: floa
     assert both == pytest.approx(apart, abs=1e-9)
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_every_coalition_is_asked_for_once_whatever_the_number_of_workers(count: int) -> None:
-    asked = []
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_coalition_is_evaluated_once_whatever_the_number_of_workers(workers: int) -> None:
+    evaluated = []
     game = KNOWN["airport"][0]
-    values = aq.shapley(lambda S: asked.append(S) or game(S), 5, count=count)
-    assert len(asked) == len(set(asked)) == 32
+    values = aq.shapley(lambda S: evaluated.append(S) or game(S), 5, workers=workers)
+    assert len(evaluated) == len(set(evaluated)) == 32
     assert (values == aq.shapley(game, 5)).all()
 
 
 def test_twelve_participants_are_quick_and_thirteen_are_refused() -> None:
     assert aq.shapley(lambda S: len(S) ** 2, 12).tolist() == pytest.approx([12.0] * 12)
-    with pytest.raises(ValueError, match=r"participants is 13; .* 1 to 12.* use sampled_shapley"):
+    with pytest.raises(
+        ValueError, match=r"`participants` must be a whole number in \[1, 12\], got 13; use sampled_shapley"
+    ):
         aq.shapley(len, 13)
 
 
-@pytest.mark.parametrize("participants", [0, -1, 2.0, True, "3"])
-def test_what_is_no_number_of_participants_is_refused(participants) -> None:
-    for solve in (
-        aq.shapley,
-        aq.contribution.leave_one_out,
-        lambda game, n: aq.contribution.sampled_shapley(game, n, budget=100),
-    ):
-        with pytest.raises(ValueError, match="participants is"):
-            solve(len, participants)
+SOLVERS = [aq.shapley, leave_one_out, partial(sampled_shapley, budget=100)]
 
 
-def test_an_answer_that_is_not_finite_is_refused_with_its_coalition() -> None:
+@pytest.mark.parametrize("solve", SOLVERS)
+@pytest.mark.parametrize("participants", [0, -1, 2.0, True, "3", None, float("nan")])
+def test_an_invalid_number_of_participants_is_refused(solve, participants) -> None:
+    with pytest.raises(ValueError, match="`participants` must be a whole number from [12], got"):
+        solve(len, participants)
+
+
+@pytest.mark.parametrize("solve", [*SOLVERS, lambda game, n: CachedGame(game)])
+def test_what_is_no_game_is_refused(solve) -> None:
+    with pytest.raises(ValueError, match="`game` must be a function of a coalition, got {}"):
+        solve({}, 3)
+
+
+@pytest.mark.parametrize("solve", SOLVERS)
+def test_a_value_that_is_not_finite_is_refused_with_its_coalition(solve) -> None:
     broken = lambda S: float("nan") if sorted(S) == [0, 2] else 1.0
-    with pytest.raises(ValueError, match=r"game gives nan for the coalition \[0, 2\]"):
-        aq.shapley(broken, 3)
+    with pytest.raises(ValueError, match=r"game's value of the coalition \[0, 2\]` must be a finite number, got nan"):
+        solve(broken, 3)
 
 
-def test_leaving_one_out_sees_no_twin() -> None:
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"budget": 65}, "`budget` must be a whole number from 66, got 65"),
+        ({"budget": 1e3}, "`budget` must be a whole number from 66, got 1000.0"),
+        ({"tolerance": -0.1}, "`tolerance` must be a number from 0, got -0.1"),
+        ({"error": 0.0}, "`error` must be a number above 0, got 0.0"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_a_sampling_that_makes_no_estimate_is_refused(wrong: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        sampled_shapley(len, 5, **{"budget": 100, **wrong})
+
+
+def test_leave_one_out_gives_copies_no_value() -> None:
     copies = lambda S: float(bool(S & {0, 1})) + float(2 in S)  # 0 and 1 hold the same data
-    assert aq.contribution.leave_one_out(copies, 3).tolist() == [0.0, 0.0, 1.0]
+    assert leave_one_out(copies, 3).tolist() == [0.0, 0.0, 1.0]
     assert aq.shapley(copies, 3).tolist() == [0.5, 0.5, 1.0]
 
 
-def test_a_remembered_game_is_asked_once_for_each_coalition() -> None:
-    asked = []
-    game = aq.contribution.CachedGame(lambda S: asked.append(S) or len(S))
+def test_a_cached_game_is_evaluated_once_for_each_coalition() -> None:
+    evaluated = []
+    game = CachedGame(lambda S: evaluated.append(S) or len(S))
     assert [game({1, 0}), game([0, 1]), game(frozenset({0, 1})), game(())] == [2.0, 2.0, 2.0, 0.0]
-    assert len(game) == len(asked) == 2
+    assert len(game) == len(evaluated) == 2
 
 
 def uneven(n: int, seed: int = 0) -> dict[frozenset[int], float]:
     """A game of n participants with no structure at all."""
-    draws = aq.stream(seed, "uneven")
+    rng = aq.stream(seed, "uneven")
     return {
-        frozenset(some): float(draws.normal())
-        for size in range(n + 1)
-        for some in itertools.combinations(range(n), size)
+        frozenset(some): float(rng.normal()) for size in range(n + 1) for some in itertools.combinations(range(n), size)
     }
 
 
 def test_sampled_values_cover_the_exact_ones_at_their_standard_errors() -> None:
     game = uneven(6)
     exact = aq.shapley(game.__getitem__, 6)
-    found = [aq.contribution.sampled_shapley(game.__getitem__, 6, budget=402, seed=seed) for seed in range(200)]
+    found = [sampled_shapley(game.__getitem__, 6, budget=402, seed=seed) for seed in range(200)]
     z = np.array([(each.value - exact) / each.standard_error for each in found])  # (runs, participants)
     assert 0.92 < (np.abs(z) < 1.96).mean() < 0.97
     assert np.abs(z.mean(0)).max() < 0.25  # unbiased: 200 runs place the mean to within 0.07
@@ -174,71 +197,61 @@ def test_sampled_values_cover_the_exact_ones_at_their_standard_errors() -> None:
 
 def test_the_security_council() -> None:
     council = weighted((7,) * 5 + (1,) * 10, 39)  # five vetoes; nine of fifteen votes
-    found = aq.contribution.sampled_shapley(council, 15, budget=60_000)
+    found = sampled_shapley(council, 15, budget=60_000)
     known = np.array([421 / 2145] * 5 + [4 / 2145] * 10)
     assert (np.abs(found.value - known) < 4 * found.standard_error + 1e-12).all()
     assert found.value.sum() == pytest.approx(1.0)
 
 
-def test_every_pair_of_orders_splits_exactly_what_all_are_worth() -> None:
+def test_the_values_of_every_pair_of_orders_sum_to_the_value_of_all() -> None:
     game = uneven(5)
-    found = aq.contribution.sampled_shapley(game.__getitem__, 5, budget=66)
+    found = sampled_shapley(game.__getitem__, 5, budget=66)
     assert found.orders == 16
     assert found.value.sum() == pytest.approx(game[frozenset(range(5))] - game[frozenset()])
 
 
-def test_a_reversed_order_cancels_what_two_add_only_together() -> None:
-    pairs = lambda S: float(
-        len(S) ** 2
-    )  # what one adds grows with its place, so an order and its reverse sum to a constant
-    found = aq.contribution.sampled_shapley(pairs, 6, budget=100)
+def test_reversed_orders_estimate_pairwise_synergy_without_error() -> None:
+    # what one adds grows with its place, so an order and its reverse sum to a constant
+    pairs = lambda S: float(len(S) ** 2)
+    found = sampled_shapley(pairs, 6, budget=100)
     assert found.value == pytest.approx(aq.shapley(pairs, 6))
     assert found.standard_error == pytest.approx(0, abs=1e-12)
 
 
 def test_sampling_stops_at_the_budget_and_at_the_error() -> None:
-    game, asked = uneven(6), []
+    game, evaluated = uneven(6), []
     for budget in (82, 83, 150, 1001):
-        asked.clear()
-        found = aq.contribution.sampled_shapley(lambda S: asked.append(S) or game[S], 6, budget=budget)
-        assert len(asked) == found.evaluations <= budget < found.evaluations + 10
-    precise = aq.contribution.sampled_shapley(game.__getitem__, 6, budget=10**6, error=0.05)
+        evaluated.clear()
+        found = sampled_shapley(lambda S: evaluated.append(S) or game[S], 6, budget=budget)
+        assert len(evaluated) == found.evaluations <= budget < found.evaluations + 10
+    precise = sampled_shapley(game.__getitem__, 6, budget=10**6, error=0.05)
     assert precise.standard_error.max() <= 0.05
     assert precise.evaluations < 10_000
 
 
-def test_an_order_is_cut_short_where_nothing_is_left_to_add() -> None:
+def test_an_order_is_truncated_where_little_is_left_to_add() -> None:
     worth = lambda S: 1 - 0.5 ** len(S)  # everyone halves what is missing
-    whole = aq.contribution.sampled_shapley(worth, 10, budget=2000)
-    cut = aq.contribution.sampled_shapley(worth, 10, budget=2000, tolerance=0.05)
+    whole = sampled_shapley(worth, 10, budget=2000)
+    cut = sampled_shapley(worth, 10, budget=2000, tolerance=0.05)
     assert cut.orders > 1.5 * whole.orders
     assert np.abs(cut.value - aq.shapley(worth, 10)).max() < 0.05 + 4 * cut.standard_error.max()
-    flat = aq.contribution.sampled_shapley(
-        lambda S: 1.0, 3, budget=40, tolerance=0.1
-    )  # nothing to ask for, and an end all the same
+    flat = sampled_shapley(lambda S: 1.0, 3, budget=40, tolerance=0.1)  # evaluates nothing, and ends
     assert flat.value.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_same_seed_draws_the_same_orders() -> None:
     game = uneven(5)
-    one, same, other = (
-        aq.contribution.sampled_shapley(game.__getitem__, 5, budget=70, seed=s).value for s in (1, 1, 2)
-    )
+    one, same, other = (sampled_shapley(game.__getitem__, 5, budget=70, seed=s).value for s in (1, 1, 2))
     assert (one == same).all()
     assert (one != other).any()
-
-
-def test_a_budget_for_which_a_standard_error_means_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="budget is 65; allowed is a number from 66"):
-        aq.contribution.sampled_shapley(len, 5, budget=65)
 
 
 PYDVL = json.loads(Path(__file__).with_name("pydvl_oracle.json").read_text())["games"]
 
 
 @pytest.mark.parametrize("name", PYDVL)
-def test_pydvl_says_the_same(name: str) -> None:
-    """What pyDVL's exact solver said is written down by scripts/pydvl_oracle.py, since the two need different numpy."""
+def test_pydvl_gives_the_same_values(name: str) -> None:
+    """scripts/pydvl_oracle.py stores the values of pyDVL's exact solver, since the two need different numpy."""
     game = PYDVL[name]
     ours = aq.shapley(lambda S: game["worth"][sum(1 << i for i in S)], game["participants"])
     assert ours == pytest.approx(game["shapley"], abs=1e-9)
