@@ -31,6 +31,6 @@ def few(data: aq.Dataset) -> aq.Dataset:
 
 
 @pytest.fixture
-def recipe() -> aq.Config:
+def config() -> aq.Config:
     """Three participants, three short rounds."""
     return aq.Config(participants=3, rounds=3, local_steps=4, batch=16)
