@@ -24,12 +24,12 @@ PAGE = Path(__file__).resolve().parents[1] / "book" / "networks.md"
 BEGIN, END = "<!-- table: begin, written by scripts/networks.py -->\n", "<!-- table: end -->\n"
 WIDTHS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 SHAPES = {"MLP": (1, 28, 28), "LeNet": (1, 28, 28), "TextCNN": (56,), "Transformer": (56,)}
-COLOUR = (3, 32, 32)
+COLOR = (3, 32, 32)
 
 
-def built(name: str) -> tuple[Callable[..., nn.Module], Tensor]:
+def constructor(name: str) -> tuple[Callable[..., nn.Module], Tensor]:
     """A network of the package for its usual input, and one such input."""
-    shape = SHAPES.get(name, COLOUR)
+    shape = SHAPES.get(name, COLOR)
     x = torch.zeros(1, *shape, dtype=torch.int64 if len(shape) == 1 else torch.uint8)
     return partial(NETWORKS[name], shape=shape), x
 
@@ -46,13 +46,13 @@ def rows(title: str, value: Callable[[Callable[..., nn.Module], Tensor, float], 
     """One table: a row for each network, a column for each width."""
     lines = [f"| {title} | " + " | ".join(f"{w:g}" for w in WIDTHS) + " |", "| --- |" + " ---: |" * len(WIDTHS)]
     for name in NETWORKS:
-        build, x = built(name)
+        build, x = constructor(name)
         lines.append(f"| `{name}` | " + " | ".join(short(value(build, x, w)) for w in WIDTHS) + " |")
     return "\n".join(lines) + "\n"
 
 
 def size(build: Callable[..., nn.Module], x: Tensor, width: float) -> int:
-    """Parameters, of a network without numbers."""
+    """Number of parameters."""
     with torch.device("meta"):
         return aq.n_parameters(build(width))
 
@@ -62,7 +62,7 @@ def tables() -> str:
     return rows("parameters", size) + "\n" + rows("FLOPs", lambda build, x, width: aq.networks.flops(build, width, x))
 
 
-def parts() -> tuple[str, str, str]:
+def page_parts() -> tuple[str, str, str]:
     """The page before, between and after the marks."""
     before, rest = PAGE.read_text().split(BEGIN)
     between, after = rest.split(END)
@@ -71,12 +71,12 @@ def parts() -> tuple[str, str, str]:
 
 def main() -> None:
     """Write the tables, or check them."""
-    before, between, after = parts()
+    before, between, after = page_parts()
     if "--check" in sys.argv:
         sys.exit(0 if between.startswith(tables()) else f"{PAGE.name} is out of date; run python scripts/networks.py")
     stamp = (
         f"\naequa-lite {version('aequa-lite')}, PyTorch {torch.__version__}, Python {platform.python_version()}; "
-        f"{date.today()}. Shapes alone are counted, so neither seed nor device plays a part.\n"
+        f"{date.today()}. The counts follow from the shapes alone, whatever the seed and the device.\n"
     )
     with atomic_write(PAGE) as half:
         half.write_text(before + BEGIN + tables() + stamp + END + after)

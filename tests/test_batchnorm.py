@@ -1,4 +1,4 @@
-"""BatchNorm does not nest: its statistics belong to one width; and the repair that gives each reward its own."""
+"""BatchNorm does not nest: its statistics belong to one width; and recalibration gives each reward its own."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ def trained(quarter: aq.Dataset) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("width", [0.5, 0.75])
-def test_the_shared_statistics_ruin_a_narrow_width_and_the_repair_mends_it(quarter, trained, width: float) -> None:
+def test_recalibration_repairs_a_narrow_width_that_shared_statistics_spoil(quarter, trained, width: float) -> None:
     net = aq.slim(BUILD, trained, width)
-    ruined, mended = aq.accuracy([net, aq.networks.recalibrate_batchnorm(net, quarter.train)], quarter.validation)
-    assert mended > 0.4
-    assert mended > ruined + 0.1
+    spoiled, repaired = aq.accuracy([net, aq.networks.recalibrate_batchnorm(net, quarter.train)], quarter.validation)
+    assert repaired > 0.4
+    assert repaired > spoiled + 0.1
 
 
-def test_the_repair_does_not_harm_the_full_width_which_shared_statistics_hurt_least(quarter, trained) -> None:
-    """What the statistics of all widths cost the full one changes with the machine's order of summation: 0 to 7 points."""
+def test_recalibration_does_not_harm_the_full_width_which_shared_statistics_hurt_least(quarter, trained) -> None:
+    """The loss at full width depends on the machine's order of summation: 0 to 7 points."""
     full, narrow = aq.slim(BUILD, trained, 1.0), aq.slim(BUILD, trained, 0.5)
     nets = [each for net in (full, narrow) for each in (net, aq.networks.recalibrate_batchnorm(net, quarter.train))]
-    hurt, whole, ruined, mended = aq.accuracy(nets, quarter.validation)
-    assert whole > max(0.6, hurt - 0.03)  # 500 samples: two standard errors of a paired difference
-    assert whole - hurt < mended - ruined
+    shared_full, full_width, shared_half, half_width = aq.accuracy(nets, quarter.validation)
+    assert full_width > max(0.6, shared_full - 0.03)  # 500 samples: two standard errors of a paired difference
+    assert full_width - shared_full < half_width - shared_half
 
 
 def test_statistics_that_are_right_at_full_width_are_wrong_at_half(quarter, trained) -> None:
     right = aq.networks.recalibrate_batchnorm(aq.slim(BUILD, trained, 1.0), quarter.train)
     cut = aq.slim(BUILD, right.state_dict(), 0.5)
-    mended = aq.networks.recalibrate_batchnorm(cut, quarter.train)
+    repaired = aq.networks.recalibrate_batchnorm(cut, quarter.train)
     assert torch.equal(cut.norm1.running_mean, right.norm1.running_mean[:4])  # after the first layer they still agree
-    assert not torch.allclose(cut.layer1[0].norm2.running_var, mended.layer1[0].norm2.running_var, rtol=0.2)
-    ruined, repaired = aq.accuracy([cut, mended], quarter.validation)
-    assert repaired > ruined + 0.1
+    assert not torch.allclose(cut.layer1[0].norm2.running_var, repaired.layer1[0].norm2.running_var, rtol=0.2)
+    spoiled, good = aq.accuracy([cut, repaired], quarter.validation)
+    assert good > spoiled + 0.1
 
 
-def test_the_repair_is_the_statistics_of_one_large_batch(quarter, trained) -> None:
+def test_recalibration_gives_the_statistics_of_one_large_batch(quarter, trained) -> None:
     net, some = aq.slim(BUILD, trained, 0.5), quarter.train.take(slice(0, 300))
     repaired = aq.networks.recalibrate_batchnorm(net, some, batch=300)
     with torch.no_grad():
-        first = net.conv1(net.pixels(some.x))
+        first = net.conv1(net.scale(some.x))
     torch.testing.assert_close(repaired.norm1.running_mean, first.mean((0, 2, 3)))
     torch.testing.assert_close(repaired.norm1.running_var, first.var((0, 2, 3)))
     several = aq.networks.recalibrate_batchnorm(net, some, batch=100)
@@ -73,7 +73,7 @@ def test_the_repair_is_the_statistics_of_one_large_batch(quarter, trained) -> No
     assert several.norm1.momentum == net.norm1.momentum == 0.1
 
 
-def test_the_repair_touches_neither_the_network_nor_any_weight(quarter, trained) -> None:
+def test_recalibration_changes_neither_the_network_nor_any_weight(quarter, trained) -> None:
     net = aq.slim(BUILD, trained, 0.5)
     before = {k: t.clone() for k, t in net.state_dict().items()}
     repaired = aq.networks.recalibrate_batchnorm(net, quarter.train.take(slice(0, 64)))
@@ -83,7 +83,7 @@ def test_the_repair_touches_neither_the_network_nor_any_weight(quarter, trained)
     assert all(torch.equal(before[k], p) for k, p in repaired.named_parameters())
 
 
-def test_where_there_is_no_batchnorm_there_is_nothing_to_repair(few: aq.Dataset) -> None:
+def test_a_network_without_batchnorm_is_copied_unchanged(few: aq.Dataset) -> None:
     net = aq.for_dataset(aq.networks.ConvNet, few)(0.25)
     repaired = aq.networks.recalibrate_batchnorm(net, few.train)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), repaired.state_dict().values()))
@@ -91,7 +91,7 @@ def test_where_there_is_no_batchnorm_there_is_nothing_to_repair(few: aq.Dataset)
 
 @pytest.mark.parametrize("batch", [0, 1, 2.5, True])
 def test_an_impossible_batch_is_refused(few: aq.Dataset, batch: object) -> None:
-    with pytest.raises(ValueError, match=r"batch is .* allowed is a whole number from 2"):
+    with pytest.raises(ValueError, match=r"`batch` must be a whole number from 2, got "):
         aq.networks.recalibrate_batchnorm(BUILD(0.5), few.train, batch=batch)
 
 
@@ -118,7 +118,7 @@ def test_one_step_writes_the_statistics_of_the_width_it_trained_and_no_others(qu
     assert torch.equal(state["norm1.running_mean"][4:], theta["norm1.running_mean"][4:])
 
 
-def test_the_merge_averages_statistics_and_leaves_the_counter_of_batches(quarter) -> None:
+def test_aggregation_averages_statistics_and_leaves_the_counter_of_batches(quarter) -> None:
     config = aq.Config(participants=2, rounds=1, local_steps=2, batch=16)
     shards = aq.data.homogeneous(quarter.train, config)
     (last,) = aq.federate(BUILD, shards, config, progress=False)
@@ -129,7 +129,7 @@ def test_the_merge_averages_statistics_and_leaves_the_counter_of_batches(quarter
     assert last.theta["norm1.num_batches_tracked"] == 0
 
 
-def test_looking_at_a_network_changes_none_of_its_statistics(quarter) -> None:
+def test_evaluating_a_network_changes_none_of_its_statistics(quarter) -> None:
     theta = aq.init_params(BUILD, seed=0)
     before = {k: t.clone() for k, t in theta.items()}
     aq.view(BUILD, theta, 0.5)(quarter.train.x[:16])

@@ -1,4 +1,4 @@
-"""The networks one by one: what they have in common with published ones, what they count, and that they train."""
+"""Each network: what it shares with published ones, its operations, and that it trains."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from torchvision.models import resnet18
 import aequa_lite as aq
 from aequa_lite.registry import NETWORKS
 
-PICTURE = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+IMAGE = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 SMALL = {"ResNet18": {"channels": 8}, "BatchResNet18": {"channels": 8}, "Transformer": {"heads": 2}}
 FOR_TEXT = ("TextCNN", "Transformer")
 
 
-def as_ours(name: str) -> str:
-    """A tensor's name in torchvision's network, as we say it."""
+def our_name(name: str) -> str:
+    """Our name of a tensor of torchvision's network."""
     return name.replace("bn", "norm")
 
 
 def test_a_resnet_with_batchnorm_computes_what_torchvisions_does() -> None:
     theirs = resnet18(weights=None).eval()
     ours = aq.networks.BatchResNet18(1.0, shape=(3, 224, 224), classes=1000, stem=7).eval()
-    ours.load_state_dict({as_ours(name): t for name, t in theirs.state_dict().items()})
+    ours.load_state_dict({our_name(name): t for name, t in theirs.state_dict().items()})
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(x), theirs(x))
     assert aq.n_parameters(ours) == aq.n_parameters(theirs) == 11_689_512
 
 
 @pytest.mark.parametrize("build", [aq.networks.ResNet18, aq.networks.BatchResNet18])
-def test_a_resnet_for_small_pictures_differs_from_torchvisions_in_its_stem_alone(build) -> None:
+def test_a_resnet_for_small_images_differs_from_torchvisions_in_its_stem_alone(build) -> None:
     with torch.device("meta"):
-        theirs = {as_ours(name): tuple(p.shape) for name, p in resnet18(num_classes=10).named_parameters()}
+        theirs = {our_name(name): tuple(p.shape) for name, p in resnet18(num_classes=10).named_parameters()}
         ours = {name: tuple(p.shape) for name, p in build(1.0).named_parameters()}
     assert ours.pop("conv1.weight") == (64, 3, 3, 3)
     assert theirs.pop("conv1.weight") == (64, 3, 7, 7)
@@ -46,7 +46,7 @@ def test_a_resnet_for_small_pictures_differs_from_torchvisions_in_its_stem_alone
 
 @pytest.mark.parametrize(("width", "millions"), [(0.2, 23), (0.4, 91), (0.6, 203), (0.8, 360), (1.0, 555)])
 def test_its_multiply_adds_are_those_that_fjord_publishes(width: float, millions: int) -> None:
-    assert round(aq.networks.flops(aq.networks.BatchResNet18, width, PICTURE) / 2e6) == millions
+    assert round(aq.networks.flops(aq.networks.BatchResNet18, width, IMAGE) / 2e6) == millions
 
 
 def test_group_sizes_stay_and_group_numbers_grow() -> None:
@@ -58,14 +58,14 @@ def test_group_sizes_stay_and_group_numbers_grow() -> None:
 
 @pytest.mark.parametrize("stem", [1, 5, 0, 7.5])
 def test_a_stem_of_another_size_is_refused(stem: object) -> None:
-    with pytest.raises(ValueError, match=r"stem is .*; allowed is 3 .* or 7"):
+    with pytest.raises(ValueError, match=r"`stem` must be 3 .* or 7 .*, got "):
         aq.networks.ResNet18(stem=stem)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("width", [0, -1.0, 1.2])
 def test_a_width_outside_zero_to_one_is_refused(name: str, width: float) -> None:
-    with pytest.raises(ValueError, match=r"width is .* allowed is a number in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"`width` must be a number in \(0, 1\], got "):
         NETWORKS[name](width)
 
 
@@ -96,7 +96,7 @@ def test_word_order_matters_to_the_transformer_once_positions_are_learnt() -> No
 
 
 def test_more_tokens_than_positions_are_refused() -> None:
-    with pytest.raises(ValueError, match="x has 13 tokens a sample; allowed are up to 12"):
+    with pytest.raises(ValueError, match="`x` must be up to 12 tokens for each sample, got 13"):
         aq.networks.Transformer(0.5, words=30, shape=(12,))(torch.ones(1, 13, dtype=torch.int64))
 
 
@@ -114,7 +114,7 @@ def test_operations_are_those_of_a_real_pass_and_grow_with_the_width(name: str) 
 
 def test_operations_counted_by_hand() -> None:
     hand = 32 * 32 * 9 * 3 * 32 + 16 * 16 * 9 * 32 * 64 + 8 * 8 * 9 * 64 * 128 + 4 * 4 * 9 * 128 * 256 + 256 * 10
-    assert aq.networks.flops(aq.networks.ConvNet, 1.0, PICTURE) == 2 * hand
+    assert aq.networks.flops(aq.networks.ConvNet, 1.0, IMAGE) == 2 * hand
     linear, attention = 2 * (4 * 128 * 128 + 2 * 128 * 256), 2 * 2 * 56 * 128  # for each token, over both layers
     text = torch.ones(1, 56, dtype=torch.int64)
     assert aq.networks.flops(aq.networks.Transformer, 1.0, text) == 2 * (56 * (linear + attention) + 128 * 2)
@@ -127,47 +127,65 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> aq.Dataset:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_trains_together_and_goes_home(
+def test_every_network_is_trained_saved_and_loaded(
     name: str, few: aq.Dataset, texts: aq.Dataset, tmp_path: Path
 ) -> None:
-    found = texts if name in FOR_TEXT else few
-    build = aq.for_dataset(NETWORKS[name], found, **SMALL.get(name, {}))
+    dataset = texts if name in FOR_TEXT else few
+    build = aq.for_dataset(NETWORKS[name], dataset, **SMALL.get(name, {}))
     config = aq.Config(participants=2, rounds=2, local_steps=2, batch=8)
-    shards = aq.data.homogeneous(found.train, config)
+    shards = aq.data.homogeneous(dataset.train, config)
     first, last = aq.federate(build, shards, config, progress=False)
     assert first.left_out == last.left_out == ()
     assert not all(torch.equal(first.theta[k], t) for k, t in last.theta.items())
-    curve = aq.accuracy_curve(build, last.theta, found.validation.take(slice(0, 50)), grid=(0.3, 1.0))
+    curve = aq.accuracy_curve(build, last.theta, dataset.validation.take(slice(0, 50)), grid=(0.3, 1.0))
     assert curve.widths.tolist() == [0.3, 1.0]
     models = [
-        aq.networks.recalibrate_batchnorm(aq.slim(build, last.theta, w), found.train.take(slice(0, 100)))
+        aq.networks.recalibrate_batchnorm(aq.slim(build, last.theta, w), dataset.train.take(slice(0, 100)))
         for w in curve.widths
     ]
     for path, model in zip(aq.save_rewards(tmp_path, build, models, curve.widths, config), models, strict=True):
-        home = aq.load_reward(path)
-        assert torch.equal(home(found.test.x[:9]), model(found.test.x[:9]))
+        loaded = aq.load_reward(path)
+        assert torch.equal(loaded(dataset.test.x[:9]), model(dataset.test.x[:9]))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_workers_side_by_side_compute_what_one_computes(name: str, few: aq.Dataset, texts: aq.Dataset) -> None:
-    found = texts if name in FOR_TEXT else few
-    build = aq.for_dataset(NETWORKS[name], found, **SMALL.get(name, {}))
+def test_several_workers_compute_what_one_computes(name: str, few: aq.Dataset, texts: aq.Dataset) -> None:
+    dataset = texts if name in FOR_TEXT else few
+    build = aq.for_dataset(NETWORKS[name], dataset, **SMALL.get(name, {}))
     config = aq.Config(participants=3, rounds=1, local_steps=2, batch=8)
-    shards = aq.data.homogeneous(found.train, config)
+    shards = aq.data.homogeneous(dataset.train, config)
     (one,), (three,) = (aq.federate(build, shards, config, progress=False, count=count) for count in (1, 3))
     assert all(torch.equal(one.theta[k], t) for k, t in three.theta.items())
 
 
-def test_a_network_is_given_the_kind_of_data_that_it_reads(few: aq.Dataset, texts: aq.Dataset) -> None:
+def test_a_network_that_does_not_read_the_data_set_is_refused(few: aq.Dataset, texts: aq.Dataset) -> None:
     assert aq.for_dataset(aq.networks.TextCNN, texts)(0.5).embedding.num_embeddings == len(texts.words)
-    with pytest.raises(ValueError, match="build is 'LeNet', which reads pictures; for 'sst2.* TextCNN or Transformer"):
+    with pytest.raises(ValueError, match="`build` must be .* 'sst2.*', that is for text, such as TextCNN, got 'LeNet'"):
         aq.for_dataset(aq.LeNet, texts)
-    with pytest.raises(ValueError, match="build is 'TextCNN', which reads words; for 'few' .* MLP or LeNet"):
+    with pytest.raises(
+        ValueError, match=r"`build` must be .* 'few', .* shape \(1, 28, 28\), such as MLP, got 'TextCNN'"
+    ):
         aq.for_dataset(partial(aq.networks.TextCNN, maps=4), few)
+    with pytest.raises(ValueError, match="`dataset` must be a Dataset"):
+        aq.for_dataset(aq.MLP, few.train)
+    with pytest.raises(ValueError, match="`build` must be a network constructor"):
+        aq.for_dataset("MLP", few)
+
+
+@pytest.mark.parametrize("name", ["LeNet", "ConvNet", "ResNet18", "BatchResNet18"])
+@pytest.mark.parametrize("shape", [(10,), (28, 28), (1, 0, 0), "3"])
+def test_what_is_no_image_is_refused(name: str, shape: object) -> None:
+    with pytest.raises(ValueError, match=r"`shape` must be \(channels, height, width\) of at least"):
+        NETWORKS[name](0.5, shape=shape)
+
+
+def test_operations_of_no_sample_are_refused() -> None:
+    with pytest.raises(ValueError, match="`x` must be a tensor of one sample or more"):
+        aq.networks.flops(aq.MLP, 0.5, torch.zeros(0, 1, 28, 28))
 
 
 def test_the_books_table_is_the_one_that_the_package_gives() -> None:
     spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "scripts" / "networks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.parts()[1].startswith(module.tables())
+    assert module.page_parts()[1].startswith(module.tables())

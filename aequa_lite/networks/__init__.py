@@ -1,4 +1,4 @@
-"""Constructors `width -> nn.Module`."""
+"""Network constructors: functions `width -> nn.Module`."""
 
 from .._lazy import attach
 

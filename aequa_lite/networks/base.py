@@ -1,4 +1,4 @@
-"""Constructors ``width -> nn.Module``: which dimensions shrink is decided here, and nowhere else."""
+"""What all networks share: units at a width, pixel scaling, initial parameters, operations."""
 
 from __future__ import annotations
 
@@ -13,102 +13,145 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .._check import number, refusal
 from ..rng import stream
-from ..slimmable import Build
-from ..types import Dataset
+from ..types import Build, Dataset
 
-__all__ = ["flops", "for_dataset", "init_params", "n_units"]
+__all__ = ["ScalePixels", "flops", "for_dataset", "init_params", "n_units"]
 
 
 def n_units(width: float, full: int, group: int = 1) -> int:
-    r"""Return how many of ``full`` units a layer keeps at this width.
+    r"""Return how many units a layer keeps at a width.
 
-    $u(w) = g \lceil w \cdot \mathrm{full} / g \rceil$, at least one group and at most ``full``: monotone in $w$, whole groups
-    only, and guarded against floating error (0.07 of 100 is 7, although ``0.07 * 100 > 7``).
+    $u(w) = g \lceil w \cdot \mathrm{full} / g \rceil$, at least $g$ and at most `full`:
+    it never falls as the width rises, keeps whole groups, and is guarded against
+    floating error (0.07 of 100 is 7, although `0.07 * 100 > 7`).
+
+    Args:
+        width: Fraction of the full network, in (0, 1].
+        full: Units of the layer at width 1.
+        group: Units $g$ of a normalisation group or an attention head.
 
     Raises:
-        ValueError: ``width`` is outside (0, 1], or ``group`` does not divide ``full``.
+        ValueError: `width` is outside (0, 1], or `group` does not divide `full`.
 
     Example:
         >>> n_units(0.07, 100), n_units(0.5, 16), n_units(0.3, 32, group=4)
         (7, 8, 12)
 
-    Source: FjORD keeps the first ceil(p K) units; the groups are ours.
+    References:
+        FjORD (Horvath et al. 2021) keeps the first ceil(p K) units; whole groups are our
+        choice.
     """
-    if not 0 < width <= 1:
-        raise ValueError(f"width is {width!r}; allowed is a number in (0, 1]")
-    if full < 1 or group < 1 or full % group:
-        raise ValueError(f"group is {group!r}; allowed is a whole number that divides {full}")
+    number("width", width, 0, 1, above=True)
+    number("full", full, 1, whole=True)
+    if full % number("group", group, 1, whole=True):
+        raise refusal("group", f"a divisor of {full}", group)
     return group * max(1, math.ceil(width * full / group - 1e-9))
 
 
-class Pixels(nn.Module):
-    """Turn uint8 images into floats in [-1, 1], so that a reward takes raw images and nothing else."""
+class ScalePixels(nn.Module):
+    """Turn uint8 images into float32 in [-1, 1], so that a network reads raw images.
+
+    Example:
+        >>> ScalePixels()(torch.tensor([0, 255], dtype=torch.uint8)).tolist()
+        [-1.0, 1.0]
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return scaled pixels; anything but uint8 is returned as it is."""
         return x.float().div(127.5).sub(1) if x.dtype == torch.uint8 else x
 
 
-def for_dataset(build: Callable[..., nn.Module], data: Dataset, **options: Any) -> Callable[[float], nn.Module]:
-    """Fit a constructor to a data set: its input shape, its number of classes and, for text, of words.
+def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: Any) -> Build:
+    """Fit a network constructor to a data set: input shape, classes and, for text, words.
+
+    Args:
+        build: A constructor of this package, or one with the same arguments.
+        dataset: What the network will read.
+        options: Further arguments of the constructor.
+
+    Returns:
+        A function of the width that returns a network.
 
     Raises:
-        ValueError: a network for text is to read a data set without words, or one for pictures a data set with words.
+        ValueError: The network does not read this kind of data.
 
     Example:
         >>> import aequa_lite as aq
-        >>> aq.for_dataset(aq.LeNet, aq.load("fashion-mini"), multiple=2)(0.5)[1].out_channels
+        >>> build = aq.for_dataset(aq.LeNet, aq.load("fashion-mini"), multiple=2)
+        >>> build(0.5)[1].out_channels
         6
     """
-    reads_words = "words" in signature(build).parameters
-    if reads_words != bool(data.words):
-        kind, fit = ("words", "MLP or LeNet") if reads_words else ("pictures", "TextCNN or Transformer")
-        raise ValueError(f"build is {_name(build)}, which reads {kind}; for {data.name!r} allowed are such as {fit}")
-    text = {"words": len(data.words)} if data.words else {}
-    return partial(build, shape=tuple(data.train.x.shape[1:]), classes=data.classes, **text, **options)
-
-
-def _name(build: Callable[..., nn.Module]) -> str:
-    """What a constructor, or a partial of one, is called."""
-    return repr(getattr(getattr(build, "func", build), "__name__", build))
+    if not isinstance(dataset, Dataset):
+        raise refusal("dataset", "a Dataset, as `load` returns it", dataset)
+    if not callable(build):
+        raise refusal("build", "a network constructor, such as MLP", build)
+    shape = tuple(dataset.train.x.shape[1:])
+    if ("words" in signature(build).parameters) != bool(dataset.words):
+        kind = "text, such as TextCNN" if dataset.words else f"samples of shape {shape}, such as MLP"
+        name = getattr(getattr(build, "func", build), "__name__", build)
+        raise refusal("build", f"a network for the data set {dataset.name!r}, that is for {kind}", name)
+    text = {"words": len(dataset.words)} if dataset.words else {}
+    fitted = partial(build, shape=shape, classes=dataset.classes, **text, **options)
+    with torch.device("meta"):
+        fitted(1.0)  # the constructor refuses here what it cannot read
+    return fitted
 
 
 def flops(build: Build, width: float, x: Tensor) -> int:
-    """Count the floating-point operations for one sample at a width; a multiplication and an addition are two.
+    """Count the floating-point operations for one sample at a width.
 
-    ``x``: any samples of the data set, (samples, ...); only their shape and type are looked at. Convolutions and
-    matrix products are counted; biases, normalisations and activations, a small part, are not.
+    A multiplication and an addition count as two. Convolutions and matrix products are
+    counted; biases, normalisations and activations, a small part, are not.
+
+    Args:
+        build: A function of the width that returns a network.
+        width: Fraction of the full network, in (0, 1].
+        x: Any samples, (samples, ...); only their shape and type matter.
 
     Raises:
-        ValueError: ``width`` is outside (0, 1].
+        ValueError: `width` is outside (0, 1], or `x` is empty.
 
     Example:
-        >>> flops(MLP, 0.5, torch.zeros(3, 1, 28, 28, dtype=torch.uint8)) == 2 * (784 * 100 + 100 * 100 + 100 * 10)
+        >>> from aequa_lite.networks import MLP
+        >>> images = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
+        >>> flops(MLP, 0.5, images) == 2 * (784 * 100 + 100 * 100 + 100 * 10)
         True
 
-    Source: PyTorch's own counter, ``torch.utils.flop_counter``.
+    References:
+        PyTorch's own counter, `torch.utils.flop_counter`.
     """
+    if not isinstance(x, Tensor) or not x.numel():
+        raise refusal("x", "a tensor of one sample or more", x)
     with torch.device("meta"):
-        net = build(width).eval()
+        net = build(number("width", width, 0, 1, above=True)).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x.to("meta"))
     return int(counter.get_total_flops()) // len(x)
 
 
-_turn = Lock()  # PyTorch draws from one generator of the whole process: threads take turns
+_generator = Lock()  # PyTorch initialises from one generator of the process: one thread at a time
 
 
-def init_params(build: Callable[[float], nn.Module], seed: int, device: Any = "cpu") -> dict[str, Tensor]:
-    """Return the full network's state before any training, drawn from the seed alone.
+def init_params(build: Build, seed: int, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Return the full network's state before training; the seed alone decides it.
+
+    Raises:
+        ValueError: `seed` is not a whole number from 0.
 
     Example:
+        >>> from aequa_lite.networks import MLP
         >>> a, b = init_params(MLP, seed=0), init_params(MLP, seed=0)
         >>> all(bool((a[k] == b[k]).all()) for k in a)
         True
 
-    Source: PyTorch's own initial distributions, under a generator of our seed that is put back afterwards.
+    References:
+        PyTorch's own initial distributions; its generator is seeded for this call and
+        restored afterwards.
     """
-    with _turn, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(stream(seed, "initial").integers(2**62)))
+    rng = stream(seed, "initial")
+    with _generator, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**62)))
         net = build(1.0)
     return {name: t.to(device) for name, t in net.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Constructors ``width -> nn.Module``: which dimensions shrink is decided here, and nowhere else."""
+"""A multi-layer perceptron for images or flat features."""
 
 from __future__ import annotations
 
@@ -6,30 +6,43 @@ import math
 
 from torch import nn
 
-from .base import Pixels, n_units
+from .._check import number
+from .base import ScalePixels, n_units
 
 __all__ = ["MLP"]
 
 
 class MLP(nn.Sequential):
-    """Two hidden layers of 200 units (at full width), for images or flat features.
+    """Two hidden layers with ReLU, for images or flat features.
 
-    ``x``: ``(samples, *shape)`` -> logits (samples, classes). The input and the classes are never slimmed. ``ahead``: the
-    second hidden layer has the width min(1, ``ahead`` x width), so that widths differ by layer along one nested path.
+    Inputs and classes are never slimmed.
+
+    Args:
+        width: Fraction of the hidden units, in (0, 1].
+        shape: Shape of one sample.
+        classes: Number of classes.
+        hidden: Units of each hidden layer at width 1.
+        ahead: The second hidden layer has the width min(1, `ahead` * `width`), so that
+            widths differ by layer along one nested path.
+
+    Returns:
+        A network that turns (samples, *shape) into logits (samples, classes).
 
     Raises:
-        ValueError: ``width`` is outside (0, 1].
+        ValueError: `width` is outside (0, 1].
 
     Example:
+        >>> import torch
         >>> MLP(0.5)(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape
         torch.Size([3, 10])
 
-    Source: the 200-200 network of FedSAC and FedRAC.
+    References:
+        The 200-200 network of FedSAC and FedRAC.
     """
 
-    stem_layers = (
-        4  # what these layers say at a width is a prefix of what they say at any wider one: the input is not slimmed
-    )
+    # The output of the first 4 layers at a width is a prefix of their output at any larger width, since the input
+    # is not slimmed: one pass at the largest width serves all.
+    stem_layers = 4
 
     def __init__(
         self,
@@ -38,15 +51,16 @@ class MLP(nn.Sequential):
         shape: tuple[int, ...] = (1, 28, 28),
         classes: int = 10,
         hidden: int = 200,
-        ahead: int = 1,
+        ahead: float = 1,
     ) -> None:
-        h, k = n_units(width, hidden), n_units(min(1.0, ahead * width), hidden)
+        number("ahead", ahead, 0, above=True)
+        first, second = n_units(width, hidden), n_units(min(1.0, ahead * width), hidden)
         super().__init__(
-            Pixels(),
+            ScalePixels(),
             nn.Flatten(),  # (samples, pixels)
-            nn.Linear(math.prod(shape), h),
+            nn.Linear(math.prod(shape), first),
             nn.ReLU(),
-            nn.Linear(h, k),
+            nn.Linear(first, second),
             nn.ReLU(),
-            nn.Linear(k, classes),
+            nn.Linear(second, classes),
         )
