@@ -6,7 +6,7 @@ What is used less often lies in namespaces: `aq.baselines.cgsv`, `aq.allocation.
 
 from . import aggregation, allocation, attacks, baselines, data, networks, plotting, theory
 from .config import Config
-from .types import Dataset, Round, Samples, Shard, Update, WidthAssignment
+from .types import Dataset, Round, Samples, Shard, Update, ServerState
 from .rng import stream
 from ._parallel import runtime
 from .data.load import load
@@ -21,8 +21,9 @@ from .shapley import shapley
 from .contribution import alignment, contributions
 from .allocation.exact import Plan, allocate
 from .metrics import cgs, mcg, pearson, worse_off
-from .report import Report, report, table
+from .training_time import training_time
 from .method import Algorithm, Outcome, Problem, aequa
+from .report import Report, report, table
 from .rewards.files import load_reward, save_rewards
 from . import contribution, experiments, metrics, registry, rewards
 
@@ -42,7 +43,7 @@ __all__ = [
     "Shard",
     "Strategy",
     "Update",
-    "WidthAssignment",
+    "ServerState",
     "accuracy",
     "accuracy_curve",
     "aequa",
@@ -94,6 +95,7 @@ __all__ = [
     "standalone",
     "stream",
     "table",
+    "training_time",
     "theory",
     "view",
     "widths",

@@ -120,28 +120,23 @@ class Saved:
 
 
 def save_checkpoint(
-    path: Path,
-    last: Round,
-    widths: Sequence[float],
-    identity: Mapping[str, Any],
+    path: Path, last: Round, widths: Sequence[float]
 ) -> None:
     """Write a round's outcome, whole or not at all.
 
     Args:
         widths: (n,) widths of the next round.
-        identity: What is trained, as `describe` tells it.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
-        >>> last = Round(4, ServerState({"w": torch.ones(2)}), (1.0,), 0.1, 8)
-        >>> save_checkpoint(path, last, (1.0,), {"rounds": 9})
-        >>> load_checkpoint(path, {"rounds": 9}, {"w": torch.ones(2)}).last.index
+        >>> state = ServerState({"w": torch.ones(2)})
+        >>> save_checkpoint(path, Round(4, state, (1.0,), 0.1, 8), (1.0,))
+        >>> load_checkpoint(path, {}, state.theta).last.index
         4
     """
     tensors = {f"theta/{k}": t for k, t in last.state.theta.items()}
     tensors |= {f"memory/{k}": t for k, t in last.state.memory.items()}
-    tensors = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
     about = {
         "index": last.index,
         "widths": list(last.widths),
@@ -152,10 +147,21 @@ def save_checkpoint(
         "total_left_out": list(last.total_left_out),
         "next": list(widths),
     }
-    words = {"round": json.dumps(about), "identity": json.dumps(identity)}
+    words = {
+        "round": json.dumps(about),
+        "identity": json.dumps(last.identity),
+    }
     words |= {"format": FORMAT, "sha256": _checksum(tensors, words)}
+    save_tensors(path, tensors, words)
+
+
+def save_tensors(
+    path: Path, tensors: State, words: Mapping[str, str]
+) -> None:
+    """Write tensors and metadata, whole or not at all."""
+    ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
     with atomic_write(path) as half:
-        save_file(tensors, half, metadata=words)
+        save_file(ready, half, metadata=dict(words))
 
 
 def _checksum(tensors: State, words: Mapping[str, str]) -> str:
@@ -203,7 +209,7 @@ def load_checkpoint(
             f"checkpoint {path} was made with {difference}; "
             "use the same run or another file"
         )
-    return _restored(tensors, about, network)
+    return _restored(tensors, about, network, identity)
 
 
 def _difference(saved: Any, now: Any, name: str = "") -> str:
@@ -221,7 +227,10 @@ def _difference(saved: Any, now: Any, name: str = "") -> str:
 
 
 def _restored(
-    tensors: State, about: Mapping[str, Any], network: State
+    tensors: State,
+    about: Mapping[str, Any],
+    network: State,
+    identity: Mapping[str, Any],
 ) -> Saved:
     """The saved round, its tensors in the network's order."""
     part: Callable[[str], dict[str, Tensor]] = lambda head: {
@@ -238,5 +247,6 @@ def _restored(
         left_out=tuple(about["left_out"]),
         total_sent=about["total_sent"],
         total_left_out=tuple(about["total_left_out"]),
+        identity=identity,
     )
     return Saved(last, tuple(about["next"]))

@@ -1,49 +1,110 @@
-"""Accuracy by width with its uncertainty; the monotone fit; from an accuracy to the smallest width that reaches it."""
+"""How good a network is: correct samples, accuracy, accuracy by width."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 
-from ._parallel import workers
+from ._check import accuracies, number, refusal
+from ._parallel import workers as pool
 from .config import Config
-from .slimmable import Build, bind, fractional_slice, fractional_slim, grid_width, slice_of, slim, split_stem, template
-from .types import Samples
+from .slimmable import (
+    bind,
+    fractional_slice,
+    fractional_slim,
+    grid_width,
+    slice_of,
+    slim,
+    split_stem,
+    template,
+)
+from .types import Build, Samples, State
 
-__all__ = ["Curve", "accuracy", "accuracy_curve", "correct", "curve_diagnostics", "model_at", "reward_curve", "widths"]
+__all__ = [
+    "Curve", "accuracy", "accuracy_curve", "correct", "curve_diagnostics",
+    "model_at", "reward_curve", "widths",
+]  # fmt: skip
+
+# between neighbouring accuracies of a reward curve: half of the best noise
+LARGEST_STEP = 0.005
+
+
+@torch.inference_mode()
+def correct(
+    net: Callable[[Tensor], Tensor], samples: Samples, batch: int = 1000
+) -> NDArray[np.bool_]:
+    """Return which samples the network classifies correctly, (samples,).
+
+    Batches are moved to the network's device.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> test = aq.load("fashion-mini").test
+        >>> correct(aq.MLP().eval(), test).shape
+        (4000,)
+    """
+    device = samples.y.device
+    if isinstance(net, nn.Module):
+        device = next((p.device for p in net.parameters()), device)
+    pairs = zip(samples.x.split(batch), samples.y.split(batch), strict=True)
+    found = [net(x.to(device)).argmax(1) == y.to(device) for x, y in pairs]
+    return torch.cat(found).cpu().numpy()
+
+
+def accuracy(
+    nets: Sequence[nn.Module], samples: Samples
+) -> NDArray[np.float64]:
+    """Return each network's accuracy, (networks,) in [0, 1].
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> samples = aq.load("fashion-mini").validation
+        >>> accuracy([aq.MLP(), aq.MLP(0.5)], samples).shape
+        (2,)
+    """
+    return np.array([correct(net.eval(), samples).mean() for net in nets])
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    r"""Hold the shared network's accuracy at each width, measured on ``samples`` samples.
+    r"""Hold the accuracy at each width, measured on `samples` samples.
 
-    ``widths`` (K,) rising in (0, 1]; ``accuracy`` (K,) in [0, 1]; ``correct`` (K, samples) bool, where it is known which
-    samples were right; ``fraction_grid``: the grid between whose multiples units fade in (:func:`~aequa_lite.fractional_slim`), if they do.
-    The standard error is $\sqrt{\tilde a(1-\tilde a)/n}$ with $\tilde a = (na + 1)/(n + 2)$, which
-    stays above zero at $a = 0$ and $a = 1$.
+    The standard error is $\sqrt{\tilde a(1-\tilde a)/n}$ with
+    $\tilde a = (na + 1)/(n + 2)$, above zero also at $a = 0$ and $a = 1$.
+
+    Args:
+        widths: (K,) rising in (0, 1].
+        accuracy: (K,) in [0, 1].
+        correct: (K, samples) bool, if it is known which were correct.
+        fraction_grid: Widths between two multiples of 1 / this grid are
+            fractional (`fractional_slim`); None: whole widths only.
 
     Raises:
-        ValueError: widths do not rise within (0, 1], accuracies leave [0, 1], lengths differ, or there are no samples.
+        ValueError: Widths do not rise within (0, 1], accuracies leave
+            [0, 1], lengths differ, or there are no samples.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
         >>> curve.width_at(0.55), curve.levels.tolist()
         (0.5, [0.3, 0.6, 0.8])
 
-    Source: isotonic regression (Barlow et al. 1972), weighted by precision; its use here is ours.
+    References:
+        Isotonic regression (Barlow et al. 1972), weighted by precision; its
+        use here is our choice.
     """
 
-    widths: Any
-    accuracy: Any
+    widths: ArrayLike
+    accuracy: ArrayLike
     samples: int
-    correct: Any = None
+    correct: NDArray[np.bool_] | None = None
     fraction_grid: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,100 +112,270 @@ class Curve:
             values = np.array(getattr(self, name), dtype=float)
             values.flags.writeable = False
             object.__setattr__(self, name, values)
-        _check_curve(self)
+        w, a = self.widths, self.accuracy
+        inside = w.ndim == 1 and len(w) and (w > 0).all() and (w <= 1).all()
+        if not inside or not (np.diff(w) > 0).all():
+            raise refusal("widths", "rising numbers in (0, 1]", w.tolist())
+        if a.shape != w.shape or not ((a >= 0) & (a <= 1)).all():
+            allowed = f"{len(w)} numbers in [0, 1], one for each width"
+            raise refusal("accuracy", allowed, a.tolist())
+        number("samples", self.samples, 1, whole=True)
+        shape = (len(w), self.samples)
+        if self.correct is not None and np.shape(self.correct) != shape:
+            raise refusal(
+                "correct", f"of shape {shape}", np.shape(self.correct)
+            )
 
     @property
-    def standard_error(self) -> np.ndarray:
-        """The standard error of each accuracy, (K,)."""
+    def standard_error(self) -> NDArray[np.float64]:
+        """Standard error of each accuracy, (K,)."""
         a = (self.samples * self.accuracy + 1) / (self.samples + 2)
         return np.sqrt(a * (1 - a) / self.samples)
 
     @cached_property
-    def _blocks(self) -> tuple[np.ndarray, np.ndarray]:
-        """The monotone fit (K,) and where its blocks begin (levels + 1,); blocks of equal height are one."""
+    def _blocks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The monotone fit (K,), and where its blocks begin (levels + 1,)."""
         if (np.diff(self.accuracy) > 0).all():
             return self.accuracy, np.arange(len(self.accuracy) + 1)
-        fitted = isotonic_regression(self.accuracy, weights=self.standard_error**-2.0).x
-        fitted = np.maximum.accumulate(np.clip(fitted, 0, 1))
-        starts = np.flatnonzero(np.diff(fitted, prepend=-1.0) > 1e-12)
-        return fitted, np.append(starts, len(fitted))
+        precision = self.standard_error**-2.0
+        fit = isotonic_regression(self.accuracy, weights=precision).x
+        fit = np.maximum.accumulate(np.clip(fit, 0, 1))
+        starts = np.flatnonzero(np.diff(fit, prepend=-1.0) > 1e-12)
+        return fit, np.append(starts, len(fit))
 
     @property
-    def fitted(self) -> np.ndarray:
-        """The monotone fit (K,), an isotonic regression weighted by precision."""
+    def fitted(self) -> NDArray[np.float64]:
+        """Monotone fit of the accuracies, (K,)."""
         return self._blocks[0]
 
     @property
-    def levels(self) -> np.ndarray:
-        """The attainable accuracies in rising order, one for each block of the fit."""
+    def levels(self) -> NDArray[np.float64]:
+        """Attainable accuracies, rising: one for each block of the fit."""
         return self.fitted[self._blocks[1][:-1]]
 
     @property
-    def level_widths(self) -> np.ndarray:
+    def level_widths(self) -> NDArray[np.float64]:
         """The smallest width that attains each level."""
         return self.widths[self._blocks[1][:-1]]
 
     @property
     def least(self) -> float:
-        """The lowest attainable accuracy."""
+        """Lowest attainable accuracy."""
         return float(self.levels[0])
 
     @property
     def full(self) -> float:
-        """The highest attainable accuracy."""
+        """Highest attainable accuracy."""
         return float(self.levels[-1])
 
     def width_at(self, accuracy: float) -> float:
-        """Return the smallest width whose fitted accuracy reaches this one.
+        """Return the smallest width whose fitted accuracy reaches this.
 
         Raises:
-            ValueError: not even the full width reaches it.
+            ValueError: Not even the full width reaches it.
         """
-        if not accuracy <= self.full:
-            raise ValueError(f"accuracy is {accuracy!r}; allowed is a number up to the full width's {self.full:.4f}")
-        return float(self.level_widths[np.searchsorted(self.levels, accuracy - 1e-12)])
+        number("accuracy", accuracy, 0, self.full)
+        place = np.searchsorted(self.levels, accuracy - 1e-12)
+        return float(self.level_widths[place])
 
 
-def _check_curve(curve: Curve) -> None:
-    """Refuse what is not a curve."""
-    w, a = curve.widths, curve.accuracy
-    if w.ndim != 1 or len(w) == 0 or not ((w > 0) & (w <= 1)).all() or not (np.diff(w) > 0).all():
-        raise ValueError(f"widths is {w.tolist()!r}; allowed are rising numbers in (0, 1]")
-    if a.shape != w.shape or not ((a >= 0) & (a <= 1)).all():
-        raise ValueError(f"accuracy is {a.tolist()!r}; allowed are {len(w)} numbers in [0, 1], one for each width")
-    if isinstance(curve.samples, bool) or int(curve.samples) != curve.samples or curve.samples < 1:
-        raise ValueError(f"samples is {curve.samples!r}; allowed is a whole number from 1")
-    if curve.correct is not None and np.shape(curve.correct) != (len(w), curve.samples):
-        raise ValueError(f"hits has shape {np.shape(curve.hits)}; allowed is {(len(w), curve.samples)}")
+def widths(
+    least: float, most: float = 1.0, grid: int = Config.grid
+) -> tuple[float, ...]:
+    """Return the multiples of 1 / `grid` between two widths, and both ends.
+
+    Example:
+        >>> widths(0.98)
+        (0.98, 0.985, 0.99, 0.995, 1.0)
+    """
+    number("least", least, 0, 1, above=True)
+    number("most", most, least, 1)
+    number("grid", grid, 1, whole=True)
+    steps = (float(w) for w in np.arange(1, grid + 1) / grid)
+    inner = [w for w in steps if least + 1e-9 < w < most - 1e-9]
+    return (least, *inner, *((most,) if most > least else ()))
 
 
-def curve_diagnostics(curve: Curve, contribution: Any) -> dict[str, Any]:
-    r"""Say whether the curve is a good currency for these contributions: its top, its range, its small change.
+def distinct_widths(build: Build, grid: Sequence[float]) -> Iterator[float]:
+    """The widths at which the network grows: the smallest of each size."""
+    last = None
+    for width in grid:
+        tensors = template(build, width).state_dict().values()
+        if (shapes := [t.shape for t in tensors]) != last:
+            yield width
+        last = shapes
 
-    With the largest common gain $\tau = u - \max B$, rewards lie between $\min B + \tau$ and $u$. Returns ``top``
-    ($\tau$ itself), ``bottom`` (how far the least width lies below the lowest reward), ``covers`` (it does),
-    ``largest_step`` between neighbouring levels where rewards lie, ``noise`` (two standard errors of the curve there, at
-    least one point), ``least_width`` (the widest ``min_width`` that would still cover), and ``advice`` in one sentence.
+
+def _bound(
+    build: Build, theta: State, width: float, fraction_grid: int | None
+) -> nn.Module:
+    """The network of this width over theta's own memory."""
+    if not fraction_grid:
+        tensors = slice_of(build, theta, width)
+        return bind(template(build, width), tensors)
+    tensors = fractional_slice(build, theta, width, fraction_grid)
+    return bind(template(build, grid_width(width, fraction_grid)), tensors)
+
+
+@torch.inference_mode()
+def _outputs(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x)
+
+
+def accuracy_curve(
+    build: Build,
+    theta: State,
+    samples: Samples,
+    *,
+    grid: Sequence[float] | None = None,
+    least: float = Config.min_width,
+    fraction_grid: int | None = None,
+    workers: int | None = None,
+) -> Curve:
+    r"""Measure the accuracy at every width, $\hat\phi(w)$ on `samples`.
+
+    Args:
+        grid: Widths to measure (default: from `least` to 1). Those at which
+            the network does not grow are dropped, unless it is fractional.
+        fraction_grid: As in `Curve`.
+        workers: Threads; the result does not depend on it.
+
+    Returns:
+        The curve; it keeps which samples were correct.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> samples = aq.load("fashion-mini").validation
+        >>> theta = aq.init_params(aq.MLP, 0)
+        >>> curve = accuracy_curve(aq.MLP, theta, samples, grid=(0.5, 1.0))
+        >>> curve.widths.tolist(), curve.samples
+        ([0.5, 1.0], 2000)
+    """
+    tried = widths(least) if grid is None else [float(w) for w in grid]
+    if not fraction_grid:
+        tried = list(distinct_widths(build, tried))
+    # the widest width's stem runs once: a narrow one's output is its prefix
+    nets = [
+        split_stem(_bound(build, theta, w, fraction_grid).eval())
+        for w in tried
+    ]
+    with pool(workers, samples.y.device) as spread:
+        stem, _ = nets[int(np.argmax(tried))]
+        parts = spread(partial(_outputs, stem), samples.x.split(1000))
+        features = replace(samples, x=torch.cat(list(parts)))
+
+        def right(pair: tuple[nn.Module, nn.Module]) -> NDArray[np.bool_]:
+            own, head = pair
+            units = next((t.shape[0] for t in own.parameters()), None)
+            return correct(lambda x: head(x[:, :units]), features)
+
+        found = np.stack(list(spread(right, nets)))  # (widths, samples)
+    return Curve(tried, found.mean(1), len(samples), found, fraction_grid)
+
+
+def reward_curve(
+    build: Build, theta: State, samples: Samples, config: Config
+) -> Curve:
+    r"""Measure the curve that rewards are chosen from.
+
+    It has every width of the config's grid. Where neighbours differ by more
+    than half a point of accuracy, a fractional width between them is added,
+    until they do not or lie 1 / (`grid` x `fractions`) apart.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> samples = aq.load("fashion-mini").validation
+        >>> theta, whole = aq.init_params(aq.MLP, 0), aq.Config(fractions=0)
+        >>> len(reward_curve(aq.MLP, theta, samples, whole).widths)
+        197
+
+    References:
+        Our choice.
+    """
+    grid, fractions = config.grid, config.fractions
+    whole = distinct_widths(build, widths(config.min_width, grid=grid))
+    measure = partial(accuracy_curve, build, theta, samples)
+    curve = measure(
+        grid=tuple(whole), fraction_grid=grid if fractions else None
+    )
+    while fractions > 1:
+        above = curve.widths[1:]
+        below = np.maximum(curve.widths[:-1], above - 1 / grid)
+        steps = np.abs(np.diff(curve.accuracy)) > LARGEST_STEP
+        wide = steps & (above - below > 1.5 / (grid * fractions))
+        if not wide.any():
+            break
+        between = ((below + above) / 2)[wide]
+        curve = _joined(curve, measure(grid=between, fraction_grid=grid))
+    return curve
+
+
+def _joined(one: Curve, other: Curve) -> Curve:
+    """Two curves on the same samples as one."""
+    every = np.concatenate([one.widths, other.widths])
+    order = np.argsort(every)
+    both = np.concatenate([one.accuracy, other.accuracy])[order]
+    right = np.concatenate([one.correct, other.correct])[order]
+    return replace(one, widths=every[order], accuracy=both, correct=right)
+
+
+def model_at(
+    build: Build, theta: State, curve: Curve, width: float
+) -> nn.Module:
+    """Return the network whose accuracy the curve states at this width.
+
+    It shares no memory with theta.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> curve = Curve((0.05, 0.0525), (0.3, 0.35), 1000, None, 200)
+        >>> net = model_at(aq.MLP, aq.init_params(aq.MLP, 0), curve, 0.0525)
+        >>> aq.n_parameters(net) == aq.n_parameters(aq.MLP(0.055))
+        True
+    """
+    if curve.fraction_grid:
+        return fractional_slim(build, theta, width, curve.fraction_grid)
+    return slim(build, theta, width)
+
+
+def curve_diagnostics(
+    curve: Curve, contribution: ArrayLike
+) -> dict[str, Any]:
+    r"""Say whether a curve can reward these contributions.
+
+    With the largest common gain $\tau = u - \max B$, rewards lie between
+    $\min B + \tau$ and $u$.
+
+    Returns:
+        `top`: $\tau$. `bottom`: how far the least width lies below the
+        lowest reward. `covers`: it does. `largest_step`: between
+        neighbouring levels where rewards lie. `noise`: two standard errors
+        there, at least one point. `least_width`: the largest `min_width`
+        that would still cover. `advice`: one sentence.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
-        >>> curve_diagnostics(curve, [0.4, 0.9])["advice"]
-        'the full width is below the best participant alone: train longer together, or weight the merge'
+        >>> curve_diagnostics(curve, [0.4, 0.5])["covers"]
+        True
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    b = np.asarray(contribution, dtype=float)
+    b = accuracies("contribution", contribution)
     levels, tau = curve.levels, curve.full - float(b.max())
     lowest = float(b.min()) + tau
-    first = max(int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0)  # the level at or below it
+    place = np.searchsorted(levels, lowest + 1e-12, side="right")
+    first = max(
+        int(place) - 1, 0
+    )  # the level at or below the lowest reward
     near = curve.accuracy >= levels[first] - 1e-12
-    steps = np.diff(levels[first:])
+    noise = 2 * float(np.median(curve.standard_error[near]))
     found = {
         "top": tau,
         "bottom": lowest - curve.least,
         "covers": bool(lowest >= curve.least - 1e-12),
-        "largest_step": float(steps.max()) if len(steps) else 0.0,
-        "noise": max(0.01, 2 * float(np.median(curve.standard_error[near]))),
+        "largest_step": float(np.diff(levels[first:]).max(initial=0.0)),
+        "noise": max(0.01, noise),
         "least_width": float(curve.level_widths[first]),
     }
     return {**found, "advice": _advice(found, float(curve.widths[0]))}
@@ -153,163 +384,24 @@ def curve_diagnostics(curve: Curve, contribution: Any) -> dict[str, Any]:
 def _advice(found: dict[str, Any], least: float) -> str:
     """The first thing to change, in one sentence."""
     if found["top"] < 0:
-        return "the full width is below the best participant alone: train longer together, or weight the merge"
+        return (
+            "the full width is below the best participant alone: train "
+            "longer together, or weight the aggregate by contribution"
+        )
     if not found["covers"]:
-        return "the least width is too good for the weakest participant: lower min_width"
+        return (
+            "the least width is too good for the weakest participant: "
+            "lower min_width"
+        )
     if found["largest_step"] > found["noise"]:
-        return "neighbouring attainable accuracies are far apart: let units fade in (reward_curve), or use more units"
+        return (
+            "neighbouring attainable accuracies are far apart: use "
+            "fractional widths (reward_curve) or more units"
+        )
     if found["least_width"] > 2 * least:
-        return f"the curve reaches further down than any reward: min_width may be raised to {found['least_width']:g}"
-    return "the curve covers the contributions with small change"
-
-
-LEAP = 0.005  # between neighbouring accuracies of a reward curve: half of what noise hides at best
-
-
-def widths(least: float, most: float = 1.0, grid: int = Config.grid) -> tuple[float, ...]:
-    """Return the widths from the least to the most: whole multiples of 1 / ``grid``, and both ends.
-
-    Example:
-        >>> widths(0.98)
-        (0.98, 0.985, 0.99, 0.995, 1.0)
-
-    Source: our choice; 200 is the number of units in the MLP's hidden layers.
-    """
-    inner = np.arange(1, grid + 1) / grid
-    return (least, *(float(w) for w in inner if least + 1e-9 < w < most - 1e-9), *((most,) if most > least else ()))
-
-
-@torch.inference_mode()
-def correct(net: Callable[[Tensor], Tensor], samples: Samples, batch: int = 1000) -> np.ndarray:
-    """Say for every sample whether the network gets it right: (samples,) bool.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> test = aq.load("fashion-mini").test
-        >>> correct(aq.MLP().eval(), test).shape
-        (4000,)
-    """
-    found = [net(x).argmax(1) == y for x, y in zip(samples.x.split(batch), samples.y.split(batch), strict=True)]
-    return torch.cat(found).cpu().numpy()
-
-
-@torch.inference_mode()
-def _outputs(net: nn.Module, x: Tensor) -> Tensor:
-    """What a network says."""
-    return net(x)
-
-
-def accuracy(nets: Sequence[nn.Module], samples: Samples) -> np.ndarray:
-    """Return the share of samples that each network gets right, (networks,) in [0, 1].
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> accuracy([aq.MLP(), aq.MLP(0.5)], aq.load("fashion-mini").validation).shape
-        (2,)
-    """
-    return np.array([correct(net.eval(), samples).mean() for net in nets])
-
-
-def distinct_widths(build: Build, grid: Sequence[float]) -> Iterator[float]:
-    """Those widths of the grid at which the network really grows: the smallest width of each size."""
-    last = None
-    for width in grid:
-        shapes = [t.shape for t in template(build, width).state_dict().values()]
-        if shapes != last:
-            yield width
-        last = shapes
-
-
-def _at(build: Build, theta: Mapping[str, Tensor], width: float, fraction_grid: int | None) -> nn.Module:
-    """The network of that width over theta's own memory."""
-    if not fraction_grid:
-        return bind(template(build, width), slice_of(build, theta, width))
-    return bind(template(build, grid_width(width, fraction_grid)), fractional_slice(build, theta, width, fraction_grid))
-
-
-def accuracy_curve(
-    build: Build,
-    theta: Mapping[str, Tensor],
-    samples: Samples,
-    *,
-    least: float = 0.02,
-    grid: Sequence[float] | None = None,
-    count: int | None = None,
-    fraction_grid: int | None = None,
-) -> Curve:
-    r"""Measure the shared network's accuracy at every width: $\hat\phi(w)$ on ``samples``.
-
-    ``grid``: the widths to try (default: :func:`~aequa_lite.widths` from ``least`` to 1); those at which the network does not
-    grow are dropped. ``count``: workers. ``fraction_grid``: widths are as :func:`~aequa_lite.fractional_slim` has them with this grid, and none is dropped.
-    The curve keeps which samples were right, for paired statistics.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> curve = accuracy_curve(aq.MLP, aq.init_params(aq.MLP, 0), aq.load("fashion-mini").validation, grid=(0.5, 1.0))
-        >>> curve.widths.tolist(), curve.samples
-        ([0.5, 1.0], 2000)
-    """
-    tried = widths(least) if grid is None else tuple(float(w) for w in grid)
-    chosen = tried if fraction_grid else tuple(distinct_widths(build, tried))
-    # no copies, for to look is not to change; and the widest one's stem runs once, for all
-    nets = [split_stem(_at(build, theta, w, fraction_grid).eval()) for w in chosen]
-    with workers(count, samples.y.device) as spread:
-        widest, _ = nets[int(np.argmax(chosen))]
-        heard = replace(samples, x=torch.cat(list(spread(partial(_outputs, widest), samples.x.split(1000)))))
-
-        def right(net: tuple[nn.Module, nn.Module]) -> np.ndarray:
-            stem, head = net
-            units = next((t.shape[0] for t in stem.parameters()), None)
-            return correct(lambda x: head(x[:, :units]), heard)
-
-        found = np.stack(list(spread(right, nets)))  # (widths, samples)
-    return Curve(np.array(chosen), found.mean(1), len(samples), correct=found, fraction_grid=fraction_grid)
-
-
-def reward_curve(build: Build, theta: Mapping[str, Tensor], samples: Samples, config: Config) -> Curve:
-    r"""Measure the curve that rewards are chosen from: every width of the recipe, and where accuracy leaps, widths between.
-
-    Neighbouring widths whose accuracies differ by more than half a point get one between them, and so on until they do not,
-    or until they lie 1 / (``grid`` x ``fractions``) apart. ``fractions`` = 0: whole widths only.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> data, theta = aq.load("fashion-mini"), aq.init_params(aq.MLP, seed=0)
-        >>> [len(reward_curve(aq.MLP, theta, data.validation, aq.Config(fractions=k)).widths) for k in (0, 1)]
-        [197, 197]
-
-    Source: ours.
-    """
-    whole = tuple(distinct_widths(build, widths(config.min_width, grid=config.grid)))
-    curve = accuracy_curve(build, theta, samples, grid=whole, fraction_grid=config.grid if config.fractions else None)
-    while config.fractions > 1:
-        below, above = np.maximum(curve.widths[:-1], curve.widths[1:] - 1 / config.grid), curve.widths[1:]
-        leaps = np.abs(np.diff(curve.accuracy)) > LEAP
-        inside = leaps & (above - below > 1.5 / (config.grid * config.fractions))
-        if not inside.any():
-            break
-        more = accuracy_curve(build, theta, samples, grid=((below + above) / 2)[inside], fraction_grid=config.grid)
-        curve = _merged_curve(curve, more)
-    return curve
-
-
-def model_at(build: Build, theta: Mapping[str, Tensor], curve: Curve, width: float) -> nn.Module:
-    """Return the network whose accuracy the curve states at this width, as it goes home: no memory is shared with theta.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> curve = Curve((0.05, 0.0525, 0.055), (0.3, 0.35, 0.4), samples=1000, fraction_grid=200)
-        >>> aq.n_parameters(model_at(aq.MLP, aq.init_params(aq.MLP, seed=0), curve, 0.0525)) == aq.n_parameters(aq.MLP(0.055))
-        True
-    """
-    return (
-        fractional_slim(build, theta, width, curve.fraction_grid) if curve.fraction_grid else slim(build, theta, width)
-    )
-
-
-def _merged_curve(one: Curve, other: Curve) -> Curve:
-    """Two curves on the same samples as one."""
-    every = np.concatenate([one.widths, other.widths])
-    order = np.argsort(every)
-    accuracies, right = np.concatenate([one.accuracy, other.accuracy]), np.concatenate([one.correct, other.correct])
-    return replace(one, widths=every[order], accuracy=accuracies[order], correct=right[order])
+        width = found["least_width"]
+        return (
+            "the curve reaches further down than any reward: min_width may "
+            f"be raised to {width:g}"
+        )
+    return "the curve covers the contributions in small steps"

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -272,21 +271,21 @@ def federate(
     strategy = strategy or slimmable(build)
     at_once = _vectorized(strategy, build, vectorized, device)
     state = ServerState(init_params(build, config.seed, device))
-    identity: dict[str, Any] = {}
+    parts = {
+        "config": config.to_dict(), "build": build, "weights": mass.tolist(),
+        "strategy": strategy, "policy": policy, "vectorized": at_once,
+    }  # fmt: skip
+    name = name or ("" if checkpoint else "unnamed")
+    identity = describe(parts, name) | {"shards": shards_digest(shards)}
     saved = None
     if checkpoint:
-        parts = {
-            "config": config.to_dict(), "build": build, "weights": mass,
-            "strategy": strategy, "policy": policy, "vectorized": at_once,
-        }  # fmt: skip
-        identity = describe(parts, name) | {"shards": shards_digest(shards)}
         saved = load_checkpoint(Path(checkpoint), identity, state.theta)
     if saved:
         last, widths = _to_device(saved.last, device), saved.widths
         if last.index + 1 == config.rounds:
             yield last
     else:
-        last = Round(-1, state, (), math.nan, 0)
+        last = Round(-1, state, (), math.nan, 0, identity=identity)
         widths = _checked_widths(policy(config, None), config)
     bar = tqdm(
         range(last.index + 1, config.rounds),
@@ -328,7 +327,7 @@ def federate(
                 widths = _checked_widths(policy(config, last), config)
             due = (index + 1) % every == 0 or index + 1 == config.rounds
             if checkpoint and due:
-                _save(Path(checkpoint), last, widths, identity)
+                _save(Path(checkpoint), last, widths)
             bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
             yield last
 
@@ -487,6 +486,7 @@ def _round(
         before=before.state,
         total_sent=before.total_sent + numbers,
         total_left_out=before.total_left_out + left_out,
+        identity=before.identity,
     )
 
 
@@ -543,17 +543,12 @@ def _to_device(last: Round, device: torch.device) -> Round:
     return replace(last, state=ServerState(theta, memory))
 
 
-def _save(
-    path: Path,
-    last: Round,
-    widths: Sequence[float],
-    identity: Mapping[str, Any],
-) -> None:
+def _save(path: Path, last: Round, widths: Sequence[float]) -> None:
     """Write the checkpoint; keep the one before a round with refusals."""
     if last.left_out and path.exists():
         kept = path.with_name(f"{path.stem}-before-refusal{path.suffix}")
         shutil.copyfile(path, kept)
-    save_checkpoint(path, last, widths, identity)
+    save_checkpoint(path, last, widths)
 
 
 def standalone(

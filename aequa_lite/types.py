@@ -159,6 +159,7 @@ class Round:
         before: The server's state at the start of the round.
         total_sent: Numbers sent and received up to this round.
         total_left_out: A participant for each update refused so far.
+        identity: What is trained (`checkpoint.describe`).
 
     Example:
         >>> Round(0, ServerState({}), (1.0, 1.0), 2.3, 8).left_out
@@ -175,6 +176,7 @@ class Round:
     before: ServerState = field(default_factory=lambda: ServerState({}))
     total_sent: int = 0
     total_left_out: tuple[int, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def theta(self) -> State:
