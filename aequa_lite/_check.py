@@ -44,7 +44,7 @@ def number(
     """
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     right = isinstance(value, kinds) and not isinstance(value, bool)
-    if right and math.isfinite(value) and low <= value <= high:
+    if right and abs(value) < math.inf and low <= value <= high:
         if not (above and value == low) and not (below and value == high):
             return value
     kind = "a whole number" if whole else "a number"

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -115,6 +114,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         OSError: The file cannot be written (no permission, no space, a folder or device); nothing is left behind.
 
     Example:
+        >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
         >>> with atomic_write(target) as half:
         ...     _ = half.write_text("all of it")

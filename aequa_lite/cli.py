@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from .report import Report, table
-from .rewards.verify import verify_rewards
+from .rewards.verification import verify
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         if asked.verify is None:
             print(table(Report.load(asked.folder)))
             return
-        lines = verify_rewards(asked.folder)
+        lines = verify(asked.folder)
     except ValueError as error:
         parser.error(str(error))
     print("\n".join(map(str, lines)))

@@ -8,6 +8,6 @@ __getattr__, __dir__, __all__ = attach(
         "allocation": ["curve_range", "held", "intervals", "rules", "threshold", "water", "ways"],
         "figures": ["curve", "curves", "partition", "prefix", "rewards", "widths"],
         "interactive": ["Sliders", "sliders", "stepper"],
-        "style": ["save_figure", "style"],
+        "theme": ["save_figure", "style"],
     },
 )

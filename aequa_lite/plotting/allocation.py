@@ -14,7 +14,7 @@ from ..allocation.continuous import critical_weight, smallest_spread, water_fill
 from ..allocation.exact import Plan, checked_accuracies, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
 from ..metrics import pearson
-from .style import ALONE, EDGE, INK, STOPPED, WIDTH_SCALE, _axes, marker, shade
+from .theme import ALONE, EDGE, INK, STOPPED, WIDTH_SCALE, _axes, marker, shade
 
 __all__ = ["held", "intervals", "curve_range", "rules", "threshold", "water", "ways"]
 

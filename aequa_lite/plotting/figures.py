@@ -17,7 +17,7 @@ from ..evaluation import Curve
 from ..report import Report
 from ..slimmable import template
 from ..types import Shard
-from .style import ALONE, EDGE, INK, LINES, WIDTH_SCALE, _axes, marker, shade
+from .theme import ALONE, EDGE, INK, LINES, WIDTH_SCALE, _axes, marker, shade
 
 __all__ = ["curve", "curves", "partition", "prefix", "rewards", "widths"]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..allocation.exact import allocate, checked_accuracies
 from ..evaluation import Curve
 from ..slimmable import aggregate
-from .style import shade
+from .theme import shade
 
 __all__ = ["Sliders", "sliders", "stepper"]
 
@@ -80,7 +80,7 @@ def sliders(contribution: Any, curve: Curve, name: str = "allocation") -> Slider
         "weight": round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 2),
         "scale": SCALE,
     }
-    folder = files(__package__).joinpath("embedded")
+    folder = files(__package__).joinpath("assets")
     page, search = (folder.joinpath(f"sliders.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
     page = page.replace("__NAME__", escape(name, quote=True)).replace("__VALUES__", json.dumps(values))
     page = page.replace("__SEARCH__", search)
@@ -136,5 +136,5 @@ def stepper(
     for title, words, grids in steps:
         row = f'<div style="display:flex;flex-wrap:wrap;margin-top:6px">{"".join(grids)}</div>'
         panels += f"<section data-step><b>{title}</b><br>{words}{row}</section>"
-    page = files(__package__).joinpath("embedded", "stepper.html").read_text(encoding="utf-8")
+    page = files(__package__).joinpath("assets", "stepper.html").read_text(encoding="utf-8")
     return Sliders(page.replace("__NAME__", escape(f"stepper-{name}", quote=True)).replace("__PANELS__", panels))

@@ -1,110 +1,182 @@
-"""The model that goes home: a smaller safetensors file and its manifest, read back without trusting either."""
+"""A reward is a safetensors file and a JSON manifest; it is checked before it is used, and nothing is unpickled."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .._check import number, one_each, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
-from .._validation import tensors_of
-from ..checkpoint import save_tensors
+from .._validation import save_tensors, tensors_of
+from ..checkpoint import describe
 from ..config import Config
 from ..registry import MOST_PARAMETERS, NETWORKS, outline, plain_option
 from ..slimmable import grid_width, n_parameters
 
-__all__ = ["Manifest", "load_reward", "load_words", "save_rewards"]
+if TYPE_CHECKING:
+    from ..method import Outcome
+
+__all__ = ["Manifest", "load_reward", "load_vocabulary", "save_outcome", "save_rewards"]
 
 
-WORDS = "words.json"  # one for the whole folder: all rewards of a run read the same words
+Build = Callable[[float], nn.Module]
+
+
+LIST = "rewards.json"  # what belongs into the folder
+
+
+VOCABULARY = "vocabulary.json"  # one for the whole folder: all rewards of a run read the same words
 
 
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
 
 
-MOST_MANIFEST_BYTES, MOST_WORDS_BYTES = 1 << 16, 1 << 24
+MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, MOST_LIST_BYTES = 1 << 16, 1 << 24, 1 << 26
+
+
+def is_digest(value: object) -> bool:
+    """Whether this is a SHA-256 in hexadecimal digits."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def digest(content: bytes | str) -> str:
+    """The SHA-256 of bytes or text in hexadecimal digits."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Say what a reward file holds, so that it can be rebuilt and checked before use.
+    """Describe a reward, so that it can be rebuilt and checked before use.
 
-    ``sha256``: of the reward's file; ``config``: the recipe's hash; ``words``: for text, the SHA-256 of its ``words.json``.
+    All fields but `sha256` stand in the header of the reward's file too, and are compared with it.
+
+    Args:
+        architecture: Name of a network of this package, or import path of another constructor.
+        options: Its arguments besides the width.
+        width: Width at which it is built.
+        fractional_width: Width that was rewarded; below `width` for a reward between two sizes.
+        participant: Whose reward it is.
+        n_parameters: Number of its parameters.
+        run: SHA-256 of what was trained and rewarded.
+        vocabulary: SHA-256 of `vocabulary.json`, for text.
+        sha256: SHA-256 of the reward's file.
+
+    Raises:
+        ValueError: A field has another kind or is outside its range.
 
     Example:
-        >>> Manifest("MLP", {"classes": 10}, 0.5, 89610, "0" * 64, "0" * 64).width
+        >>> Manifest("MLP", {"classes": 10}, 0.5, 0.5, 0, 89610, "0" * 64).width
         0.5
     """
 
     architecture: str
     options: dict[str, Any]
     width: float
+    fractional_width: float
+    participant: int
     n_parameters: int
-    sha256: str
-    config: str
-    words: str = ""
+    run: str
+    vocabulary: str = ""
+    sha256: str = ""
 
     def __post_init__(self) -> None:
-        _check_manifest(self)
+        if not isinstance(self.architecture, str) or not self.architecture.isprintable():
+            raise refusal("architecture", "a network's name or import path", self.architecture)
+        options = self.options if isinstance(self.options, dict) else {"": 0}
+        if self.architecture in NETWORKS and not all(plain_option(k, v) for k, v in options.items()):
+            allowed = "names with True, False, whole numbers from 1 to 65536 (layers: 64) or lists of them"
+            raise refusal("options", allowed, self.options)
+        number("width", self.width, 0, 1, above=True)
+        number("fractional_width", self.fractional_width, 0, self.width, above=True)
+        number("participant", self.participant, 0, whole=True)
+        number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
+        for name in ("run", "vocabulary", "sha256"):
+            if (value := getattr(self, name)) and not is_digest(value):
+                raise refusal(name, "64 hexadecimal digits", value)
+
+    def header(self) -> str:
+        """Return all fields but the file's own SHA-256 as canonical JSON.
+
+        Example:
+            >>> "sha256" in Manifest("MLP", {}, 0.5, 0.5, 0, 89610, "0" * 64).header()
+            False
+        """
+        return json.dumps({k: v for k, v in asdict(self).items() if k != "sha256"}, sort_keys=True)
 
 
-def _check_manifest(m: Manifest) -> None:
-    """Refuse a manifest that names no known network or carries values of the wrong kind."""
-    if not isinstance(m.architecture, str) or m.architecture not in NETWORKS:
-        raise ValueError(
-            f"architecture is {short_repr(m.architecture)}; allowed is one of {', '.join(sorted(NETWORKS))}"
-        )
-    width_fits = isinstance(m.width, (int, float)) and not isinstance(m.width, bool) and 0 < m.width <= 1
-    if not width_fits:
-        raise ValueError(f"width is {short_repr(m.width)}; allowed is a number in (0, 1]")
-    if type(m.parameters) is not int or not 0 < m.parameters <= MOST_PARAMETERS:
-        raise ValueError(
-            f"parameters is {short_repr(m.parameters)}; allowed is a whole number from 1 to {MOST_PARAMETERS}"
-        )
-    if not isinstance(m.options, dict) or not all(plain_option(k, v) for k, v in m.options.items()):
-        raise ValueError(
-            f"options is {short_repr(m.options)}; allowed are names with true, false, whole numbers from 1 to 65536 (layers: 64) "
-            "or lists of them"
-        )
-    for name in ("sha256", "recipe", *(["words"] if m.words != "" else [])):
-        value = getattr(m, name)
-        if not (isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")):
-            raise ValueError(f"{name} is {short_repr(value)}; allowed are 64 hexadecimal digits")
+def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
+    """The name or import path of a constructor, and the options of a partial of one."""
+    function = getattr(build, "func", build)
+    if not callable(build) or getattr(build, "args", ()):
+        raise refusal("build", "a function of the width, or a partial of one with options by name", build)
+    own = getattr(function, "__name__", "")
+    path = own if NETWORKS.get(own) is function else describe(function, name or getattr(function, "__qualname__", ""))
+    options = parse_json(json.dumps(describe(dict(getattr(build, "keywords", {})), "unnamed")))
+    return path, options
 
 
-def _described(build: Callable[..., nn.Module]) -> tuple[str, dict[str, Any]]:
-    """The name and the options of a constructor or of a partial of one."""
-    function, options = getattr(build, "func", build), dict(getattr(build, "keywords", {}))
-    name = getattr(function, "__name__", repr(function))
-    if NETWORKS.get(name) is not function:
-        raise ValueError(f"build is {name!r}; a reward can be saved for {', '.join(sorted(NETWORKS))}")
-    return name, {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
+def _outline(build: Build, width: float) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Names, shapes and types of a network's tensors."""
+    return _shapes(outline(build, width).state_dict())
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shapes and types by name."""
+    return {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
+
+
+def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, Any], what: str) -> None:
+    """Refuse tensors of other names, shapes or types than wanted, and numbers that are not finite."""
+    found = _shapes(state)
+    if found != wanted:
+        odd = sorted(set(found.items()) ^ set(wanted.items()), key=str)[0][0]
+        raise ValueError(f"{label} does not fit {what}: tensor {short_repr(odd)}")
+    if not all(bool(torch.isfinite(t).all()) for t in state.values()):
+        raise ValueError(f"{label} holds a number that is not finite")
 
 
 def save_rewards(
     folder: Path | str,
-    build: Callable[..., nn.Module],
+    build: Build,
     models: Sequence[nn.Module],
     widths: Sequence[float],
     config: Config,
     *,
-    words: Sequence[str] = (),
+    identity: Mapping[str, Any] | None = None,
+    vocabulary: Sequence[str] = (),
     fraction_grid: int | None = None,
+    name: str = "",
 ) -> list[Path]:
-    """Write one ``participant-NN.safetensors`` and its ``.json`` manifest for each participant; return the files.
+    """Write each participant's reward with its manifest, and the folder's list last.
 
-    ``words``: for text, the data set's (``data.words``), kept in ``words.json`` so that a reward can read sentences.
-    ``fraction_grid``: the curve's; a model between two sizes is one of the larger size, and its manifest names that width.
+    The files are `participant-NN.safetensors`, `participant-NN.json`, `vocabulary.json` for text, and `rewards.json`: name,
+    size, SHA-256 and participant of every other file.
+
+    Args:
+        folder: Made if it is missing.
+        build: width -> network, or a `functools.partial` of such a function with options by name.
+        models: (n,) rewards; participant $i$ gets `models[i]`.
+        widths: (n,) their widths in (0, 1].
+        config: Of the run.
+        identity: What was trained and rewarded, as plain JSON (default: the config alone).
+        vocabulary: For text, the data set's words; a reward reads sentences with them.
+        fraction_grid: The curve's. A model between two sizes is a network of the larger size.
+        name: Stored for a `build` that cannot be imported (default: its own name).
+
+    Returns:
+        The rewards' paths.
 
     Raises:
-        ValueError: ``build`` is not one of this package's networks, or models and widths differ in number.
+        ValueError: There are no models, or not one width for each; or a model is not what `build` makes at its width.
+        OSError: The folder cannot be written to.
 
     Example:
         >>> import tempfile, aequa_lite as aq
@@ -112,117 +184,206 @@ def save_rewards(
         >>> path, = save_rewards(tempfile.mkdtemp(), aq.MLP, [aq.slim(aq.MLP, theta, 0.1)], [0.1], aq.Config())
         >>> aq.n_parameters(load_reward(path))
         16330
+
+    References:
+        Our choice.
     """
-    architecture, options = _described(build)
-    if len(models) != len(widths):
-        raise ValueError(f"models holds {len(models)} and widths {len(widths)}; allowed is one width for each model")
-    paths, known = [], _save_words(Path(folder), words)
-    for number, (model, width) in enumerate(zip(models, widths, strict=True)):
-        path = Path(folder) / f"participant-{number:02d}.safetensors"
-        size = grid_width(width, fraction_grid) if fraction_grid else float(width)
-        save_tensors(path, model.state_dict(), {"width": repr(float(width))})
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        manifest = Manifest(architecture, options, size, n_parameters(model), digest, config.hash, known)
-        with atomic_write(path.with_suffix(".json")) as half:
-            half.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-        paths.append(path)
-    return paths
+    architecture, options = described(build, name)
+    if not len(models):
+        raise refusal("models", "one reward for each participant", models)
+    one_each("widths", list(widths), len(models), of="models")
+    text = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n" if vocabulary else ""
+    run = digest(json.dumps(config.to_dict() if identity is None else identity, sort_keys=True))
+    manifests = []
+    for i, (model, width) in enumerate(zip(models, widths)):
+        rewarded = float(number(f"widths[{i}]", width, 0, 1, above=True))
+        size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
+        what = f"what `build` makes at width {size:g}"
+        _check_state(f"models[{i}]", model.state_dict(), _outline(build, size), what)
+        fields = (architecture, options, size, rewarded, i, n_parameters(model), run, digest(text) if text else "")
+        manifests.append(Manifest(*fields))
+    return _write(Path(folder), models, manifests, text)
 
 
-def _save_words(folder: Path, words: Sequence[str]) -> str:
-    """Write the words of a run on text; their SHA-256, or nothing where there are none."""
-    if not words:
-        return ""
-    text = json.dumps(list(words), ensure_ascii=False, indent=0) + "\n"
-    with atomic_write(folder / WORDS) as half:
+def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manifest], vocabulary: str) -> list[Path]:
+    """Write all files of a folder, its list last."""
+    (folder / LIST).unlink(missing_ok=True)  # a folder that is not written to its end has no list
+    rewards, entries = [], []
+    for model, manifest in zip(models, manifests):
+        path = folder / f"participant-{manifest.participant:02d}.safetensors"
+        save_tensors(path, model.state_dict(), {"reward": manifest.header()})
+        stated = {**asdict(manifest), "sha256": digest(path.read_bytes())}
+        _write_text(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
+        entries += [_entry(each, manifest.participant) for each in (path, path.with_suffix(".json"))]
+        rewards.append(path)
+    if vocabulary:
+        _write_text(folder / VOCABULARY, vocabulary)
+        entries.append(_entry(folder / VOCABULARY, None))
+    _write_text(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
+    return rewards
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all."""
+    with atomic_write(path) as half:
         half.write_text(text, encoding="utf-8")
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_words(path: Path | str) -> tuple[str, ...]:
-    """Return the words of a reward that reads text, in the order of their ids: ``net(tokens(sentences, words))``.
+def _entry(path: Path, participant: int | None) -> dict[str, Any]:
+    """What the folder's list says of a file."""
+    content = path.read_bytes()
+    return {"name": path.name, "size": len(content), "sha256": digest(content), "participant": participant}
+
+
+def save_outcome(outcome: Outcome, folder: Path | str, *, name: str = "") -> Path:
+    """Write a run's `report.json` and, where it has widths, its rewards in the subfolder `rewards`.
+
+    Args:
+        outcome: Of `aequa`, or of another algorithm.
+        folder: Made if it is missing.
+        name: As in `save_rewards`.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: the reward or its ``words.json`` is missing or damaged, or it has no words because it reads pictures.
+        ValueError: As in `save_rewards`.
+        OSError: The folder cannot be written to.
+    """
+    outcome.report.save(folder)
+    if outcome.plan is not None:
+        save_rewards(
+            Path(folder) / "rewards",
+            outcome.problem.build,
+            outcome.models,
+            outcome.plan.widths.tolist(),
+            outcome.problem.config,
+            identity={"trained": dict(outcome.last.identity), "rewarded": dict(outcome.rewarding)},
+            vocabulary=outcome.problem.data.words,
+            fraction_grid=outcome.curve.fraction_grid if outcome.curve else None,
+            name=name,
+        )
+    return Path(folder)
+
+
+def load_vocabulary(path: Path | str) -> tuple[str, ...]:
+    """Return the words of a reward for text in the order of their ids: `net(tokens(sentences, vocabulary))`.
+
+    Args:
+        path: The reward's file.
+
+    Raises:
+        ValueError: The reward or its `vocabulary.json` is missing or damaged, or the reward reads images.
 
     Example:
         >>> import tempfile, aequa_lite as aq; from functools import partial
         >>> build, words = partial(aq.networks.TextCNN, words=3), ("<padding>", "<unknown>", "film")
-        >>> path, = save_rewards(tempfile.mkdtemp(), build, [build(0.5)], [0.5], aq.Config(), words=words)
-        >>> load_words(path)
+        >>> path, = save_rewards(tempfile.mkdtemp(), build, [build(0.5)], [0.5], aq.Config(), vocabulary=words)
+        >>> load_vocabulary(path)
         ('<padding>', '<unknown>', 'film')
     """
-    manifest, _ = _read(Path(path))
-    blob = _bytes(Path(path).with_name(WORDS), MOST_WORDS_BYTES)
-    if hashlib.sha256(blob).hexdigest() != manifest.words:
-        raise ValueError(f"{Path(path).with_name(WORDS)} is not the file of words that the manifest of {path} states")
+    manifest, _ = read_reward(path)
+    file = Path(path).with_name(VOCABULARY)
+    content = _bytes(file, MOST_VOCABULARY_BYTES)
+    if digest(content) != manifest.vocabulary:
+        raise ValueError(f"{file} does not have the SHA-256 that the manifest of {path} states")
     try:
-        words = parse_json(blob)
+        words = parse_json(content)
     except ValueError as error:
-        raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: {error_text(error)}") from error
+        raise ValueError(f"{file} is damaged: {error_text(error)}") from error
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{Path(path).with_name(WORDS)} is damaged: allowed is a list of words")
+        raise ValueError(f"{file} is damaged: it must hold a list of words")
     return tuple(words)
 
 
-def load_reward(path: Path | str) -> nn.Module:
-    """Rebuild a rewarded network from its file, after checking hash, architecture, names, shapes and types.
+def load_reward(path: Path | str, build: Build | None = None, *, name: str = "") -> nn.Module:
+    """Rebuild a rewarded network from its file and manifest, after checking both.
 
-    Nothing is unpickled: the manifest is JSON, the tensors are safetensors, the network is one of this package's.
+    SHA-256, header, architecture, number of parameters, names, shapes, types and finiteness are checked. The network is one
+    of this package, or is made by the `build` that is passed: the stored import path is compared with it, never imported.
+
+    A reward whose file and manifest were both rewritten, consistently, is accepted; only a signature could show that.
+
+    Args:
+        path: The reward's file; its manifest lies beside it, with the ending `.json`.
+        build: As in `save_rewards`; needed for a network that is not one of this package.
+        name: As in `save_rewards`.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: the file or its manifest is missing, damaged, too large, or does not fit the network it names.
+        ValueError: A file is missing, damaged or too large, does not fit the network, or was made with another `build`.
 
     Example:
         >>> load_reward("nowhere.safetensors")
         Traceback (most recent call last):
-        ValueError: reward nowhere.safetensors cannot be read: no such file
+        ValueError: nowhere.safetensors cannot be read: no such file
+
+    References:
+        Our choice.
     """
-    path = Path(path)
-    manifest, blob = _read(path)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
+    return rebuild(Path(path), *read_reward(path), build, name)
+
+
+def rebuild(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], build: Build | None, name: str) -> nn.Module:
+    """The network of a manifest with these tensors."""
+    build = _constructor(manifest, build, name)
     try:
-        net = outline(partial(NETWORKS[manifest.architecture], **options), manifest.width)
+        net = outline(build, manifest.width)
     except ValueError as error:
-        raise ValueError(f"reward {path} names a network that cannot be built: {error}") from error
-    wanted = {name: (tuple(t.shape), t.dtype) for name, t in net.state_dict().items()}
-    if n_parameters(net) != manifest.parameters:
+        raise ValueError(f"reward {path} names a network that cannot be built: {error_text(error)}") from error
+    if n_parameters(net) != manifest.n_parameters:
         raise ValueError(
-            f"reward {path} promises {manifest.parameters} parameters, its network has {n_parameters(net)}"
+            f"reward {path} states {manifest.n_parameters} parameters, its network has {n_parameters(net)}"
         )
-    try:
-        tensors = tensors_of(blob)
-    except ValueError as error:
-        raise ValueError(f"reward {path} is damaged: {error}") from error
-    found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
-    if found != wanted:
-        odd = sorted(set(found.items()) ^ set(wanted.items()), key=str)[0][0]
-        raise ValueError(
-            f"reward {path} does not fit {manifest.architecture} at width {manifest.width:g}: tensor {short_repr(odd)}"
-        )
-    if not all(bool(torch.isfinite(t).all()) for t in tensors.values()):
-        raise ValueError(f"reward {path} holds a number that is not finite")
-    net.load_state_dict(tensors, assign=True)
+    what = f"{manifest.architecture} at width {manifest.width:g}"
+    _check_state(f"reward {path}", tensors, _shapes(net.state_dict()), what)
+    with torch.random.fork_rng(devices=[]):
+        net = build(manifest.width)  # not the outline: constants outside the state must have their values
+    net.load_state_dict(tensors)
     return net.eval()
 
 
-def _read(path: Path) -> tuple[Manifest, bytes]:
-    """The manifest and the bytes that it vouches for."""
-    blob, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
+def _constructor(manifest: Manifest, build: Build | None, name: str) -> Build:
+    """The constructor that a manifest names: one of this package, or the one that is passed."""
+    stated = manifest.architecture, manifest.options
+    if build is not None:
+        if described(build, name) != stated:
+            raise refusal("build", f"{stated[0]} with options {short_repr(stated[1])}", described(build, name))
+        return build
+    if manifest.architecture not in NETWORKS:
+        raise refusal("build", f"passed for {short_repr(stated[0])}, which is not a network of this package", build)
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
+    return partial(NETWORKS[manifest.architecture], **options)
+
+
+def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
+    """The manifest of a reward and its tensors, after all checks that need no network."""
+    path = Path(path)
+    content, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
     try:
         manifest = Manifest(**parse_json(stated))
     except (TypeError, ValueError) as error:  # no object of these names, or no values of these kinds
         raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error_text(error, 400)}") from error
-    if hashlib.sha256(blob).hexdigest() != manifest.sha256:
+    if digest(content) != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
-    return manifest, blob
+    try:
+        tensors, metadata = tensors_of(content)
+    except ValueError as error:
+        raise ValueError(f"reward {path} is damaged: {error_text(error)}") from error
+    if metadata.get("reward") != manifest.header():
+        raise ValueError(
+            f"manifest {path.with_suffix('.json')} differs from the header of its reward; fetch both again"
+        )
+    return manifest, tensors
 
 
 def _bytes(path: Path, most: int) -> bytes:
     """A file's bytes, unless there are too many."""
     if not path.is_file():
-        raise ValueError(f"reward {path} cannot be read: no such file")
+        raise ValueError(f"{path} cannot be read: no such file")
     try:
         return read_limited(path, most)
     except OSError as error:
-        raise ValueError(f"reward {path} cannot be read: {error_text(error)}") from error
+        raise ValueError(f"{path} cannot be read: {error_text(error)}") from error
