@@ -1,4 +1,4 @@
-"""Laws of the data sets: the embedded one is exact and balanced, every set is checked, errors are plain."""
+"""Laws of the data sets: the embedded one is exact and balanced, every set is checked, errors are one plain sentence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 from formats import pixels, write_npz
 
-from aequa_lite.data import readers as sources
-from aequa_lite.data.load import load
+from aequa_lite.data import readers
+from aequa_lite.data.load import default_device, load
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_fashion_mini.py"
 
@@ -30,32 +30,32 @@ def test_the_embedded_set_is_class_balanced_and_has_its_sizes():
 
 
 def test_the_embedded_splits_are_disjoint():
-    with np.load(sources.EMBEDDED, allow_pickle=False) as content:
+    with np.load(readers.EMBEDDED, allow_pickle=False) as content:
         places = np.concatenate([content["source_train"], content["source_validation"]])
     assert len(np.unique(places)) == 8000
 
 
 def test_the_embedded_set_is_small():
-    assert sum(file.stat().st_size for file in sources.EMBEDDED.parent.iterdir()) < 6_000_000
+    assert sum(file.stat().st_size for file in readers.EMBEDDED.parent.iterdir()) < 6_000_000
 
 
 def test_the_embedded_set_comes_with_its_licence_and_the_hash_that_is_checked():
-    folder = sources.EMBEDDED.parent
+    folder = readers.EMBEDDED.parent
     assert "MIT" in (folder / "LICENSE-fashion-mnist").read_text(encoding="utf-8")
     assert "2017 Zalando SE" in (folder / "LICENSE-fashion-mnist").read_text(encoding="utf-8")
-    assert sources.SHA256 in (folder / "README.md").read_text(encoding="utf-8")
+    assert readers.SHA256 in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_one_flipped_bit_in_the_embedded_file_is_noticed(tmp_path, monkeypatch):
-    content = bytearray(sources.EMBEDDED.read_bytes())
+def test_one_flipped_bit_in_the_embedded_file_is_refused(tmp_path, monkeypatch):
+    content = bytearray(readers.EMBEDDED.read_bytes())
     content[1_000_000] ^= 1
     (tmp_path / "fashion-mini.npz").write_bytes(content)
-    monkeypatch.setattr(sources, "EMBEDDED", tmp_path / "fashion-mini.npz")
+    monkeypatch.setattr(readers, "EMBEDDED", tmp_path / "fashion-mini.npz")
     with pytest.raises(ValueError, match=r"is damaged .* install aequa-lite again"):
         load("fashion-mini")
 
 
-def test_the_embedded_set_needs_nothing_but_its_folder(monkeypatch, tmp_path):
+def test_the_embedded_set_needs_nothing_but_the_package(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert len(load("fashion-mini", root=tmp_path / "nowhere", device="cpu").train) == 6000
@@ -99,7 +99,7 @@ def test_the_script_makes_the_same_bytes_twice_and_balanced_disjoint_splits(monk
         assert np.array_equal(arrays[f"x_{split}"][:, 0, 0], arrays[f"source_{split}"] % 256)
 
 
-def test_the_script_writes_whole_files_and_says_how_it_is_used(monkeypatch, tmp_path, capsys):
+def test_the_script_writes_complete_files_and_prints_its_usage(monkeypatch, tmp_path, capsys):
     module = script(monkeypatch)
     module.main(["anywhere", str(tmp_path / "mini.npz")])
     assert [file.name for file in tmp_path.iterdir()] == ["mini.npz"]
@@ -130,22 +130,46 @@ def test_by_default_a_sixth_and_at_most_five_thousand_of_sixty_thousand(tmp_path
 
 @pytest.mark.parametrize("validation", [0, 13, -1, 2.5, True, "5"])
 def test_an_impossible_validation_size_is_refused(tmp_path, validation):
-    with pytest.raises(ValueError, match=r"validation is .* from 1 to 12 .at most half of each class"):
+    with pytest.raises(ValueError, match=r"`validation` must be a whole number in .1, 12. .at most half of each class"):
         load(write_npz(tmp_path / "a.npz"), validation=validation)
 
 
 @pytest.mark.parametrize(("name", "near"), [("fashon-mini", "fashion-mini"), ("MNIST", "mnist"), ("cifar", "cifar10")])
-def test_an_unknown_name_is_answered_with_the_nearest_known_one(name, near):
-    with pytest.raises(ValueError, match=f"name is '{name}'; the nearest known one is '{near}'"):
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, near):
+    with pytest.raises(ValueError, match=f"`name` must be .*, got '{name}'; the nearest is '{near}'"):
         load(name)
 
 
-@pytest.mark.parametrize("wrong", ["gpu", 1.5, "cuda:99"])
+@pytest.mark.parametrize("wrong", ["gpu", 1.5, "cuda:99", "meta"])
 def test_an_impossible_device_is_refused(wrong):
-    with pytest.raises(ValueError, match=f"device is {wrong!r}, which torch cannot use here"):
+    with pytest.raises(ValueError, match=f"`device` must be a device that torch can use here, .*, got {wrong!r}"):
         load("fashion-mini", device=wrong)
 
 
+def test_the_default_device_is_the_environments_else_a_gpu_else_the_cpu(monkeypatch):
+    monkeypatch.setenv("AEQUA_DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert default_device() == load("fashion-mini").train.x.device == torch.device("cpu")
+    monkeypatch.delenv("AEQUA_DEVICE")
+    assert default_device() == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert default_device().type == ("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
+def test_an_environment_that_names_no_usable_device_is_refused(monkeypatch, name):
+    monkeypatch.setenv("AEQUA_DEVICE", name)
+    with pytest.raises(ValueError, match=f"`AEQUA_DEVICE` must be a device that torch can use here, .*, got '{name}'"):
+        load("no-file.npz")
+    assert load("fashion-mini", device="cpu").classes == 10
+
+
+@pytest.mark.parametrize("name", [5, None, b"mnist", ["mnist"]])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ValueError, match="`name` must be a name or a path, got"):
+        load(name)
+
+
 def test_a_bad_seed_is_refused_before_any_file_is_read():
-    with pytest.raises(ValueError, match="seed is -1"):
+    with pytest.raises(ValueError, match="seed.* -1"):
         load("no-file.npz", seed=-1)

@@ -1,4 +1,4 @@
-"""Laws of torchvision's sets: read where they are, downloaded where they are not, never unpickled unchecked."""
+"""Laws of torchvision's sets: read if they exist, downloaded if they do not, never unpickled unchecked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchvision.datasets import mnist as torchvision_mnist
 from torchvision.datasets import utils as torchvision_download
 
 from aequa_lite.data.load import load
-from aequa_lite.data.readers import folder_of_data
+from aequa_lite.data.readers import data_folder
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion", "FashionMNIST")])
@@ -54,23 +54,23 @@ def test_svhn_is_read_and_the_digit_zero_is_called_zero(tmp_path, monkeypatch):
 
 
 def test_missing_files_are_downloaded_once_and_then_read(tmp_path, monkeypatch):
-    write_mnist(tmp_path / "far")
-    asked = []
+    write_mnist(tmp_path / "remote")
+    requested = []
 
     def fetch(url, download_root, filename, md5):
-        asked.append(filename)
-        shutil.copy(tmp_path / "far" / "MNIST" / "raw" / filename.removesuffix(".gz"), download_root)
+        requested.append(filename)
+        shutil.copy(tmp_path / "remote" / "MNIST" / "raw" / filename.removesuffix(".gz"), download_root)
 
     monkeypatch.setattr(torchvision_mnist, "download_and_extract_archive", fetch)
-    monkeypatch.setenv("AEQUA_DATA", str(tmp_path / "near"))
+    monkeypatch.setenv("AEQUA_DATA", str(tmp_path / "local"))
     assert len(load("mnist", device="cpu").test) == 20
     assert len(load("mnist", device="cpu").test) == 20
-    assert len(asked) == 4
+    assert len(requested) == 4
 
 
-def test_files_that_are_there_are_not_asked_for(tmp_path, monkeypatch):
+def test_files_that_exist_are_not_downloaded(tmp_path, monkeypatch):
     write_mnist(tmp_path)
-    monkeypatch.setattr(torchvision_download, "_urlretrieve", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr(torchvision_download, "_urlretrieve", lambda *_: pytest.fail("used the network"))
     assert len(load("mnist", root=tmp_path, device="cpu").test) == 20
 
 
@@ -109,20 +109,22 @@ def test_a_damaged_svhn_file_is_named(tmp_path, monkeypatch):
         load("svhn", root=tmp_path)
 
 
-def test_images_without_labels_are_noticed(tmp_path):
+def test_images_without_labels_are_refused(tmp_path):
     write_mnist(tmp_path)
     write_idx(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte", np.arange(59) % 10)
-    with pytest.raises(ValueError, match=r"y_train is int64 of shape \(59,\); allowed are .* \(60,\)"):
+    with pytest.raises(
+        ValueError, match=r"`y_train` must be whole numbers of shape \(60,\), got int64 of shape \(59,\)"
+    ):
         load("mnist", root=tmp_path)
 
 
 def test_the_folder_is_the_argument_then_the_environment_then_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("AEQUA_DATA", "from/environment")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert folder_of_data("from/argument") == Path("from/argument")
-    assert folder_of_data() == Path("from/environment")
+    assert data_folder("from/argument") == Path("from/argument")
+    assert data_folder() == Path("from/environment")
     monkeypatch.delenv("AEQUA_DATA")
-    assert folder_of_data() == tmp_path / ".cache" / "aequa-lite"
+    assert data_folder() == tmp_path / ".cache" / "aequa-lite"
 
 
 def test_packed_idx_files_are_unpacked_without_a_network(tmp_path, monkeypatch):
@@ -135,5 +137,5 @@ def test_packed_idx_files_are_unpacked_without_a_network(tmp_path, monkeypatch):
         plain.unlink()
         resources.append((name, hashlib.md5(packed, usedforsecurity=False).hexdigest()))
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    monkeypatch.setattr(torchvision_download, "_urlretrieve", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr(torchvision_download, "_urlretrieve", lambda *_: pytest.fail("used the network"))
     assert len(load("mnist", root=tmp_path, device="cpu").test) == 20

@@ -21,13 +21,14 @@ def test_femnist_keeps_pixels_and_writers(tmp_path):
         data.test.x.reshape(16, 784), torch.from_numpy(np.concatenate([pixels(8, 784, seed=i) for i in (0, 2)]))
     )
     assert data.train.groups.unique().tolist() == [0, 1, 2, 3]
+    assert len(data.validation.groups) == 2
     for shard in natural(data.train, Config(participants=4)):
         writer = int(shard.samples.groups[0])
         own = {row.tobytes() for row in pixels(8, 784, seed=writer)}
         assert all(row.numpy().tobytes() in own for row in shard.samples.x)
 
 
-def test_leaf_files_under_data_are_named_where_they_are_missing(tmp_path):
+def test_missing_leaf_files_are_named(tmp_path):
     (tmp_path / "train").mkdir()
     with pytest.raises(FileNotFoundError, match=r"holds no train/\*.json; LEAF writes train/ and test/"):
         load(tmp_path)
@@ -66,9 +67,9 @@ def lose_the_sizes(content):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (change_pixel, "writer f0000_0 in .*a.json does not hold 8 rows of 784 pixels"),
+        (change_pixel, "writer f0000_0 in .*a.json must hold 8 rows of 784 pixels"),
         (change_label, "whole labels from 0 to 61"),
-        (change_size, "does not hold 8 rows"),
+        (change_size, "must hold 8 rows"),
         (lose_a_pixel, "writer f0000_0 in .* cannot be read"),
         (lose_a_writer, "writer f0000_0 in .* cannot be read .KeyError"),
         (lose_the_sizes, "a.json cannot be read .KeyError"),
@@ -79,7 +80,7 @@ def test_a_damaged_leaf_file_is_named_with_its_writer(tmp_path, change, sentence
         load(write_leaf(tmp_path, change))
 
 
-def test_json_that_is_cut_is_said_to_be_damaged(tmp_path):
+def test_json_that_is_cut_is_refused(tmp_path):
     damage(write_leaf(tmp_path) / "test" / "a.json")
     with pytest.raises(ValueError, match=r"test/a.json cannot be read .JSONDecodeError"):
         load(tmp_path)

@@ -1,4 +1,4 @@
-"""Laws of the partitions: disjoint, complete but by design, none empty, from the seed alone; refusals with a reason."""
+"""Laws of the partitions: disjoint, complete unless they say otherwise, never empty, decided by the seed alone."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from aequa_lite.data.partition import (
     class_counts,
     class_imbalance,
     dirichlet,
+    fedrac_dirichlet,
     homogeneous,
     imbalanced,
     label_skew,
@@ -40,12 +41,13 @@ PARTIAL = {
     "natural": natural,
     "label_skew": partial(label_skew, classes_each=2),
     "class_imbalance": class_imbalance,
+    "fedrac_dirichlet": partial(fedrac_dirichlet, alpha=3),
 }
 EVERY = COMPLETE | PARTIAL
 
 
 def samples(y, classes, groups=None):
-    """Samples whose one pixel tells where they came from."""
+    """Samples whose one pixel is their position (modulo 256)."""
     y = torch.as_tensor(np.asarray(y), dtype=torch.int64)
     x = torch.arange(len(y)) % 256
     owners = torch.arange(len(y)) % 23 if groups is None else torch.as_tensor(groups)
@@ -68,14 +70,15 @@ def requests(draw):
     return samples(y, classes), config
 
 
-def answer(partition, train, config):
-    """The shards; none where the request is refused, which must be a ValueError of one sentence."""
+def shards_or_refusal(partition, train, config):
+    """The shards; none where the request is refused, which must be one sentence."""
     try:
         return partition(train, config)
     except ValueError as error:
-        refusal = str(error)
-    assert "\n" not in refusal
-    assert "; " in refusal or ": " in refusal or ", " in refusal
+        sentence = str(error)
+    assert "\n" not in sentence
+    assert " must " in sentence
+    assert ", got " in sentence
     return []
 
 
@@ -84,29 +87,29 @@ def answer(partition, train, config):
 @quick
 def test_shards_are_disjoint_and_never_empty(name, request):
     train, config = request
-    shards = answer(EVERY[name], train, config)
-    event("answered" if shards else "refused")
+    shards = shards_or_refusal(EVERY[name], train, config)
+    event("accepted" if shards else "refused")
     if not shards:
         return
     assert [shard.participant for shard in shards] == list(range(config.participants))
     assert all(len(shard) > 0 for shard in shards)
-    places = np.concatenate([shard.indices for shard in shards])
-    assert len(np.unique(places)) == len(places)
-    assert places.min() >= 0
-    assert places.max() < len(train)
+    positions = np.concatenate([shard.indices for shard in shards])
+    assert len(np.unique(positions)) == len(positions)
+    assert positions.min() >= 0
+    assert positions.max() < len(train)
 
 
 @pytest.mark.parametrize("name", COMPLETE)
 @given(requests())
 @quick
-def test_nothing_is_lost_where_nothing_is_left_out_by_design(name, request):
+def test_every_sample_is_used_by_a_complete_partition(name, request):
     train, config = request
-    shards = answer(COMPLETE[name], train, config)
+    shards = shards_or_refusal(COMPLETE[name], train, config)
     assert sum(map(len, shards)) == (len(train) if shards else 0)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_shard_holds_the_samples_its_places_name_in_ascending_order(name):
+def test_a_shard_holds_the_samples_at_its_indices_in_ascending_order(name):
     train = balanced()
     for shard in EVERY[name](train, Config(participants=5)):
         assert (np.diff(shard.indices) > 0).all()
@@ -118,21 +121,21 @@ def test_a_shard_holds_the_samples_its_places_name_in_ascending_order(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_seed_alone_decides(name):
-    def places(seed, **other):
+    def indices(seed, **other):
         shards = EVERY[name](balanced(), Config(participants=5, seed=seed, **other))
         return [shard.indices.tolist() for shard in shards]
 
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002  (the global generator must not matter)
-    first = places(3)
+    first = indices(3)
     torch.manual_seed(2)
     np.random.seed(2)  # noqa: NPY002
-    assert first == places(3, rounds=7, lr=0.5)
-    assert first != places(4)
+    assert first == indices(3, rounds=7, lr=0.5)
+    assert first != indices(4)
 
 
 def test_a_million_requests_for_other_participants_are_refused_before_any_work():
-    with pytest.raises(ValueError, match="participants is 1000000"):
+    with pytest.raises(ValueError, match="`participants` must be at most 600, .*, got 1000000"):
         homogeneous(balanced(), Config(participants=1_000_000))
 
 
@@ -168,7 +171,7 @@ def test_imbalanced_gives_two_of_ten_forty_percent_each():
     holders = {
         tuple(np.argsort([len(s) for s in imbalanced(balanced(), Config(10, seed=i), 0.4, 2)])[-2:]) for i in range(9)
     }
-    assert len(holders) > 3  # the seed chooses who holds much
+    assert len(holders) > 3  # the seed chooses the holders
 
 
 def test_sizes_are_exactly_those_asked_for():
@@ -189,9 +192,9 @@ def test_power_law_sizes_grow_evenly_and_keep_the_published_ratio():
 def test_label_skew_gives_each_its_number_of_classes_and_each_class_a_holder(n, classes, classes_each, seed):
     assume(classes_each <= classes)
     shards = label_skew(balanced(each=30, classes=classes), Config(participants=n, seed=seed), classes_each)
-    held = class_counts(shards) > 0
-    assert (held.sum(axis=1) == classes_each).all()
-    assert held.any(axis=0).sum() == min(classes, n * classes_each)
+    holds = class_counts(shards) > 0
+    assert (holds.sum(axis=1) == classes_each).all()
+    assert holds.any(axis=0).sum() == min(classes, n * classes_each)
     for column in class_counts(shards).T:
         assert np.ptp(column[column > 0]) <= 1 if column.any() else True
     if n * classes_each >= classes:
@@ -212,16 +215,56 @@ def test_class_imbalance_takes_the_most_that_the_data_allow():
     train, config = balanced(each=600), Config(participants=10)
     most = len(class_imbalance(train, config)[0])
     assert len(class_imbalance(train, config, samples_each=most - 5)[0]) == most - 5
-    with pytest.raises(ValueError, match=f"samples_each is {most + 1}; allowed .* to {most}"):
+    with pytest.raises(ValueError, match=rf"`samples_each` must be a whole number in \[10, {most}\], got {most + 1}"):
         class_imbalance(train, config, samples_each=most + 1)
 
 
-def test_writers_are_participants_and_more_participants_add_writers():
+def test_class_imbalance_with_replacement_gives_more_samples_than_there_are():
+    train, config = balanced(each=60), Config(participants=10)
+    shards = class_imbalance(train, config, samples_each=2000, replace=True)
+    counts = class_counts(shards)
+    assert (counts > 0).sum(axis=1).tolist() == list(range(1, 11))
+    assert {len(shard) for shard in shards} == {2000}
+    assert max(np.ptp(row[row > 0]) for row in counts) <= 1
+    assert all(torch.equal(shard.samples.y, train.y[shard.indices]) for shard in shards)
+    assert len(np.unique(shards[-1].indices)) > 550  # all 600 are drawn from, some of them never drawn
+    order = [row > 0 for row in class_counts(class_imbalance(train, config))]
+    assert np.array_equal(order, counts > 0)  # the classes' order is that without replacement
+    again = class_imbalance(train, config, samples_each=2000, replace=True)
+    assert all(np.array_equal(a.indices, b.indices) for a, b in zip(shards, again))
+
+
+def test_fedrac_dirichlet_gives_equal_sizes_and_each_its_own_mix():
+    train = balanced(each=450)
+    shards = fedrac_dirichlet(train, Config(participants=10), alpha=3)
+    counts = class_counts(shards)
+    assert counts.sum(axis=1).tolist() == [450] * 10
+    assert counts.sum(axis=0).tolist() == [450] * 10
+    few = fedrac_dirichlet(train, Config(participants=10), alpha=3, samples_each=20)
+    assert {len(shard) for shard in few} == {20}
+
+
+def test_fedrac_dirichlet_has_the_variance_of_its_dirichlet():
+    """q ~ Dirichlet(alpha / C, ...): each share has variance (1/C) (1 - 1/C) / (alpha + 1)."""
+    train, alpha = balanced(each=2000), 3.0
+    shares = [
+        class_counts(fedrac_dirichlet(train, Config(participants=20, seed=seed), alpha, samples_each=100)) / 100
+        for seed in range(30)
+    ]
+    spread = 0.1 * 0.9 / (alpha + 1)
+    drawn = (0.1 - spread - 0.01) / 100  # of 100 draws from a share q: E[q (1 - q)] / 100
+    assert np.var(shares) == pytest.approx(spread + drawn, rel=0.05)
+    even = class_counts(fedrac_dirichlet(train, Config(participants=20), 1e6))
+    assert np.abs(even - 100).max() < 50
+
+
+def test_natural_owners_are_participants_and_more_participants_add_owners():
     train = samples(np.arange(40) % 2, 2, groups=np.repeat([3, 8, 11, 40], 10))
-    all_, few = natural(train, Config(participants=4)), natural(train, Config(participants=2))
-    assert sorted(set(shard.samples.groups.tolist()).pop() for shard in all_) == [3, 8, 11, 40]
-    assert [shard.indices.tolist() for shard in few] == [shard.indices.tolist() for shard in all_[:2]]
-    assert all(len(shard) == 10 for shard in all_)
+    every, three, two = (natural(train, Config(participants=n)) for n in (4, 3, 2))
+    assert [set(shard.samples.groups.tolist()).pop() for shard in every] == [3, 8, 11, 40]  # in the codes' order
+    assert [shard.indices.tolist() for shard in two] == [shard.indices.tolist() for shard in three[:2]]
+    assert {tuple(shard.indices) for shard in three} < {tuple(shard.indices) for shard in every}
+    assert all(len(shard) == 10 for shard in every)
 
 
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.integers(0, 9))
@@ -234,7 +277,7 @@ def test_label_noise_flips_exactly_the_rate_and_never_to_the_same_class(rates, s
         assert int((new.samples.y != y).sum()) == round(rate * len(y))
         assert new.samples.y.min() >= 0
         assert new.samples.y.max() < 10
-        assert torch.equal(old.samples.y, y)  # what was given stays as it was
+        assert torch.equal(old.samples.y, y)  # the shards stay as they were
         assert torch.equal(old.samples.x, new.samples.x)
 
 
@@ -247,7 +290,7 @@ def test_feature_noise_has_its_sigma_and_none_is_none():
     assert little.samples.x.dtype == torch.uint8
     assert (little.samples.x.float() / 255).std().item() == pytest.approx(0.05, rel=0.05)
     assert {0, 255} <= set(much.samples.x.unique().tolist())
-    assert clean[1].samples.x.unique().tolist() == [128]  # what was given stays as it was
+    assert clean[1].samples.x.unique().tolist() == [128]  # the shards stay as they were
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(0, 10_000))
@@ -265,37 +308,59 @@ def test_the_table_counts_every_sample_once():
 
 
 N5 = Config(participants=5)
+NUMBER = "must be a number in"
 IMPOSSIBLE = {
-    "alpha is 0;": lambda t: dirichlet(t, N5, alpha=0),
-    "alpha is nan;": lambda t: quantity_dirichlet(t, N5, alpha=float("nan")),
-    "alpha is True;": lambda t: dirichlet(t, N5, alpha=True),
-    "least is 0;": lambda t: dirichlet(t, N5, alpha=1.0, least=0),
-    "dirichlet gave 5 participants at least 120 samples": lambda t: dirichlet(t, N5, alpha=0.01, least=120),
-    "quantity_dirichlet gave 5 ": lambda t: quantity_dirichlet(t, N5, alpha=0.01, least=115),
-    "at least 200 samples each": lambda t: dirichlet(t, N5, alpha=1.0, least=200),
-    "holders is 5;": lambda t: imbalanced(t, N5, share=0.2, holders=5),
-    "participants is 1;": lambda t: imbalanced(t, Config(participants=1), share=0.2, holders=1),
-    "share is 0;": lambda t: imbalanced(t, N5, share=0, holders=1),
-    "share is 0.5 for each of 2 holders": lambda t: imbalanced(t, N5, share=0.5, holders=2),
-    "share is 0.499 for each": lambda t: imbalanced(t, N5, share=0.499, holders=2),
-    "sizes holds 2;": lambda t: by_size(t, N5, (1, 2)),
-    r"sizes\[1\] is 0;": lambda t: by_size(t, N5, (1, 0, 1, 1, 1)),
-    r"sizes\[0\] is 1.5;": lambda t: by_size(t, N5, (1.5, 1, 1, 1, 1)),
-    "sizes sum to 601;": lambda t: by_size(t, N5, (597, 1, 1, 1, 1)),
-    "shape is 0;": lambda t: power_law(t, N5, shape=0),
-    "shape is 0.1, which leaves nothing": lambda t: power_law(t, N5, shape=0.1),
-    "classes_each is 11;": lambda t: label_skew(t, N5, classes_each=11),
-    "classes_each is 0;": lambda t: label_skew(t, N5, classes_each=0),
-    "class 0 has 60 samples for 100 holders": lambda t: label_skew(t, Config(participants=100), classes_each=10),
-    "samples_each is 3;": lambda t: class_imbalance(t, N5, samples_each=3),
-    "too few for 100 participants": lambda t: class_imbalance(t, Config(participants=100)),
-    "train has no groups": lambda t: natural(Samples(t.x, t.y, 10), N5),
-    "participants is 24;": lambda t: natural(t, Config(participants=24)),
-    "train is a Data;": lambda t: homogeneous(Dataset("d", t, t, t, ""), N5),
-    r"rates\[4\] is 1.5;": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0, 0, 0, 1.5)),
-    "rates holds 2 and shards 5;": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0)),
-    r"sigmas\[0\] is -1;": lambda t: feature_noise(homogeneous(t, N5), N5, (-1, 0, 0, 0, 0)),
-    "x of participant 0 is torch.int64": lambda t: feature_noise(
+    f"`alpha` {NUMBER} .*, got 0$": lambda t: dirichlet(t, N5, alpha=0),
+    f"`alpha` {NUMBER} .*, got nan$": lambda t: quantity_dirichlet(t, N5, alpha=float("nan")),
+    f"`alpha` {NUMBER} .*, got True$": lambda t: dirichlet(t, N5, alpha=True),
+    f"`alpha` {NUMBER} .*, got -1$": lambda t: fedrac_dirichlet(t, N5, alpha=-1),
+    "`least` must be a whole number from 1, got 0": lambda t: dirichlet(t, N5, alpha=1.0, least=0),
+    "`dirichlet` must give each of 5 participants at least 120": lambda t: dirichlet(t, N5, alpha=0.01, least=120),
+    "`quantity_dirichlet` must give each of 5 ": lambda t: quantity_dirichlet(t, N5, alpha=0.01, least=115),
+    "`participants` must be at most 3, .* each needs 200, got 5": lambda t: dirichlet(t, N5, alpha=1.0, least=200),
+    r"`holders` must be a whole number in \[1, 4\], got 5": lambda t: imbalanced(t, N5, share=0.2, holders=5),
+    "`participants` must be at least 2 .*, got 1": lambda t: imbalanced(t, Config(participants=1), 0.2, holders=1),
+    f"`share` {NUMBER} .*, got 0$": lambda t: imbalanced(t, N5, share=0, holders=1),
+    "`share` must be at most .* for each of 2 holders, .*, got 0.5": lambda t: imbalanced(t, N5, share=0.5, holders=2),
+    "`share` must be at most 0.4975 .*, got 0.499": lambda t: imbalanced(t, N5, share=0.499, holders=2),
+    "`sizes` must hold one entry for each of the 5 participants, got 2 entries": lambda t: by_size(t, N5, (1, 2)),
+    r"`sizes\[1\]` must be a whole number in \[1, 600\], got 0": lambda t: by_size(t, N5, (1, 0, 1, 1, 1)),
+    r"`sizes\[0\]` must be a whole number .*, got 1.5": lambda t: by_size(t, N5, (1.5, 1, 1, 1, 1)),
+    "`sizes` must be at most 600 in total, .*, got 601": lambda t: by_size(t, N5, (597, 1, 1, 1, 1)),
+    f"`shape` {NUMBER} .*, got 0$": lambda t: power_law(t, N5, shape=0),
+    "`shape` must be large enough .*, got 0.1": lambda t: power_law(t, N5, shape=0.1),
+    "`classes_each` must be a whole number .*, got 11": lambda t: label_skew(t, N5, classes_each=11),
+    "`classes_each` must be a whole number .*, got 0": lambda t: label_skew(t, N5, classes_each=0),
+    "class 0 must have a sample for each of its 100 holders, got 60": lambda t: label_skew(
+        t, Config(participants=100), classes_each=10
+    ),
+    "`samples_each` must be a whole number .*, got 3": lambda t: class_imbalance(t, N5, samples_each=3),
+    "`samples_each` must be a whole number .*, got None": lambda t: class_imbalance(t, N5, replace=True),
+    "`samples_each` must be a whole number .*, got 2000": lambda t: class_imbalance(t, N5, samples_each=2000),
+    "`samples_each` must be a whole number .*, got 121": lambda t: fedrac_dirichlet(t, N5, 1.0, samples_each=121),
+    "`replace` must be True or False, got 1": lambda t: class_imbalance(t, N5, 20, replace=1),
+    "each class must have a sample, got none of class 1": lambda t: class_imbalance(
+        samples(np.zeros(9), 2), Config(participants=2), 4, replace=True
+    ),
+    "`train` must have 10 samples for each of 100 participants": lambda t: class_imbalance(t, Config(participants=100)),
+    "`train` must be samples with natural owners": lambda t: natural(Samples(t.x, t.y, 10), N5),
+    "`participants` must be at most 23, the number of natural owners, got 24": lambda t: natural(
+        t, Config(participants=24)
+    ),
+    "`train` must be Samples, such as .*, got Dataset": lambda t: homogeneous(Dataset("d", t, t, t, ""), N5),
+    "`config` must be a Config, got 5": lambda t: homogeneous(t, 5),
+    "`shards` must be one Shard or more": lambda t: class_counts([]),
+    r"`rates\[4\]` must be a number in \[0, 1\], got 1.5": lambda t: label_noise(
+        homogeneous(t, N5), N5, (0, 0, 0, 0, 1.5)
+    ),
+    "`rates` must hold one entry for each of the 5 .*, got 2": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0)),
+    "`shards` must hold one entry for each of the 5 .*, got 4": lambda t: label_noise(
+        homogeneous(t, Config(participants=4)), N5, (0,) * 5
+    ),
+    r"`sigmas\[0\]` must be a number in \[0, 100\], got -1": lambda t: feature_noise(
+        homogeneous(t, N5), N5, (-1, 0, 0, 0, 0)
+    ),
+    "`shards` must be uint8 images, got torch.int64": lambda t: feature_noise(
         homogeneous(Samples(t.y[:, None], t.y, 10), N5), N5, (0,) * 5
     ),
 }

@@ -5,13 +5,14 @@ from .._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "load": ["load"],
+        "load": ["default_device", "load"],
         "noise": ["feature_noise", "label_noise"],
         "partition": [
             "by_size",
             "class_counts",
             "class_imbalance",
             "dirichlet",
+            "fedrac_dirichlet",
             "homogeneous",
             "imbalanced",
             "label_skew",
@@ -19,7 +20,7 @@ __getattr__, __dir__, __all__ = attach(
             "power_law",
             "quantity_dirichlet",
         ],
-        "readers": ["Arrays", "NAMES", "embedded", "folder_of_data", "leaf", "npz", "torchvision_set"],
+        "readers": ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"],
         "text": ["frequent", "tokens", "tsv"],
     },
 )

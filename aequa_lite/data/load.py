@@ -1,82 +1,134 @@
-"""Data sets as tensors on one device: uint8 until the moment of use, checked before anything is built on them."""
+"""Data sets as tensors on one device, checked before anything is built on them."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from .._check import refusal
 from ..rng import stream
 from ..types import Dataset, Samples
-from .readers import NAMES, NEEDS_NOTHING, Arrays, embedded, folder_of_data, leaf, npz, torchvision_set
+from .readers import EMBEDDED_REMEDY, NAMES, Array, Arrays, data_folder, embedded, leaf, npz, torchvision_set
 from .text import frequent, tsv
 
-__all__ = ["load"]
+__all__ = ["default_device", "load"]
 
+Device = str | torch.device | None
 
-TOKENS = {2: ("int64",)}  # dtypes allowed by the number of axes, for text and for all else
-
-
-PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}
+TOKENS = {2: ("int64",)}  # number of axes -> types, for text
+PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # for images and tables
 
 
 def load(
     name: str | Path,
     *,
     root: str | Path | None = None,
-    device: Any = None,
+    device: Device = None,
     seed: int = 0,
     validation: int | None = None,
 ) -> Dataset:
     """Load a data set as training, validation and test samples on one device.
 
-    ``name``: "fashion-mini" (embedded, needs nothing), "fashion", "mnist", "cifar10", "cifar100", "svhn" (through
-    torchvision, from ``root``, else AEQUA_DATA, else ~/.cache/aequa-lite; a file such as cifar10.npz there comes first,
-    and its name says so), the path of an .npz file with x_train,
-    y_train, x_test, y_test (images (n, h, w), (n, c, h, w) or (n, h, w, c) uint8; tables (n, d) uint8 or float32),
-    of a LEAF FEMNIST folder, or of a folder with SST-2's train.tsv, test.tsv and, if it is there, dev.tsv. x becomes
-    (n, c, h, w), (n, d) or, for text, (n, 56) int64 token ids whose words are ``data.words`` (at most 20,000, each at
-    least twice in the training split); y int64. ``validation``: how many training samples
-    are set aside by ``seed``, as class-balanced as can be, where the set brings no validation split; by default a
-    sixth of n, at most max(5,000, n / 20), never more than 10,000, and never more than half of a class.
+    Args:
+        name: "fashion-mini" (embedded); "fashion", "mnist", "cifar10", "cifar100" or
+            "svhn" (through torchvision; a file such as cifar10.npz in the folder of data
+            sets comes first); or the path of an .npz file with x_train, y_train, x_test
+            and y_test (images (n, h, w), (n, c, h, w) or (n, h, w, c) uint8, tables (n, d)
+            uint8 or float32), of a LEAF FEMNIST folder, or of a folder with SST-2's
+            train.tsv, test.tsv and, if it exists, dev.tsv.
+        root: The folder of data sets; else AEQUA_DATA, else ~/.cache/aequa-lite.
+        device: Where the tensors lie; by default :func:`default_device`.
+        seed: Decides which training samples are set aside for validation.
+        validation: How many are set aside, as class-balanced as can be, if the data set
+            has no validation split; by default a sixth of n, at most max(5,000, n / 20),
+            10,000 and half of each class.
+
+    Returns:
+        x as (n, c, h, w), (n, d) or, for text, (n, 56) int64 token ids of
+        `dataset.words`; y as (n,) int64.
 
     Raises:
-        FileNotFoundError: a file is missing, or cannot be downloaded.
-        ValueError: an unknown name, a damaged file, wrong shapes or labels, an impossible device or validation.
+        FileNotFoundError: A file is missing, or cannot be downloaded.
+        ValueError: The name is unknown, a file is damaged, shapes or labels do not fit,
+            or the device cannot be used.
 
     Example:
-        >>> data = load("fashion-mini", device="cpu")
-        >>> data.sizes, tuple(data.test.x.shape), data.labels[9]
-        ({'train': 6000, 'validation': 2000, 'test': 4000}, (4000, 1, 28, 28), 'Ankle boot')
+        >>> dataset = load("fashion-mini", device="cpu")
+        >>> dataset.sizes, tuple(dataset.test.x.shape)
+        ({'train': 6000, 'validation': 2000, 'test': 4000}, (4000, 1, 28, 28))
 
-    Source: the sets' own publications; the way of setting aside is ours.
+    References:
+        The data sets' own publications; how samples are set aside is our choice.
     """
-    place, _ = _device(device), stream(seed)  # a bad device or seed is refused before any file is read
-    name = _found(name, root)
+    place, _ = _usable_device(device), stream(seed)  # a bad device or seed is refused before any file is read
+    name = _replacement(name, root)
     arrays = checked_arrays(_read(name, root))
     if validation is not None and arrays.validation is not None:
-        raise ValueError(f"validation is {validation!r}, but {name} brings its own validation split; leave it out")
+        raise refusal("validation", f"left out, since {name} has its own validation split", validation)
     digest = _digest(arrays)
     arrays = arrays if arrays.validation is not None else _set_aside(arrays, validation, seed)
     arrays = frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
-    groups = {"train": arrays.groups}
-    splits = {k: _samples(*pair, arrays.classes, groups.get(k), place) for k, pair in arrays.splits.items()}
+    splits = {k: _samples(*pair, arrays.classes, arrays.groups.get(k), place) for k, pair in arrays.splits.items()}
     return Dataset(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
 
 
-def _found(name: str | Path, root: str | Path | None) -> str | Path:
-    """The .npz file that stands for a known set in the folder of data, where there is one; else the name itself."""
-    own = folder_of_data(root) / f"{name}.npz"
+def default_device() -> torch.device:
+    """Return the device on which data sets are loaded; networks follow the data.
+
+    It is AEQUA_DEVICE if that is set, else the first CUDA GPU, else Apple's GPU (MPS) if it
+    works, else the CPU.
+
+    Raises:
+        ValueError: AEQUA_DEVICE is no device that torch can use here.
+
+    Example:
+        >>> default_device().type in ("cuda", "mps", "cpu")
+        True
+    """
+    if name := os.environ.get("AEQUA_DEVICE"):
+        return _usable("AEQUA_DEVICE", name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    try:
+        return _usable("device", "mps")
+    except ValueError:
+        return torch.device("cpu")
+
+
+def _usable_device(device: Device) -> torch.device:
+    """The device that was asked for, or the default; refused if torch cannot use it."""
+    return default_device() if device is None else _usable("device", device)
+
+
+def _usable(name: str, device: str | torch.device) -> torch.device:
+    """A device on which torch can add two numbers."""
+    try:
+        place = torch.device(device)
+        torch.ones(2, device=place).sum().item()
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise refusal(
+            name, "a device that torch can use here, such as 'cpu', or 'cuda:0' with a GPU", device
+        ) from error
+    return place
+
+
+def _replacement(name: str | Path, root: str | Path | None) -> str | Path:
+    """The .npz file that stands for a known data set in the folder of data sets, else the name itself."""
+    if not isinstance(name, (str, Path)):
+        raise refusal("name", "a name or a path", name)
+    own = data_folder(root) / f"{name}.npz"
     return own if name in NAMES and own.is_file() else name
 
 
 def _read(name: str | Path, root: str | Path | None) -> Arrays:
-    """Find the reader that a name belongs to."""
+    """Read a data set with the reader that its name belongs to."""
     if name == "fashion-mini":
         return embedded()
     if name in NAMES:
@@ -87,71 +139,56 @@ def _read(name: str | Path, root: str | Path | None) -> Arrays:
     if path.is_dir():
         return tsv(path) if any(path.glob("*.tsv")) else leaf(path)
     known = ["fashion-mini", *NAMES]
-    near = get_close_matches(str(name).lower(), known, n=1, cutoff=0.0)[0]
-    raise ValueError(
-        f"name is {str(name)!r}; the nearest known one is {near!r}, allowed are {', '.join(known)}, the path of an "
-        f".npz file or of a folder as LEAF or SST-2 has it ({NEEDS_NOTHING})"
-    )
-
-
-def _device(device: Any) -> torch.device:
-    """The device that was asked for, or the GPU where there is one; refused where torch cannot use it."""
-    try:
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
-        torch.empty(0, device=place)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(
-            f"device is {device!r}, which torch cannot use here; allowed are 'cpu' and, with a GPU, 'cuda' or "
-            "'cuda:0': leave it out to take the best there is"
-        ) from error
-    return place
+    near = get_close_matches(str(name)[:100].lower(), known, n=1, cutoff=0.0)[0]
+    allowed = f"one of {', '.join(known)}, or the path of an .npz file or of a folder as LEAF or SST-2 has it"
+    raise refusal("name", allowed, str(name), f"the nearest is {near!r} ({EMBEDDED_REMEDY})")
 
 
 def checked_arrays(arrays: Arrays) -> Arrays:
-    """Refuse wrong shapes, types and labels; bring images to (n, c, h, w)."""
+    """Refuse wrong shapes, types and labels; return images as (n, c, h, w)."""
     shape = arrays.train[0].shape[1:]
     for split, (x, y) in arrays.splits.items():
         _check_inputs(f"x_{split}", x, shape, TOKENS if arrays.words else PIXELS)
         if y.dtype.kind not in "iu" or y.shape != (len(x),):
             raise ValueError(
-                f"y_{split} is {y.dtype} of shape {y.shape}; allowed are whole numbers of shape ({len(x)},)"
+                f"`y_{split}` must be whole numbers of shape ({len(x)},), got {y.dtype} of shape {y.shape}"
             )
-    classes = arrays.classes or _count(arrays.train[1])
+    classes = arrays.classes or _count_classes(arrays.train[1])
     for split, (_, y) in arrays.splits.items():
         if y.min() < 0 or y.max() >= classes:
-            raise ValueError(f"y_{split} holds labels {y.min()} to {y.max()}; allowed are 0 to {classes - 1}")
-    images = {split: (channels_first(x), y.astype(np.int64)) for split, (x, y) in arrays.splits.items()}
-    return replace(arrays, classes=classes, **images)
+            raise ValueError(f"`y_{split}` must hold labels from 0 to {classes - 1}, got {y.min()} to {y.max()}")
+    pairs = {split: (_channels_first(x), y.astype(np.int64)) for split, (x, y) in arrays.splits.items()}
+    return replace(arrays, classes=classes, **pairs)
 
 
-def _check_inputs(name: str, x: np.ndarray, shape: tuple[int, ...], kinds: dict[int, tuple[str, ...]]) -> None:
+def _check_inputs(name: str, x: Array, shape: tuple[int, ...], kinds: dict[int, tuple[str, ...]]) -> None:
     """Refuse inputs that are neither pixels nor tokens, empty, or unlike the training inputs."""
     allowed = kinds.get(x.ndim, ("uint8",))
     if str(x.dtype) not in allowed:
         remedy = "; pixels from 0 to 1 become uint8 by np.rint(255 * x).astype('uint8')" if x.dtype.kind == "f" else ""
-        raise ValueError(f"{name} is {x.dtype} with {x.ndim} axes; allowed is {' or '.join(allowed)}{remedy}")
+        raise ValueError(f"`{name}` must be {' or '.join(allowed)}, got {x.dtype} with {x.ndim} axes{remedy}")
     if x.ndim not in kinds or not x.size or x.shape[1:] != shape:
         raise ValueError(
-            f"{name} has shape {x.shape}; allowed is (n, h, w), (n, c, h, w), (n, h, w, c) or (n, d), none of them 0, "
-            "and but for n the same in all splits"
+            f"`{name}` must have shape (n, h, w), (n, c, h, w), (n, h, w, c) or (n, d), none of them 0, and but for n "
+            f"the same in all splits, got {x.shape}"
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise ValueError(f"{name} holds numbers that are not finite; allowed are finite ones only")
+        raise ValueError(f"`{name}` must hold finite numbers, got NaN or infinity")
 
 
-def _count(y: np.ndarray) -> int:
+def _count_classes(y: Array) -> int:
     """The number of classes of labels that must be 0, 1, ... without a gap."""
     found = np.unique(y)
     if len(found) < 2 or not np.array_equal(found, np.arange(len(found))):
         raise ValueError(
-            f"y_train holds {len(found)} labels from {found[0]} to {found[-1]}; allowed are at least two, 0, 1, 2, ... "
-            "without a gap: renumber them by np.unique(y, return_inverse=True)"
+            f"`y_train` must hold two or more labels 0, 1, 2, ... without a gap, got {len(found)} from {found[0]} to "
+            f"{found[-1]}; renumber them by np.unique(y, return_inverse=True)"
         )
     return len(found)
 
 
-def channels_first(x: np.ndarray) -> np.ndarray:
-    """Images as (n, c, h, w); channels are last where the last axis is 1, 3 or 4 and the second is longer."""
+def _channels_first(x: Array) -> Array:
+    """Images as (n, c, h, w); channels are last if the last axis is 1, 3 or 4 and the second is longer."""
     if x.ndim == 3:
         return x[:, None]
     last = x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] > x.shape[3]
@@ -159,10 +196,10 @@ def channels_first(x: np.ndarray) -> np.ndarray:
 
 
 def _digest(arrays: Arrays) -> str:
-    """SHA-256 of all arrays as they were read: the same data, the same hash, whatever is set aside."""
+    """SHA-256 of all arrays as they were read, whatever is set aside."""
     total = hashlib.sha256("\n".join(arrays.words).encode())
     for split, pair in arrays.splits.items():
-        for part in (*pair, *([arrays.groups] if split == "train" and arrays.groups is not None else [])):
+        for part in (*pair, *([arrays.groups[split]] if split in arrays.groups else [])):
             total.update(f"{split} {part.dtype} {part.shape}".encode())
             total.update(np.ascontiguousarray(part).data)
     return total.hexdigest()
@@ -174,20 +211,18 @@ def _set_aside(arrays: Arrays, size: int | None, seed: int) -> Arrays:
     most = int((sizes // 2).sum())  # at least half of every class stays for training
     wanted = min(len(y) // 6, 10_000, max(5_000, len(y) // 20), most) if size is None else size
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= most:
-        raise ValueError(
-            f"validation is {size!r}; of these {len(y):,} training samples it can set aside a whole number from 1 to "
-            f"{most:,} (at most half of each class)"
-        )
+        raise refusal("validation", f"a whole number in [1, {most}] (at most half of each class)", size)
     rng = stream(seed, "data", "validation")
     orders = [rng.permutation(np.flatnonzero(y == c)) for c in range(arrays.classes)]
     chosen = np.zeros(len(y), dtype=bool)
     for order, count in zip(orders, _level(sizes // 2, wanted), strict=True):
         chosen[order[:count]] = True
-    groups = None if arrays.groups is None else arrays.groups[~chosen]
+    owner = arrays.groups.get("train")
+    groups = {} if owner is None else {"train": owner[~chosen], "validation": owner[chosen]}
     return replace(arrays, train=(x[~chosen], y[~chosen]), validation=(x[chosen], y[chosen]), groups=groups)
 
 
-def _level(caps: np.ndarray, total: int) -> np.ndarray:
+def _level(caps: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """As equal counts as can be with this total, none above its cap; earlier classes take what does not divide."""
     counts = np.zeros_like(caps)
     while (left := total - counts.sum()) > 0:
@@ -198,7 +233,7 @@ def _level(caps: np.ndarray, total: int) -> np.ndarray:
     return counts
 
 
-def _samples(x: np.ndarray, y: np.ndarray, classes: int, groups: np.ndarray | None, place: torch.device) -> Samples:
+def _samples(x: Array, y: Array, classes: int, groups: Array | None, place: torch.device) -> Samples:
     """One split as tensors on the device."""
     owners = None if groups is None else torch.from_numpy(np.ascontiguousarray(groups)).to(place)
     tensors = (torch.from_numpy(np.ascontiguousarray(part)).to(place) for part in (x, y))

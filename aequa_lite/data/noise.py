@@ -1,4 +1,4 @@
-"""Shards of worse quality: labels that were flipped, pixels with noise on them."""
+"""Shards of lower quality: flipped labels, noisy pixels."""
 
 from __future__ import annotations
 
@@ -8,79 +8,95 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from .._check import number, one_each, refusal
 from ..config import Config
 from ..rng import stream
 from ..types import Shard
-from .partition import check_number, shard_labels
+from .partition import labels_of
 
 __all__ = ["feature_noise", "label_noise"]
 
+MOST_SIGMA = 100.0
+
 
 def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[float]) -> list[Shard]:
-    """Flip the labels of a share of each participant's samples to another class.
+    """Flip a share of each participant's labels to another class.
 
-    ``rates``: (participants,) in [0, 1]; of participant i, round(rate_i x samples) labels become one of the other
-    classes, each equally likely. The shards that are given stay as they are.
+    Args:
+        shards: One shard for each participant; they stay as they are.
+        config: Participants and seed.
+        rates: (participants,) in [0, 1]: round(rate * samples) labels become one of the
+            other classes, each equally likely.
+
+    Returns:
+        The shards with flipped labels.
 
     Raises:
-        ValueError: not one rate for each shard, a rate outside [0, 1], or fewer than two classes.
+        ValueError: Not one rate in [0, 1] for each shard, or fewer than two classes.
 
     Example:
         >>> import aequa_lite as aq
-        >>> config = Config(participants=2)
-        >>> clean = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
+        >>> config, train = Config(participants=2), aq.load("fashion-mini", device="cpu").train
+        >>> clean = aq.data.homogeneous(train, config)
         >>> noisy = label_noise(clean, config, (0.0, 0.5))
         >>> [int((a.samples.y != b.samples.y).sum()) for a, b in zip(clean, noisy)]
         [0, 1500]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    _check_noise(shards, config, "rates", rates, high=1.0)
+    _check(shards, config, "rates", rates, 1.0)
     if (classes := shards[0].samples.classes) < 2:
-        raise ValueError(f"the shards have {classes} class; allowed are at least 2, so that a label can be another one")
+        raise refusal("shards", "samples of at least 2 classes", classes)
     return [_flipped(shard, config, rate) for shard, rate in zip(shards, rates, strict=True)]
 
 
 def feature_noise(shards: Sequence[Shard], config: Config, sigmas: Sequence[float]) -> list[Shard]:
-    """Add Gaussian noise to the pixels of each participant's images.
+    r"""Add Gaussian noise to the pixels of each participant's images.
 
-    x = clip(x + sigma_i z, 0, 1), z standard normal, with pixels from 0 to 1, rounded to uint8 again; ``sigmas``:
-    (participants,) standard deviations in units of the pixel range. The shards that are given stay as they are.
+    $x \leftarrow \mathrm{clip}(x + \sigma_i z, 0, 1)$ with $z \sim N(0, 1)$ and pixels in
+    [0, 1], rounded to uint8 again.
+
+    Args:
+        shards: One shard for each participant; they stay as they are.
+        config: Participants and seed.
+        sigmas: (participants,) standard deviations, in units of the pixel range.
+
+    Returns:
+        The shards with noisy images.
 
     Raises:
-        ValueError: not one sigma for each shard, a sigma outside [0, 100], or inputs that are no uint8 images.
+        ValueError: Not one sigma in [0, 100] for each shard, or samples that are no
+            uint8 images.
 
     Example:
         >>> import aequa_lite as aq
-        >>> config = Config(participants=2)
-        >>> clean = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
+        >>> config, train = Config(participants=2), aq.load("fashion-mini", device="cpu").train
+        >>> clean = aq.data.homogeneous(train, config)
         >>> noisy = feature_noise(clean, config, (0.0, 0.1))
         >>> [bool((a.samples.x == b.samples.x).all()) for a, b in zip(clean, noisy)]
         [True, False]
 
-    Source: feature noise of NIID-Bench, there growing with i / n; here any sequence.
+    References:
+        Feature noise of NIID-Bench (Li et al. 2022), whose sigma grows with i / n.
     """
-    _check_noise(shards, config, "sigmas", sigmas, high=100.0)
+    _check(shards, config, "sigmas", sigmas, MOST_SIGMA)
     for shard in shards:
         if shard.samples.x.dtype != torch.uint8:
-            raise ValueError(f"x of participant {shard.participant} is {shard.samples.x.dtype}; allowed is torch.uint8")
+            raise refusal("shards", "uint8 images", shard.samples.x.dtype)
     return [_noisy(shard, config, sigma) for shard, sigma in zip(shards, sigmas, strict=True)]
 
 
-def _check_noise(shards: Sequence[Shard], config: Config, name: str, values: Sequence[float], high: float) -> None:
-    """Refuse what is not one number in range for each of the recipe's participants."""
-    if not len(shards) == len(values) == config.participants:
-        raise ValueError(
-            f"{name} holds {len(values)} and shards {len(shards)}; allowed is one for each of the "
-            f"{config.participants} participants"
-        )
-    for i, value in enumerate(values):
-        check_number(f"{name}[{i}]", value, 0.0, high)
+def _check(shards: Sequence[Shard], config: Config, name: str, values: Sequence[float], high: float) -> None:
+    """Refuse what is not one shard and one number in [0, high] for each participant."""
+    one_each("shards", shards, config.participants)
+    for i, value in enumerate(one_each(name, values, config.participants)):
+        number(f"{name}[{i}]", value, 0.0, high)
 
 
 def _flipped(shard: Shard, config: Config, rate: float) -> Shard:
     """The shard with a share of its labels moved to other classes."""
-    rng, y = stream(config.seed, "partition", "label_noise", shard.participant), shard_labels(shard.samples).copy()
+    rng, y = stream(config.seed, "partition", "label_noise", shard.participant), labels_of(shard.samples).copy()
     chosen = rng.permutation(len(y))[: round(rate * len(y))]
     y[chosen] = (y[chosen] + rng.integers(1, shard.samples.classes, size=len(chosen))) % shard.samples.classes
     return replace(shard, samples=replace(shard.samples, y=torch.from_numpy(y).to(shard.samples.y.device)))

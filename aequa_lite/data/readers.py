@@ -1,4 +1,4 @@
-"""Files become arrays: the embedded data set, any .npz file, and LEAF's own JSON folder. Nothing here unpickles."""
+"""Files become arrays: the embedded data set, .npz files, LEAF's JSON folders, torchvision's sets. No file is unpickled."""
 
 from __future__ import annotations
 
@@ -7,141 +7,145 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._io import error_text, read_limited, regular_file, short_repr
 
-__all__ = ["Arrays", "NAMES", "embedded", "folder_of_data", "leaf", "npz", "torchvision_set"]
+__all__ = ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"]
 
-
-NEEDS_NOTHING = "'fashion-mini' is embedded and needs no file"
-
-
+EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-
-
 FEMNIST = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-
-
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mini.npz"
-
-
 SHA256 = "e4b7310970a56a49fb51063ab362adaca0d8f48dd2a94edc1caf5d67e5c4ae7e"
-
-
-Pair = tuple[np.ndarray, np.ndarray]
-
-
 MOST_ARRAY_BYTES = 1 << 32  # of all arrays of an .npz file; the largest known set, CIFAR-10, has 0.2 GB
-
-
-MOST_SWOLLEN = (
-    100  # so many times its own size a compressed file may become, beyond the first 64 MiB; pictures become 4
-)
-
-
+MOST_EXPANSION = 100  # of a compressed file beyond the first 64 MiB; images expand 4 times
 MOST_LEAF_BYTES = 1 << 29  # of one file; LEAF's own have a third of it
+
+# Our name -> torchvision's class. A table of names, since importing torchvision takes seconds.
+NAMES = {"fashion": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
+
+Array = NDArray[Any]
+Pair = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Hold what a reader found, before any check of shapes and labels.
+    """Hold what a reader found, before shapes and labels are checked.
 
-    Each split is (x, y); ``groups``: (training samples,) the owner of each; ``classes`` = 0 where labels tell it;
-    ``words``: for text, the word of each token id.
+    Args:
+        train: x and y of the training split.
+        test: x and y of the test split.
+        validation: x and y of the validation split, if there is one.
+        groups: For a split by name, (samples,) code of each sample's natural owner.
+        labels: Name of each class.
+        classes: Number of classes; 0 if the labels tell it.
+        words: For text, the word of each token id.
+        participants: Name of each natural owner, by its code.
 
     Example:
-        >>> Arrays(train=(np.zeros((2, 4, 4)), np.arange(2)), test=(np.zeros((1, 4, 4)), np.arange(1))).classes
-        0
+        >>> images, y = np.zeros((2, 4, 4)), np.arange(2)
+        >>> list(Arrays(train=(images, y), test=(images, y)).splits)
+        ['train', 'test']
     """
 
     train: Pair
     test: Pair
     validation: Pair | None = None
-    groups: np.ndarray | None = None
+    groups: Mapping[str, Array] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     classes: int = 0
     words: tuple[str, ...] = ()
+    participants: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, Pair]:
-        """The splits that are there, by name."""
+        """x and y of each split that exists, by name."""
         found = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: pair for name, pair in found.items() if pair is not None}
 
 
 @contextmanager
 def reading(what: str | Path) -> Iterator[None]:
-    """Turn whatever a reader chokes on into one sentence with the remedy."""
+    """Turn every error while a file is read into one sentence with a remedy."""
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{what} is missing; check the path ({NEEDS_NOTHING})") from error
-    except (
-        Exception
-    ) as error:  # to the one who asked, all of it means the same: the file is damaged or not of this kind
+        raise FileNotFoundError(f"{what} is missing; check the path ({EMBEDDED_REMEDY})") from error
+    except Exception as error:  # whatever it is, the file is damaged or of another kind
+        reason = f"{type(error).__name__}: {error_text(error)}"
         raise ValueError(
-            f"{what} cannot be read ({type(error).__name__}: {error_text(error)}); replace it by an intact one ({NEEDS_NOTHING})"
+            f"{what} cannot be read ({reason}); replace it by an intact one ({EMBEDDED_REMEDY})"
         ) from error
 
 
+def intact(path: Path, sha256: str) -> bytes:
+    """Return the bytes of a file of this package, after their SHA-256 was checked."""
+    with reading(path):
+        content = path.read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise ValueError(f"{path} is damaged (its SHA-256 is {found}, not {sha256}); install aequa-lite again")
+    return content
+
+
 def embedded() -> Arrays:
-    """Read the embedded fashion-mini after its SHA-256 was checked.
+    """Read the embedded fashion-mini.
 
     Raises:
-        FileNotFoundError: the package was installed without its data.
-        ValueError: the file is damaged.
+        FileNotFoundError: The package was installed without its data.
+        ValueError: The file is damaged: its SHA-256 is checked.
 
     Example:
         >>> embedded().train[0].shape
         (6000, 28, 28)
 
-    Source: Fashion-MNIST (MIT, Zalando SE); the draw is ours, its script is ``scripts/make_fashion_mini.py``.
+    References:
+        Fashion-MNIST (MIT, Zalando SE); `scripts/make_fashion_mini.py` draws the subset.
     """
-    with reading(EMBEDDED):
-        content = EMBEDDED.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise ValueError(f"{EMBEDDED} is damaged (its SHA-256 is {found}, not {SHA256}); install aequa-lite again")
-    return _npz_pairs(EMBEDDED, partial(io.BytesIO, content), FASHION)
+    return _npz_arrays(EMBEDDED, partial(io.BytesIO, intact(EMBEDDED, SHA256)), FASHION)
 
 
 def npz(path: str | Path) -> Arrays:
-    """Read x_train, y_train, x_test, y_test and, where they are there, x_validation, y_validation.
+    """Read x_train, y_train, x_test and y_test of an .npz file.
+
+    If they exist, x_validation and y_validation are read too, and `participant`,
+    (training samples,): the natural owner of each, a whole number or a name.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, holds pickled objects, or lacks one of the arrays.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, holds pickled objects, or lacks an array.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "two.npz"
-        >>> np.savez(path, x_train=np.eye(2), y_train=np.arange(2), x_test=np.eye(2), y_test=np.arange(2))
-        >>> npz(path).validation is None
-        True
+        >>> x, y = np.eye(2), np.arange(2)
+        >>> np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y, participant=["a", "b"])
+        >>> npz(path).participants
+        ('a', 'b')
     """
-    return _npz_pairs(Path(path), partial(unswollen, path))
+    return _npz_arrays(Path(path), partial(open_npz, path))
 
 
-def unswollen(path: str | Path) -> IO[bytes]:
-    """Open an .npz file, once it is certain that its arrays do not burst the memory: a few bytes can promise terabytes.
+def open_npz(path: str | Path) -> IO[bytes]:
+    """Open an .npz file whose arrays fit into memory; a few bytes can announce terabytes.
 
     Raises:
-        ValueError: it is no archive, no ordinary file, or its arrays are too large.
+        ValueError: It is no archive, no regular file, or its arrays are too large.
     """
     file = regular_file(path).open("rb")
     try:
         with zipfile.ZipFile(file) as archive:
-            size, promised = file.seek(0, io.SEEK_END), sum(each.file_size for each in archive.infolist())
-        if promised > min(MOST_ARRAY_BYTES, (1 << 26) + MOST_SWOLLEN * size):
-            raise ValueError(f"its {size} bytes promise arrays of {promised}, which is more than is believed")
+            size, total = file.seek(0, io.SEEK_END), sum(each.file_size for each in archive.infolist())
+        if total > min(MOST_ARRAY_BYTES, (1 << 26) + MOST_EXPANSION * size):
+            raise ValueError(f"its {size} bytes announce arrays of {total}, which is more than is allowed")
         file.seek(0)
     except BaseException:
         file.close()
@@ -149,115 +153,127 @@ def unswollen(path: str | Path) -> IO[bytes]:
     return file
 
 
-def _npz_pairs(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
-    """Read the arrays of an .npz file; a name that is missing is named."""
+def _npz_arrays(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
+    """Read the arrays of an .npz file; a missing name is named."""
+    known = [f"{kind}_{split}" for split in ("train", "test", "validation") for kind in "xy"]
     # The file is opened here, not by numpy, which leaves a damaged one open.
     with reading(path), opened() as file, np.load(file, allow_pickle=False) as content:
-        known = [f"{kind}_{split}" for split in ("train", "test", "validation") for kind in "xy"]
-        found = {name: content[name] for name in known if name in content.files}
+        found = {name: content[name] for name in (*known, "participant") if name in content.files}
     needed = known if found.keys() & known[4:] else known[:4]
     if missing := [name for name in needed if name not in found]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; needed are {', '.join(needed)} ({NEEDS_NOTHING})")
+        raise ValueError(f"{path} must hold {', '.join(needed)}, got none of {', '.join(missing)}; {EMBEDDED_REMEDY}")
     pairs = [(found[x], found[y]) for x, y in zip(needed[::2], needed[1::2], strict=True)]
-    return Arrays(*pairs, labels=labels)
+    if (owner := found.get("participant")) is None:
+        return Arrays(*pairs, labels=labels)
+    if owner.dtype.kind not in "iuU" or owner.shape != (len(pairs[0][0]),):
+        raise ValueError(
+            f"`participant` of {path} must hold a whole number or a name for each of {len(pairs[0][0])} training "
+            f"samples, got {owner.dtype} of shape {owner.shape}"
+        )
+    names, codes = np.unique(owner, return_inverse=True)
+    return Arrays(*pairs, labels=labels, groups={"train": codes}, participants=tuple(map(str, names.tolist())))
 
 
 def leaf(folder: str | Path) -> Arrays:
-    """Read FEMNIST from the folder that LEAF writes: train/*.json and test/*.json, grouped by writer.
+    """Read FEMNIST as LEAF writes it: train/*.json and test/*.json, grouped by writer.
 
-    Pixels keep LEAF's scale and polarity, round(255 x) with 255 = white paper; x is (samples, 28, 28). ``groups`` is
-    the place of each training sample's writer among the writers of the training files, in the files' order.
+    Pixels keep LEAF's scale and polarity, round(255 x) with 255 = white paper; x is
+    (samples, 28, 28). The code of a writer is its place among the writers of the training
+    files, in the files' order.
 
     Raises:
-        FileNotFoundError: there is no train/*.json or no test/*.json.
-        ValueError: a file is damaged, or a pixel or label is out of range.
+        FileNotFoundError: There is no train/*.json or no test/*.json.
+        ValueError: A file is damaged, or a pixel or label is out of range.
 
     Example:
         >>> leaf("no/such/folder")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         FileNotFoundError: no/such/folder holds no train/*.json; ...
 
-    Source: LEAF (Caldas et al.), its JSON format and its 62 classes.
+    References:
+        LEAF (Caldas et al. 2018), its JSON format and its 62 classes.
     """
-    x, y, writers = _leaf_split(Path(folder), "train")
-    x_test, y_test, _ = _leaf_split(Path(folder), "test")
-    return Arrays((x, y), (x_test, y_test), groups=writers, labels=FEMNIST, classes=len(FEMNIST))
+    x, y, codes, writers = _leaf_split(Path(folder), "train")
+    x_test, y_test, *_ = _leaf_split(Path(folder), "test")
+    groups = {"train": codes}
+    return Arrays((x, y), (x_test, y_test), None, groups, FEMNIST, len(FEMNIST), participants=writers)
 
 
-def _leaf_split(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All samples of one split, writer after writer."""
+def _leaf_split(folder: Path, split: str) -> tuple[Array, Array, Array, tuple[str, ...]]:
+    """All samples of one split, writer after writer; the writers' codes and names."""
     files = sorted((folder / split).glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({NEEDS_NOTHING})")
-    numbers: dict[str, int] = {}
-    parts = [part for file in files for part in _writers(file, numbers)]
+        raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({EMBEDDED_REMEDY})")
+    codes: dict[str, int] = {}
+    parts = [part for file in files for part in _writers(file, codes)]
     if not parts:
-        raise ValueError(f"{folder}/{split} holds no writer; make the folder again with LEAF ({NEEDS_NOTHING})")
-    x, y, writers = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return x.reshape(-1, 28, 28), y, writers
+        raise ValueError(f"{folder}/{split} must hold a writer, got none; make the folder again with LEAF")
+    x, y, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return x.reshape(-1, 28, 28), y, owner, tuple(map(str, codes))
 
 
-def _writers(file: Path, numbers: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The samples of each writer of one file; ``numbers`` gives every writer its number at first sight."""
+def _writers(file: Path, codes: dict[str, int]) -> Iterator[tuple[Array, Array, Array]]:
+    """The samples of each writer of one file; a new writer gets the next code."""
     with reading(file):
         content = json.loads(read_limited(file, MOST_LEAF_BYTES))
         sizes = dict(zip(content["users"], content["num_samples"], strict=True))
-        theirs = dict(content["user_data"])
+        by_writer = dict(content["user_data"])
     for writer, size in sizes.items():
         name = writer if isinstance(writer, str) and writer.isprintable() and len(writer) < 80 else short_repr(writer)
         with reading(f"writer {name} in {file}"):
-            x = np.asarray(theirs[writer]["x"], dtype=np.float64)  # (size, 784)
-            y = np.asarray(theirs[writer]["y"])
-        whole = type(size) is int and y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
-        if not (whole and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()):
+            x = np.asarray(by_writer[writer]["x"], dtype=np.float64)  # (size, 784)
+            y = np.asarray(by_writer[writer]["y"])
+        right = type(size) is int and y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
+        if not (right and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()):
             raise ValueError(
-                f"writer {name} in {file} does not hold {short_repr(size)} rows of 784 pixels in [0, 1] and as many whole labels "
-                f"from 0 to 61; make the folder again with LEAF ({NEEDS_NOTHING})"
+                f"writer {name} in {file} must hold {short_repr(size)} rows of 784 pixels in [0, 1] and as many whole "
+                f"labels from 0 to 61, got x {x.shape} and y {y.shape}; make the folder again with LEAF"
             )
-        number = numbers.setdefault(writer, len(numbers))
-        yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(size, number)
+        code = codes.setdefault(writer, len(codes))
+        yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(size, code)
 
 
-# Our name -> torchvision's class; a table of names, since importing torchvision takes seconds that not everyone owes.
-NAMES = {"fashion": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN"}
-
-
-def folder_of_data(root: str | Path | None = None) -> Path:
-    """Return the folder of the data sets: the argument, else AEQUA_DATA, else ~/.cache/aequa-lite.
+def data_folder(root: str | Path | None = None) -> Path:
+    """Return the folder of the data sets: `root`, else AEQUA_DATA, else ~/.cache/aequa-lite.
 
     Example:
-        >>> folder_of_data("data").name
+        >>> data_folder("data").name
         'data'
     """
     return Path(root or os.environ.get("AEQUA_DATA") or Path.home() / ".cache" / "aequa-lite").expanduser()
 
 
 def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
-    """Read a data set through torchvision; download it, with a progress bar, only where files are missing.
+    """Read a data set through torchvision, and download it only where files are missing.
 
-    Pickled files (CIFAR) are opened by torchvision only after their MD5 was compared with the published one; the
-    other formats hold no code.
+    torchvision opens pickled files (CIFAR) only after it compared their MD5 with the
+    published one; the other formats hold no code.
+
+    Args:
+        name: One of `NAMES`.
+        root: The folder of the data sets; see :func:`data_folder`.
 
     Raises:
-        FileNotFoundError: files are missing and cannot be downloaded.
-        ValueError: the files are there, but damaged.
+        FileNotFoundError: Files are missing and cannot be downloaded.
+        ValueError: The files exist but are damaged.
 
     Example:
         >>> torchvision_set("mnist", "/dev/null/x")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         FileNotFoundError: mnist is not complete in /dev/null/x and could not be downloaded ...
 
-    Source: torchvision's own readers and addresses.
+    References:
+        torchvision's own readers and addresses.
     """
     from torchvision import datasets  # late: see NAMES
 
-    kind, folder = getattr(datasets, NAMES[name]), folder_of_data(root)
+    kind, folder = getattr(datasets, NAMES[name]), data_folder(root)
     if not all(file.exists() for file in _set_files(kind, folder)):
         _download(name, kind, folder)
     with reading(f"{name} in {folder}"):
         train, test = (_open_split(kind, folder, split) for split in ("train", "test"))
-        names = getattr(train, "classes", "0123456789")
-        return Arrays(_image_pair(train), _image_pair(test), labels=tuple(names), classes=len(names))
+        labels = getattr(train, "classes", "0123456789")
+        return Arrays(_image_pair(train), _image_pair(test), labels=tuple(labels), classes=len(labels))
 
 
 def _set_files(kind: Any, folder: Path) -> list[Path]:
@@ -277,19 +293,18 @@ def _open_split(kind: Any, folder: Path, split: str, download: bool = False) -> 
 
 
 def _download(name: str, kind: Any, folder: Path) -> None:
-    """Let torchvision download; say what to do where it cannot."""
+    """Let torchvision download a data set; say what to do where it cannot."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for split in ("train", "test"):
             _open_split(kind, folder, split, download=True)
     except Exception as error:  # no network, no such page, no place to write, a broken download
-        reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"{name} is not complete in {folder} and could not be downloaded ({reason}); "
-            f"put its files there, or name the folder in root or AEQUA_DATA ({NEEDS_NOTHING})"
+            f"{name} is not complete in {folder} and could not be downloaded ({error_text(error)}); "
+            f"put its files there, or name the folder in root or AEQUA_DATA ({EMBEDDED_REMEDY})"
         ) from error
 
 
-def _image_pair(split: Any) -> tuple[np.ndarray, np.ndarray]:
+def _image_pair(split: Any) -> Pair:
     """Images and labels as arrays, whatever the reader calls them."""
     return np.asarray(split.data), np.asarray(split.labels if hasattr(split, "labels") else split.targets)

@@ -1,4 +1,4 @@
-"""Sentences become token ids: one way of splitting, and the words of the training split alone."""
+"""Sentences become token ids; the training split alone decides the words."""
 
 from __future__ import annotations
 
@@ -8,55 +8,53 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from .._check import number, refusal
 from .._io import read_limited, short_repr
-from .readers import NEEDS_NOTHING, Arrays, reading
+from .readers import EMBEDDED_REMEDY, Arrays, reading
 
 __all__ = ["frequent", "tokens", "tsv"]
 
-
 LENGTH = 56  # tokens a sentence; SST-2's longest has 53
-
-
 MOST_WORDS = 20_000
-
-
-MOST_TSV_BYTES, MOST_LINES = 1 << 26, 1_000_000  # of one file: a line of four bytes becomes a row of 448
-
-
-LEAST_COUNT = 2  # a word that the training split has once only is learnt from nothing
-
-
+LEAST_COUNT = 2  # nothing is learnt of a word that the training split has once only
+MOST_TSV_BYTES, MOST_LINES = 1 << 26, 1_000_000  # of one file: a line of 4 bytes becomes a row of 448
 PADDING, UNKNOWN = 0, 1
-
-
 RESERVED = ("<padding>", "<unknown>")
-
-
-SPLITS = {"train": "train", "test": "test", "validation": "dev"}  # ours -> the name of the file
+FILES = {"train": "train.tsv", "test": "test.tsv", "validation": "dev.tsv"}
 
 
 def tokens(sentences: Iterable[str], words: Sequence[str], length: int = LENGTH) -> Tensor:
-    """Turn sentences into what a network for text reads: token ids, (sentences, length) int64.
+    """Turn sentences into what a network for text reads.
 
-    A word is what stands between blanks, in lower case. ``words``: the data set's (``data.words``), where the place is
-    the id; 0 pads, 1 stands for every word that is not among them; words beyond ``length`` are cut off. A reward that
-    was trained on text is used with the same words: ``net(tokens(["A fine film"], data.words))``.
+    A word is what stands between blanks, in lower case. A reward that was trained on
+    text reads `tokens(["A fine film"], dataset.words)`.
+
+    Args:
+        sentences: A list of sentences.
+        words: The data set's words; the position is the id. 0 is padding, 1 any word
+            that is not among them.
+        length: Tokens of each sentence; further words are cut off.
+
+    Returns:
+        (sentences, length) int64 token ids.
 
     Raises:
-        ValueError: ``sentences`` is one string, or ``length`` is not a whole number from 1.
+        ValueError: `sentences` is one string, or `length` is not a whole number from 1.
 
     Example:
-        >>> tokens(["a FINE film"], ("<padding>", "<unknown>", "film", "fine"), length=5).tolist()
+        >>> words = ("<padding>", "<unknown>", "film", "fine")
+        >>> tokens(["a FINE film"], words, length=5).tolist()
         [[1, 3, 2, 0, 0]]
 
-    Source: ours; SST-2 comes already separated by blanks.
+    References:
+        Our choice; SST-2's sentences are already separated by blanks.
     """
     if isinstance(sentences, str):
-        raise ValueError(f"sentences is {sentences!r}; allowed is a list of sentences, even of one")
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"length is {length!r}; allowed is a whole number from 1")
+        raise refusal("sentences", "a list of sentences", sentences)
+    number("length", length, 1, whole=True)
     places = {word: place for place, word in enumerate(words) if place > UNKNOWN}
     rows = [[places.get(word, UNKNOWN) for word in _split(each)[:length]] for each in sentences]
     return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)
@@ -68,61 +66,65 @@ def _split(sentence: str) -> list[str]:
 
 
 def tsv(folder: str | Path) -> Arrays:
-    """Read train.tsv, test.tsv and, where it is there, dev.tsv, as SST-2 has them: a sentence, a tab, a label 0 or 1.
+    """Read SST-2's train.tsv, test.tsv and, if it exists, dev.tsv.
 
-    A heading ``sentence<tab>label`` is passed over. Every word of every file has an id; which ones are kept is for
-    ``frequent`` to say, once it is known what the training split is.
+    Each line has a sentence, a tab and a label, 0 or 1; a heading `sentence<tab>label` is
+    skipped. Every word of every file gets an id; :func:`frequent` selects those that are
+    kept, once the training split is known.
 
     Raises:
         FileNotFoundError: train.tsv or test.tsv is missing.
-        ValueError: a line is not a sentence, a tab and 0 or 1; the sentence names the file and the line.
+        ValueError: A line is something else; the sentence names file and line.
 
     Example:
         >>> tsv("no/such/folder")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         FileNotFoundError: no/such/folder/train.tsv is missing; ...
 
-    Source: the Stanford Sentiment Treebank (Socher et al. 2013) with two classes.
+    References:
+        The Stanford Sentiment Treebank (Socher et al. 2013) with two classes.
     """
-    files = {split: Path(folder) / f"{name}.tsv" for split, name in SPLITS.items()}
-    found = {s: _lines(file) for s, file in files.items() if s != "validation" or file.exists()}
-    every = sorted({word for sentences, _ in found.values() for each in sentences for word in _split(each)})
-    words = (*RESERVED, *(word for word in every if word not in RESERVED))
+    files = {split: Path(folder) / name for split, name in FILES.items()}
+    found = {split: _lines(file) for split, file in files.items() if split != "validation" or file.exists()}
+    distinct = sorted({word for sentences, _ in found.values() for each in sentences for word in _split(each)})
+    words = (*RESERVED, *(word for word in distinct if word not in RESERVED))
     pairs = {split: (tokens(sentences, words).numpy(), y) for split, (sentences, y) in found.items()}
     return Arrays(**pairs, labels=("negative", "positive"), classes=2, words=words)
 
 
-def _lines(file: Path) -> tuple[list[str], np.ndarray]:
+def _lines(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     """The sentences and the labels of one file."""
     with reading(file):
         rows = [line.split("\t") for line in read_limited(file, MOST_TSV_BYTES).decode("utf-8").splitlines()]
         if len(rows) > MOST_LINES:
             raise ValueError(f"it has {len(rows)} lines; allowed are {MOST_LINES}")
     start = 1 if rows and rows[0] == ["sentence", "label"] else 0
-    for number, row in enumerate(rows[start:], start=start + 1):
+    for line, row in enumerate(rows[start:], start=start + 1):
         if len(row) != 2 or not _split(row[0]) or row[1] not in ("0", "1"):
-            raise ValueError(
-                f"line {number} of {file} is {short_repr(chr(9).join(row))}; allowed is a sentence, a tab and its label, "
-                f"0 or 1 ({NEEDS_NOTHING})"
-            )
+            allowed = "a sentence, a tab and a label, 0 or 1"
+            came = short_repr("\t".join(row))
+            raise ValueError(f"line {line} of {file} must be {allowed}, got {came}; {EMBEDDED_REMEDY}")
     if len(rows) == start:
-        raise ValueError(f"{file} holds no sentence; allowed is at least one ({NEEDS_NOTHING})")
+        raise ValueError(f"{file} must hold a sentence, got none; {EMBEDDED_REMEDY}")
     return [row[0] for row in rows[start:]], np.array([int(row[1]) for row in rows[start:]])
 
 
 def frequent(arrays: Arrays) -> Arrays:
-    """Keep the words that the training split has at least twice, the 20,000 most frequent at most; 1 for all others.
+    """Keep the 20,000 most frequent words that the training split has at least twice.
 
-    The most frequent word gets 2, the next one 3, and so on; words that are equally frequent stand in the alphabet's
-    order. Validation and test words decide nothing.
+    The most frequent word gets the id 2, the next one 3, and so on, equally frequent
+    ones in alphabetical order; all other words get 1. Validation and test words decide
+    nothing.
 
     Example:
         >>> x, y = np.array([[2, 3, 4, 4], [3, 4, 0, 0]]), np.array([0, 1])
-        >>> kept = frequent(Arrays((x, y), (x[:1], y[:1]), words=("<padding>", "<unknown>", "a", "bad", "film")))
+        >>> words = ("<padding>", "<unknown>", "a", "bad", "film")
+        >>> kept = frequent(Arrays((x, y), (x[:1], y[:1]), words=words))
         >>> kept.words[2:], kept.test[0].tolist()
         (('film', 'bad'), [[1, 3, 2, 2]])
 
-    Source: our choice.
+    References:
+        Our choice.
     """
     counts = np.bincount(arrays.train[0].ravel(), minlength=len(arrays.words))
     counts[: len(RESERVED)] = 0

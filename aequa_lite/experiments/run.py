@@ -10,7 +10,7 @@ from torch import nn
 
 from .._io import atomic_write
 from ..config import Config
-from ..data.readers import NAMES, folder_of_data
+from ..data.readers import NAMES, data_folder
 from ..evaluation import accuracy_curve
 from ..method import Algorithm, Outcome
 from ..registry import folder_named
@@ -30,7 +30,7 @@ def located(data: str, root: str | Path | None = None) -> str | Path:
         >>> located("fashion-mini")
         'fashion-mini'
     """
-    place = folder_of_data(root) / data
+    place = data_folder(root) / data
     return place if data and data not in NAMES and place.exists() else data
 
 

@@ -18,7 +18,7 @@ from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import checked_arrays, load
-from ..data.readers import NAMES, Arrays, reading, unswollen
+from ..data.readers import NAMES, Arrays, open_npz, reading
 from ..federate import slimmable, standalone
 from ..registry import network, partition, width_sampler
 from ..rewards.files import MOST_BYTES, MOST_MANIFEST_BYTES, load_reward
@@ -59,7 +59,7 @@ def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) 
         )
     if "partition" in node:
         return partition(str(node["partition"]))(load(name, device=device).train, config)[number]
-    with reading(name), unswollen(name) as file, np.load(file, allow_pickle=False) as content:
+    with reading(name), open_npz(name) as file, np.load(file, allow_pickle=False) as content:
         pair = content["x"], content["y"]
     words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
     try:
