@@ -2,8 +2,8 @@
 
 usage: python scripts/make_fashion_mini.py ROOT [FILE]
 
-ROOT is a folder in torchvision's layout (ROOT/FashionMNIST/raw/train-images-idx3-ubyte and its three fellows).
-FILE is written whole or not at all (default: aequa_lite/data/embedded/fashion-mini.npz). The last line printed is the
+ROOT is a folder in torchvision's layout (ROOT/FashionMNIST/raw/train-images-idx3-ubyte and the three others).
+FILE is written completely or not at all (default: aequa_lite/data/embedded/fashion-mini.npz). The last line printed is the
 SHA-256 that ``aequa_lite/data/readers.py`` checks at load; the bytes, not the arrays, may differ under another zlib.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import FashionMNIST
 
+from aequa_lite._io import atomic_write
 from aequa_lite.rng import stream
 
 __all__ = ["draw", "pack"]
@@ -29,7 +29,7 @@ EACH = {"train": (("train", 600), ("validation", 200)), "test": (("test", 400),)
 
 
 def draw(root: str | Path, seed: int = 0) -> dict[str, np.ndarray]:
-    """Draw the three splits, disjoint, in ascending order of their place in the original split."""
+    """Draw the three disjoint splits, in ascending order of their position in the original split."""
     arrays: dict[str, np.ndarray] = {}
     for original, parts in EACH.items():
         source = FashionMNIST(root, train=original == "train", download=False)
@@ -39,13 +39,13 @@ def draw(root: str | Path, seed: int = 0) -> dict[str, np.ndarray]:
         for name, each in parts:
             chosen = np.sort(np.concatenate([order[start : start + each] for order in orders]))
             arrays |= {f"x_{name}": x[chosen], f"y_{name}": y[chosen].astype(np.uint8)}
-            arrays[f"source_{name}"] = chosen.astype(np.uint16)  # the place in the original split
+            arrays[f"source_{name}"] = chosen.astype(np.uint16)  # position in the original split
             start += each
     return arrays
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Pack arrays as an .npz file without a clock in it, so that the same arrays give the same bytes."""
+    """Pack arrays as an .npz file without a time stamp, so that the same arrays give the same bytes."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, array in sorted(arrays.items()):
@@ -58,17 +58,13 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Draw, pack, write whole or not at all, and say what was written."""
+    """Draw, pack and write the data set, and print its SHA-256."""
     if len(arguments) not in (1, 2):
         sys.exit(__doc__)
     target = Path(arguments[1]) if len(arguments) == 2 else TARGET
     content = pack(draw(arguments[0]))
-    half = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        half.write_bytes(content)
-        os.replace(half, target)
-    finally:
-        half.unlink(missing_ok=True)
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(content)
     print(f"{target}: {len(content):,} bytes")
     print(hashlib.sha256(content).hexdigest())
 
