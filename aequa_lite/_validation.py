@@ -317,7 +317,8 @@ def _curve(value: Any, n: int) -> bool:
     )
 
 
-ABSENT = {"warnings": [], "widths": "", "predicted_accuracy": "", "curve": ""}  # in place of a missing field
+# What stands for a missing field: three must be there, though they may be None.
+ABSENT = {"warnings": [], "identity": {}, "rewarding": {}, "widths": "", "predicted_accuracy": "", "curve": ""}
 
 
 FIELDS: dict[str, Callable[[Any, int], bool]] = {
@@ -338,4 +339,6 @@ FIELDS: dict[str, Callable[[Any, int], bool]] = {
     "fairness": _fairness,
     "curve": _curve,
     "warnings": _texts,
+    "identity": _mapping,
+    "rewarding": _mapping,
 }

@@ -1,21 +1,32 @@
-"""The model that goes home: the same network after a round trip, and nothing else is ever loaded."""
+"""Rewards as files: the same network after a round trip, every change is noticed, and nothing else is ever loaded."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
+import os
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import nn
 
 import aequa_lite as aq
 from aequa_lite.cli import main
+from aequa_lite.rewards import files
+from aequa_lite.rewards.files import digest, save_outcome
+
+
+def own(width: float = 1.0, *, hidden: int = 6) -> nn.Module:
+    """A network that is not one of the package."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, max(1, round(width * hidden))))
 
 
 @pytest.fixture
@@ -26,69 +37,228 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three rewards of one run."""
+    theta, widths = aq.init_params(aq.MLP, seed=0), [0.05, 0.1, 0.05]
+    aq.save_rewards(tmp_path, aq.MLP, [aq.slim(aq.MLP, theta, w) for w in widths], widths, aq.Config())
+    return tmp_path
+
+
+def edited(path: Path, **changes: object) -> Path:
+    """Change a reward's manifest."""
+    manifest = path.with_suffix(".json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+    return path
+
+
+def forged(path: Path, state: dict[str, torch.Tensor] | None = None, **changes: object) -> Path:
+    """Change a manifest, and the reward's header and SHA-256 with it; or the tensors."""
+    stated = {**json.loads(path.with_suffix(".json").read_text()), **changes}
+    header = json.dumps({k: v for k, v in stated.items() if k != "sha256"}, sort_keys=True)
+    path.write_bytes(save(load(path.read_bytes()) if state is None else state, {"reward": header}))
+    return edited(path, **changes, sha256=digest(path.read_bytes()))
+
+
+def listed_again(folder: Path) -> None:
+    """Write the folder's list anew, for the files as they are now."""
+    stated = json.loads((folder / "rewards.json").read_text())
+    for entry in stated["files"]:
+        content = (folder / entry["name"]).read_bytes()
+        entry |= {"size": len(content), "sha256": digest(content)}
+    (folder / "rewards.json").write_text(json.dumps(stated))
+
+
+def faults(folder: Path, build: Any = None) -> dict[str, str]:
+    """What is wrong, by file."""
+    return {each.file: each.fault for each in aq.rewards.verify(folder, build) if each.fault is not None}
+
+
+# ---- writing and loading
+
+
 @pytest.mark.parametrize(("network", "options"), [(aq.LeNet, {"multiple": 2}), (aq.MLP, {"ahead": 3})])
 def test_a_reward_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Dataset, network, options: dict) -> None:
     build = aq.for_dataset(network, few, **options)
     theta = aq.init_params(build, seed=0)
     models = [aq.slim(build, theta, w) for w in (0.1, 0.77)]
     for path, model in zip(aq.save_rewards(tmp_path, build, models, [0.1, 0.77], aq.Config()), models, strict=True):
-        found = aq.load_reward(path)
-        assert torch.equal(found(few.test.x[:9]), model(few.test.x[:9]))
-        assert aq.n_parameters(found) == aq.n_parameters(model)
+        for found in (aq.load_reward(path), aq.load_reward(path, build)):
+            assert torch.equal(found(few.test.x[:9]), model(few.test.x[:9]))
+            assert aq.n_parameters(found) == aq.n_parameters(model)
         assert path.stat().st_size < 4 * aq.n_parameters(model) + 2000
 
 
 def test_a_reward_between_two_sizes_comes_back_as_the_network_it_was(tmp_path: Path, few: aq.Dataset) -> None:
-    theta, held = aq.init_params(aq.MLP, seed=0), [0.1, 0.1024, 0.105]
-    models = [aq.fractional_slim(aq.MLP, theta, w, grid=200) for w in held]
-    paths = aq.save_rewards(tmp_path, aq.MLP, models, held, aq.Config(), fraction_grid=200)
+    theta, rewarded = aq.init_params(aq.MLP, seed=0), [0.1, 0.1024, 0.105]
+    models = [aq.fractional_slim(aq.MLP, theta, w, grid=200) for w in rewarded]
+    paths = aq.save_rewards(tmp_path, aq.MLP, models, rewarded, aq.Config(), fraction_grid=200)
     for path, model in zip(paths, models, strict=True):
         assert torch.equal(aq.load_reward(path)(few.test.x[:9]), model(few.test.x[:9]))
-    assert [json.loads(path.with_suffix(".json").read_text())["width"] for path in paths] == [0.1, 0.105, 0.105]
+    stated = [json.loads(path.with_suffix(".json").read_text()) for path in paths]
+    assert [each["width"] for each in stated] == [0.1, 0.105, 0.105]
+    assert [each["fractional_width"] for each in stated] == rewarded
 
 
-def edited(path: Path, **changes: object) -> Path:
-    manifest = path.with_suffix(".json")
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
-    return path
+def test_loading_leaves_the_random_numbers_of_the_process_alone(saved: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    aq.load_reward(saved)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_any_network_can_be_saved_and_is_loaded_with_its_constructor(tmp_path: Path) -> None:
+    build = partial(own, hidden=8)
+    (path,) = aq.save_rewards(tmp_path, build, [build(0.5)], [0.5], aq.Config())
+    assert json.loads(path.with_suffix(".json").read_text())["architecture"].endswith("test_rewards:own")
+    assert aq.n_parameters(aq.load_reward(path, build)) == aq.n_parameters(build(0.5))
+    with pytest.raises(ValueError, match=r"`build` must be passed for '.*own', which is not a network of this package"):
+        aq.load_reward(path)
+    for other in (own, partial(own, hidden=9), aq.MLP, lambda width: own(width, hidden=8)):
+        with pytest.raises(ValueError, match=r"`build` must be .*own with options \{'hidden': 8\}, got"):
+            aq.load_reward(path, other)
+
+
+def test_a_constructor_without_import_path_is_known_by_its_name(tmp_path: Path) -> None:
+    def local(width: float) -> nn.Module:
+        return own(width)
+
+    (path,) = aq.save_rewards(tmp_path / "own", local, [local(0.5)], [0.5], aq.Config())
+    assert isinstance(aq.load_reward(path, local), nn.Module)
+    (path,) = aq.save_rewards(tmp_path / "named", local, [local(0.5)], [0.5], aq.Config(), name="mine")
+    assert isinstance(aq.load_reward(path, lambda width: own(width), name="mine"), nn.Module)
+    with pytest.raises(ValueError, match="`build` must be named:mine"):
+        aq.load_reward(path, local)
+
+
+def test_a_stored_import_path_is_never_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (path,) = aq.save_rewards(tmp_path / "rewards", own, [own(0.5)], [0.5], aq.Config())
+    forged(path, architecture="evil:build")
+    for build in (None, own):
+        with pytest.raises(ValueError, match="`build` must be"):
+            aq.load_reward(path, build)
+    assert "evil" not in sys.modules
+
+
+def test_constants_outside_the_state_are_there_after_loading(tmp_path: Path) -> None:
+    class Shifted(nn.Module):
+        def __init__(self, width: float) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, max(1, round(4 * width)))
+            self.register_buffer("shift", torch.full((2,), 3.0), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x + self.shift)
+
+    net, x = Shifted(0.5), torch.ones(1, 2)
+    (path,) = aq.save_rewards(tmp_path, Shifted, [net], [0.5], aq.Config())
+    assert torch.equal(aq.load_reward(path, Shifted)(x), net(x))
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "sentence"),
     [
-        ({"architecture": "os.system"}, "architecture"),
-        ({"architecture": "MLP"}, "parameters|cannot be built"),
-        ({"width": 0.5}, "parameters"),
-        ({"width": 7}, "width"),
-        ({"parameters": 10**12}, "parameters"),
-        ({"options": {"multiple": 10**9}}, "options"),
-        ({"options": {"shape": "evil"}}, "options"),
-        ({"options": {"nosuch": 3}}, "cannot be built"),
+        ({"models": [aq.LeNet(0.5)]}, r"models\[0\] does not fit what `build` makes at width 0.5: tensor"),
+        ({"models": [aq.MLP(0.4)]}, r"models\[0\] does not fit"),
+        ({"models": [aq.MLP(0.5).double()]}, r"models\[0\] does not fit"),
+        ({"models": []}, "`models` must be one reward for each participant"),
+        ({"widths": [0.5, 0.5]}, "`widths` must hold one entry for each of the 1 models, got 2 entries"),
+        ({"widths": [7]}, r"`widths\[0\]` must be a number in \(0, 1\], got 7"),
+        ({"widths": [float("nan")]}, r"`widths\[0\]` must be a number in \(0, 1\], got nan"),
+        ({"build": 3}, "`build` must be a function of the width"),
+        ({"build": partial(aq.MLP, 0.5)}, "`build` must be a function of the width"),
+        ({"build": partial(aq.MLP, hidden=0)}, "MLP cannot be built"),
+        ({"build": partial(aq.MLP, classes=10.0)}, "MLP cannot be built|`options` must be names with"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_written(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    asked = {"build": aq.MLP, "models": [aq.MLP(0.5)], "widths": [0.5], "config": aq.Config(), **changes}
+    with pytest.raises(ValueError, match=sentence):
+        aq.save_rewards(tmp_path / "rewards", **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -> None:
+    model, path = aq.MLP(0.1), folder / "participant-01.safetensors"
+    with torch.no_grad():
+        model[2].bias[0] = float("inf")
+    with pytest.raises(ValueError, match=r"models\[0\] holds a number that is not finite"):
+        aq.save_rewards(tmp_path, aq.MLP, [model], [0.1], aq.Config())
+    with pytest.raises(ValueError, match="finite"):
+        aq.load_reward(forged(path, model.state_dict()))
+
+
+# ---- a manifest or a file that was changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architecture": "os.system"}, "differs from the header"),
+        ({"architecture": "MLP"}, "differs from the header"),
+        ({"width": 0.5}, "differs from the header"),
+        ({"options": {"multiple": 2}}, "differs from the header"),
+        ({"participant": 1}, "differs from the header"),
+        ({"run": "1" * 64}, "differs from the header"),
+        ({"fractional_width": 0.2}, "differs from the header"),
+        ({"n_parameters": 5}, "differs from the header"),
+        ({"vocabulary": "1" * 64}, "differs from the header"),
+        ({"architecture": 3}, "`architecture` must be"),
+        ({"width": 7}, "`width` must be"),
+        ({"width": 10**400}, "`width` must be"),
+        ({"fractional_width": 0.31}, "`fractional_width` must be"),
+        ({"participant": -1}, "`participant` must be"),
+        ({"n_parameters": 10**12}, "`n_parameters` must be"),
+        ({"options": {"multiple": 10**9}}, "`options` must be"),
+        ({"options": {"shape": "evil"}}, "`options` must be"),
+        ({"options": [1]}, "`options` must be"),
+        ({"run": "x"}, "`run` must be 64 hexadecimal digits"),
         ({"sha256": "0" * 64}, "SHA-256"),
-        ({"sha256": 3}, "sha256"),
+        ({"sha256": 3}, "`sha256` must be"),
         ({"more": 1}, "damaged"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(saved: Path, changes: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_changed_manifest_is_refused(saved: Path, changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         aq.load_reward(edited(saved, **changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"architecture": "os.system"}, "`build` must be passed"),
+        ({"architecture": "MLP"}, "parameters|cannot be built"),
+        ({"width": 0.5}, "parameters"),
+        ({"n_parameters": 5}, "states 5 parameters"),
+        ({"options": {"nosuch": 3}}, "cannot be built"),
+        ({"options": {"multiple": 60_000}}, "cannot be built"),
+    ],
+)
+def test_a_forged_reward_is_still_a_network_that_fits(saved: Path, changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        aq.load_reward(forged(saved, **changes))
+
+
+@pytest.mark.parametrize("options", [{"heads": 4}, {"size": 8}, {"group": 8}])
+def test_an_option_that_changes_no_shape_cannot_be_changed_in_the_manifest(tmp_path: Path, options: dict) -> None:
+    build = partial(aq.networks.ConvNet, group=4) if "group" in options else partial(aq.networks.Transformer, words=9)
+    (path,) = aq.save_rewards(tmp_path, build, [build(1.0)], [1.0], aq.Config())
+    stated = json.loads(path.with_suffix(".json").read_text())["options"]
+    edited(path, options={**stated, **options})
+    with pytest.raises(ValueError, match="differs from the header"):
+        aq.load_reward(path)
+    assert set(faults(tmp_path)) == {path.name, path.with_suffix(".json").name}
+
+
 def test_a_changed_file_is_refused(saved: Path) -> None:
-    blob = bytearray(saved.read_bytes())
-    blob[-1] ^= 1
-    saved.write_bytes(bytes(blob))
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 1
+    saved.write_bytes(bytes(content))
     with pytest.raises(ValueError, match="SHA-256"):
         aq.load_reward(saved)
-
-
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    model = aq.MLP(0.1)
-    with torch.no_grad():
-        model[2].bias[0] = float("inf")
-    (path,) = aq.save_rewards(tmp_path, aq.MLP, [model], [0.1], aq.Config())
-    with pytest.raises(ValueError, match="finite"):
-        aq.load_reward(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -98,59 +268,159 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noise=st.binary(max_size=400))
-def test_damaged_bytes_are_a_clear_error_and_nothing_else(saved: Path, noise: bytes) -> None:
+def test_a_damaged_manifest_is_a_clear_error_and_nothing_else(saved: Path, noise: bytes) -> None:
     manifest = saved.with_suffix(".json")
-    kept = manifest.read_bytes()
+    intact = manifest.read_bytes()
     manifest.write_bytes(noise)
     with pytest.raises(ValueError, match="manifest"):
         aq.load_reward(saved)
-    manifest.write_bytes(kept)
+    manifest.write_bytes(intact)
 
 
-def test_only_this_packages_networks_can_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="build is"):
-        aq.save_rewards(tmp_path, torch.nn.Linear, [torch.nn.Linear(1, 1)], [1.0], aq.Config())
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two rewards and their loader."""
-    theta = aq.init_params(aq.LeNet, seed=0)
-    aq.save_rewards(tmp_path, aq.LeNet, [aq.slim(aq.LeNet, theta, w) for w in (0.3, 1.0)], [0.3, 1.0], aq.Config())
-    aq.rewards.write_loader(tmp_path, aq.LeNet)
-    return tmp_path
-
-
-def faults(folder: Path) -> dict[str, str]:
-    """What is wrong, by file."""
-    return {each.file: each.fault for each in aq.rewards.verify_rewards(folder) if each.fault is not None}
+# ---- a folder of rewards
 
 
 def test_a_folder_as_it_was_written_has_no_fault(folder: Path) -> None:
     assert faults(folder) == {}
-    assert len(aq.rewards.verify_rewards(folder)) == 5
+    assert len(aq.rewards.verify(folder)) == 7  # three rewards, three manifests, the list
+
+
+def test_a_network_of_another_package_is_verified_with_its_constructor(tmp_path: Path) -> None:
+    aq.save_rewards(tmp_path, own, [own(0.5)], [0.5], aq.Config())
+    assert faults(tmp_path) == faults(tmp_path, own) == {}
+    assert "not rebuilt" in "".join(map(str, aq.rewards.verify(tmp_path)))
+    assert "not rebuilt" not in "".join(map(str, aq.rewards.verify(tmp_path, own)))
+    assert "`build` must be" in faults(tmp_path, aq.MLP)["participant-00.safetensors"]
 
 
 def test_every_damage_is_a_line_of_its_own(folder: Path) -> None:
-    loader, first, second = (
-        folder / "load_reward.py",
-        "participant-00.safetensors",
-        folder / "participant-01.safetensors",
-    )
-    loader.write_text(loader.read_text() + "print('evil')\n")
+    first, second = "participant-00.safetensors", folder / "participant-01.safetensors"
     edited(folder / first, sha256="0" * 64)
     second.unlink()
     (folder / "notes.txt").write_text("hello")
+    (folder / "participant-00.onnx").write_bytes(b"garbage")
+    (folder / "participant-09.safetensors").write_bytes((folder / first).read_bytes())
     found = faults(folder)
-    assert list(found) == ["load_reward.py", "notes.txt", first, "participant-01.json"]
-    for name, said in zip(found, ("do not run it", "does not belong", "SHA-256", "missing"), strict=True):
-        assert said in found[name]
+    sentences = {
+        "notes.txt": "not on the list",
+        "participant-00.json": "SHA-256 of rewards.json",
+        "participant-00.onnx": "not on the list",
+        first: "SHA-256",
+        second.name: "missing",
+        "participant-09.safetensors": "not on the list",
+    }
+    assert list(found) == sorted(sentences)
+    for name, sentence in sentences.items():
+        assert sentence in found[name]
 
 
-def test_a_reward_of_another_run_is_noticed(folder: Path) -> None:
-    edited(folder / "participant-01.safetensors", config="1" * 64)
-    assert "another run" in faults(folder)["participant-01.safetensors"]
+def swap(folder: Path) -> None:
+    """Exchange the files of two participants."""
+    for kind in ("safetensors", "json"):
+        first, second = (folder / f"participant-0{i}.{kind}" for i in (0, 1))
+        first.rename(folder / "aside")
+        second.rename(first)
+        (folder / "aside").rename(second)
+
+
+def test_swapped_participants_are_noticed_even_with_a_new_list(folder: Path) -> None:
+    swap(folder)
+    assert len(faults(folder)) == 4
+    listed_again(folder)
+    assert set(faults(folder)) == {"participant-00.safetensors", "participant-01.safetensors"}
+    assert all("another participant" in each for each in faults(folder).values())
+
+
+def test_a_copied_reward_is_noticed_even_with_a_new_list(folder: Path) -> None:
+    for kind in ("safetensors", "json"):
+        copied = (folder / f"participant-01.{kind}").read_bytes()
+        (folder / f"participant-00.{kind}").write_bytes(copied)
+    assert set(faults(folder)) == {"participant-00.safetensors", "participant-00.json"}
+    listed_again(folder)
+    assert "another participant" in faults(folder)["participant-00.safetensors"]
+
+
+def test_a_reward_of_another_run_is_noticed_even_with_a_new_list(folder: Path) -> None:
+    forged(folder / "participant-01.safetensors", run="1" * 64)
+    listed_again(folder)
+    assert "another participant or run" in faults(folder)["participant-01.safetensors"]
+
+
+def test_rewards_that_an_earlier_run_left_are_noticed(folder: Path) -> None:
+    aq.save_rewards(folder, aq.MLP, [aq.MLP(0.1)], [0.1], aq.Config(seed=1))
+    left = {f"participant-0{i}.{kind}" for i in (1, 2) for kind in ("safetensors", "json")}
+    assert set(faults(folder)) == left
+
+
+def test_two_runs_of_one_config_are_told_apart_by_their_identity(tmp_path: Path) -> None:
+    paths = [
+        aq.save_rewards(tmp_path / f"{k}", aq.MLP, [aq.MLP(0.1)], [0.1], aq.Config(), identity={"shards": k})[0]
+        for k in range(2)
+    ]
+    first, second = (json.loads(path.with_suffix(".json").read_text())["run"] for path in paths)
+    assert first != second
+
+
+def test_a_link_is_noticed(folder: Path) -> None:
+    path, aside = folder / "participant-00.safetensors", folder.parent / f"{folder.name}-aside"
+    path.rename(aside)
+    path.symlink_to(aside)
+    assert "link" in faults(folder)[path.name]
+
+
+def test_a_folder_that_was_not_written_to_its_end_has_no_list(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter([None, None])
+
+    def killed(*given: Any) -> None:
+        if next(calls, "stop") == "stop":
+            raise KeyboardInterrupt
+        real(*given)
+
+    real = files.save_tensors
+    monkeypatch.setattr(files, "save_tensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        aq.save_rewards(folder, aq.MLP, [aq.MLP(0.1)] * 3, [0.1] * 3, aq.Config(seed=1))
+    assert list(faults(folder)) == ["rewards.json"]
+    assert "rewards.json is missing" in faults(folder)["rewards.json"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"run": 1, "files": []}',
+        "[" * 100_000,
+        '{"run": "%s", "files": [{"name": "../x"}]}' % ("0" * 64),
+    ],
+)
+def test_a_damaged_list_is_a_fault(folder: Path, text: str) -> None:
+    (folder / "rewards.json").write_text(text)
+    assert list(faults(folder)) == ["rewards.json"]
+
+
+@pytest.mark.parametrize("name", ["../aside.json", "participant-00.onnx", "participant-00.safetensors/../x", 3, None])
+def test_a_list_names_rewards_and_nothing_else(folder: Path, name: object) -> None:
+    stated = json.loads((folder / "rewards.json").read_text())
+    stated["files"][0]["name"] = name
+    (folder / "rewards.json").write_text(json.dumps(stated))
+    assert "damaged" in faults(folder)["rewards.json"]
+
+
+def test_what_a_killed_process_left_is_no_fault_and_goes_with_the_next_write(folder: Path) -> None:
+    left = folder / ".participant-00.safetensors-0123abcd.safetensors"
+    left.write_bytes(b"half")
+    assert faults(folder) == {}
+    aq.save_rewards(folder, aq.MLP, [aq.MLP(0.1)] * 3, [0.1] * 3, aq.Config())
+    assert not left.exists()
+
+
+def test_a_name_cannot_forge_a_line(folder: Path) -> None:
+    (folder / "a\nok     b\x1b[2K.txt").write_text("")
+    lines = [str(each) for each in aq.rewards.verify(folder)]
+    assert all(line.isprintable() for line in lines)
+    assert str(aq.rewards.FileCheck("a", "", "x\x1b[2K\ny")) == "WRONG  a: x [2K y"
 
 
 def test_the_command_line_says_the_same_and_fails_on_a_fault(
@@ -168,75 +438,75 @@ def test_the_command_line_says_the_same_and_fails_on_a_fault(
 
 def test_a_folder_without_rewards_is_refused(tmp_path: Path) -> None:
     for wrong in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="folder is"):
-            aq.rewards.verify_rewards(wrong)
+        with pytest.raises(ValueError, match="`folder` must be a folder of rewards"):
+            aq.rewards.verify(wrong)
 
 
-def test_the_loader_needs_torch_and_safetensors_and_nothing_else(folder: Path, few: aq.Dataset) -> None:
-    banned = ["aequa_lite", "scipy", "pandas", "matplotlib", "seaborn", "torchvision", "tqdm"]
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({banned!r}))\n"
-        "import torch; from load_reward import load_reward\n"
-        "x = torch.arange(3 * 784, dtype=torch.int32).remainder(256).to(torch.uint8).reshape(3, 1, 28, 28)\n"
-        "with torch.no_grad(): print(load_reward('participant-00.safetensors')(x).flatten().tolist())"
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self").exists(), reason="no folder refuses root here")
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "file" / "rewards", Path("/proc/self/rewards")):
+        with pytest.raises(OSError, match=str(wrong.parent)):
+            aq.save_rewards(wrong, aq.MLP, [aq.MLP(0.1)], [0.1], aq.Config())
+
+
+def test_a_run_is_saved_with_its_identity(tmp_path: Path) -> None:
+    report = SimpleNamespace(save=lambda folder: Path(folder).mkdir(parents=True, exist_ok=True))
+    problem = SimpleNamespace(build=aq.MLP, config=aq.Config(), data=SimpleNamespace(words=()))
+    plan, last = SimpleNamespace(widths=np.array([0.1])), SimpleNamespace(identity={"shards": "a"})
+    outcome = SimpleNamespace(
+        report=report, problem=problem, models=[aq.MLP(0.1)], plan=plan, curve=None, last=last, rewarding={}
     )
-    said = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
-    x = torch.arange(3 * 784, dtype=torch.int32).remainder(256).to(torch.uint8).reshape(3, 1, 28, 28)
-    with torch.no_grad():
-        expected = aq.load_reward(folder / "participant-00.safetensors")(x).flatten().tolist()
-    assert json.loads(said) == pytest.approx(expected, abs=1e-6)
+    assert save_outcome(outcome, tmp_path / "run") == tmp_path / "run"
+    assert faults(tmp_path / "run" / "rewards") == {}
+    stated = json.loads((tmp_path / "run" / "rewards" / "rewards.json").read_text())
+    assert stated["run"] == digest(json.dumps({"trained": {"shards": "a"}, "rewarded": {}}, sort_keys=True))
+
+
+# ---- text
 
 
 @pytest.fixture
 def text_folder(tmp_path: Path) -> Path:
-    """A reward that reads sentences, with its words and its loader."""
-    build, words = (
-        partial(aq.networks.TextCNN, words=4, shape=(6,), classes=2),
-        ("<padding>", "<unknown>", "film", "fine"),
-    )
-    aq.save_rewards(tmp_path, build, [aq.slim(build, aq.init_params(build, 0), 0.5)], [0.5], aq.Config(), words=words)
-    aq.rewards.write_loader(tmp_path, build)
+    """A reward that reads sentences, with its vocabulary."""
+    build = partial(aq.networks.TextCNN, words=4, shape=(6,), classes=2)
+    vocabulary = ("<padding>", "<unknown>", "film", "fine")
+    model = aq.slim(build, aq.init_params(build, 0), 0.5)
+    aq.save_rewards(tmp_path, build, [model], [0.5], aq.Config(), vocabulary=vocabulary)
     return tmp_path
 
 
-def test_a_reward_for_text_brings_its_words(text_folder: Path) -> None:
+def test_a_reward_for_text_comes_with_its_vocabulary(text_folder: Path) -> None:
     path = text_folder / "participant-00.safetensors"
-    assert aq.rewards.load_words(path) == ("<padding>", "<unknown>", "film", "fine")
+    vocabulary = aq.rewards.load_vocabulary(path)
+    assert vocabulary == ("<padding>", "<unknown>", "film", "fine")
     assert faults(text_folder) == {}
-    code = (
-        "import sys; sys.modules['aequa_lite'] = None\n"
-        "from load_reward import load_reward, load_words, tokens\n"
-        f"net, words = load_reward({path.name!r}), load_words({path.name!r})\n"
-        "print(net(tokens(['A fine film'], words, length=6)).tolist())"
-    )
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=text_folder, capture_output=True, text=True, check=True
-    ).stdout
-    with torch.no_grad():
-        expected = aq.load_reward(path)(aq.data.tokens(["a fine film"], aq.rewards.load_words(path), length=6)).tolist()
-    assert json.loads(said)[0] == pytest.approx(expected[0], abs=1e-6)
+    assert aq.load_reward(path)(aq.data.tokens(["a fine film"], vocabulary, length=6)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("text", ['["<padding>", "<unknown>", "fine", "film"]', "[" * 100_000, "", "{}"])
-def test_words_that_are_not_those_of_the_reward_are_refused(text_folder: Path, text: str) -> None:
-    (text_folder / "words.json").write_text(text)
-    with pytest.raises(ValueError, match="words.json is not the file of words"):
-        aq.rewards.load_words(text_folder / "participant-00.safetensors")
-    assert set(faults(text_folder)) == {"participant-00.safetensors", "words.json"}
+def test_a_vocabulary_that_is_not_the_rewards_is_refused(text_folder: Path, text: str) -> None:
+    (text_folder / "vocabulary.json").write_text(text)
+    with pytest.raises(ValueError, match="vocabulary.json does not have the SHA-256"):
+        aq.rewards.load_vocabulary(text_folder / "participant-00.safetensors")
+    assert set(faults(text_folder)) == {"participant-00.safetensors", "vocabulary.json"}
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "", "{}", "[1]"])
-def test_words_that_a_manifest_vouches_for_are_read_with_care(text_folder: Path, text: str) -> None:
+def test_a_vocabulary_that_a_manifest_vouches_for_is_read_with_care(text_folder: Path, text: str) -> None:
     path = text_folder / "participant-00.safetensors"
-    (text_folder / "words.json").write_text(text)
-    edited(path, words=hashlib.sha256(text.encode()).hexdigest())
-    with pytest.raises(ValueError, match="words.json is damaged"):
-        aq.rewards.load_words(path)
+    (text_folder / "vocabulary.json").write_text(text)
+    forged(path, vocabulary=digest(text))
+    with pytest.raises(ValueError, match="vocabulary.json is damaged"):
+        aq.rewards.load_vocabulary(path)
 
 
-def test_a_reward_for_pictures_has_no_words(saved: Path) -> None:
-    with pytest.raises(ValueError, match="words.json cannot be read: no such file"):
-        aq.rewards.load_words(saved)
+def test_a_reward_for_images_has_no_vocabulary(saved: Path) -> None:
+    with pytest.raises(ValueError, match="vocabulary.json cannot be read: no such file"):
+        aq.rewards.load_vocabulary(saved)
+
+
+# ---- ONNX
 
 
 def test_an_onnx_file_computes_what_the_reward_computes(tmp_path: Path, few: aq.Dataset) -> None:
@@ -253,13 +523,7 @@ def test_an_onnx_file_computes_what_the_reward_computes(tmp_path: Path, few: aq.
             assert torch.tensor(logits) == pytest.approx(net(few.test.x[:count]), abs=1e-5)
 
 
-def test_a_smaller_reward_costs_less(few: aq.Dataset) -> None:
-    nets = [aq.LeNet(w) for w in (0.2, 0.5, 1.0)]
-    found = [aq.rewards.cost(net, few.test.x, repeats=3) for net in nets]
-    assert [each.parameters for each in found] == [aq.n_parameters(net) for net in nets]
-    assert found[0].flops < found[1].flops < found[2].flops
-    assert found[2].flops == 2 * (784 * 6 * 25 + 100 * 16 * 150 + 400 * 120 + 120 * 84 + 84 * 10)  # counted by hand
-    assert found[2].bytes == 4 * aq.n_parameters(nets[2])
-    assert len(aq.rewards.cost_table(nets, few.test.x, [0.2, 0.5, 1.0]).splitlines()) == 4
-    with pytest.raises(ValueError, match="repeats"):
-        aq.rewards.cost(nets[0], few.test.x, repeats=0)
+@pytest.mark.parametrize(("net", "example"), [(3, torch.zeros(2, 3)), (nn.Linear(3, 2), "x"), (nn.Linear(3, 2), None)])
+def test_what_cannot_be_exported_is_refused(tmp_path: Path, net: Any, example: Any) -> None:
+    with pytest.raises(ValueError, match="`net` must be|`example` must be"):
+        aq.rewards.export_onnx(net, example, tmp_path / "a.onnx")

@@ -90,8 +90,10 @@ class Manifest:
     def __post_init__(self) -> None:
         if not isinstance(self.architecture, str) or not self.architecture.isprintable():
             raise refusal("architecture", "a network's name or import path", self.architecture)
-        options = self.options if isinstance(self.options, dict) else {"": 0}
-        if self.architecture in NETWORKS and not all(plain_option(k, v) for k, v in options.items()):
+        own = self.architecture in NETWORKS
+        if not isinstance(self.options, dict) or (
+            own and not all(plain_option(*each) for each in self.options.items())
+        ):
             allowed = "names with True, False, whole numbers from 1 to 65536 (layers: 64) or lists of them"
             raise refusal("options", allowed, self.options)
         number("width", self.width, 0, 1, above=True)
