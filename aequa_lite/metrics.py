@@ -1,4 +1,4 @@
-"""Measures of fairness on plain arrays: does the reward follow the contribution, and who loses?"""
+"""Measure fairness on plain arrays: does the reward follow the contribution, and who is worse off?"""
 
 from __future__ import annotations
 
@@ -6,46 +6,60 @@ from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import ArrayLike, NDArray
 
+from ._check import number, refusal
 from .rng import stream
 
 __all__ = [
-    "bounded_fairness",
-    "cgs",
-    "fisher_interval",
-    "gini",
-    "holm",
-    "jain",
-    "mcg",
-    "measure",
-    "paired_gains",
-    "pearson",
-    "pearson_noise_interval",
-    "spearman",
-    "worse_off",
-]
+    "cgs", "holm", "mcg", "measure", "paired_gains", "pearson",
+    "pearson_noise_interval", "spearman", "worse_off",
+]  # fmt: skip
 
 
-def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two finite vectors of the same length."""
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
-        raise ValueError(f"a and b have shapes {first.shape} and {second.shape}; allowed are two vectors of one length")
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("a or b holds a number that is not finite; allowed are finite numbers")
+def _vector(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """A finite vector that is not empty."""
+    try:
+        found = np.array(value, dtype=float)
+    except (TypeError, ValueError):
+        raise refusal(name, "finite numbers (n,)", value) from None
+    if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
+        raise refusal(name, "finite numbers (n,)", value)
+    return found
+
+
+def _pair(
+    a: ArrayLike, b: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two finite vectors of one length."""
+    first, second = _vector("a", a), _vector("b", b)
+    if len(first) != len(second):
+        raise refusal("b", f"as long as `a`, {len(first)} numbers", b)
     return first, second
 
 
-def pearson(a: Any, b: Any) -> float | None:
-    r"""Return Pearson's correlation, or None where one side has no variance.
+def pearson(a: ArrayLike, b: ArrayLike) -> float | None:
+    r"""Return Pearson's correlation.
 
-    $\rho = \mathrm{cov}(a, b) / (\mathrm{sd}(a)\,\mathrm{sd}(b))$.
+    $$\rho = \mathrm{cov}(a, b) / (\mathrm{sd}(a)\,\mathrm{sd}(b))$$
+
+    Args:
+        a: (n,) finite numbers.
+        b: (n,) finite numbers.
+
+    Returns:
+        A number in [-1, 1], or None where one side has no variance.
+
+    Raises:
+        ValueError: Lengths differ, or a number is not finite.
 
     Example:
         >>> pearson([1, 2, 3], [2, 4, 6.0]), pearson([1, 1, 1], [1, 2, 3])
         (1.0, None)
 
-    Source: the paper's main fairness figure, between accuracy without and with collaboration (seen).
+    References:
+        The paper's measure of fairness, between stand-alone and rewarded
+        accuracy.
     """
     a, b = _pair(a, b)
     a, b = a - a.mean(), b - b.mean()
@@ -55,23 +69,18 @@ def pearson(a: Any, b: Any) -> float | None:
     return float(np.clip((a @ b) / scale, -1, 1))
 
 
-def fisher_interval(r: float | None, n: int, level: float = 0.95) -> tuple[float, float] | None:
-    r"""Return the interval of a correlation over participants, $\tanh(\mathrm{artanh}\,r \pm z/\sqrt{n-3})$; None for n < 4.
+def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
+    """Return the correlation of the ranks; ties share their mean rank.
 
-    Example:
-        >>> [round(end, 3) for end in fisher_interval(0.98, 10)]
-        [0.915, 0.995]
+    Args:
+        a: (n,) finite numbers.
+        b: (n,) finite numbers.
 
-    Source: Fisher 1915; it speaks of other participants, not of measurement noise.
-    """
-    if r is None or n < 4:
-        return None
-    middle, half = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), scipy.stats.norm.ppf(0.5 + level / 2) / np.sqrt(n - 3)
-    return float(np.tanh(middle - half)), float(np.tanh(middle + half))
+    Returns:
+        A number in [-1, 1], or None where one side has no variance.
 
-
-def spearman(a: Any, b: Any) -> float | None:
-    """Return the correlation of the ranks (ties share their mean rank), or None where one side has no variance.
+    Raises:
+        ValueError: Lengths differ, or a number is not finite.
 
     Example:
         >>> spearman([1, 2, 3], [1, 10, 100])
@@ -81,150 +90,191 @@ def spearman(a: Any, b: Any) -> float | None:
     return pearson(scipy.stats.rankdata(a), scipy.stats.rankdata(b))
 
 
-def mcg(gains: Any) -> float:
+def mcg(gains: ArrayLike) -> float:
     r"""Return the mean collaboration gain, $\bar G = \frac1n \sum_i G_i$.
+
+    Args:
+        gains: (n,) finite numbers.
 
     Example:
         >>> mcg([0.1, 0.3])
         0.2
 
-    Source: CYCle (the formula from memory).
+    References:
+        CYCle (the formula from memory).
     """
-    return float(np.mean(gains))
+    return float(np.mean(_vector("gains", gains)))
 
 
-def cgs(gains: Any) -> float:
-    r"""Return the spread of the gains, $\sqrt{\frac1n \sum_i (G_i - \bar G)^2}$.
+def cgs(gains: ArrayLike) -> float:
+    r"""Return the spread of the gains.
+
+    $$\sqrt{\tfrac1n \sum_i (G_i - \bar G)^2}$$
+
+    Args:
+        gains: (n,) finite numbers.
 
     Example:
         >>> round(cgs([0.1, 0.3]), 12)
         0.1
 
-    Source: CYCle (the formula from memory).
+    References:
+        CYCle (the formula from memory).
     """
-    return float(np.std(gains))
+    return float(np.std(_vector("gains", gains)))
 
 
-def gini(values: Any) -> float:
-    r"""Return the Gini coefficient of non-negative values, $\sum_{i,j}|v_i - v_j| / (2n^2\bar v)$: 0 when all are equal.
-
-    Raises:
-        ValueError: a value is negative, or all are zero.
-
-    Example:
-        >>> gini([1, 1, 1]), gini([0, 0, 3])
-        (0.0, 0.6666666666666666)
-    """
-    v = np.sort(np.asarray(values, dtype=float))
-    if not len(v) or v[0] < 0 or v.sum() <= 0:
-        raise ValueError(f"values is {v.tolist()!r}; allowed are numbers from 0 of which one is above it")
-    n = len(v)
-    return float((2 * np.arange(1, n + 1) - n - 1) @ v / (n * v.sum()))
-
-
-def jain(values: Any) -> float:
-    r"""Return Jain's index, $(\sum v)^2 / (n \sum v^2)$: 1 when all are equal, 1/n when one holds everything.
-
-    Raises:
-        ValueError: all values are zero.
-
-    Example:
-        >>> jain([1, 1]), jain([0, 5])
-        (1.0, 0.5)
-    """
-    v = np.asarray(values, dtype=float)
-    if not (v**2).sum() > 0:
-        raise ValueError(f"values is {v.tolist()!r}; allowed are numbers of which one is not 0")
-    return float(v.sum() ** 2 / (len(v) * (v**2).sum()))
-
-
-def bounded_fairness(gains: Any) -> float:
-    """Return the largest difference between two gains; an allocation is fair within a bound if this is below it.
-
-    Example:
-        >>> bounded_fairness([0.25, 0.5, 0.0])
-        0.5
-
-    Source: our definition.
-    """
-    return float(np.ptp(np.asarray(gains, dtype=float)))
-
-
-def _hits(own: Any, paid: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two correctness matrices, (participants, samples), of one shape."""
-    a, b = np.asarray(own), np.asarray(paid)
-    if a.shape != b.shape or a.ndim != 2 or a.size == 0 or a.dtype != bool or b.dtype != bool:
-        raise ValueError(
-            f"hits have shapes {a.shape} and {b.shape}; allowed are two bool arrays (participants, samples)"
-        )
+def _correct(
+    alone: ArrayLike, reward: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which samples are right with the own and with the rewarded model."""
+    a, b = np.asarray(alone), np.asarray(reward)
+    for name, found in (("alone_correct", a), ("reward_correct", b)):
+        if found.dtype != bool or found.ndim != 2 or found.size == 0:
+            raise refusal(name, "bool of shape (n, samples)", found)
+    if a.shape != b.shape:
+        allowed = f"of the shape of `alone_correct`, {a.shape}"
+        raise refusal("reward_correct", allowed, b.shape)
     return a, b
 
 
-def paired_gains(own: Any, paid: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return each gain and its standard error, paired on the samples: both (participants,).
+def paired_gains(
+    alone_correct: ArrayLike, reward_correct: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each gain and its standard error, paired on the samples.
 
-    ``own``, ``paid``: (participants, samples) bool, whether the own and the rewarded network got the sample right.
+    Args:
+        alone_correct: (n, samples) bool, which samples the participant's
+            own model gets right.
+        reward_correct: (n, samples) bool, the same for its reward.
+
+    Returns:
+        Gains (n,) and standard errors (n,).
+
+    Raises:
+        ValueError: An array is not bool, or the shapes differ.
 
     Example:
-        >>> gain, error = paired_gains(np.array([[True, False]]), np.array([[True, True]]))
+        >>> alone, reward = np.array([[True, False]]), np.ones((1, 2), bool)
+        >>> gain, error = paired_gains(alone, reward)
         >>> float(gain[0]), round(float(error[0]), 3)
         (0.5, 0.354)
     """
-    own, paid = _hits(own, paid)
-    apart = paid.astype(np.int8) - own.astype(np.int8)
-    return apart.mean(1), apart.std(1) / np.sqrt(own.shape[1])
+    alone, reward = _correct(alone_correct, reward_correct)
+    apart = reward.astype(np.int8) - alone.astype(np.int8)
+    return apart.mean(1), apart.std(1) / np.sqrt(alone.shape[1])
 
 
-def holm(p: Any, level: float = 0.05) -> tuple[int, ...]:
-    """Return which of several p-values stay significant together: the smallest against level/n, the next against level/(n-1), ...
+def holm(p: ArrayLike, level: float = 0.05) -> tuple[int, ...]:
+    """Return which of several p-values are significant together.
+
+    The smallest is compared with level / n, the next with level / (n - 1),
+    and so on until one is above.
+
+    Args:
+        p: (n,) p-values in [0, 1].
+        level: Probability of any false alarm, in (0, 1).
+
+    Returns:
+        Positions of the significant ones, rising.
+
+    Raises:
+        ValueError: A p-value is outside [0, 1].
 
     Example:
         >>> holm([0.04, 0.001, 0.03]), holm([0.04, 0.02])
         ((1,), (0, 1))
 
-    Source: Holm 1979.
+    References:
+        Holm 1979.
     """
-    p, found = np.asarray(p, dtype=float), []
-    for rank, i in enumerate(np.argsort(p, kind="stable")):
-        if p[i] > level / (len(p) - rank):
+    number("level", level, 0, 1, above=True, below=True)
+    values, found = _vector("p", p), []
+    if not ((values >= 0) & (values <= 1)).all():
+        raise refusal("p", "numbers in [0, 1]", p)
+    for rank, i in enumerate(np.argsort(values, kind="stable")):
+        if values[i] > level / (len(values) - rank):
             break
         found.append(int(i))
     return tuple(sorted(found))
 
 
-def worse_off(own: Any, paid: Any, level: float = 0.05) -> tuple[int, ...]:
-    """Return who gains significantly less than nothing: a paired z-test on the samples, two-sided, Holm-corrected.
+def worse_off(
+    alone_correct: ArrayLike, reward_correct: ArrayLike, level: float = 0.05
+) -> tuple[int, ...]:
+    """Return whose gain is significantly below 0.
+
+    A paired z-test on the samples, two-sided, Holm-corrected.
+
+    Args:
+        alone_correct: (n, samples) bool, which samples the participant's
+            own model gets right.
+        reward_correct: (n, samples) bool, the same for its reward.
+        level: Probability of any false alarm, in (0, 1).
+
+    Raises:
+        ValueError: An array is not bool, or the shapes differ.
 
     Example:
-        >>> own = np.ones((2, 400), dtype=bool)
-        >>> paid = own.copy()
-        >>> paid[1, :40] = False
-        >>> worse_off(own, paid)
+        >>> alone = np.ones((2, 400), dtype=bool)
+        >>> reward = alone.copy()
+        >>> reward[1, :40] = False
+        >>> worse_off(alone, reward)
         (1,)
 
-    Source: Holm 1979 for the correction; the definition of worse off is ours.
+    References:
+        Holm 1979 for the correction; the definition is our choice.
     """
-    gain, error = paired_gains(own, paid)
+    gain, error = paired_gains(alone_correct, reward_correct)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(error > 0, gain / np.maximum(error, 1e-300), np.where(gain < 0, -np.inf, np.inf))
-    return holm(np.where(gain < 0, 2 * scipy.stats.norm.cdf(z), 1.0), level)
+        z = np.where(
+            error > 0,
+            gain / np.maximum(error, 1e-300),
+            np.where(gain < 0, -np.inf, np.inf),
+        )
+    p = np.where(gain < 0, 2 * scipy.stats.norm.cdf(z), 1.0)
+    return holm(p, level)
 
 
-def pearson_noise_interval(own: Any, paid: Any, seed: int = 0, draws: int = 1000) -> tuple[float, float] | None:
-    """Return the 95% interval of Pearson over test samples: the samples drawn again, the participants kept.
+def pearson_noise_interval(
+    alone_correct: ArrayLike,
+    reward_correct: ArrayLike,
+    seed: int = 0,
+    draws: int = 1000,
+) -> tuple[float, float] | None:
+    """Return the 95% interval of Pearson over test samples.
+
+    The samples are drawn again with replacement, the participants kept.
+
+    Args:
+        alone_correct: (n, samples) bool, which samples the participant's
+            own model gets right.
+        reward_correct: (n, samples) bool, the same for its reward.
+        seed: Seed of the draws.
+        draws: Number of draws, from 1.
+
+    Returns:
+        Both ends, or None where half of the draws have no variance.
+
+    Raises:
+        ValueError: An array is not bool, or the shapes differ.
 
     Example:
-        >>> correct = np.arange(300).reshape(3, 100) % np.array([[2], [3], [5]]) == 0
-        >>> pearson_noise_interval(correct, correct)
+        >>> thirds = np.arange(300).reshape(3, 100) % [[2], [3], [5]] == 0
+        >>> pearson_noise_interval(thirds, thirds)
         (1.0, 1.0)
 
-    Source: the paired bootstrap (Efron 1979).
+    References:
+        The paired bootstrap (Efron 1979).
     """
-    own, paid = _hits(own, paid)
-    samples = own.shape[1]
-    counts = stream(seed, "pearson noise").multinomial(samples, np.full(samples, 1 / samples), size=draws)
-    both = counts.astype(np.float32) @ np.vstack([own, paid]).T.astype(np.float32) / samples  # (draws, 2n)
-    found = [pearson(*np.split(row.astype(float), 2)) for row in both]
+    alone, reward = _correct(alone_correct, reward_correct)
+    number("draws", draws, 1, whole=True)
+    n = alone.shape[1]
+    even = np.full(n, 1 / n)
+    times = stream(seed, "pearson noise").multinomial(n, even, size=draws)
+    both = np.vstack([alone, reward]).T.astype(np.float32)
+    drawn = times.astype(np.float32) @ both / n  # (draws, 2 participants)
+    found = [pearson(*np.split(row.astype(float), 2)) for row in drawn]
     known = [r for r in found if r is not None]
     if len(known) < draws / 2:
         return None
@@ -232,27 +282,52 @@ def pearson_noise_interval(own: Any, paid: Any, seed: int = 0, draws: int = 1000
     return round(float(low), 6), round(float(high), 6)
 
 
-def measure(own: Any, paid: Any, seed: int = 0) -> dict[str, Any]:
-    """Return every measure of a report's ``fairness`` that follows from who got which test sample right.
+def measure(
+    alone_correct: ArrayLike, reward_correct: ArrayLike, seed: int = 0
+) -> dict[str, Any]:
+    """Return every measure of fairness that follows from who is right.
+
+    Args:
+        alone_correct: (n, samples) bool, which test samples the
+            participant's own model gets right.
+        reward_correct: (n, samples) bool, the same for its reward.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Measures by name; `pearson_interval` is over participants (None for
+        fewer than 4), `pearson_noise_interval` over test samples.
+
+    Raises:
+        ValueError: An array is not bool, or the shapes differ.
 
     Example:
-        >>> own = np.zeros((4, 50), dtype=bool)
-        >>> own[np.arange(4), np.arange(4)] = own[2:, 10] = True
-        >>> measure(own, own)["mcg"], measure(own, own)["better_off"]
+        >>> alone = np.eye(4, 50, dtype=bool)
+        >>> alone[2:, 10] = True
+        >>> found = measure(alone, alone)
+        >>> found["mcg"], found["better_off"]
         (0.0, 0.0)
+
+    References:
+        Fisher 1915 for the interval over participants.
     """
-    own, paid = _hits(own, paid)
-    before, after = own.mean(1), paid.mean(1)
+    alone, reward = _correct(alone_correct, reward_correct)
+    before, after = alone.mean(1), reward.mean(1)
     gains = after - before
     r = pearson(before, after)
+    interval = None
+    if r is not None and len(before) > 3:
+        fisher = scipy.stats.pearsonr(before, after).confidence_interval()
+        interval = (float(fisher.low), float(fisher.high))
     return {
         "pearson": r,
-        "pearson_interval": fisher_interval(r, len(before)),
-        "pearson_noise_interval": pearson_noise_interval(own, paid, seed),
+        "pearson_interval": interval,
+        "pearson_noise_interval": pearson_noise_interval(
+            alone, reward, seed
+        ),
         "spearman": spearman(before, after),
         "mcg": mcg(gains),
         "cgs": cgs(gains),
         "min_gain": float(gains.min()),
         "better_off": float((gains > 0).mean()),
-        "worse_off": worse_off(own, paid),
+        "worse_off": worse_off(alone, reward),
     }

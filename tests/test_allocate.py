@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import dual_annealing
 
 import aequa_lite as aq
-from aequa_lite.allocation._search import SearchProblem, bounded_search, exact_search
+from aequa_lite.allocation._search import SearchProblem, bounded_search, enumerate_plans, exact_search, few_plans
 
 many_times = settings(derandomize=True, deadline=None, max_examples=150)
 accuracies = st.one_of(st.floats(0.0, 1.0), st.integers(0, 20).map(lambda k: k / 20))  # with ties and without
@@ -32,10 +33,13 @@ def curve_of(levels: list[float]) -> aq.Curve:
     return aq.Curve(np.linspace(0.1, 1.0, len(levels)) if len(levels) > 1 else [1.0], levels, samples=1000)
 
 
-def problem_of(b: list[float], levels: list[float], individually_rational: bool) -> SearchProblem:
-    own, rungs = np.array(b), curve_of(levels).levels
-    floor = np.minimum(np.searchsorted(rungs, own - 1e-12), len(rungs) - 1)
-    return SearchProblem(own, rungs, floor if individually_rational else np.zeros(len(own), dtype=int))
+def problem_of(
+    b: list[float], levels: list[float], individually_rational: bool, standalone: list[float] | None = None
+) -> SearchProblem:
+    own, steps = np.array(b), curve_of(levels).levels
+    alone = own if standalone is None else np.array(standalone)
+    floor = np.minimum(np.searchsorted(steps, alone - 1e-12), len(steps) - 1)
+    return SearchProblem(own, steps, floor if individually_rational else np.zeros(len(own), dtype=int))
 
 
 def best_of_all(problem: SearchProblem, objective: Callable) -> float:
@@ -59,7 +63,7 @@ def test_no_tuple_of_widths_is_better(
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @many_times
 @given(b=contributions, levels=levels_of, individually_rational=st.booleans())
-def test_the_bounded_search_keeps_its_promise(
+def test_the_bounded_search_keeps_its_bound_and_its_gap(
     objective: Callable, b: list[float], levels: list[float], individually_rational: bool
 ) -> None:
     problem = problem_of(b, levels, individually_rational)
@@ -71,6 +75,79 @@ def test_the_bounded_search_keeps_its_promise(
         assert found <= best + 1.001e-6
     else:
         assert not np.isfinite(found)
+
+
+# every reading with its proof, at weights from none to one at which equal gains are given up
+PROVED: list[Callable] = [
+    aq.allocation.spread_only(),
+    *(aq.allocation.spread_minus_gain(weight) for weight in (0.1, 0.5, 1.0, 3.0)),
+    aq.allocation.spread_per_gain(),
+    *(aq.allocation.gain_minus_variance(weight) for weight in (0.0, 0.5, 4.0, 50.0)),
+]
+OTHERS: list[Callable] = [
+    lambda mean, spread: spread + 5 * np.abs(mean - 0.1),
+    lambda mean, spread: np.maximum(spread, 0.07) + (mean - 0.05) ** 2,
+    lambda mean, spread: spread**2 - mean**3,
+    lambda mean, spread: np.where(mean > 0.2, np.inf, spread - 2 * mean),
+]
+
+
+@pytest.mark.parametrize("individually_rational", [False, True])
+@pytest.mark.parametrize("objective", [*PROVED, *OTHERS])
+def test_a_certificate_of_exactness_agrees_with_brute_force(objective: Callable, individually_rational: bool) -> None:
+    rng = aq.stream(0, "certificates")
+    for each in range(60):  # for each of 14 objectives, with and without the constraint
+        n, coarse = int(rng.integers(1, 5)), each % 2 == 0
+        b, alone = (x.round(1) if coarse else x for x in rng.uniform(0.2, 0.8, (2, n)))  # coarse: ties are common
+        levels = rng.uniform(0.2, 0.9, int(rng.integers(1, 6)))
+        levels = np.unique(levels.round(1) if coarse else levels)
+        standalone = alone if each % 3 == 0 else b
+        problem = problem_of(b, levels, individually_rational, standalone)
+        best = best_of_all(problem, objective)
+        rule = partial(
+            aq.allocate, objective=objective, individually_rational=individually_rational, standalone=standalone
+        )
+        if not np.isfinite(best):
+            with pytest.raises(ValueError, match="must be finite for some plan"):
+                rule(b, curve_of(levels))
+            continue
+        plan = rule(b, curve_of(levels))
+        assert plan.certificate.exact
+        assert plan.certificate.value == pytest.approx(best, abs=1e-9)
+        gains = plan.predicted_accuracy - b
+        assert float(objective(gains.mean(), gains.std())) == pytest.approx(best, abs=1e-9)
+
+
+def test_an_objective_that_merely_rises_with_the_spread_needs_more_than_one_tau() -> None:
+    plan = aq.allocate([0.3, 0.4], curve_of([0.3, 0.4, 0.6]), objective=OTHERS[0])
+    assert plan.predicted_accuracy.tolist() == [0.3, 0.6]
+    assert plan.certificate.value == pytest.approx(0.1)
+    assert plan.certificate.exact
+    assert plan.tau is None
+
+
+def test_nothing_is_claimed_for_another_objective_on_many_plans() -> None:
+    b, levels = np.linspace(0.2, 0.8, 30), np.linspace(0.3, 0.9, 25)
+    plan = aq.allocate(b, curve_of(levels), objective=OTHERS[0])
+    assert not plan.certificate.exact
+    assert plan.certificate.bound == -np.inf
+    assert plan.certificate.gap == np.inf
+    assert aq.allocate(b, curve_of(levels), objective=PROVED[2]).certificate.exact
+
+
+def test_exchanges_of_equal_participants_are_one_plan() -> None:
+    assert few_plans(problem_of([0.4] * 20 + [0.6] * 20, [0.3, 0.5, 0.7], False))  # 231 x 231, not 3^40
+    assert not few_plans(problem_of([0.4] * 20 + [0.6] * 20, [0.3, 0.5, 0.7, 0.8], False))
+    small = problem_of([0.4, 0.4, 0.6], [0.3, 0.5, 0.7], False)
+    assert enumerate_plans(small, OTHERS[1])[1] == pytest.approx(best_of_all(small, OTHERS[1]), abs=1e-12)
+
+
+def test_a_small_ratio_is_not_lost_in_rounding() -> None:
+    levels = np.linspace(0.3, 0.9, 601)  # equal gains are attainable, at mean gains from a thousandth on
+    b = levels[[40, 140, 333]] - 1e-4
+    plan = aq.allocate(b, curve_of(levels), objective=aq.allocation.spread_per_gain())
+    assert plan.certificate.spread < 1e-12
+    assert plan.certificate.value == 0.0
 
 
 @many_times
@@ -99,17 +176,17 @@ def test_every_reward_is_the_attainable_accuracy_nearest_to_contribution_plus_ta
     b: list[float], levels: list[float]
 ) -> None:
     plan = aq.allocate(b, curve_of(levels))
-    rungs = curve_of(levels).levels
+    steps = curve_of(levels).levels
     for own, paid in zip(b, plan.predicted_accuracy):
-        assert abs(paid - own - plan.tau) <= np.abs(rungs - own - plan.tau).min() + 1e-9
+        assert abs(paid - own - plan.tau) <= np.abs(steps - own - plan.tau).min() + 1e-9
 
 
 def test_annealing_on_the_same_accuracies_never_beats_it() -> None:
     objective = aq.allocation.spread_minus_gain(0.3)
     for seed in range(5):
         draws = aq.stream(seed, "anneal")
-        rungs = np.sort(draws.uniform(0.2, 0.9, 12))
-        problem = SearchProblem(draws.uniform(0.2, 0.8, 6), rungs, np.zeros(6, dtype=int))
+        steps = np.sort(draws.uniform(0.2, 0.9, 12))
+        problem = SearchProblem(draws.uniform(0.2, 0.8, 6), steps, np.zeros(6, dtype=int))
 
         def cost(x: np.ndarray, problem: SearchProblem = problem) -> float:
             return problem.value(np.clip(np.rint(x), 0, 11).astype(int), objective)
@@ -123,16 +200,16 @@ def test_on_thousands_of_random_curves_neither_annealing_nor_any_tuple_is_better
     draws = aq.stream(0, "thousands")
     tuples = np.array(list(itertools.product(range(4), repeat=3)))  # (64, 3)
     for each in range(1000):
-        b, rungs = draws.uniform(0.2, 0.8, 3), np.sort(draws.uniform(0.2, 0.9, 4))
+        b, steps = draws.uniform(0.2, 0.8, 3), np.sort(draws.uniform(0.2, 0.9, 4))
         if each % 3 == 0:  # coarse numbers, so that ties are common
-            b, rungs = b.round(1), np.unique(rungs.round(1))
+            b, steps = b.round(1), np.unique(steps.round(1))
         plan = aq.allocate(
-            b, aq.Curve(np.linspace(0.1, 1, len(rungs)), rungs, 1000), objective=aq.allocation.spread_minus_gain(0.2)
+            b, aq.Curve(np.linspace(0.1, 1, len(steps)), steps, 1000), objective=aq.allocation.spread_minus_gain(0.2)
         )
         assert plan.certificate.exact
-        problem, top = SearchProblem(b, rungs, np.zeros(3, dtype=int)), len(rungs) - 1
+        problem, top = SearchProblem(b, steps, np.zeros(3, dtype=int)), len(steps) - 1
         found = problem.value(exact_search(problem, objective)[0], objective)
-        gains = rungs[np.minimum(tuples, top)] - b
+        gains = steps[np.minimum(tuples, top)] - b
         spread = gains.std(1)
         assert found <= objective(gains.mean(1), np.where(spread < 1e-12, 0, spread)).min() + 1e-9
         if each % 20 == 0 and np.isfinite(found):
@@ -187,7 +264,7 @@ def test_the_equal_gain_point_is_left_exactly_beyond_the_threshold(tied: int) ->
     assert above.certificate.spread > 1e-2
 
 
-def test_rational_means_nobody_below_alone_or_a_clear_shortfall() -> None:
+def test_individually_rational_means_nobody_below_alone_or_a_stated_shortfall() -> None:
     curve = aq.Curve((0.2, 0.5, 1.0), (0.4, 0.6, 0.8), samples=100)
     plan = aq.allocate([0.45, 0.65, 0.78], curve, individually_rational=True)
     assert (plan.predicted_accuracy >= [0.45, 0.65, 0.78]).all()
@@ -198,27 +275,26 @@ def test_rational_means_nobody_below_alone_or_a_clear_shortfall() -> None:
 
 
 @pytest.mark.parametrize(
-    ("b", "individually_rational", "said"),
+    ("b", "individually_rational", "statement"),
     [
         ([0.45, 0.65], False, "nobody is predicted to fall below"),
         ([0.55, 0.6, 0.8], False, "participants 0, 1, 2 are predicted"),
         ([0.45, 0.65, 0.9], True, "participant 2 is predicted up to 0.100 below .* not even the full width"),
     ],
 )
-def test_who_falls_short_is_said_in_a_sentence(b: list[float], individually_rational: bool, said: str) -> None:
+def test_one_sentence_states_who_falls_short(b: list[float], individually_rational: bool, statement: str) -> None:
     levels = [0.4, 0.5, 0.6, 0.7, 0.8] if individually_rational or len(b) == 2 else [0.5, 0.65, 0.7]
-    assert re.search(
-        said, aq.allocate(b, curve_of(levels), individually_rational=individually_rational).certificate.statement
-    )
+    plan = aq.allocate(b, curve_of(levels), individually_rational=individually_rational)
+    assert re.search(statement, plan.certificate.statement)
 
 
-def test_what_another_plan_could_prevent_is_told_so() -> None:
+def test_the_certificate_states_what_another_plan_prevents() -> None:
     plan = aq.allocate([0.45, 0.78], curve_of([0.4, 0.8]), objective=aq.allocation.spread_only())
     assert "individually_rational=True" in plan.certificate.statement
     assert aq.allocate([0.45, 0.78], curve_of([0.4, 0.8]), individually_rational=True).certificate.worse_off == ()
 
 
-def test_gains_and_rationality_use_what_was_reached_alone() -> None:
+def test_individual_rationality_uses_stand_alone_accuracies() -> None:
     curve = aq.Curve((0.2, 0.5, 1.0), (0.4, 0.6, 0.8), samples=100)
     plan = aq.allocate([0.4, 0.4], curve, individually_rational=True, standalone=[0.75, 0.3])
     assert plan.predicted_accuracy[0] == 0.8
@@ -255,20 +331,21 @@ def test_a_million_equal_participants_are_no_special_case() -> None:
 
 @pytest.mark.parametrize("wrong", [[], [0.5, 1.2], [0.5, float("nan")], [[0.5, 0.6]], 0.5])
 def test_contributions_that_are_no_accuracies_are_refused(wrong: object) -> None:
-    with pytest.raises(ValueError, match=r"contribution .*allowed"):
+    with pytest.raises(ValueError, match=r"`contribution` must be one number in \[0, 1\]"):
         aq.allocate(wrong, curve_of([0.3, 0.6]))
 
 
-def test_an_objective_without_meaning_here_is_refused() -> None:
-    with pytest.raises(ValueError, match="objective is undefined"):
+def test_an_objective_that_is_undefined_for_every_plan_is_refused() -> None:
+    with pytest.raises(ValueError, match="`objective` must be finite for some plan"):
         aq.allocate([0.8, 0.9], curve_of([0.3, 0.6]), objective=aq.allocation.spread_per_gain())
     for make in (aq.allocation.spread_minus_gain, aq.allocation.gain_minus_variance):
-        with pytest.raises(ValueError, match="weight"):
-            make(-1.0)
+        for wrong in (-1.0, float("nan"), float("inf"), "1", True):
+            with pytest.raises(ValueError, match="`weight` must be a number from 0"):
+                make(wrong)
 
 
 def test_an_objective_that_likes_spread_is_refused() -> None:
-    with pytest.raises(ValueError, match="falls as the spread"):
+    with pytest.raises(ValueError, match="never falls as the spread"):
         aq.allocate([0.4, 0.5], curve_of([0.3, 0.6]), objective=lambda mean, spread: -spread)
 
 

@@ -1,4 +1,4 @@
-"""What a false claim pays: everything where it is believed, next to nothing where the contribution is measured."""
+"""What a false report adds: much where it is believed, next to nothing where the contribution is measured."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ B = [0.3, 0.5, 0.7]
 BUDGETED = {"cost": lambda w: w, "budget": 1.8}
 
 
-def test_claiming_more_pays_below_the_top_and_not_at_it() -> None:
+def test_reporting_more_pays_below_the_top_and_not_at_it() -> None:
     b = [0.3, 0.5, 0.7]
     report, added = aq.allocation.best_response(b, FINE, 0)
     assert report > 0.3
     assert added > 0.2
     assert aq.allocation.best_response(b, FINE, 2)[1] == 0.0  # it holds the full network already
-    with pytest.raises(ValueError, match="participant is 3"):
+    with pytest.raises(ValueError, match="`participant` must be a whole number in .0, 2., got 3"):
         aq.allocation.best_response(b, FINE, 3)
 
 
-def test_a_rule_that_follows_contributions_pays_for_claims_that_are_believed() -> None:
+def test_a_rule_that_follows_contributions_rewards_false_reports_that_are_believed() -> None:
     for rule in (
         aq.allocate,
         aq.allocation.proportional,
@@ -45,19 +45,19 @@ def test_a_rule_that_ignores_them_does_not() -> None:
 @pytest.mark.parametrize(
     "rule", [aq.allocation.proportional, aq.allocation.capped, partial(aq.allocation.leximin, **BUDGETED)]
 )
-def test_claiming_less_never_pays(rule) -> None:
+def test_reporting_less_never_pays(rule) -> None:
     for seed in range(5):
         b = aq.stream(seed, "claims").uniform(0.15, 0.6, 3).round(2)
         assert aq.allocation.misreport_gains(b, FINE, rule, measured=True).max() == 0
 
 
-def test_claiming_less_pays_at_most_a_little_small_change_under_equal_gains() -> None:
+def test_reporting_less_pays_at_most_one_step_of_the_curve_under_equal_gains() -> None:
     step = float(np.diff(FINE.levels).max())
     for seed in range(5):
         b = aq.stream(seed, "claims").uniform(0.15, 0.6, 4).round(2)
         assert aq.allocation.misreport_gains(b, FINE, measured=True).max() <= step + 1e-9
 
 
-def test_the_sum_of_powers_tempts_whoever_cannot_gain_to_look_weaker() -> None:
+def test_the_sum_of_powers_rewards_a_low_report_of_whoever_cannot_gain() -> None:
     rule = partial(aq.allocation.lp_welfare, p=0.5, cost=lambda w: w, budget=1.0)
     assert aq.allocation.misreport_gains([0.3, 0.75], FINE, rule, measured=True)[1] > 0.05

@@ -1,4 +1,4 @@
-"""What measurement noise leaves: intervals that cover the truth, samples that suffice, plans held against fresh samples."""
+"""What measurement noise leaves: intervals that cover the truth, samples that suffice, plans tested on fresh samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALONE = np.array([0.45, 0.6, 0.75])
 
 
 def measured(seed: int, samples: int, tag: str = "world") -> tuple[aq.Curve, np.ndarray]:
-    """Curve and alone-hits on one set of samples, some harder than others for every network alike."""
+    """A curve and who is right alone, on one set of samples, some harder than others for every network alike."""
     draws = aq.stream(seed, tag)
     hard = draws.uniform(size=samples)
     jitter = draws.uniform(-0.1, 0.1, (len(WIDTHS) + len(ALONE), samples))
@@ -34,9 +34,9 @@ def test_telling_two_rewards_apart_needs_the_samples_that_it_takes() -> None:
     draws = aq.stream(0, "t").binomial(n, [0.715, 0.685], size=(4000, 2)) / n
     found = np.abs(draws[:, 0] - draws[:, 1]) > 1.96 * np.sqrt(2 * 0.7 * 0.3 / n)
     assert found.mean() == pytest.approx(0.8, abs=0.03)
-    with pytest.raises(ValueError, match="gap"):
+    with pytest.raises(ValueError, match="`gap` must be"):
         aq.allocation.samples_needed(0.0, 0.5)
-    with pytest.raises(ValueError, match="disagreement"):
+    with pytest.raises(ValueError, match="`disagreement` must be"):
         aq.allocation.samples_needed(0.1, 0.5, disagreement=0.05)
 
 
@@ -49,7 +49,7 @@ def test_on_the_same_samples_fewer_do() -> None:
     assert (gap > 1.96 * error).mean() == pytest.approx(0.8, abs=0.04)
 
 
-def test_the_intervals_cover_what_is_paid_out() -> None:
+def test_the_intervals_cover_the_true_rewards() -> None:
     covered = []
     for seed in range(30):
         curve, own = measured(seed, 400)
@@ -66,7 +66,7 @@ def test_noise_that_all_share_moves_nobody_to_another_width() -> None:
     apart = aq.allocation.reward_intervals(own.mean(1), curve, draws=100)
     assert np.diff(shared.widths).sum() <= np.diff(apart.widths).sum()
     assert shared.cgs[1] <= apart.cgs[1]
-    with pytest.raises(ValueError, match="alone_correct"):
+    with pytest.raises(ValueError, match="`alone_correct` must be bool"):
         aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own[:, :5])
 
 
@@ -83,26 +83,26 @@ def test_the_two_nearest_rewards_say_how_many_samples_are_needed() -> None:
 
 def test_the_two_halves_share_no_sample_and_miss_none() -> None:
     curve, own = measured(0, 101)
-    first, second = aq.allocation.split(curve, own)
+    first, second = aq.allocation.split_validation(curve, own)
     assert first.curve.samples + second.curve.samples == 101
     together = np.sort(np.concatenate([first.alone_correct, second.alone_correct], axis=1), axis=1)
     assert (together == np.sort(own, axis=1)).all()
-    assert aq.allocation.split(curve, own)[0].contribution.tolist() == first.contribution.tolist()
-    assert aq.allocation.split(curve, own, seed=1)[0].contribution.tolist() != first.contribution.tolist()
+    assert aq.allocation.split_validation(curve, own)[0].contribution.tolist() == first.contribution.tolist()
+    assert aq.allocation.split_validation(curve, own, seed=1)[0].contribution.tolist() != first.contribution.tolist()
 
 
 def test_an_honest_plan_is_confirmed_and_a_wrong_one_is_not() -> None:
     false_alarms = 0
     for seed in range(100):
-        first, second = aq.allocation.split(*measured(seed, 800))
+        first, second = aq.allocation.split_validation(*measured(seed, 800))
         false_alarms += not aq.allocation.confirm(
             aq.allocate(first.contribution, first.curve), first.curve, second.curve
-        ).held
+        ).confirmed
     assert false_alarms <= 10  # five in a hundred are allowed to chance
-    first, second = aq.allocation.split(*measured(0, 2000))
+    first, second = aq.allocation.split_validation(*measured(0, 2000))
     flattered = aq.Curve(WIDTHS, np.minimum(first.curve.accuracy + 0.1, 1), 1000)
     found = aq.allocation.confirm(aq.allocate(first.contribution, flattered), flattered, second.curve)
-    assert not found.held
+    assert not found.confirmed
     assert "below its prediction" in found.statement
 
 
@@ -115,17 +115,17 @@ def test_the_best_of_many_lucky_curves_is_not_confirmed_as_often() -> None:
         best = looks[looks.max(1).argmax()]
         curve = aq.Curve(widths, np.sort(best), 200)
         fresh = aq.Curve(widths, draws.binomial(2000, flat) / 2000, 2000)
-        broken += not aq.allocation.confirm(aq.allocate([0.4, 0.6], curve), curve, fresh).held
+        broken += not aq.allocation.confirm(aq.allocate([0.4, 0.6], curve), curve, fresh).confirmed
     assert broken > 30
 
 
 def test_what_cannot_be_confirmed_is_refused() -> None:
     curve, own = measured(0, 100)
-    with pytest.raises(ValueError, match="hits"):
-        aq.allocation.split(FINE, own)
-    with pytest.raises(ValueError, match="alone_correct"):
-        aq.allocation.split(curve, own[:, :50])
-    with pytest.raises(ValueError, match="fresh"):
+    with pytest.raises(ValueError, match="`curve` must be a Curve that knows"):
+        aq.allocation.split_validation(FINE, own)
+    with pytest.raises(ValueError, match="`alone_correct` must be bool"):
+        aq.allocation.split_validation(curve, own[:, :50])
+    with pytest.raises(ValueError, match="`fresh` must be a Curve measured"):
         aq.allocation.confirm(aq.allocate([0.5, 0.6], FINE), FINE, curve)
-    with pytest.raises(ValueError, match="plans"):
+    with pytest.raises(ValueError, match="`plans` must be"):
         aq.allocation.confirm(aq.allocate([0.5, 0.6], curve), curve, curve, plans=0)

@@ -44,14 +44,14 @@ def test_equal_treatment_and_monotone_in_contribution(rule, b: list[float], twin
 
 @many_times
 @given(b=contributions, scale=st.floats(0.2, 1.0))
-def test_proportional_rewards_do_not_know_the_scale(b: list[float], scale: float) -> None:
+def test_proportional_rewards_ignore_the_scale(b: list[float], scale: float) -> None:
     first, second = aq.allocation.proportional(b, FINE), aq.allocation.proportional([scale * x for x in b], FINE)
     assert np.abs(first.predicted_accuracy - second.predicted_accuracy).max() < 0.02  # a level, where a tie is rounded
 
 
 @many_times
 @given(b=contributions, shift=st.floats(0.0, 0.2))
-def test_equal_gains_do_not_know_a_common_shift(b: list[float], shift: float) -> None:
+def test_equal_gains_ignore_a_common_shift(b: list[float], shift: float) -> None:
     first = aq.allocate(b, FINE, objective=aq.allocation.spread_minus_gain(0.3))
     moved = aq.Curve(FINE.widths, FINE.accuracy * 0.9 + 0.05, 4000)
     shifted = aq.Curve(FINE.widths, np.clip(moved.accuracy + shift, 0, 1), 4000)
@@ -62,7 +62,7 @@ def test_equal_gains_do_not_know_a_common_shift(b: list[float], shift: float) ->
     assert first.certificate.exact
 
 
-def test_what_a_free_rider_gets() -> None:
+def test_the_reward_of_a_free_rider() -> None:
     b = [0.1, 0.6, 0.7]  # the first is at chance
     assert aq.allocate(b, FINE).predicted_accuracy[0] > 0.2  # the common gain, without having done anything
     assert aq.allocation.thresholded(b, FINE, least=0.2).predicted_accuracy[0] == FINE.least
@@ -77,27 +77,27 @@ def test_capped_never_pays_above_the_cap() -> None:
 
 
 def test_a_threshold_that_nobody_reaches_is_refused() -> None:
-    with pytest.raises(ValueError, match="least is"):
+    with pytest.raises(ValueError, match="`least` must be a number that some contribution reaches"):
         aq.allocation.thresholded([0.1, 0.2], COARSE, least=0.5)
 
 
 @many_times
 @given(b=grid_contributions, shift=st.integers(0, 8))
-def test_who_knows_a_common_shift(b: list[float], shift: int) -> None:
+def test_which_rules_follow_a_common_shift(b: list[float], shift: int) -> None:
     moved = aq.Curve(EXACT.widths, EXACT.accuracy + shift / 64, 4000)
-    said = [x + shift / 64 for x in b]
+    shifted = [x + shift / 64 for x in b]
     for rule in (
         aq.allocate,
         aq.allocation.capped,
-    ):  # gains are all that they know; powers of two, so that no sum is rounded
-        assert (rule(said, moved).predicted_accuracy - shift / 64).tolist() == rule(
+    ):  # they depend on gains only; powers of two, so that no sum is rounded
+        assert (rule(shifted, moved).predicted_accuracy - shift / 64).tolist() == rule(
             b, EXACT
         ).predicted_accuracy.tolist()
 
 
 @many_times
 @given(b=grid_contributions)
-def test_who_knows_a_common_scale(b: list[float]) -> None:
+def test_which_rules_follow_a_common_scale(b: list[float]) -> None:
     halved = aq.Curve(EXACT.widths, EXACT.accuracy / 2, 4000)
     for rule in (aq.allocate, aq.allocation.capped, aq.allocation.proportional):
         again = rule([x / 2 for x in b], halved).predicted_accuracy
@@ -106,12 +106,12 @@ def test_who_knows_a_common_scale(b: list[float]) -> None:
 
 @many_times
 @given(b=grid_contributions)
-def test_the_proportional_rule_knows_no_scale_of_the_claims_alone(b: list[float]) -> None:
+def test_the_proportional_rule_ignores_the_scale_of_the_contributions(b: list[float]) -> None:
     again = aq.allocation.proportional([x / 2 for x in b], EXACT).predicted_accuracy
     assert again.tolist() == aq.allocation.proportional(b, EXACT).predicted_accuracy.tolist()
 
 
-def test_the_proportional_rule_knows_a_shift() -> None:
+def test_the_proportional_rule_depends_on_a_shift() -> None:
     assert (
         aq.allocation.proportional([0.1, 0.5], FINE).widths[0] < aq.allocation.proportional([0.3, 0.7], FINE).widths[0]
     )
@@ -143,7 +143,7 @@ def test_the_continuum_is_the_limit_of_fine_curves(b: list[float], ends: tuple[f
     assert spread == pytest.approx(aq.allocation.smallest_spread(b, least, full), abs=5e-4)
 
 
-def test_the_threshold_counts_those_tied_at_the_top() -> None:
+def test_the_critical_weight_depends_on_how_many_share_the_top() -> None:
     assert aq.allocation.critical_weight([0.1, 0.2, 0.3]) == pytest.approx(np.sqrt(1 / 2))
     assert aq.allocation.critical_weight([0.1, 0.3, 0.3]) == pytest.approx(np.sqrt(2))
     assert aq.allocation.critical_weight([0.3, 0.3]) == np.inf
@@ -165,7 +165,7 @@ def test_who_is_at_which_bound_gains_more_or_less_than_the_rest() -> None:
 def test_the_generous_rule_gives_no_less_and_keeps_its_spread(b: list[float], spread: float) -> None:
     fair = aq.allocate(b, FINE)
     if spread < fair.certificate.best_spread:
-        with pytest.raises(ValueError, match="spread is"):
+        with pytest.raises(ValueError, match="`spread` must be a number from"):
             aq.allocation.generous(b, FINE, spread)
         return
     plan = aq.allocation.generous(b, FINE, max(spread, fair.certificate.spread))

@@ -1,22 +1,25 @@
-r"""The search behind the allocation: one number tau, tried everywhere that matters.
+r"""Search for the plan with the smallest objective of the mean gain and the spread of gains.
 
-For any objective of the gains' mean and spread that rises with the spread, an optimal plan gives every participant the
-attainable accuracy nearest to $B_i + \tau$ for one $\tau$. So the plan changes only where $B_i + \tau$ crosses the middle
-between two neighbouring levels: $n(K-1)$ *events*. At an event both neighbours are equally near, so
-$Q = \mathrm{mean}(g - \tau)^2$ does not change, and the variance $Q - (\bar g - \tau)^2$ is concave in $\bar g$ among the plans
-that differ in ties only. Hence the best of them moves all tied participants or none: equal contributions earn equal
-widths at no loss.
+For the objectives of `exact.py` an optimal plan gives every participant the attainable accuracy nearest to $B_i + \tau$,
+among those that it may receive, for one $\tau$ (Proposition 10 of the book). So the plan changes only where $B_i + \tau$
+crosses the midpoint between two neighbouring levels: $n(K-1)$ *events*. At an event both neighbours are equally near, so
+$Q = \mathrm{mean}(g - \tau)^2$ does not change and the variance is $Q - (\bar g - \tau)^2$: each of these objectives is
+then concave in $\bar g$ (or, for the ratio, at its minimum concave after Dinkelbach's step), and the best of the tied plans
+moves all tied participants or none. Equal contributions therefore receive equal widths at no loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["SearchProblem", "bounded_search", "exact_search"]
+__all__ = ["SearchProblem", "TauPath", "bounded_search", "enumerate_plans", "exact_search", "few_plans", "tau_path"]
 
 
 Objective = Callable[[Any, Any], Any]
@@ -25,48 +28,77 @@ Objective = Callable[[Any, Any], Any]
 GAP = 1e-6  # the certified gap of the bounded search
 
 
-CELLS = 4096  # cells of tau that are looked at together
+PLANS = 200_000  # plans up to which every one is tried
+
+
+CHUNK = 4096  # values of tau that are evaluated together
+
+
+ENTRIES = 1 << 22  # rewards of plans that are evaluated together
 
 
 @dataclass(frozen=True, eq=False)
 class SearchProblem:
-    """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may get, (n,)."""
+    """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may receive, (n,)."""
 
-    contribution: np.ndarray
-    levels: np.ndarray
-    floor: np.ndarray
+    contribution: NDArray[np.float64]
+    levels: NDArray[np.float64]
+    floor: NDArray[np.intp]
 
     @property
-    def middles(self) -> np.ndarray:
+    def midpoints(self) -> NDArray[np.float64]:
         """The accuracies at which two neighbouring levels are equally near, (K - 1,)."""
         return (self.levels[1:] + self.levels[:-1]) / 2
 
-    def nearest(self, tau: float) -> np.ndarray:
-        """The level nearest to contribution + tau that each may get, (n,); a tie goes to the lower one."""
-        return np.maximum(np.searchsorted(self.middles, self.contribution + tau), self.floor)
+    def nearest(self, tau: Any) -> NDArray[np.intp]:
+        """The level nearest to contribution + tau that each may receive, (..., n); a tie goes to the lower one."""
+        return np.maximum(np.searchsorted(self.midpoints, self.contribution + tau), self.floor)
 
-    def spread(self, chosen: np.ndarray) -> float:
-        """The standard deviation of the gains of a plan."""
-        gains = self.levels[chosen] - self.contribution
-        return _spread(float(np.std(gains)))
+    def spread(self, chosen: NDArray[np.intp]) -> Any:
+        """The standard deviation of the gains of plans (..., n); zero where rounding hides the difference."""
+        return _without_rounding(np.std(self.levels[chosen] - self.contribution, axis=-1))
 
-    def value(self, chosen: np.ndarray, objective: Objective) -> float:
-        """The objective of a plan, from its gains."""
-        return float(objective(float(np.mean(self.levels[chosen] - self.contribution)), self.spread(chosen)))
-
-
-def _spread(value: Any) -> Any:
-    """A spread below what sixteen digits can tell from zero is zero."""
-    return np.where(np.asarray(value) < 1e-12, 0.0, value)[()]
+    def value(self, chosen: NDArray[np.intp], objective: Objective) -> Any:
+        """The objective of plans (..., n)."""
+        return _defined(objective(np.mean(self.levels[chosen] - self.contribution, axis=-1), self.spread(chosen)))
 
 
-def exact_search(problem: SearchProblem, objective: Objective) -> tuple[np.ndarray, float, float]:
-    """Try the plan between every two distinct events; return the best levels, its tau, and its value."""
+def _without_rounding(spread: Any) -> Any:
+    """Set a spread to zero that sixteen digits cannot tell from it."""
+    return np.where(np.asarray(spread) < 1e-12, 0.0, spread)[()]
+
+
+def _defined(value: Any) -> Any:
+    """Set the objective of a plan for which it is undefined to infinity."""
+    return np.where(np.isnan(value), np.inf, value)[()]
+
+
+@dataclass(frozen=True, eq=False)
+class TauPath:
+    """The plans met while tau rises: number k follows the first k of E events; `distinct` where the next is at another tau.
+
+    `mean` and `variance` of the gains are running sums, which rounding puts off by at most `error`. All fields (E + 1,).
+    """
+
+    tau: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    distinct: NDArray[np.bool_]
+    error: float
+
+    def bounds(self, objective: Objective) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Values between which each plan's objective lies, if it falls in the mean and rises in the spread."""
+        small, large = (np.sqrt(np.maximum(self.variance + sign * self.error, 0.0)) for sign in (-1, 1))
+        ends = _defined(objective(self.mean + self.error, small)), _defined(objective(self.mean - self.error, large))
+        return np.minimum(*ends), np.maximum(*ends)
+
+
+def tau_path(problem: SearchProblem) -> TauPath:
+    """Follow the plan from the smallest tau to the largest."""
     b, levels, floor = problem.contribution, problem.levels, problem.floor
-    who, step = np.nonzero(
-        np.arange(len(levels) - 1) >= floor[:, None]
-    )  # each allowed step up, participant by participant
-    event = problem.middles[step] - b[who]  # (events,) the tau at which it is taken
+    # each allowed step up, participant by participant, and the tau at which it is taken
+    who, step = np.nonzero(np.arange(len(levels) - 1) >= floor[:, None])
+    event = problem.midpoints[step] - b[who]
     order = np.argsort(event, kind="stable")
     event, who, step = event[order], who[order], step[order]
     start = levels[floor] - b  # gains of the plan before any event
@@ -74,106 +106,140 @@ def exact_search(problem: SearchProblem, objective: Objective) -> tuple[np.ndarr
     low, high = levels[step] - b[who] - centre, levels[step + 1] - b[who] - centre
     mean = np.append(0.0, np.cumsum(high - low)) / len(b) + np.mean(start)
     square = np.append(0.0, np.cumsum(high**2 - low**2)) / len(b) + np.mean((start - centre) ** 2)
-    spread = _spread(np.sqrt(np.maximum(square - (mean - centre) ** 2, 0.0)))
-    settled = (
-        np.append(np.diff(event) > 1e-13, True) if len(event) else np.zeros(0, dtype=bool)
-    )  # after all that are tied
-    value = np.where(np.append(True, settled), objective(mean, spread), np.inf)
-    best = _best(problem, objective, value, event)
-    tau = _tau(event, best)
-    chosen = floor + np.bincount(who[:best], minlength=len(b))
-    return chosen, tau, problem.value(chosen, objective)
+    distinct = np.append(np.diff(event, prepend=-np.inf) > 1e-13, True)
+    error = 8 * (len(event) + len(b)) * float(np.finfo(float).eps)
+    between = (event[:-1] + event[1:]) / 2
+    tau = np.concatenate([event[:1] - 1e-9, between, event[-1:] + 1e-9]) if len(event) else np.zeros(1)
+    return TauPath(tau, mean, np.maximum(square - (mean - centre) ** 2, 0.0), distinct, error)
 
 
-def _best(problem: SearchProblem, objective: Objective, value: np.ndarray, event: np.ndarray) -> int:
-    """How many events the best plan has seen: the near-best are computed again from their gains, ties go to more gain."""
-    least = value.min()
-    if not np.isfinite(least):
-        return int(value.argmin())
-    close = np.flatnonzero(value <= least + 1e-7)
-    if len(close) > 64:  # rounding in long cumulative sums stays far below this many neighbours' differences
-        close = close[np.argsort(value[close], kind="stable")[:64]]
-    again = [(round(problem.value(problem.nearest(_tau(event, int(k))), objective), 15), -int(k)) for k in close]
-    return -min(again)[1]
+def exact_search(problem: SearchProblem, objective: Objective) -> tuple[NDArray[np.intp], float, float]:
+    """Try the plan between every two distinct events; return the best levels, its tau, and a value that none is below.
+
+    The plans that rounding cannot tell from the best are evaluated again from their gains; of equal ones, the larger gain.
+    """
+    path = tau_path(problem)
+    low, high = path.bounds(objective)
+    close = np.flatnonzero(path.distinct & (low <= high[path.distinct].min()))
+    most, bound = max(64, 4 * ENTRIES // len(problem.contribution)), np.inf
+    if len(close) > most:  # only where nearly all contributions are equal up to rounding
+        order = np.argsort(low[close], kind="stable")
+        bound, close = float(low[close[order[most]]]), np.sort(close[order[:most]])
+    value = np.concatenate(
+        [problem.value(problem.nearest(tau), objective) for tau in _columns(path.tau[close], problem)]
+    )
+    rounded = np.round(value, 15)
+    tau = float(path.tau[close[np.flatnonzero(rounded == rounded.min())[-1]]])
+    chosen = problem.nearest(tau)
+    return chosen, tau, min(bound, float(problem.value(chosen, objective)))
 
 
-def _tau(event: np.ndarray, seen: int) -> float:
-    """A tau between the last event that was seen and the next."""
-    if len(event) == 0:
-        return 0.0
-    if seen == 0:
-        return float(event[0]) - 1e-9
-    if seen == len(event):
-        return float(event[-1]) + 1e-9
-    return float(event[seen - 1] + event[seen]) / 2
+def _columns(tau: NDArray[np.float64], problem: SearchProblem) -> Iterator[NDArray[np.float64]]:
+    """Split many taus into columns (T, 1) whose plans fit into memory."""
+    size = max(1, ENTRIES // len(problem.contribution))
+    return (tau[i : i + size, None] for i in range(0, len(tau), size))
+
+
+def _kinds(problem: SearchProblem) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
+    """An order in which participants of equal contribution and floor are neighbours, and floor and number of each kind."""
+    rows = np.stack([problem.contribution, problem.floor])
+    kinds, kind, count = np.unique(rows, axis=1, return_inverse=True, return_counts=True)
+    return np.argsort(kind.ravel(), kind="stable"), [(int(f), int(n)) for f, n in zip(kinds[1], count)]
+
+
+def few_plans(problem: SearchProblem) -> bool:
+    """Say whether all plans can be tried: those that differ by an exchange of equal participants are one."""
+    count = 1
+    for floor, size in _kinds(problem)[1]:
+        count *= math.comb(len(problem.levels) - floor + size - 1, size)
+        if count > PLANS:
+            return False
+    return True
+
+
+def enumerate_plans(problem: SearchProblem, objective: Objective) -> tuple[NDArray[np.intp], float]:
+    """Try every plan; return the best levels and the value; of equal ones, the largest mean gain."""
+    order, kinds = _kinds(problem)
+    options = [itertools.combinations_with_replacement(range(f, len(problem.levels)), n) for f, n in kinds]
+    plans, best = itertools.product(*options), (np.inf, np.inf, np.zeros(0, dtype=np.intp))
+    size = max(1, ENTRIES // len(order))
+    while chunk := list(itertools.islice(plans, size)):
+        chosen = np.empty((len(chunk), len(order)), dtype=np.intp)
+        chosen[:, order] = [list(itertools.chain(*plan)) for plan in chunk]
+        value = np.round(problem.value(chosen, objective), 15)
+        mean = problem.levels[chosen].mean(-1)
+        k = np.lexsort((-mean, value))[0]
+        best = min(best, (float(value[k]), -float(mean[k]), chosen[k]), key=lambda found: found[:2])
+    return best[2], float(problem.value(best[2], objective))
 
 
 @dataclass(frozen=True, eq=False)
-class _Sorted:
-    """Participants of one floor order: distinct contributions rising, and running counts, sums and squares before each."""
+class _Group:
+    """Participants whose floor rises with the contribution: running counts, sums and squares of their contributions."""
 
-    values: np.ndarray  # (D,) distinct contributions
-    count: np.ndarray  # (D + 1,)
-    total: np.ndarray  # (D + 1,)
-    square: np.ndarray  # (D + 1,)
-    most: np.ndarray  # (K - 1,) how many distinct contributions may be at or below each level, by the floor
+    values: NDArray[np.float64]  # (D,) distinct contributions, rising
+    count: NDArray[np.float64]  # (D + 1,) participants before each
+    total: NDArray[np.float64]  # (D + 1,)
+    square: NDArray[np.float64]  # (D + 1,)
+    most: NDArray[np.intp]  # (K - 1,) how many distinct contributions may be at or below each level, by the floor
 
     @classmethod
-    def of(cls, contribution: np.ndarray, floor: np.ndarray, levels: int) -> _Sorted:
+    def of(cls, contribution: NDArray[np.float64], floor: NDArray[np.intp], levels: int) -> _Group:
         """Sort once, so that every tau costs one binary search for each level."""
         values, first, counts = np.unique(contribution, return_index=True, return_counts=True)
         sums = [np.append(0.0, np.cumsum(counts * values**power)) for power in (0, 1, 2)]
         return cls(values, *sums, np.searchsorted(floor[first], np.arange(levels - 1), side="right"))
 
 
-def _groups(problem: SearchProblem) -> list[_Sorted]:
-    """The participants in groups in which the floor rises with the contribution: one, unless standalone is another order."""
+def _groups(problem: SearchProblem) -> list[_Group]:
+    """Split the participants: one group, unless stand-alone accuracies have another order than contributions."""
     b, floor, size = problem.contribution, problem.floor, len(problem.levels)
     order = np.lexsort((floor, b)) if floor.any() else slice(None)
     tied = np.diff(b[order]) == 0 if floor.any() else np.zeros(0, dtype=bool)
     rising = np.diff(floor[order]) if floor.any() else np.zeros(0)
     if (rising >= 0).all() and not (rising[tied] != 0).any():
-        return [_Sorted.of(b, floor, size)]
-    return [_Sorted.of(b[floor == f], floor[floor == f], size) for f in np.unique(floor)]
+        return [_Group.of(b, floor, size)]
+    return [_Group.of(b[floor == f], floor[floor == f], size) for f in np.unique(floor)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Plans:
-    """What the plans at many taus (T,) look like: mean gain, mean squared distance to tau, and events seen so far."""
+    """The plans at many taus (T,): mean gain, mean squared distance of the gains to tau, and events so far."""
 
-    tau: np.ndarray
-    mean: np.ndarray
-    distance: np.ndarray
-    seen: np.ndarray
+    tau: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    events: NDArray[np.int64]
 
     def at(self, index: Any) -> _Plans:
         """The plans at these positions."""
-        return _Plans(self.tau[index], self.mean[index], self.distance[index], self.seen[index])
+        return _Plans(self.tau[index], self.mean[index], self.distance[index], self.events[index])
 
-    def value(self, objective: Objective) -> np.ndarray:
+    def value(self, objective: Objective) -> NDArray[np.float64]:
         """The objective of each plan."""
-        return objective(self.mean, np.sqrt(np.maximum(self.distance - (self.mean - self.tau) ** 2, 0.0)))
+        variance = np.maximum(self.distance - (self.mean - self.tau) ** 2, 0.0)
+        return _defined(objective(self.mean, np.sqrt(variance)))
 
 
-def _plans_at(problem: SearchProblem, groups: list[_Sorted], tau: np.ndarray) -> _Plans:
+def _plans_at(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.float64]) -> _Plans:
     """The plans at many taus: a binary search for each tau and level, whatever the number of participants."""
     n, levels = len(problem.contribution), problem.levels
-    mean, distance, seen = np.zeros(len(tau)), np.zeros(len(tau)), np.zeros(len(tau), dtype=np.int64)
+    mean, distance, events = np.zeros(len(tau)), np.zeros(len(tau)), np.zeros(len(tau), dtype=np.int64)
     shift = levels[None, :] - tau[:, None]  # (T, K)
     for group in groups:
-        upto = np.searchsorted(group.values, problem.middles[None, :] - tau[:, None], side="right")  # (T, K - 1)
+        upto = np.searchsorted(group.values, problem.midpoints[None, :] - tau[:, None], side="right")  # (T, K - 1)
         upto = np.minimum(upto, group.most)
         edge = np.pad(upto, ((0, 0), (1, 1)), constant_values=(0, 0))
         edge[:, -1] = len(group.values)
         count, total, square = (np.diff(sums[edge], axis=1) for sums in (group.count, group.total, group.square))
         mean += ((levels * count).sum(1) - group.total[-1]) / n
         distance += (shift**2 * count - 2 * shift * total + square).sum(1) / n
-        seen -= upto.sum(1)
-    return _Plans(tau, mean, np.maximum(distance, 0.0), seen)
+        events -= upto.sum(1)
+    return _Plans(tau, mean, np.maximum(distance, 0.0), events)
 
 
-def _below(left: _Plans, right: _Plans, objective: Objective) -> np.ndarray:
-    r"""No plan between two taus is below this, (cells,).
+def _bound(left: _Plans, right: _Plans, objective: Objective) -> NDArray[np.float64]:
+    r"""Return a value that no plan between two taus is below, (cells,).
 
     The mean gain rises with tau, so it lies between its ends; $dQ/d\tau = -2(\bar g - \tau)$ bounds $Q$ from both ends;
     the variance is $Q - (\bar g - \tau)^2$, and a square is largest at an end.
@@ -185,29 +251,29 @@ def _below(left: _Plans, right: _Plans, objective: Objective) -> np.ndarray:
         np.maximum(np.abs(left.mean - left.tau), np.abs(left.mean - right.tau)),
         np.maximum(np.abs(right.mean - left.tau), np.abs(right.mean - right.tau)),
     )
-    return objective(right.mean, np.sqrt(np.maximum(least - far**2 - 1e-13, 0.0)))
+    return _defined(objective(right.mean, np.sqrt(np.maximum(least - far**2 - 1e-13, 0.0))))
 
 
 def bounded_search(
     problem: SearchProblem, objective: Objective, most: int = 200_000
-) -> tuple[np.ndarray, float, float]:
+) -> tuple[NDArray[np.intp], float, float]:
     """Branch and bound over tau; return the best levels, its tau, and a value that no plan is below.
 
-    Cells of tau are halved until none can hold a plan better than the best by more than 1e-6. A cell with at most one
-    event holds the two plans at its ends and no other. ``most``: cells to look at before giving up with a larger gap.
+    Cells of tau are halved until none can contain a plan better than the best by more than 1e-6. A cell with at most one
+    event contains the plans at its two ends and no other. After `most` cells the search stops with a larger gap.
     """
     groups = _groups(problem)
-    b, middles = problem.contribution, problem.middles
-    if len(middles) == 0:
-        return problem.nearest(0.0), 0.0, problem.value(problem.nearest(0.0), objective)
-    edges = np.linspace(middles[0] - b.max() - 1e-6, middles[-1] - b.min() + 1e-6, 257)
+    b, midpoints = problem.contribution, problem.midpoints
+    if len(midpoints) == 0:
+        return problem.nearest(0.0), 0.0, float(problem.value(problem.nearest(0.0), objective))
+    edges = np.linspace(midpoints[0] - b.max() - 1e-6, midpoints[-1] - b.min() + 1e-6, 257)
     state = _plans_at(problem, groups, edges)
     left, right = state.at(slice(None, -1)), state.at(slice(1, None))
-    best, tau = _least(state, objective)
+    best, tau = _smallest(state, objective)
     bound, looked = np.inf, len(edges)
     while len(left.tau):
-        low = _below(left, right, objective)
-        closed = (right.seen - left.seen <= 1) | (right.tau - left.tau < 1e-13)
+        low = _bound(left, right, objective)
+        closed = (right.events - left.events <= 1) | (right.tau - left.tau < 1e-13)
         alive = ~closed & (low < best - GAP)
         bound = min(bound, np.min(low, where=~alive & ~closed, initial=np.inf))
         if looked > most:
@@ -216,26 +282,26 @@ def bounded_search(
         left, right = left.at(alive), right.at(alive)
         middle = _chunked(problem, groups, (left.tau + right.tau) / 2)
         looked += len(middle.tau)
-        value, at = _least(middle, objective) if len(middle.tau) else (np.inf, tau)
+        value, at = _smallest(middle, objective) if len(middle.tau) else (np.inf, tau)
         best, tau = (value, at) if value < best else (best, tau)
         left, right = _joined(left, middle), _joined(middle, right)
     chosen = problem.nearest(tau)
-    return chosen, tau, min(float(bound), problem.value(chosen, objective))
+    return chosen, tau, min(float(bound), float(problem.value(chosen, objective)))
 
 
-def _least(state: _Plans, objective: Objective) -> tuple[float, float]:
+def _smallest(state: _Plans, objective: Objective) -> tuple[float, float]:
     """The smallest value among these plans, and its tau; among equals the larger tau."""
     value = state.value(objective)
     k = len(value) - 1 - int(value[::-1].argmin())
     return float(value[k]), float(state.tau[k])
 
 
-def _chunked(problem: SearchProblem, groups: list[_Sorted], tau: np.ndarray) -> _Plans:
+def _chunked(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.float64]) -> _Plans:
     """The plans at very many taus, in pieces that fit into memory."""
-    pieces = [_plans_at(problem, groups, tau[i : i + CELLS]) for i in range(0, max(len(tau), 1), CELLS)]
+    pieces = [_plans_at(problem, groups, tau[i : i + CHUNK]) for i in range(0, max(len(tau), 1), CHUNK)]
     return pieces[0] if len(pieces) == 1 else _joined(*pieces)
 
 
 def _joined(*states: _Plans) -> _Plans:
     """Several states in one row."""
-    return _Plans(*(np.concatenate([getattr(s, f) for s in states]) for f in ("tau", "mean", "distance", "seen")))
+    return _Plans(*(np.concatenate([getattr(s, f) for s in states]) for f in ("tau", "mean", "distance", "events")))

@@ -1,21 +1,22 @@
-"""Rules of welfare: the best that a scarce resource can buy, for the product, the sum of powers, or the least of the gains.
+"""Maximise a welfare of the gains within a budget: their product, the sum of their powers, or the smallest of them.
 
-Models can be copied at no cost: without a scarce resource, every rule that likes gains hands out the full network. So these
-rules name theirs: a budget on the sum of a cost over all participants (widths, parameters or bytes). All keep two axioms,
-also where a budget leaves something over that only one of two equals could have: *equal contributions earn equal widths,
-and more never earns less*. So equals rise together or not at all, and what is left over stays left over.
+A model can be copied at no cost, so without a scarce resource every welfare of the gains gives everybody the full network.
+These rules therefore take a budget on the sum of a cost over all participants (widths, parameters or bytes). All keep two
+axioms, also where only one of two equal participants could use what is left: *equal contributions earn equal widths, and
+more never earns less*. Equal participants rise together or not at all; what is left over stays unspent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from .._check import number, refusal
 from ..evaluation import Curve
-from .exact import Plan, checked_accuracies, plan_of
+from .exact import Plan, checked, plan_of
 
 __all__ = ["leximin", "lp_welfare", "nash"]
 
@@ -24,81 +25,97 @@ Cost = Callable[[float], float]
 
 
 @dataclass(frozen=True, eq=False)
-class _Market:
-    """Distinct contributions rising (G,), how many participants bring each (G,), who is where (n,), what a level costs (K,)."""
+class _Problem:
+    """Distinct contributions (G,), participants with each (G,), the group of each (n,), the cost of each level (K,)."""
 
-    values: np.ndarray
-    size: np.ndarray
-    group: np.ndarray
-    costs: np.ndarray
+    contribution: NDArray[np.float64]
+    curve: Curve
+    values: NDArray[np.float64]
+    size: NDArray[np.intp]
+    group: NDArray[np.intp]
+    costs: NDArray[np.float64]
     budget: float
 
-    def price_of(self, chosen: np.ndarray) -> float:
-        """What a plan costs in all."""
+    def total_cost(self, chosen: NDArray[np.intp]) -> float:
+        """The cost of a plan, which gives each group a level (G,)."""
         return float(self.size @ self.costs[chosen])
 
+    def plan(self, chosen: NDArray[np.intp], value: float = np.nan, bound: float = np.nan) -> Plan:
+        """The plan that gives each group this level; value and bound are of what is minimised."""
+        return plan_of(chosen[self.group], self.curve, self.contribution, value=value, bound=bound)
 
-def _market(contribution: Any, curve: Curve, cost: Cost, budget: float) -> _Market:
+
+def _problem(contribution: ArrayLike, curve: Curve, cost: Cost, budget: float) -> _Problem:
     """Contributions and costs; refused where not even the least width for all fits the budget."""
-    values, group, size = np.unique(checked_accuracies(contribution), return_inverse=True, return_counts=True)
-    costs = np.array([float(cost(float(w))) for w in curve.level_widths])
-    if not (np.diff(costs) >= 0).all() or not costs[0] >= 0:
-        raise ValueError("cost does not rise with width; allowed is a cost from 0 that does")
-    if not len(group) * costs[0] <= budget:
-        raise ValueError(
-            f"budget is {budget:g}; allowed is at least {len(group) * costs[0]:g}, the least width for all {len(group)}"
-        )
-    return _Market(values, size, group, costs, budget)
+    b = checked(contribution, curve)
+    if not callable(cost):
+        raise refusal("cost", "a function of the width", cost)
+    values, group, size = np.unique(b, return_inverse=True, return_counts=True)
+    costs = np.array([number("cost", cost(float(w)), 0) for w in curve.level_widths], dtype=float)
+    if not (np.diff(costs) >= 0).all():
+        raise refusal("cost", "a function that never falls as the width grows", costs)
+    if number("budget", budget, 0) < len(b) * costs[0]:
+        raise refusal("budget", f"at least {len(b) * costs[0]:g}, the least width for all {len(b)}", budget)
+    return _Problem(b, curve, values, size, group, costs, budget)
 
 
-def _staircase(score: np.ndarray) -> np.ndarray:
-    """The levels (G,), never falling from one group to the next, whose scores (G, K) have the largest sum."""
-    reach, came = np.zeros(score.shape[1]), np.empty(score.shape, dtype=int)
+def _best_rising_levels(score: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The levels (G,), never falling from one group to the next, whose scores (G, K) have the largest sum.
+
+    Dynamic programming: `reach` is the best sum up to a group that uses levels up to k, `last` its level for that group.
+    """
+    reach, last = np.zeros(score.shape[1]), np.empty(score.shape, dtype=int)
     for g, row in enumerate(score):
-        total = row + reach  # the best up to this group if it takes level k
-        reach = np.maximum.accumulate(total)  # ... or any level up to k
+        total = row + reach
+        reach = np.maximum.accumulate(total)
         better = total > np.append(-np.inf, reach[:-1])
-        came[g] = np.maximum.accumulate(np.where(better, np.arange(len(total)), 0))
+        last[g] = np.maximum.accumulate(np.where(better, np.arange(len(total)), 0))
     chosen, k = np.empty(len(score), dtype=int), score.shape[1] - 1
     for g in range(len(score) - 1, -1, -1):
-        chosen[g] = k = came[g, k]
+        chosen[g] = k = last[g, k]
     return chosen
 
 
-def _welfare(worth: np.ndarray, shop: _Market) -> tuple[np.ndarray, float, float]:
-    """Maximise the sum of worth (G, K) within the budget; return levels, value, and a bound that no such plan exceeds.
+def _maximised(worth: NDArray[np.float64], problem: _Problem) -> Plan:
+    """Maximise the sum of worth (G, K) over all participants within the budget.
 
-    A price on the cost decouples the groups, up to their order; the price is bisected until the budget fits, and what is
-    left is spent on the best steps that still fit. The price also bounds every plan (Lagrangian duality), so the gap is known.
+    With a Lagrange multiplier on the cost the budget goes, and dynamic programming finds the best rising levels. The
+    multiplier is bisected until their cost fits; what is left is spent on the best steps that still fit. By duality the
+    multiplier also bounds every plan, so the gap is known.
     """
-    worth, low, high = worth * shop.size[:, None], 0.0, 1.0
-    costs = shop.costs * shop.size[:, None]  # (G, K)
+    worth, low, high = worth * problem.size[:, None], 0.0, 1.0
+    costs = problem.costs * problem.size[:, None]  # (G, K)
 
-    def at(price: float) -> np.ndarray:
-        return _staircase(worth - price * costs)
+    def at(multiplier: float) -> NDArray[np.intp]:
+        return _best_rising_levels(worth - multiplier * costs)
 
-    if shop.price_of(at(0.0)) <= shop.budget:
+    def too_costly(multiplier: float) -> bool:
+        return problem.total_cost(at(multiplier)) > problem.budget
+
+    if not too_costly(0.0):
         high = 0.0
-    while shop.price_of(at(high)) > shop.budget and high < 1e15:
+    while too_costly(high) and high < 1e15:
         high *= 2
     for _ in range(60 if high else 0):
         middle = (low + high) / 2
-        low, high = (middle, high) if shop.price_of(at(middle)) > shop.budget else (low, middle)
+        low, high = (middle, high) if too_costly(middle) else (low, middle)
     rows, chosen = np.arange(len(worth)), at(high)
-    bound = float((worth - high * costs)[rows, chosen].sum() + high * shop.budget)
-    chosen = _spend_rest(chosen, worth, costs, shop)
-    return chosen, float(worth[rows, chosen].sum()), bound
+    bound = float((worth - high * costs)[rows, chosen].sum() + high * problem.budget)
+    chosen = _spend_remaining(chosen, worth, costs, problem)
+    return problem.plan(chosen, -float(worth[rows, chosen].sum()), -bound)
 
 
-def _spend_rest(chosen: np.ndarray, worth: np.ndarray, costs: np.ndarray, shop: _Market) -> np.ndarray:
-    """Spend what is left: lift a group, and every group above it that would fall behind, as long as a lift fits and pays."""
+def _spend_remaining(
+    chosen: NDArray[np.intp], worth: NDArray[np.float64], costs: NDArray[np.float64], problem: _Problem
+) -> NDArray[np.intp]:
+    """Lift a group, and every group above it that would fall behind, as long as a lift fits and adds worth."""
     chosen, rows = chosen.copy(), np.arange(len(worth))[:, None]
     while True:
         lifted = np.maximum(chosen[:, None], np.arange(worth.shape[1]))  # (G, K)
         here = (rows[:, 0], chosen)
         gain = (worth[rows, lifted] - worth[here][:, None])[::-1].cumsum(0)  # row 0: the top group alone
         extra = (costs[rows, lifted] - costs[here][:, None])[::-1].cumsum(0)
-        allowed = (gain > 1e-13) & (extra <= shop.budget - shop.price_of(chosen) + 1e-12)
+        allowed = (gain > 1e-13) & (extra <= problem.budget - problem.total_cost(chosen) + 1e-12)
         if not allowed.any():
             return chosen
         rate = np.where(allowed, gain / np.maximum(extra, 1e-12), -np.inf)
@@ -107,78 +124,105 @@ def _spend_rest(chosen: np.ndarray, worth: np.ndarray, costs: np.ndarray, shop: 
         chosen[first:] = np.maximum(chosen[first:], k)
 
 
-def nash(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
+def nash(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) -> Plan:
     r"""Maximise the product of the gains, $\sum_i \log G_i$, within a budget on $\sum_i \mathrm{cost}(w_i)$.
 
-    The certificate's value and bound are of $-\sum \log G_i$, over plans that give equals the same and more for more.
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        cost: Cost of a width, from 0, never falling.
+        budget: The largest sum of costs.
+
+    Returns:
+        A plan whose certificate states value and bound of $-\sum_i \log G_i$, over plans that keep both axioms.
 
     Raises:
-        ValueError: somebody cannot gain at all, so that the product is undefined; or the budget is too small.
+        ValueError: The budget is too small for the least width for all, or for a gain of everybody.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> nash([0.4, 0.6], curve, cost=lambda w: w, budget=2.0).widths.tolist()
+        >>> nash([0.4, 0.6], curve, cost=lambda width: width, budget=2.0).widths.tolist()
         [1.0, 1.0]
 
-    Source: Nash 1950; with a large budget everybody gets the full network.
+    References:
+        Nash 1950. The budget, the axioms and the algorithm are our choice.
     """
-    shop = _market(contribution, curve, cost, budget)
-    gains = curve.levels - shop.values[:, None]  # (G, K)
-    least = (gains > 1e-12).argmax(1)  # the lowest level with a gain
-    if not (gains[:, -1] > 1e-12).all() or shop.price_of(least) > budget:
-        raise ValueError("nash is undefined here: within the budget somebody gains nothing; allow a larger budget")
-    worth = np.where(gains > 1e-12, np.log(np.maximum(gains, 1e-12)), -np.inf)
-    worth[~np.isfinite(worth)] = worth[np.isfinite(worth)].min() - 1e6
-    chosen, value, bound = _welfare(worth, shop)
-    return plan_of(chosen[shop.group], curve, checked_accuracies(contribution), value=-value, bound=-bound)
+    problem = _problem(contribution, curve, cost, budget)
+    gains = curve.levels - problem.values[:, None]  # (G, K)
+    positive = gains > 1e-12
+    if not positive[:, -1].all():
+        raise refusal("contribution", f"below the full width's {curve.full:g}, so that everybody gains", contribution)
+    if (needed := problem.total_cost(positive.argmax(1))) > budget:
+        raise refusal("budget", f"at least {needed:g}, at which everybody gains", budget)
+    worth = np.where(positive, np.log(np.maximum(gains, 1e-12)), -np.inf)
+    worth[~positive] = worth[positive].min() - 1e6
+    return _maximised(worth, problem)
 
 
-def lp_welfare(contribution: Any, curve: Curve, *, p: float, cost: Cost, budget: float) -> Plan:
-    r"""Maximise $\sum_i \max(G_i, 0)^p$ within a budget on $\sum_i \mathrm{cost}(w_i)$, $0 < p \le 1$.
+def lp_welfare(contribution: ArrayLike, curve: Curve, *, p: float, cost: Cost, budget: float) -> Plan:
+    r"""Maximise $\sum_i \max(G_i, 0)^p$ within a budget on $\sum_i \mathrm{cost}(w_i)$.
 
     At $p = 1$ every step up is worth the same to everybody, so only the order decides: the best contributor comes first.
 
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        p: Power in (0, 1].
+        cost: Cost of a width, from 0, never falling.
+        budget: The largest sum of costs.
+
+    Returns:
+        A plan whose certificate states value and bound of the negative sum, over plans that keep both axioms.
+
     Raises:
-        ValueError: ``p`` is outside (0, 1], or the budget is too small.
+        ValueError: `p` is outside (0, 1], or the budget is too small.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> lp_welfare([0.4, 0.6], curve, p=1.0, cost=lambda w: w, budget=1.5).widths.tolist()
+        >>> lp_welfare([0.4, 0.6], curve, p=1.0, cost=lambda width: width, budget=1.5).widths.tolist()
         [0.5, 1.0]
 
-    Source: a reviewer of the paper named lp norms as an alternative (seen).
+    References:
+        A reviewer of the paper named lp norms as an alternative; the rest is our choice.
     """
-    if not 0 < p <= 1:
-        raise ValueError(f"p is {p!r}; allowed is a number in (0, 1]")
-    shop = _market(contribution, curve, cost, budget)
-    worth = np.maximum(curve.levels - shop.values[:, None], 0.0) ** p
-    chosen, value, bound = _welfare(worth, shop)
-    return plan_of(chosen[shop.group], curve, checked_accuracies(contribution), value=-value, bound=-bound)
+    number("p", p, 0, 1, above=True)
+    problem = _problem(contribution, curve, cost, budget)
+    return _maximised(np.maximum(curve.levels - problem.values[:, None], 0.0) ** p, problem)
 
 
-def leximin(contribution: Any, curve: Curve, *, cost: Cost, budget: float) -> Plan:
+def leximin(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) -> Plan:
     """Raise the smallest gain as far as a budget allows, then the next: progressive filling.
 
-    Equals rise together. Once a step does not fit, nobody below may pass the one who missed it.
+    Equal participants rise together. Once a step does not fit, nobody below may pass the one who missed it.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        cost: Cost of a width, from 0, never falling.
+        budget: The largest sum of costs.
+
+    Raises:
+        ValueError: The budget is too small.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
-        >>> leximin([0.4, 0.6], curve, cost=lambda w: w, budget=1.1).widths.tolist()
+        >>> leximin([0.4, 0.6], curve, cost=lambda width: width, budget=1.1).widths.tolist()
         [0.5, 0.5]
 
-    Source: Rawls 1971, in its lexicographic form; with a large budget everybody gets the full network.
+    References:
+        Rawls 1971, in its lexicographic form.
     """
-    shop = _market(contribution, curve, cost, budget)
-    chosen = np.zeros(len(shop.values), dtype=int)
+    problem = _problem(contribution, curve, cost, budget)
+    chosen = np.zeros(len(problem.values), dtype=int)
     cap = np.full(len(chosen), len(curve.levels) - 1)
     while (chosen < cap).any():
-        gains = np.where(chosen < cap, curve.levels[chosen] - shop.values, np.inf)
+        gains = np.where(chosen < cap, curve.levels[chosen] - problem.values, np.inf)
         g = int(np.flatnonzero(gains <= gains.min() + 1e-12)[-1])  # among equals the higher contribution first
         while g + 1 < len(chosen) and chosen[g + 1] == chosen[g]:
             g += 1  # nobody passes the next higher contribution
         step = chosen + (np.arange(len(chosen)) == g)
-        if shop.price_of(step) <= budget + 1e-12:
+        if problem.total_cost(step) <= budget + 1e-12:
             chosen = step
         else:
             cap[: g + 1] = np.minimum(cap[: g + 1], chosen[g])
-    return plan_of(chosen[shop.group], curve, checked_accuracies(contribution))
+    return problem.plan(chosen)

@@ -1,44 +1,53 @@
-r"""What the mathematics says when every accuracy between the least and the full width is attainable.
+r"""Solve the allocation where every accuracy between that of the least and of the full width is attainable.
 
-The optimum of any objective of mean and spread is $a_i = \mathrm{clip}(B_i + \tau, \ell, u)$ for one $\tau$; the rest follows.
+For the objectives of `exact.py` the optimum is $a_i = \mathrm{clip}(B_i + \tau, \ell, u)$ for one $\tau$.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 
-from .exact import Objective, checked_accuracies, spread_minus_gain, spread_only
+from .._check import accuracies, number
+from .exact import Objective, check_objective, default_objective, spread_only
 
 __all__ = ["at_bounds", "critical_weight", "equal_gains_possible", "smallest_spread", "water_filling"]
 
 
-def _range(least: float, full: float) -> None:
-    """Refuse ends of a range that are none."""
-    if not 0 <= least <= full <= 1:
-        raise ValueError(f"least and full are {least!r} and {full!r}; allowed are 0 <= least <= full <= 1")
+def _checked(contribution: ArrayLike, least: float, full: float) -> NDArray[np.float64]:
+    """The contributions, (n,), once the range is one."""
+    number("full", full, number("least", least, 0, 1), 1)
+    return accuracies("contribution", contribution)
 
 
-def water_filling(contribution: Any, least: float, full: float, objective: Objective | None = None) -> np.ndarray:
-    r"""Return the best rewards when every accuracy in $[\ell, u]$ is attainable, (n,).
+def water_filling(
+    contribution: ArrayLike, least: float, full: float, objective: Objective | None = None
+) -> NDArray[np.float64]:
+    r"""Return the best rewards when every accuracy in $[\ell, u]$ is attainable.
 
-    $a_i = \mathrm{clip}(B_i + \tau, \ell, u)$: everybody who is at no bound gains the same. ``objective``: of mean and spread
-    (default: reading A with $\lambda = 1/(2\sqrt{n-1})$).
+    $a_i = \mathrm{clip}(B_i + \tau, \ell, u)$: everybody who is at no bound gains the same.
 
-    Raises:
-        ValueError: contributions are no accuracies, or the range is none.
+    Args:
+        contribution: (n,) $B_i$, accuracies in [0, 1].
+        least: $\ell$, accuracy of the least width.
+        full: $u$, accuracy of the full width.
+        objective: As for `allocate`. Between two values of $\tau$ at which somebody meets a bound, one local minimum is
+            searched: enough for the objectives of `exact.py`, which have no other.
+
+    Returns:
+        (n,) accuracies.
 
     Example:
         >>> water_filling([0.4, 0.6], 0.3, 0.9).round(3).tolist()
         [0.7, 0.9]
 
-    Source: derived here from the first-order conditions; water-filling.
+    References:
+        Derived from the first-order conditions (Proposition 7 of the book); water-filling.
     """
-    b = checked_accuracies(contribution)
-    _range(least, full)
-    objective = objective or spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
+    b = _checked(contribution, least, full)
+    objective = default_objective(len(b)) if objective is None else objective
+    check_objective(objective)
 
     def value(tau: float) -> float:
         gains = np.clip(b + tau, least, full) - b
@@ -54,64 +63,89 @@ def water_filling(contribution: Any, least: float, full: float, objective: Objec
 
 
 def at_bounds(
-    contribution: Any, least: float, full: float, objective: Objective | None = None
+    contribution: ArrayLike, least: float, full: float, objective: Objective | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    r"""Say who is at which bound of the best rewards: whom $\ell$ overpays, and whom $u$ stops.
+    r"""Return who receives the least and who the full accuracy in the best rewards.
 
     At $\ell$ the gain is at least $\tau$, at $u$ at most; everybody else gains exactly $\tau$.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        least: $\ell$, accuracy of the least width.
+        full: $u$, accuracy of the full width.
+        objective: As for `water_filling`.
+
+    Returns:
+        Participants at $\ell$, and participants at $u$.
 
     Example:
         >>> at_bounds([0.2, 0.5, 0.8], 0.4, 0.8)
         ((0,), (2,))
 
-    Source: derived here.
+    References:
+        Derived here.
     """
-    paid = water_filling(contribution, least, full, objective)
-    return tuple(np.flatnonzero(paid <= least).tolist()), tuple(np.flatnonzero(paid >= full).tolist())
+    rewards = water_filling(contribution, least, full, objective)
+    return tuple(np.flatnonzero(rewards <= least).tolist()), tuple(np.flatnonzero(rewards >= full).tolist())
 
 
-def smallest_spread(contribution: Any, least: float, full: float) -> float:
-    r"""Return the smallest CGS that a curve from $\ell$ to $u$ allows; zero iff it spans the contributions' range.
+def smallest_spread(contribution: ArrayLike, least: float, full: float) -> float:
+    r"""Return the smallest CGS that a curve from $\ell$ to $u$ allows; 0 iff it spans the contributions' range.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        least: $\ell$, accuracy of the least width.
+        full: $u$, accuracy of the full width.
 
     Example:
         >>> round(smallest_spread([0.3, 0.7], 0.4, 0.6), 3), smallest_spread([0.3, 0.7], 0.4, 0.8)
         (0.1, 0.0)
 
-    Source: derived here.
+    References:
+        Derived here.
     """
-    b = checked_accuracies(contribution)
+    b = _checked(contribution, least, full)
     if equal_gains_possible(b, least, full):
         return 0.0
     return float((water_filling(b, least, full, spread_only()) - b).std())
 
 
-def equal_gains_possible(contribution: Any, least: float, full: float) -> bool:
+def equal_gains_possible(contribution: ArrayLike, least: float, full: float) -> bool:
     r"""Say whether everybody can gain the same: $u - \ell \ge \max B - \min B$.
 
     The common gain is then at most $u - \max B$: a loss for all where the full width is below the best participant.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        least: $\ell$, accuracy of the least width.
+        full: $u$, accuracy of the full width.
 
     Example:
         >>> equal_gains_possible([0.3, 0.7], 0.4, 0.8), equal_gains_possible([0.3, 0.7], 0.5, 0.8)
         (True, False)
 
-    Source: derived here.
+    References:
+        Derived here (Proposition 8 of the book).
     """
-    b = checked_accuracies(contribution)
-    _range(least, full)
+    b = _checked(contribution, least, full)
     return bool(full - least >= np.ptp(b) - 1e-12)
 
 
-def critical_weight(contribution: Any) -> float:
+def critical_weight(contribution: ArrayLike) -> float:
     r"""Return the largest weight at which reading A stays with equal gains: $\sqrt{m/(n-m)}$, $m$ tied at the top.
 
     Beyond it the best contributors' gain is given up for more mean gain. Infinite where all are tied.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
 
     Example:
         >>> round(critical_weight([0.2, 0.4, 0.6, 0.8, 0.9]), 3), critical_weight([0.5, 0.5])
         (0.5, inf)
 
-    Source: derived here; our default is half of it for a single best participant.
+    References:
+        Derived here (Proposition 9 of the book).
     """
-    b = checked_accuracies(contribution)
+    b = accuracies("contribution", contribution)
     top = int((b >= b.max() - 1e-12).sum())
     return float("inf") if top == len(b) else float(np.sqrt(top / (len(b) - top)))

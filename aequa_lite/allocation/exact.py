@@ -1,47 +1,55 @@
-"""After training: contributions and a curve become one width for each participant, exactly."""
+"""Allocate after training: contributions and a curve become one width each."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from .._check import accuracies, flag, number, one_each, refusal
 from ..evaluation import Curve
-from ._search import SearchProblem, bounded_search, exact_search
+from . import _search
+from ._search import SearchProblem
 
 __all__ = [
-    "Certificate",
-    "Plan",
-    "allocate",
-    "gain_minus_variance",
-    "plan_of",
-    "spread_minus_gain",
-    "spread_only",
+    "Certificate", "Objective", "Plan", "allocate", "default_objective",
+    "gain_minus_variance", "plan_of", "spread_minus_gain", "spread_only",
     "spread_per_gain",
-]
+]  # fmt: skip
 
+# (mean gain, spread of gains) -> what is minimised; arrays or numbers
+Objective = Callable[[Any, Any], Any]
 
-Objective = Callable[[Any, Any], Any]  # (mean gain, spread of gains) -> what is minimised
-
-
-EXACT = 1_000_000  # participants x attainable accuracies up to which every candidate is tried
+EVENTS = 1_000_000  # n (K - 1) up to which every event is looked at
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Say how good a plan is and what stands in its way.
+    """Say how good a plan is, and what stands in its way.
 
-    ``value``: the objective of the plan; ``bound``: no plan is below it; ``exact``: the two agree. ``at_least``,
-    ``at_full``: who holds the lowest and the highest attainable accuracy. ``spread``: the predicted CGS, ``best_spread``:
-    the smallest one on this curve. ``covers``: the curve spans the contributions' range; ``top_reaches``: its full width
-    is no worse than the best participant alone. ``worse_off``: whose predicted accuracy is below what it reached alone;
-    ``shortfall``: by how much at the most.
+    Args:
+        value: Objective of the plan.
+        bound: No plan is below it; -inf where nothing is proved.
+        exact: Whether the two agree, so that no plan is better.
+        at_least: Who receives the lowest attainable accuracy.
+        at_full: Who receives the highest attainable accuracy.
+        spread: Predicted CGS.
+        best_spread: The smallest CGS on this curve.
+        covers: Whether the curve spans the contributions' range.
+        top_reaches: Whether the full width is no worse than the best
+            participant's stand-alone accuracy.
+        worse_off: Whose predicted accuracy is below its stand-alone
+            accuracy.
+        shortfall: By how much at most.
 
     Example:
-        >>> import aequa_lite as aq
-        >>> aq.allocate([0.4, 0.6], aq.Curve((0.5, 1.0), (0.5, 0.7), samples=100)).certificate.at_full
+        >>> curve = Curve((0.5, 1.0), (0.5, 0.7), samples=100)
+        >>> allocate([0.4, 0.6], curve).certificate.at_full
         (1,)
     """
 
@@ -59,53 +67,69 @@ class Certificate:
 
     @property
     def gap(self) -> float:
-        """How far above the optimum the plan can be at the most."""
+        """How far above the optimum the plan can be at most."""
         return self.value - self.bound
 
     @property
     def statement(self) -> str:
-        """One sentence on who falls below what it reached alone, by how much, and whether another plan could prevent it."""
+        """Who falls below its stand-alone accuracy, in one sentence."""
         if not self.worse_off:
-            return "nobody is predicted to fall below what it reached alone"
+            return (
+                "nobody is predicted to fall below its stand-alone accuracy"
+            )
         many = len(self.worse_off) > 1
-        who = f"participant{'s' * many} {', '.join(map(str, self.worse_off))} {'are' if many else 'is'}"
-        why = "another plan can prevent it: individually_rational=True"
+        who = ", ".join(map(str, self.worse_off))
+        why = "another plan prevents it: individually_rational=True"
         if not self.top_reaches:
-            why = "not even the full width reaches the best participant alone"
-        return f"{who} predicted up to {self.shortfall:.3f} below what was reached alone; {why}"
+            why = (
+                "not even the full width reaches the best participant alone"
+            )
+        return (
+            f"participant{'s' * many} {who} {'are' if many else 'is'} "
+            f"predicted up to {self.shortfall:.3f} below stand-alone "
+            f"accuracy; {why}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Hold one width for each participant: ``widths`` and ``predicted_accuracy`` (n,), the common gain ``tau``.
+    r"""Hold one width for each participant.
+
+    Args:
+        widths: (n,) in (0, 1].
+        predicted_accuracy: (n,) accuracy of each width on the curve.
+        tau: The common gain $\tau$, if the plan has one.
+        certificate: How good the plan is.
 
     Example:
-        >>> import aequa_lite as aq
-        >>> aq.allocate([0.4, 0.6], aq.Curve((0.5, 1.0), (0.5, 0.7), samples=100)).widths.tolist()
+        >>> curve = Curve((0.5, 1.0), (0.5, 0.7), samples=100)
+        >>> allocate([0.4, 0.6], curve).widths.tolist()
         [0.5, 1.0]
     """
 
-    widths: np.ndarray
-    predicted_accuracy: np.ndarray
+    widths: NDArray[np.float64]
+    predicted_accuracy: NDArray[np.float64]
     tau: float | None
     certificate: Certificate
 
 
 def spread_minus_gain(weight: float) -> Objective:
-    r"""Return reading A of the paper's problem: minimise $\mathrm{CGS} - \lambda\,\mathrm{MCG}$.
+    r"""Return reading A: minimise $\mathrm{CGS} - \lambda\,\mathrm{MCG}$.
+
+    Args:
+        weight: $\lambda$, from 0.
 
     Raises:
-        ValueError: ``weight`` is negative or not finite.
+        ValueError: `weight` is negative or not a finite number.
 
     Example:
         >>> spread_minus_gain(0.5)(0.25, 0.125)
         0.0
 
-    Source: a reading of Eq. 3, which is known in words only; the weight is ours.
+    References:
+        A reading of the paper's Eq. 3, known in words only. Our choice.
     """
-    if not 0 <= weight < np.inf:
-        raise ValueError(f"weight is {weight!r}; allowed is a finite number from 0")
-    return lambda mean, spread: spread - weight * mean
+    return partial(_linear, weight=number("weight", weight, 0))
 
 
 def spread_only() -> Objective:
@@ -115,143 +139,259 @@ def spread_only() -> Objective:
         >>> spread_only()(0.1, 0.5)
         0.5
     """
-    return lambda mean, spread: spread
+    return partial(_linear, weight=0.0)
 
 
 def spread_per_gain() -> Objective:
-    r"""Return reading B: minimise $\mathrm{CGS} / \mathrm{MCG}$; infinite where the mean gain is not above zero.
+    r"""Return reading B: minimise $\mathrm{CGS} / \mathrm{MCG}$.
+
+    It is infinite where the mean gain is not above 0.
 
     Example:
-        >>> float(spread_per_gain()(0.5, 0.25)), float(spread_per_gain()(-0.1, 0.2))
+        >>> ratio = spread_per_gain()
+        >>> float(ratio(0.5, 0.25)), float(ratio(-0.1, 0.2))
         (0.5, inf)
 
-    Source: a reading of Eq. 3; degenerate wherever equal gains are attainable.
+    References:
+        A reading of Eq. 3; degenerate where equal gains are attainable.
     """
-
-    def ratio(mean: Any, spread: Any) -> Any:
-        gains = np.asarray(mean) > 1e-12  # a mean gain that rounding made is none
-        return np.where(gains, spread / np.where(gains, mean, 1.0), np.inf)
-
-    return ratio
+    return partial(_ratio)
 
 
 def gain_minus_variance(weight: float) -> Objective:
-    r"""Return reading C: maximise $\mathrm{MCG} - \lambda\,\mathrm{Var}(G)$ (its negative is minimised).
+    r"""Return reading C: maximise $\mathrm{MCG} - \lambda\,\mathrm{Var}(G)$.
+
+    Its negative is minimised.
+
+    Args:
+        weight: $\lambda$, from 0.
 
     Raises:
-        ValueError: ``weight`` is negative or not finite.
+        ValueError: `weight` is negative or not a finite number.
 
     Example:
         >>> gain_minus_variance(2.0)(0.5, 0.5)
         0.0
 
-    Source: a reading of Eq. 3.
+    References:
+        A reading of Eq. 3.
     """
-    if not 0 <= weight < np.inf:
-        raise ValueError(f"weight is {weight!r}; allowed is a finite number from 0")
-    return lambda mean, spread: weight * spread**2 - mean
+    return partial(_quadratic, weight=number("weight", weight, 0))
 
 
-def checked_accuracies(contribution: Any, name: str = "contribution") -> np.ndarray:
-    """One accuracy in [0, 1] for each participant, (n,)."""
-    b = np.array(contribution, dtype=float)
-    if b.ndim != 1 or len(b) == 0 or not ((b >= 0) & (b <= 1)).all():
-        some = np.round(b.ravel()[:5], 6).tolist()
-        raise ValueError(
-            f"{name} has shape {b.shape} and begins {some}; allowed is one number in [0, 1] for each participant"
-        )
-    return b
+def default_objective(participants: int) -> Objective:
+    r"""Return reading A with $\lambda = 1 / (2 \sqrt{n - 1})$.
+
+    This is half the weight at which equal gains stop being optimal.
+
+    Args:
+        participants: n, from 1.
+
+    Example:
+        >>> default_objective(5)(1.0, 0.5)
+        0.25
+
+    References:
+        Our choice.
+    """
+    n = number("participants", participants, 1, whole=True)
+    return spread_minus_gain(0.5 / math.sqrt(max(n - 1, 1)))
 
 
-def _rises(objective: Objective) -> bool:
-    """Whether more spread is never better, tried at some means: else the optimum need not be near one tau."""
+def _linear(mean: Any, spread: Any, weight: float) -> Any:
+    """Reading A."""
+    return spread - weight * mean
+
+
+def _ratio(mean: Any, spread: Any) -> Any:
+    """Reading B; a mean gain that is only rounding is none."""
+    gains = np.asarray(mean) > 1e-12
+    return np.where(gains, spread / np.where(gains, mean, 1.0), np.inf)
+
+
+def _quadratic(mean: Any, spread: Any, weight: float) -> Any:
+    """Reading C, negated."""
+    return weight * spread**2 - mean
+
+
+# For these the best plan lies on the path of one tau (Proposition 10 in
+# book/proofs.md). Let A_i be the levels that participant i may receive.
+# A: s = min over r > 0 and c of (mean((g - c)^2) / r + r) / 2. With r and
+#    c held, each participant minimises (g_i - c)^2 / (2 r) - weight g_i
+#    over A_i by itself: the level nearest to B_i + c + weight r.
+# B: let v be the smallest ratio. Then s - v m is 0 at the optimum and
+#    nowhere below 0, so the optimum minimises A with weight v (Dinkelbach).
+# C: s^2 = min over c of mean((g - c)^2); then as A.
+ONE_TAU = (_linear, _ratio, _quadratic)
+
+
+def checked(contribution: ArrayLike, curve: Curve) -> NDArray[np.float64]:
+    """The contributions, (n,), once both arguments are what they must be."""
+    if not isinstance(curve, Curve):
+        raise refusal("curve", "a Curve", curve)
+    return accuracies("contribution", contribution)
+
+
+def check_objective(objective: Objective) -> None:
+    """Refuse what is no objective, or falls with the spread somewhere."""
+    allowed = "a function of arrays (mean gain, spread) that is minimised"
+    if not callable(objective):
+        raise refusal("objective", allowed, objective)
     spread = np.linspace(0.0, 0.5, 11)
-    values = [objective(np.full(11, mean), spread) for mean in (-0.5, -0.1, 0.1, 0.5)]
-    return all((row[1:] >= row[:-1] - 1e-12).all() for row in values)
+    for mean in (-0.5, -0.1, 0.1, 0.5):
+        try:
+            row = np.array(objective(np.full(11, mean), spread), float)
+        except (TypeError, ValueError) as error:
+            raise refusal("objective", allowed, error) from error
+        if row.shape != (11,):
+            raise refusal("objective", allowed, row)
+        if not (row[1:] >= row[:-1] - 1e-12).all():
+            allowed += " and never falls as the spread grows"
+            raise refusal("objective", allowed, objective)
+
+
+def _solve(
+    problem: SearchProblem, objective: Objective
+) -> tuple[NDArray[np.intp], float | None, float]:
+    """The best levels found, their tau, and what no plan is below."""
+    steps = len(problem.contribution) * (len(problem.levels) - 1)
+    search = _search.exact_search
+    if steps > EVENTS:
+        search = _search.bounded_search
+    if getattr(objective, "func", objective) in ONE_TAU:
+        return search(problem, objective)
+    if _search.few_plans(problem):
+        chosen, value = _search.enumerate_plans(problem, objective)
+        return chosen, None, value
+    chosen, tau, _ = search(problem, objective)
+    return chosen, tau, -np.inf
 
 
 def allocate(
-    contribution: Any,
+    contribution: ArrayLike,
     curve: Curve,
     *,
     objective: Objective | None = None,
     individually_rational: bool = False,
-    standalone: Any = None,
+    standalone: ArrayLike | None = None,
 ) -> Plan:
-    r"""Give every participant the width whose accuracy is commensurate with its contribution.
+    r"""Give every participant a width that matches its contribution.
 
-    Over gains $G_i = a_i - B_i$ with attainable accuracies $a_i$, minimise $\mathrm{CGS} - \lambda\,\mathrm{MCG}$ (or another
-    ``objective`` of mean and spread). At the optimum each $a_i$ is the attainable accuracy nearest to $B_i + \tau$ for
-    one $\tau$, so only $\tau$ is searched: exactly up to a million participants x accuracies, else with a certified gap
-    below 1e-6. ``contribution`` (n,) on the accuracy scale; ``individually_rational``: nobody below ``standalone`` (default: the
-    contribution) where the curve reaches it; what it cannot reach is in the certificate. Equal contributions earn equal
-    widths, more never earns less (unless ``individually_rational`` lifts somebody to a ``standalone`` of another order).
+    Over gains $G_i = a_i - B_i$ with attainable accuracies $a_i$:
+
+    $$\min_a\ \mathrm{CGS}(a) - \lambda\,\mathrm{MCG}(a).$$
+
+    At the optimum each $a_i$ is the attainable accuracy nearest to
+    $B_i + \tau$ for one $\tau$. Equal contributions earn equal widths and
+    more never earns less, unless `individually_rational` lifts somebody to
+    a `standalone` accuracy of another order.
+
+    Args:
+        contribution: (n,) $B_i$, accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        objective: What is minimised (default: `default_objective`). The
+            plan is exact for `spread_minus_gain`, `spread_only`,
+            `spread_per_gain` and `gain_minus_variance` up to a million
+            participants x levels, and within 1e-6 beyond. Another function
+            of mean and spread is exact up to 200,000 plans; beyond, the
+            best plan of one $\tau$ is returned and nothing is proved.
+        individually_rational: Give nobody less than its stand-alone
+            accuracy where the curve reaches it; the certificate says who
+            falls short.
+        standalone: (n,) stand-alone accuracies (default: `contribution`).
+
+    Returns:
+        The plan and its certificate.
 
     Raises:
-        ValueError: contributions are no accuracies, or the objective is undefined on every plan or falls with the spread.
+        ValueError: Contributions are no accuracies, or the objective is
+            undefined for every plan or falls as the spread grows.
 
     Example:
-        >>> import aequa_lite as aq
-        >>> curve = aq.Curve((0.2, 0.5, 1.0), (0.5, 0.7, 0.9), samples=10_000)
-        >>> aq.allocate([0.45, 0.65, 0.85], curve).widths.tolist()
+        >>> curve = Curve((0.2, 0.5, 1.0), (0.5, 0.7, 0.9), samples=1000)
+        >>> allocate([0.45, 0.65, 0.85], curve).widths.tolist()
         [0.2, 0.5, 1.0]
 
-    Source: reading A with $\lambda = 1/(2\sqrt{n-1})$ and the exact solution are ours; the paper anneals (from memory).
+    References:
+        Post-training allocation of Aequa (Sec. 4.2, Eq. 3). The reading,
+        its weight and the exact solution are ours; the paper anneals.
     """
-    b = checked_accuracies(contribution)
-    own = b if standalone is None else checked_accuracies(standalone, "standalone")
-    if own.shape != b.shape:
-        raise ValueError(f"standalone has {len(own)} entries; allowed is one for each of the {len(b)} participants")
+    b = checked(contribution, curve)
+    own = b if standalone is None else accuracies("standalone", standalone)
+    one_each("standalone", own, len(b))
     if objective is None:
-        objective = spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
-    elif not _rises(objective):
-        raise ValueError("objective falls as the spread of gains grows; allowed is one that never does")
-    levels = curve.levels
-    floor = (
-        np.minimum(np.searchsorted(levels, own - 1e-12), len(levels) - 1)
-        if individually_rational
-        else np.zeros(len(b), dtype=int)
-    )
-    problem = SearchProblem(b, levels, floor)
-    exact = len(b) * max(len(levels) - 1, 1) <= EXACT
-    chosen, tau, bound = (exact_search if exact else bounded_search)(problem, objective)
-    value = problem.value(chosen, objective)
+        objective = default_objective(len(b))
+    check_objective(objective)
+    levels, floor = curve.levels, np.zeros(len(b), dtype=np.intp)
+    if flag("individually_rational", individually_rational):
+        floor = np.searchsorted(levels, own - 1e-12)
+    problem = SearchProblem(b, levels, np.minimum(floor, len(levels) - 1))
+    chosen, tau, bound = _solve(problem, objective)
+    value = float(problem.value(chosen, objective))
     if not np.isfinite(value):
-        raise ValueError(
-            "objective is undefined here: no plan on this curve has a mean gain above 0; use spread_minus_gain"
-        )
-    best = problem.spread((exact_search if exact else bounded_search)(problem, spread_only())[0])
+        allowed = "finite for some plan on this curve"
+        remedy = "a ratio needs a mean gain above 0"
+        raise refusal("objective", allowed, value, remedy)
+    best = _solve(problem, spread_only())[0]
     return plan_of(
-        chosen, curve, b, own, tau=tau, value=value, bound=value if exact else min(bound, value), best_spread=best
-    )
+        chosen, curve, b, own, tau=tau, value=value,
+        bound=min(bound, value), best_spread=problem.spread(best),
+    )  # fmt: skip
 
 
 def plan_of(
-    chosen: np.ndarray,
+    chosen: ArrayLike,
     curve: Curve,
-    contribution: np.ndarray,
-    standalone: np.ndarray | None = None,
+    contribution: ArrayLike,
+    standalone: ArrayLike | None = None,
     *,
     tau: float | None = None,
     value: float = float("nan"),
     bound: float = float("nan"),
     best_spread: float = float("nan"),
 ) -> Plan:
-    """Return the plan that gives each participant this level of the curve, with its certificate."""
-    levels, own = curve.levels, contribution if standalone is None else standalone
-    accuracy = levels[chosen]
+    r"""Return the plan that gives each participant this level of the curve.
+
+    Args:
+        chosen: (n,) positions in `curve.levels`.
+        curve: Attainable accuracies and their widths.
+        contribution: (n,) accuracies in [0, 1].
+        standalone: (n,) stand-alone accuracies (default: `contribution`).
+        tau: The common gain $\tau$, if there is one.
+        value: Objective of the plan, if there is one.
+        bound: A value that no plan is below, if one is proved.
+        best_spread: The smallest CGS on this curve, if it is known.
+
+    Raises:
+        ValueError: A position is not on the curve, or lengths differ.
+
+    Example:
+        >>> curve = Curve((0.5, 1.0), (0.5, 0.7), samples=100)
+        >>> plan_of([0, 1], curve, [0.4, 0.6]).widths.tolist()
+        [0.5, 1.0]
+    """
+    b, levels = checked(contribution, curve), curve.levels
+    own = b if standalone is None else accuracies("standalone", standalone)
+    one_each("standalone", own, len(b))
+    level = one_each("chosen", np.asarray(chosen), len(b))
+    whole = level.dtype.kind == "i"
+    if not whole or level.min() < 0 or level.max() >= len(levels):
+        allowed = f"positions of the curve's {len(levels)} levels"
+        raise refusal("chosen", allowed, chosen)
+    accuracy = levels[level]
     below = own - accuracy
+    short = below > 1e-12
     certificate = Certificate(
         value=float(value),
         bound=float(bound),
         exact=bool(value == bound),
-        at_least=tuple(np.flatnonzero(chosen == 0).tolist()),
-        at_full=tuple(np.flatnonzero(chosen == len(levels) - 1).tolist()),
-        spread=float(np.std(accuracy - contribution)),
+        at_least=tuple(np.flatnonzero(level == 0).tolist()),
+        at_full=tuple(np.flatnonzero(level == len(levels) - 1).tolist()),
+        spread=float(np.std(accuracy - b)),
         best_spread=float(best_spread),
-        covers=bool(curve.full - curve.least >= np.ptp(contribution) - 1e-12),
+        covers=bool(curve.full - curve.least >= np.ptp(b) - 1e-12),
         top_reaches=bool(curve.full >= own.max() - 1e-12),
-        worse_off=tuple(np.flatnonzero(below > 1e-12).tolist()),
-        shortfall=float(max(below.max(), 0.0)) if (below > 1e-12).any() else 0.0,
+        worse_off=tuple(np.flatnonzero(short).tolist()),
+        shortfall=float(below.max()) if short.any() else 0.0,
     )
-    return Plan(curve.level_widths[chosen], accuracy, tau, certificate)
+    return Plan(curve.level_widths[level], accuracy, tau, certificate)

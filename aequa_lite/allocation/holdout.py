@@ -1,117 +1,160 @@
-"""A plan is held against samples that it has not seen.
+"""Confirm a plan on samples that it was not chosen on.
 
-Whoever compares many plans on the same validation samples and keeps the best has chosen the luck of those samples too. So
-the samples are split once: *calibration* for contributions, curve and any number of plans; *confirmation* for the one that
-is kept.
+Whoever compares many plans on the same validation samples and keeps the best has also chosen the noise of those samples.
+So the samples are split once: *calibration* for contributions, curve and any number of plans, *confirmation* for the plan
+that is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import ArrayLike, NDArray
 
+from .._check import number, refusal
 from ..evaluation import Curve
 from ..metrics import holm
 from ..rng import stream
 from .exact import Plan
 
-__all__ = ["Confirmation", "Half", "confirm", "split"]
+__all__ = ["Confirmation", "ValidationPart", "confirm", "split_validation"]
 
 
 @dataclass(frozen=True, eq=False)
-class Half:
-    """Hold the curve and the contributions (n,), as one half of the samples tells them; ``alone_correct`` (n, samples / 2).
+class ValidationPart:
+    """Hold the curve and the contributions as one part of the validation samples measures them.
+
+    Args:
+        curve: Curve measured on these samples.
+        alone_correct: (n, samples) bool, which samples each participant's own model gets right.
 
     Example:
-        >>> Half(Curve((0.5, 1.0), (0.5, 0.7), samples=10), np.zeros((3, 10), dtype=bool)).contribution.tolist()
+        >>> curve = Curve((0.5, 1.0), (0.5, 0.7), samples=10)
+        >>> ValidationPart(curve, np.zeros((3, 10), dtype=bool)).contribution.tolist()
         [0.0, 0.0, 0.0]
     """
 
     curve: Curve
-    alone_correct: np.ndarray
+    alone_correct: NDArray[np.bool_]
 
     @property
-    def contribution(self) -> np.ndarray:
-        """What each participant reaches alone on these samples, (n,)."""
+    def contribution(self) -> NDArray[np.float64]:
+        """Stand-alone accuracy of each participant on these samples, (n,)."""
         return self.alone_correct.mean(1)
 
 
-def split(curve: Curve, alone_correct: Any, seed: int = 0) -> tuple[Half, Half]:
-    """Split the validation samples once into a calibration half and a confirmation half.
+def checked_correct(name: str, correct: ArrayLike, samples: int) -> NDArray[np.bool_]:
+    """Rows of True and False on these many samples, (n, samples)."""
+    found = np.asarray(correct)
+    if found.ndim != 2 or not len(found) or found.shape[1] != samples or found.dtype != bool:
+        came = f"{found.dtype} of shape {found.shape}"
+        raise ValueError(f"`{name}` must be bool of shape (participants, {samples}), the curve's samples, got {came}")
+    return found
 
-    ``alone_correct``: (n, samples) bool, on the curve's own samples.
+
+def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> tuple[ValidationPart, ValidationPart]:
+    """Split the validation samples once into two halves: for calibration and for confirmation.
+
+    Args:
+        curve: A curve that knows which samples were right.
+        alone_correct: (n, samples) bool, on the curve's own samples.
+        seed: Seed of the split.
+
+    Returns:
+        The calibration half and the confirmation half.
 
     Raises:
-        ValueError: the curve does not know its hits, or ``alone_correct`` are not on the same samples.
+        ValueError: The curve does not know which samples were right, or `alone_correct` is not on the same samples.
 
     Example:
         >>> correct = np.arange(400).reshape(2, 200) % 3 > 0
-        >>> first, second = split(Curve((0.5, 1.0), correct.mean(1), 200, correct), correct)
-        >>> first.curve.samples, second.contribution.shape
+        >>> curve = Curve((0.5, 1.0), correct.mean(1), 200, correct)
+        >>> calibration, confirmation = split_validation(curve, correct)
+        >>> calibration.curve.samples, confirmation.contribution.shape
         (100, (2,))
 
-    Source: ours; the usual hold-out.
+    References:
+        The usual hold-out.
     """
-    if curve.correct is None:
-        raise ValueError("curve has no hits; allowed is one that knows which samples were right (accuracy_curve)")
-    own = np.asarray(alone_correct)
-    if own.ndim != 2 or own.shape[1] != curve.samples or own.dtype != bool or curve.samples < 2:
-        raise ValueError(
-            f"alone_correct has shape {own.shape}; allowed are bool rows of the curve's {curve.samples} samples"
-        )
+    if not isinstance(curve, Curve) or curve.correct is None or curve.samples < 2:
+        raise refusal("curve", "a Curve that knows which of at least two samples were right (accuracy_curve)", curve)
+    alone = checked_correct("alone_correct", alone_correct, curve.samples)
     order = stream(seed, "confirmation").permutation(curve.samples)
-    halves = np.sort(order[: curve.samples // 2]), np.sort(order[curve.samples // 2 :])
-    first, second = (
-        Half(Curve(curve.widths, curve.correct[:, half].mean(1), len(half), curve.correct[:, half]), own[:, half])
-        for half in halves
-    )
-    return first, second
+    parts = []
+    for half in (order[: curve.samples // 2], order[curve.samples // 2 :]):
+        half, right = np.sort(half), np.asarray(curve.correct)[:, np.sort(half)]
+        parts.append(ValidationPart(Curve(curve.widths, right.mean(1), len(half), right), alone[:, half]))
+    return parts[0], parts[1]
 
 
 @dataclass(frozen=True, eq=False)
 class Confirmation:
-    """Say whether predicted accuracies hold on fresh samples: ``predicted``, ``found``, ``error`` (n,), who is ``broken``.
+    """Say whether predicted accuracies agree with those on fresh samples.
+
+    Args:
+        predicted: (n,) accuracies that the plan predicts.
+        measured: (n,) accuracies on fresh samples.
+        standard_error: (n,) of their difference.
+        broken: Participants whose prediction misses by more than chance explains.
 
     Example:
         >>> Confirmation(np.array([0.5]), np.array([0.4]), np.array([0.01]), (0,)).statement
-        'the plan does not hold on fresh samples: participant 0 is 0.100 below its prediction'
+        'the plan is not confirmed on fresh samples: participant 0 is 0.100 below its prediction'
     """
 
-    predicted: np.ndarray
-    found: np.ndarray
-    error: np.ndarray
+    predicted: NDArray[np.float64]
+    measured: NDArray[np.float64]
+    standard_error: NDArray[np.float64]
     broken: tuple[int, ...]
 
     @property
-    def held(self) -> bool:
+    def confirmed(self) -> bool:
         """Whether no prediction misses by more than chance explains."""
         return not self.broken
 
     @property
     def statement(self) -> str:
         """The outcome in one sentence."""
-        if self.held:
-            most = float(np.abs(self.found - self.predicted).max())
-            return f"the plan holds on fresh samples: no prediction misses by more than chance explains (at most {most:.3f})"
-        apart = self.found - self.predicted
-        said = (
-            f"{i} is {abs(apart[i]):.3f} {'below' if apart[i] < 0 else 'above'} its prediction" for i in self.broken
+        apart = self.measured - self.predicted
+        if self.confirmed:
+            most = float(np.abs(apart).max())
+            return (
+                f"the plan is confirmed on fresh samples: predictions miss by at most {most:.3f}, which chance explains"
+            )
+        misses = (
+            f"participant {i} is {abs(apart[i]):.3f} {'below' if apart[i] < 0 else 'above'} its prediction"
+            for i in self.broken
         )
-        return f"the plan does not hold on fresh samples: participant {', participant '.join(said)}"
+        return f"the plan is not confirmed on fresh samples: {', '.join(misses)}"
 
 
-def confirm(plan: Plan, measured: Curve, fresh: Curve, *, plans: int = 1, level: float = 0.05) -> Confirmation:
-    r"""Hold a plan's predicted accuracies against fresh samples.
+def measured_at(name: str, curve: Curve, widths: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Where the curve was measured at these widths, (n,)."""
+    if not isinstance(curve, Curve):
+        raise refusal(name, "a Curve", curve)
+    at = np.minimum(np.searchsorted(curve.widths, widths - 1e-12), len(curve.widths) - 1)
+    if not np.allclose(curve.widths[at], widths, atol=1e-9):
+        raise refusal(name, "a Curve measured at every width of the plan", curve.widths)
+    return at
 
-    For each width that was handed out, $z = (\hat a' - \hat a) / \sqrt{\mathrm{se}^2 + \mathrm{se}'^2}$ with $\hat a$
-    predicted from ``measured`` and $\hat a'$ found on ``fresh``; two-sided, Holm-corrected over the widths. ``plans``: how
-    many plans are confirmed on these fresh samples in all; the level is divided by it.
+
+def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: float = 0.05) -> Confirmation:
+    r"""Test a plan's predicted accuracies on fresh samples.
+
+    For each width of the plan, $z = (\hat a' - \hat a) / \sqrt{\mathrm{se}^2 + \mathrm{se}'^2}$ with $\hat a$ predicted
+    and $\hat a'$ measured on fresh samples; two-sided, Holm-corrected over the widths.
+
+    Args:
+        plan: The plan that is kept.
+        curve: The curve that it was allocated on.
+        fresh: A curve of the same model on other samples.
+        plans: How many plans are tested on these fresh samples in all; the level is divided by it.
+        level: Probability of a false alarm, in (0, 1).
 
     Raises:
-        ValueError: a rewarded width is not on the fresh curve.
+        ValueError: A curve was not measured at a width of the plan.
 
     Example:
         >>> import aequa_lite as aq
@@ -120,19 +163,17 @@ def confirm(plan: Plan, measured: Curve, fresh: Curve, *, plans: int = 1, level:
         >>> confirm(plan, curve, Curve((0.2, 0.5, 1.0), (0.51, 0.69, 0.8), samples=1000)).broken
         (2,)
 
-    Source: ours; the two-sample z-test with Holm's correction.
+    References:
+        The two-sample z-test with the correction of Holm 1979. Our choice.
     """
-    if plans < 1:
-        raise ValueError(f"plans is {plans!r}; allowed is a whole number from 1")
-    at = np.searchsorted(fresh.widths, plan.widths - 1e-12)
-    if (at >= len(fresh.widths)).any() or not np.allclose(fresh.widths[at], plan.widths, atol=1e-9):
-        raise ValueError(
-            "fresh lacks a width of the plan; allowed is a curve that was measured at every rewarded width"
-        )
-    predicted, found = plan.predicted_accuracy, fresh.accuracy[at]
-    own = measured.standard_error[np.searchsorted(measured.widths, plan.widths - 1e-12)]
-    error = np.sqrt(own**2 + fresh.standard_error[at] ** 2)
+    if not isinstance(plan, Plan):
+        raise refusal("plan", "a Plan", plan)
+    number("plans", plans, 1, whole=True)
+    number("level", level, 0, 1, above=True, below=True)
+    own, at = measured_at("curve", curve, plan.widths), measured_at("fresh", fresh, plan.widths)
+    predicted, measured = plan.predicted_accuracy, fresh.accuracy[at]
+    error = np.sqrt(curve.standard_error[own] ** 2 + fresh.standard_error[at] ** 2)
     _, first, back = np.unique(at, return_index=True, return_inverse=True)  # one test for each width, not participant
-    p = 2 * scipy.stats.norm.sf(np.abs(found - predicted)[first] / error[first])
+    p = 2 * scipy.stats.norm.sf(np.abs(measured - predicted)[first] / error[first])
     broken = np.isin(back, holm(p, level / plans))
-    return Confirmation(predicted, found, error, tuple(np.flatnonzero(broken).tolist()))
+    return Confirmation(predicted, measured, error, tuple(np.flatnonzero(broken).tolist()))

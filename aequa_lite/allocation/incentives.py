@@ -1,81 +1,102 @@
-"""Does it pay to claim another contribution than one's own? The best reply, by brute force.
+"""Say what a participant gains by reporting another contribution than its own: the best response, by brute force.
 
-If more contribution never earns less, a higher claim never earns less either. So where the claim is believed, only a rule
-that ignores it withstands; where it is *measured* and can only be lowered, every such rule comes close to it.
+If more contribution never earns less, a higher report never earns less either. So where reports are believed, only a rule
+that ignores them is proof against false ones; where contributions are *measured* and can only be lowered, every such rule
+comes close.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from .._check import accuracies, flag, number, refusal
 from ..evaluation import Curve
-from .exact import Plan, allocate, checked_accuracies
+from .exact import Plan, allocate, checked
 
 __all__ = ["best_response", "misreport_gains"]
 
 
-Rule = Callable[[Any, Curve], Plan]
+Rule = Callable[[ArrayLike, Curve], Plan]
 
 
-CLAIMS = np.linspace(0, 1, 101)
+REPORTS = np.linspace(0, 1, 101)
 
 
 def best_response(
-    contribution: Any, curve: Curve, participant: int, rule: Rule = allocate, reports: Any = None
+    contribution: ArrayLike, curve: Curve, participant: int, rule: Rule = allocate, reports: ArrayLike | None = None
 ) -> tuple[float, float]:
-    """Return the report that earns a participant most while all others tell the truth, and what it adds in accuracy.
+    """Return the report that earns a participant most while all others are truthful, and what it adds.
 
-    ``reports``: what it may claim (default: 0.00, 0.01, ..., 1.00); among equals the one nearest to the truth. A claim for
-    which the rule is undefined earns nothing.
+    Args:
+        contribution: (n,) true contributions, accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        participant: Whose report, from 0.
+        rule: Allocation rule of contributions and curve.
+        reports: Possible reports in [0, 1] (default: 0.00, 0.01, ..., 1.00). A report for which the rule is undefined
+            earns nothing.
+
+    Returns:
+        The report, of equals the one nearest to the truth, and the accuracy that it adds.
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
         >>> best_response([0.4, 0.5, 0.7], curve, 0)[1] > 0
         True
 
-    Source: ours; the best reply of game theory, by brute force.
+    References:
+        The best response of game theory, by brute force. Our choice.
     """
-    b = checked_accuracies(contribution)
-    if not 0 <= participant < len(b):
-        raise ValueError(f"participant is {participant!r}; allowed is a number from 0 to {len(b) - 1}")
+    b = checked(contribution, curve)
+    number("participant", participant, 0, len(b) - 1, whole=True)
+    if not callable(rule):
+        raise refusal("rule", "a function of contributions and curve", rule)
+    tries = REPORTS if reports is None else accuracies("reports", reports)
 
     def earned(report: float) -> float:
-        said = b.copy()
-        said[participant] = report
-        return float(rule(said, curve).predicted_accuracy[participant])
+        reported = b.copy()
+        reported[participant] = report
+        return float(rule(reported, curve).predicted_accuracy[participant])
 
     def attempt(report: float) -> float:
         try:
             return earned(report)
-        except ValueError:  # the rule is undefined for this claim: nothing is paid
+        except ValueError:  # the rule is undefined for this report
             return -np.inf
 
     honest = earned(float(b[participant]))
-    tries = CLAIMS if reports is None else np.asarray(reports, dtype=float)
-    paid = np.array([attempt(float(r)) for r in tries])
-    best = np.flatnonzero(paid >= paid.max(initial=-np.inf) - 1e-12)
-    if not len(best) or paid[best[0]] <= honest + 1e-12:
+    rewards = np.array([attempt(float(r)) for r in tries])
+    if rewards.max() <= honest + 1e-12:
         return float(b[participant]), 0.0
+    best = np.flatnonzero(rewards >= rewards.max() - 1e-12)
     nearest = best[np.abs(tries[best] - b[participant]).argmin()]
-    return float(tries[nearest]), float(paid[nearest] - honest)
+    return float(tries[nearest]), float(rewards[nearest] - honest)
 
 
-def misreport_gains(contribution: Any, curve: Curve, rule: Rule = allocate, *, measured: bool = False) -> np.ndarray:
-    """Return what the best reply adds to each participant's accuracy while all others tell the truth, (n,).
+def misreport_gains(
+    contribution: ArrayLike, curve: Curve, rule: Rule = allocate, *, measured: bool = False
+) -> NDArray[np.float64]:
+    """Return what the best response adds to each participant's accuracy while all others are truthful.
 
-    ``measured``: a contribution is measured by others and can only be lowered, so claims above the truth are not possible.
+    Args:
+        contribution: (n,) true contributions, accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        rule: Allocation rule of contributions and curve.
+        measured: Whether contributions are measured, so that they can only be lowered.
+
+    Returns:
+        (n,) accuracies.
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
         >>> misreport_gains([0.4, 0.5, 0.7], curve).round(2).tolist()
         [0.3, 0.2, 0.0]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    b = checked_accuracies(contribution)
-    return np.array(
-        [best_response(b, curve, i, rule, CLAIMS[own >= CLAIMS] if measured else None)[1] for i, own in enumerate(b)]
-    )
+    b, flagged = checked(contribution, curve), flag("measured", measured)
+    reports = [REPORTS[own >= REPORTS] if flagged else REPORTS for own in b]
+    return np.array([best_response(b, curve, i, rule, each)[1] for i, each in enumerate(reports)])

@@ -1,89 +1,109 @@
-"""Other defensible ways to turn contributions into widths, behind the same call as ``allocate``: rule(contribution, curve)."""
+"""Other rules that turn contributions into widths, called like `allocate`: rule(contribution, curve)."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import dual_annealing
 
+from .._check import number, refusal
 from ..evaluation import Curve
 from ..rng import stream
-from ._search import SearchProblem, exact_search
-from .exact import Objective, Plan, allocate, checked_accuracies, plan_of, spread_minus_gain
+from ._search import SearchProblem, tau_path
+from .exact import Objective, Plan, allocate, check_objective, checked, default_objective, plan_of
 
 __all__ = ["anneal", "capped", "generous", "proportional", "thresholded"]
 
 
-def _nearest(levels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The level nearest to each wanted accuracy, (n,)."""
-    return np.searchsorted((levels[1:] + levels[:-1]) / 2, wanted)
+def proportional(contribution: ArrayLike, curve: Curve) -> Plan:
+    r"""Give accuracies in proportion to contributions: the attainable one nearest to $u B_i / \max_j B_j$.
 
+    The best contributor receives the full network. Half the contribution earns half the accuracy, also where that is
+    below the stand-alone accuracy. A common scale of the contributions does not matter; a common shift does.
 
-def proportional(contribution: Any, curve: Curve) -> Plan:
-    r"""Give accuracies in proportion to contributions: nearest to $u B_i / \max B$.
-
-    The best contributor gets the full network. Whoever brought half as much gets half the accuracy, also when that is less
-    than it has alone; the scale of the contributions does not matter, their zero does.
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies; $u$ is the highest.
 
     Example:
-        >>> proportional([0.4, 0.8], Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)).widths.tolist()
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> proportional([0.4, 0.8], curve).widths.tolist()
         [0.1, 1.0]
 
-    Source: the usual proportional rule.
+    References:
+        The usual proportional rule.
     """
-    b = checked_accuracies(contribution)
-    wanted = curve.full * b / max(float(b.max()), 1e-12)
-    return plan_of(_nearest(curve.levels, wanted), curve, b)
+    b = checked(contribution, curve)
+    target = curve.full * b / max(float(b.max()), 1e-12)
+    return plan_of(np.searchsorted((curve.levels[1:] + curve.levels[:-1]) / 2, target), curve, b)
 
 
-def thresholded(contribution: Any, curve: Curve, least: float) -> Plan:
-    """Give the least width to whoever contributed less than ``least``, and allocate among the others.
+def thresholded(contribution: ArrayLike, curve: Curve, least: float) -> Plan:
+    """Give the least width to whoever contributes less than `least`, and allocate among the others.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        least: The threshold, in [0, 1].
 
     Raises:
-        ValueError: nobody reaches the threshold.
+        ValueError: Nobody reaches the threshold.
 
     Example:
-        >>> thresholded([0.1, 0.5, 0.7], Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=100), 0.2).widths.tolist()
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=100)
+        >>> thresholded([0.1, 0.5, 0.7], curve, least=0.2).widths.tolist()
         [0.1, 0.5, 1.0]
 
-    Source: CFFL isolates participants below a threshold; here they keep the least width.
+    References:
+        CFFL (Lyu et al. 2020) isolates participants below a threshold; that they keep the least width is our choice.
     """
-    b = checked_accuracies(contribution)
-    serious = b >= least
-    if not serious.any():
-        raise ValueError(
-            f"least is {least!r}; allowed is a number that some contribution reaches (the best: {b.max():g})"
-        )
+    b = checked(contribution, curve)
+    above = b >= number("least", least, 0, 1)
+    if not above.any():
+        raise refusal("least", f"a number that some contribution reaches (the best: {b.max():g})", least)
     chosen = np.zeros(len(b), dtype=int)
-    chosen[serious] = np.searchsorted(curve.level_widths, allocate(b[serious], curve).widths)
+    chosen[above] = np.searchsorted(curve.level_widths, allocate(b[above], curve).widths)
     return plan_of(chosen, curve, b)
 
 
-def capped(contribution: Any, curve: Curve, allowance: float = 0.0) -> Plan:
-    r"""Give the highest attainable accuracy that is not above contribution plus allowance.
+def capped(contribution: ArrayLike, curve: Curve, allowance: float = 0.0) -> Plan:
+    r"""Give the highest attainable accuracy that is not above the contribution plus an allowance.
 
     $a_i = \max\{a : a \le B_i + \delta\}$, and the least width where there is none. With $\delta = 0$ nobody gains.
 
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        allowance: $\delta$, in [0, 1].
+
     Example:
-        >>> capped([0.4, 0.7], Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=100), 0.05).predicted_accuracy.tolist()
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=100)
+        >>> capped([0.4, 0.7], curve, allowance=0.05).predicted_accuracy.tolist()
         [0.3, 0.6]
 
-    Source: a cap by contribution, as in FedRAC's choice of width.
+    References:
+        A cap by contribution, as FedRAC chooses sub-models.
     """
-    b = checked_accuracies(contribution)
-    chosen = np.maximum(np.searchsorted(curve.levels, b + allowance + 1e-12, side="right") - 1, 0)
-    return plan_of(chosen, curve, b)
+    b = checked(contribution, curve)
+    cap = b + number("allowance", allowance, 0, 1) + 1e-12
+    return plan_of(np.maximum(np.searchsorted(curve.levels, cap, side="right") - 1, 0), curve, b)
 
 
-def generous(contribution: Any, curve: Curve, spread: float) -> Plan:
-    r"""Give the largest mean gain among the plans of one $\tau$ whose gains spread by no more than ``spread``.
+def generous(contribution: ArrayLike, curve: Curve, spread: float) -> Plan:
+    r"""Give the largest mean gain among the plans of one $\tau$ whose gains spread by at most `spread`.
 
-    Equal gains up to what cannot be measured: with ``spread`` at the noise of a gain, no gain is given up for an equality
-    that is a coincidence of the validation samples.
+    With `spread` at the noise of a gain, no gain is given up for an equality that is a coincidence of the validation
+    samples.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        spread: The largest CGS, from 0.
 
     Raises:
-        ValueError: no plan's gains are that equal.
+        ValueError: No plan's gains are that equal.
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.71, 0.8), samples=1000)
@@ -92,41 +112,59 @@ def generous(contribution: Any, curve: Curve, spread: float) -> Plan:
         >>> generous([0.5, 0.6], curve, spread=0.06).predicted_accuracy.tolist()
         [0.8, 0.8]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    b = checked_accuracies(contribution)
+    b, most = checked(contribution, curve), number("spread", spread, 0) + 1e-12
     problem = SearchProblem(b, curve.levels, np.zeros(len(b), dtype=int))
-    chosen, tau, value = exact_search(problem, lambda mean, found: np.where(found <= spread + 1e-12, -mean, np.inf))
-    if not np.isfinite(value):
-        least = allocate(b, curve).certificate.best_spread
-        raise ValueError(f"spread is {spread!r}; allowed is a number from {least:.6f}, the smallest on this curve")
-    return plan_of(chosen, curve, b, tau=tau)
+    path = tau_path(problem)
+    for k in np.flatnonzero(path.distinct & (path.variance - path.error <= most**2))[::-1]:  # the mean gain falls
+        chosen = problem.nearest(path.tau[k])
+        if problem.spread(chosen) <= most:
+            return plan_of(chosen, curve, b, tau=float(path.tau[k]))
+    smallest = allocate(b, curve).certificate.best_spread
+    raise refusal("spread", f"a number from {smallest:.6f}, the smallest on this curve", spread)
 
 
 def anneal(
-    contribution: Any, curve: Curve, *, objective: Objective | None = None, seed: int = 0, steps: int = 200
+    contribution: ArrayLike, curve: Curve, *, objective: Objective | None = None, seed: int = 0, steps: int = 200
 ) -> Plan:
-    """Search the same attainable accuracies by simulated annealing: a check that never beats ``allocate``.
+    """Search the attainable accuracies by simulated annealing: a check, which never beats `allocate`.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        objective: As for `allocate`.
+        seed: Seed of the annealing.
+        steps: Iterations, from 1.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.5, 0.7, 0.9), samples=100)
-        >>> anneal([0.45, 0.65, 0.85], curve).widths.tolist() == allocate([0.45, 0.65, 0.85], curve).widths.tolist()
-        True
+        >>> anneal([0.45, 0.65, 0.85], curve).widths.tolist()
+        [0.1, 0.5, 1.0]
 
-    Source: the paper solves its Eq. 3 by annealing (from memory); the schedule is scipy's.
+    References:
+        The paper anneals its Eq. 3 (from memory); the schedule is scipy's.
     """
-    b = checked_accuracies(contribution)
-    objective = objective or spread_minus_gain(0.5 / np.sqrt(max(len(b) - 1, 1)))
+    b = checked(contribution, curve)
+    objective = default_objective(len(b)) if objective is None else objective
+    check_objective(objective)
     problem, top = SearchProblem(b, curve.levels, np.zeros(len(b), dtype=int)), len(curve.levels) - 1
-
-    def level(x: np.ndarray) -> np.ndarray:
-        return np.clip(np.rint(x), 0, top).astype(int)
-
     found = dual_annealing(
-        lambda x: problem.value(level(x), objective),
+        partial(_value_at, problem=problem, objective=objective),
         [(-0.49, top + 0.49)] * len(b),
-        maxiter=steps,
+        maxiter=number("steps", steps, 1, whole=True),
         rng=stream(seed, "anneal"),
         no_local_search=True,
     )
-    return plan_of(level(found.x), curve, b, value=found.fun)
+    return plan_of(_rounded(found.x, top), curve, b, value=found.fun)
+
+
+def _rounded(x: NDArray[np.float64], top: int) -> NDArray[np.intp]:
+    """The positions of levels nearest to real numbers."""
+    return np.clip(np.rint(x), 0, top).astype(int)
+
+
+def _value_at(x: NDArray[np.float64], problem: SearchProblem, objective: Objective) -> float:
+    """The objective at the levels nearest to x."""
+    return problem.value(_rounded(x, len(problem.levels) - 1), objective)

@@ -1,4 +1,4 @@
-"""What noise allows: how near to 1 a faultless allocation's Pearson can come on so many samples."""
+"""Say what measurement noise leaves: the fairness it allows, intervals of rewards, and how many samples are needed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from typing import Any
 
 import numpy as np
 import scipy
+from numpy.typing import ArrayLike, NDArray
 
+from .._check import number, refusal
 from ..evaluation import Curve
 from ..metrics import cgs, pearson
 from ..rng import stream
-from .exact import Plan, allocate
+from .exact import Plan, allocate, checked
+from .holdout import checked_correct, measured_at
 
 __all__ = ["NoiseCeiling", "RewardIntervals", "noise_ceiling", "reward_intervals", "samples_for", "samples_needed"]
 
 
 @dataclass(frozen=True)
 class NoiseCeiling:
-    """Hold the mean and the 95% interval of Pearson and of CGS over simulated runs without any fault but noise.
+    """Hold Pearson and CGS of simulated runs in which noise is the only fault.
+
+    Args:
+        pearson: Mean over the runs, or None where no run has variance.
+        pearson_interval: Its middle 95%.
+        cgs: Mean over the runs.
+        cgs_interval: Its middle 95%.
 
     Example:
         >>> NoiseCeiling(0.99, (0.97, 1.0), 0.01, (0.005, 0.015)).pearson
@@ -33,44 +42,59 @@ class NoiseCeiling:
 
 
 def noise_ceiling(
-    alone_correct: Any,
-    width_hits: Any,
-    widths: Any,
+    alone_correct: ArrayLike,
+    width_correct: ArrayLike,
+    widths: ArrayLike,
     *,
     validation_samples: int,
     test_samples: int,
     draws: int = 200,
     seed: int = 0,
 ) -> NoiseCeiling:
-    """Simulate the fairness that sampling noise allows on this very network and these very participants.
+    """Simulate the fairness that sampling noise allows for this network and these participants.
 
-    The samples at hand are taken for the whole population. In each draw a validation split is drawn from it, on which
-    contributions and curve are measured and widths allocated; then a test split, on which rewards are judged. All
-    accuracies of a draw are measured on the same samples, so shared noise is shared here too.
-    ``alone_correct`` (participants, S) and ``width_hits`` (widths, S): bool, who got which of the S samples right.
+    The given samples stand for the whole population. Each draw takes a validation split from it, on which contributions
+    and curve are measured and widths allocated; then a test split, on which the rewards are measured. All accuracies of a
+    draw are measured on the same samples, so noise that the models share is shared here too.
+
+    Args:
+        alone_correct: (n, S) bool, which of S samples each participant's own model gets right.
+        width_correct: (K, S) bool, the same for the shared network at each width.
+        widths: (K,) rising in (0, 1].
+        validation_samples: Size of the validation split.
+        test_samples: Size of the test split.
+        draws: Number of simulated runs, from 1.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: An array is not bool, or the arrays are not on the same samples.
 
     Example:
         >>> base = np.arange(1000) / 1000
-        >>> alone, wide = (np.array([[a] for a in accuracies]) > base for accuracies in ((0.4, 0.6), (0.5, 0.6, 0.7)))
-        >>> found = noise_ceiling(alone, wide, (0.1, 0.5, 1.0), validation_samples=1000, test_samples=1000, draws=20)
-        >>> found.pearson
+        >>> alone, wide = (np.array(accuracies)[:, None] > base for accuracies in ([0.4, 0.6], [0.5, 0.6, 0.7]))
+        >>> sizes = {"validation_samples": 1000, "test_samples": 1000}
+        >>> noise_ceiling(alone, wide, (0.1, 0.5, 1.0), draws=20, **sizes).pearson
         1.0
 
-    Source: ours; the noise ceiling of a correlation.
+    References:
+        The noise ceiling of a correlation. Our choice.
     """
-    both = np.vstack([np.asarray(alone_correct), np.asarray(width_hits)]).astype(np.float32)  # (n + K, S)
-    n, population = len(alone_correct), both.shape[1]
-    draw = stream(seed, "ceiling")
-    even = np.full(population, 1 / population)
-    seen = draw.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
-    judged = draw.multinomial(test_samples, even, size=draws).astype(np.float32) @ both.T / test_samples
+    curve = _full_curve(width_correct, widths)
+    alone = checked_correct("alone_correct", alone_correct, curve.samples)
+    for name, value in (("validation_samples", validation_samples), ("test_samples", test_samples), ("draws", draws)):
+        number(name, value, 1, whole=True)
+    both, n, rng = np.vstack([alone, curve.correct]).astype(np.float32), len(alone), stream(seed, "ceiling")
+    even = np.full(curve.samples, 1 / curve.samples)
+    validation = rng.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
+    test = rng.multinomial(test_samples, even, size=draws).astype(np.float32) @ both.T / test_samples
     correlations, spreads = [], []
-    for measured, tested in zip(seen.astype(float), judged.astype(float), strict=True):
-        curve = Curve(widths, np.clip(measured[n:], 0, 1), validation_samples)
-        plan = allocate(np.clip(measured[:n], 0, 1), curve)
-        paid = tested[n:][np.searchsorted(curve.widths, plan.widths)]
-        correlations.append(pearson(tested[:n], paid))
-        spreads.append(cgs(paid - tested[:n]))
+    for measured, tested in zip(validation.astype(float), test.astype(float), strict=True):
+        plan = allocate(
+            np.clip(measured[:n], 0, 1), Curve(curve.widths, np.clip(measured[n:], 0, 1), validation_samples)
+        )
+        rewards = tested[n:][np.searchsorted(curve.widths, plan.widths)]
+        correlations.append(pearson(tested[:n], rewards))
+        spreads.append(cgs(rewards - tested[:n]))
     known = [r for r in correlations if r is not None]
     return NoiseCeiling(
         round(float(np.mean(known)), 6) if known else None,
@@ -78,6 +102,14 @@ def noise_ceiling(
         round(float(np.mean(spreads)), 6),
         _interval(spreads),
     )
+
+
+def _full_curve(width_correct: ArrayLike, widths: ArrayLike) -> Curve:
+    """The curve on all samples."""
+    found = np.asarray(width_correct)
+    if found.dtype != bool or found.ndim != 2 or found.size == 0:
+        raise refusal("width_correct", "bool of shape (widths, samples)", found)
+    return Curve(widths, found.mean(1), found.shape[1], found)
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -88,10 +120,13 @@ def _interval(values: Any) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class RewardIntervals:
-    """Hold 95% intervals that measurement noise leaves.
+    """Hold the 95% intervals that measurement noise leaves.
 
-    ``rewards``: of each reward's true accuracy; ``widths``: of the width that another measurement would have paid;
-    ``pearson`` and ``cgs``: of their true values, between true contributions and the true accuracies paid out.
+    Args:
+        rewards: For each participant, of the true accuracy of its reward.
+        widths: For each participant, of the width that another measurement would have given.
+        pearson: Between true contributions and true accuracies of the rewards; None where they have no variance.
+        cgs: Of the true gains.
 
     Example:
         >>> RewardIntervals(((0.5, 0.6),), ((0.1, 0.2),), (0.9, 1.0), (0.0, 0.02)).pearson
@@ -105,115 +140,145 @@ class RewardIntervals:
 
 
 def reward_intervals(
-    contribution: Any,
+    contribution: ArrayLike,
     curve: Curve,
     *,
-    alone_correct: Any = None,
-    rule: Callable[[Any, Curve], Plan] = allocate,
+    alone_correct: ArrayLike | None = None,
+    rule: Callable[[ArrayLike, Curve], Plan] = allocate,
     draws: int = 500,
     seed: int = 0,
 ) -> RewardIntervals:
     r"""Carry the noise of contributions and curve through the allocation, by a bootstrap.
 
-    What was measured is taken for the truth; it is measured again on as many samples, widths are allocated from that, and
-    paid out at the true accuracy of the width. How far predictions miss in these worlds is how far ours may miss:
-    $A_i \in [\hat a_i - q_{0.975}, \hat a_i - q_{0.025}]$ with $q$ the quantiles of predicted minus paid. So the interval
-    also holds the optimism of a width that was chosen because it looked good. ``alone_correct`` (n, samples) bool, on the
-    curve's own samples: with it and ``curve.hits`` the samples are drawn again, and noise that all share stays shared;
-    else contributions and widths are drawn independently, which overstates the noise of differences.
+    What was measured stands for the truth. It is measured again on as many samples, widths are allocated from that, and
+    each reward has the true accuracy of its width. How far predictions miss in these worlds is how far ours may miss:
+    $A_i \in [\hat a_i - q_{0.975}, \hat a_i - q_{0.025}]$ with $q$ the quantiles of predicted minus true accuracy. So the
+    interval also includes the optimism of a width that was chosen because it looked good.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: The measured curve.
+        alone_correct: (n, samples) bool, on the curve's own samples. With it and `curve.correct` the samples are drawn
+            again, and noise that all models share stays shared; otherwise contributions and widths are drawn
+            independently, which overstates the noise of differences.
+        rule: Allocation rule of contributions and curve.
+        draws: Number of bootstrap draws, from 1.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: ``alone_correct`` does not fit the contributions or the curve's samples.
+        ValueError: `alone_correct` does not fit the contributions or the curve's samples.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.5, 0.7, 0.9), samples=2000)
-        >>> [(round(low, 2), round(high, 2)) for low, high in reward_intervals([0.45, 0.65, 0.85], curve, draws=99).rewards]
+        >>> found = reward_intervals([0.45, 0.65, 0.85], curve, draws=99)
+        >>> [(round(low, 2), round(high, 2)) for low, high in found.rewards]
         [(0.47, 0.52), (0.68, 0.72), (0.89, 0.91)]
 
-    Source: ours; the bootstrap (Efron 1979).
+    References:
+        The bootstrap (Efron 1979). Our choice.
     """
-    b = np.asarray(contribution, dtype=float)
+    b = checked(contribution, curve)
     paired = alone_correct is not None and curve.correct is not None
-    if alone_correct is not None and np.shape(alone_correct) != (len(b), curve.samples):
-        raise ValueError(f"alone_correct has shape {np.shape(alone_correct)}; allowed is {(len(b), curve.samples)}")
+    if alone_correct is not None and len(checked_correct("alone_correct", alone_correct, curve.samples)) != len(b):
+        raise refusal("alone_correct", f"one row for each of the {len(b)} participants", np.shape(alone_correct))
+    if not callable(rule):
+        raise refusal("rule", "a function of contributions and curve", rule)
     truth = curve.accuracy if paired else curve.fitted
-    draw = stream(seed, "reward intervals")
-    again = _again(
-        draw, np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth), curve.samples, draws
-    )
+    rng = stream(seed, "reward intervals")
+    rows = np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth)
+    again = _measured_again(rng, rows, curve.samples, number("draws", draws, 1, whole=True))
     plan, found = rule(b, curve), []
     for measured in again:
         drawn = rule(measured[: len(b)], Curve(curve.widths, measured[len(b) :], curve.samples))
-        paid = truth[np.searchsorted(curve.widths, drawn.widths)]
-        found.append((drawn.predicted_accuracy - paid, drawn.widths, paid))
-    miss, widths, paid = (np.stack(each) for each in zip(*found, strict=True))  # (draws, n) each
-    known = [r for r in (pearson(b, row) for row in paid) if r is not None]
+        rewards = truth[np.searchsorted(curve.widths, drawn.widths)]
+        found.append((drawn.predicted_accuracy - rewards, drawn.widths, rewards))
+    miss, widths, rewards = (np.stack(each) for each in zip(*found, strict=True))  # (draws, n) each
+    known = [r for r in (pearson(b, row) for row in rewards) if r is not None]
     ends = [(a - high, a - low) for a, (low, high) in zip(plan.predicted_accuracy, map(_interval, miss.T))]
     return RewardIntervals(
         tuple((round(max(float(low), 0.0), 6), round(min(float(high), 1.0), 6)) for low, high in ends),
         tuple(_interval(column) for column in widths.T),
         _interval(known) if known else None,
-        _interval([cgs(row - b) for row in paid]),
+        _interval([cgs(row - b) for row in rewards]),
     )
 
 
-def _again(draw: np.random.Generator, truth: np.ndarray, samples: int, draws: int) -> np.ndarray:
-    """Accuracies measured again: from hits (rows, samples) by drawing samples, from accuracies (rows,) by the binomial."""
+def _measured_again(rng: np.random.Generator, truth: NDArray[Any], samples: int, draws: int) -> NDArray[np.float64]:
+    """Accuracies measured again: from rows of right and wrong by drawing samples, from accuracies by the binomial."""
     if truth.ndim == 1:
-        return draw.binomial(samples, truth, size=(draws, len(truth))) / samples
-    counts = draw.multinomial(samples, np.full(samples, 1 / samples), size=draws).astype(np.float32)
-    return np.clip((counts @ truth.T.astype(np.float32)).astype(float) / samples, 0, 1)
+        return rng.binomial(samples, truth, size=(draws, len(truth))) / samples
+    times = rng.multinomial(samples, np.full(samples, 1 / samples), size=draws).astype(np.float32)
+    return np.clip((times @ truth.T.astype(np.float32)).astype(float) / samples, 0, 1)
 
 
 def samples_needed(
     gap: float, accuracy: float, power: float = 0.8, level: float = 0.05, disagreement: float | None = None
 ) -> int:
-    r"""Return how many validation samples tell two rewards apart whose accuracies differ by ``gap``.
+    r"""Return how many validation samples tell two rewards apart whose accuracies differ by `gap`.
 
     $n = 2a(1-a)\,(z_{1-\alpha/2} + z_{1-\beta})^2 / \mathrm{gap}^2$ for independent measurements. Measured on the same
-    samples, only those count on which exactly one of the two is right: with their share ``disagreement`` $d$,
+    samples, only those matter on which exactly one of the two is right: with their share $d$,
     $n = (d - \mathrm{gap}^2)\,(z_{1-\alpha/2} + z_{1-\beta})^2 / \mathrm{gap}^2$.
 
+    Args:
+        gap: Difference of the accuracies, in (0, 1].
+        accuracy: Their mean $a$, in [0, 1].
+        power: Probability $1 - \beta$ of seeing the difference, in (0, 1).
+        level: Probability $\alpha$ of a false alarm, in (0, 1).
+        disagreement: $d$, in [gap, 1], if both are measured on the same samples.
+
     Raises:
-        ValueError: ``gap`` is not above 0, ``accuracy`` is outside [0, 1], or ``disagreement`` outside [gap, 1].
+        ValueError: An argument is outside its range.
 
     Example:
         >>> samples_needed(0.02, 0.8), samples_needed(0.02, 0.8, disagreement=0.1)
         (6280, 1955)
 
-    Source: the two-sample test of proportions; McNemar 1947 for the paired one.
+    References:
+        The two-sample test of proportions; McNemar 1947 for the paired one.
     """
-    if not (0 < gap <= 1 and 0 <= accuracy <= 1 and 0 < power < 1 and 0 < level < 1):
-        raise ValueError(
-            f"gap and accuracy are {gap!r} and {accuracy!r}; allowed are 0 < gap <= 1 and 0 <= accuracy <= 1"
-        )
-    if disagreement is not None and not gap <= disagreement <= 1:
-        raise ValueError(f"disagreement is {disagreement!r}; allowed is a number from gap = {gap:g} to 1")
+    number("gap", gap, 0, 1, above=True)
+    number("accuracy", accuracy, 0, 1)
+    for name, value in (("power", power), ("level", level)):
+        number(name, value, 0, 1, above=True, below=True)
+    if disagreement is not None:
+        number("disagreement", disagreement, gap, 1)
     z = scipy.stats.norm.ppf(1 - level / 2) + scipy.stats.norm.ppf(power)
     variance = 2 * accuracy * (1 - accuracy) if disagreement is None else disagreement - gap**2
     return int(np.ceil(variance * z**2 / gap**2))
 
 
 def samples_for(plan: Plan, curve: Curve) -> int | None:
-    """Return how many validation samples tell all different rewards of a plan apart; None where all are the same.
+    """Return how many validation samples tell all different rewards of a plan apart.
 
-    The two nearest rewards decide. Where the curve knows its hits, the paired test is meant.
+    The two nearest rewards decide. Where the curve knows which samples were right, the paired test is meant.
+
+    Args:
+        plan: A plan on this curve.
+        curve: The measured curve.
+
+    Returns:
+        A number of samples, or None where all rewards are the same.
+
+    Raises:
+        ValueError: The plan gives a width at which the curve was not measured.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.5, 0.7, 0.9), samples=2000)
         >>> samples_for(allocate([0.45, 0.65, 0.85], curve), curve)
         95
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    paid, first = np.unique(plan.predicted_accuracy, return_index=True)
-    widths = np.searchsorted(curve.widths, plan.widths[first])
+    if not isinstance(plan, Plan):
+        raise refusal("plan", "a Plan", plan)
+    rewards, first = np.unique(plan.predicted_accuracy, return_index=True)
+    at, right = measured_at("curve", curve, plan.widths[first]), curve.correct
     needed = []
-    for (low, high), (i, j) in zip(zip(paid[:-1], paid[1:]), zip(widths[:-1], widths[1:])):
-        d = (
-            None
-            if curve.correct is None
-            else max(float((curve.correct[i] != curve.correct[j]).mean()), float(high - low))
-        )
-        needed.append(samples_needed(float(high - low), float(low + high) / 2, disagreement=d))
+    for k, (low, high) in enumerate(zip(rewards[:-1], rewards[1:])):
+        gap, apart = float(high - low), None
+        if right is not None:
+            apart = max(float((right[at[k]] != right[at[k + 1]]).mean()), gap)
+        needed.append(samples_needed(gap, float(low + high) / 2, disagreement=apart))
     return max(needed, default=None)
