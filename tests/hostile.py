@@ -1,4 +1,4 @@
-"""What a hostile or broken machine may send: damaged bytes, documents with a wrong piece in them, words of no sense."""
+"""What a hostile or broken machine may send: damaged bytes, documents with a wrong part, texts that control a terminal."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ TIMES = int(os.environ.get("AEQUA_FUZZ", "1"))  # a longer campaign: AEQUA_FUZZ=
 
 
 def tries(count: int) -> settings:
-    """So many examples: the same ones on every machine, unless a longer campaign was asked for."""
+    """`count` examples, the same ones on every machine, unless a longer campaign is asked for."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
         max_examples=count * TIMES, derandomize=TIMES == 1, deadline=None, database=None, suppress_health_check=checks
     )
 
 
-def refused_or_read(read: Callable[..., Any], *given: Any) -> str:
-    """What a reader said to what it was given: nothing where it took it, else its one sentence.
+def refused_or_read(read: Callable[..., Any], *arguments: Any) -> str:
+    """The one sentence with which a reader refused its input; empty where it accepted it.
 
     Anything but a plain ValueError or an OSError passes through and fails the test.
     """
     try:
-        read(*given)
+        read(*arguments)
     except OSError as error:
-        said = str(error)
+        sentence = str(error)
     except ValueError as error:
-        if type(error) is not ValueError:  # JSONDecodeError, UnicodeDecodeError: no sentence of ours
+        if type(error) is not ValueError:  # JSONDecodeError, UnicodeDecodeError: not a sentence of this package
             raise
-        said = str(error)
+        sentence = str(error)
     else:
         return ""
-    assert 10 < len(said) < 2000, said[:2000]
-    assert "\n" not in said, said
-    return said
+    assert 10 < len(sentence) < 2000, sentence[:2000]
+    assert sentence.isprintable(), sentence
+    return sentence
 
 
 NUMBERS = [0, -1, 1, 2, 255, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, -0.5, 1e-300, 1e308]
 HOSTILE: list[Any] = [
-    None, True, False, *NUMBERS, float("nan"), float("inf"), "", "0", "x" * 3000, "a\nb", "../../etc/passwd", "\0",
+    None, True, False, *NUMBERS, float("nan"), float("inf"), "", "0", "x" * 3000, "a\nb", "\x1b[2K\rok", "../../etc/passwd", "\0",
     "\ud800", "ünïcödé", [], {}, [[]], [None], [0] * 300, {"": 0}, {"a": {"b": []}},
 ]  # fmt: skip
-hostile = st.sampled_from(HOSTILE).map(deepcopy)  # a second accident may change what the first has put there
+hostile = st.sampled_from(HOSTILE).map(deepcopy)  # a second change may edit what the first has put there
 
 
 def nested(depth: int) -> str:
-    """JSON (and YAML, and a Python value) of so many lists in one another."""
+    """Lists inside lists, so many levels deep, as JSON (also YAML and Python)."""
     return "[" * depth + "]" * depth
 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes after one to three accidents."""
+    """Bytes after one to three random changes."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         size = len(data)
@@ -82,20 +82,20 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to every piece of a document; of a long list only to its first and last ones."""
+    """The path of every part of a document; of a long list only the first and last parts."""
     found = [path]
-    if len(path) > 20:  # deeper than any document of ours; what was put there is nested to break readers, not this test
+    if len(path) > 20:  # deeper than any document of the package: it is there to break readers, not this test
         return found
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     steps = list(inside)
-    for key, piece in steps if len(steps) < 20 else [*steps[:2], *steps[-2:]]:
-        found += places(piece, (*path, key))
+    for key, part in steps if len(steps) < 20 else [*steps[:2], *steps[-2:]]:
+        found += places(part, (*path, key))
     return found
 
 
 @st.composite
 def misshapen(draw: st.DrawFn, document: Any) -> Any:
-    """A document in which one or two pieces are lost, added, or something else than they should be."""
+    """A document in which one or two parts are removed, added, or replaced by a hostile value."""
     value = json.loads(json.dumps(document))
     for _ in range(draw(st.integers(1, 2))):
         path = draw(st.sampled_from(places(value)))
@@ -106,8 +106,8 @@ def misshapen(draw: st.DrawFn, document: Any) -> Any:
         holder = value
         for step in path[:-1]:
             holder = holder[step]
-        what = draw(st.sampled_from(["lose", "add", "change", "change", "change"]))
-        if what == "lose":
+        what = draw(st.sampled_from(["remove", "add", "change", "change", "change"]))
+        if what == "remove":
             del holder[path[-1]]
         elif what == "add" and isinstance(holder, dict):
             holder[draw(st.sampled_from(["spare", "", "ünïcödé", "__class__", "a\nb"]))] = draw(hostile)
@@ -117,5 +117,5 @@ def misshapen(draw: st.DrawFn, document: Any) -> Any:
 
 
 def as_text(document: Any) -> str:
-    """A document as JSON, with whatever is no JSON in it as other programs write it (NaN, Infinity)."""
+    """A document as JSON, with NaN and Infinity as other programs write them."""
     return json.dumps(document)
