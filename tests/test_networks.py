@@ -154,7 +154,7 @@ def test_several_workers_compute_what_one_computes(name: str, few: aq.Dataset, t
     build = aq.for_dataset(NETWORKS[name], dataset, **SMALL.get(name, {}))
     config = aq.Config(participants=3, rounds=1, local_steps=2, batch=8)
     shards = aq.data.homogeneous(dataset.train, config)
-    (one,), (three,) = (aq.federate(build, shards, config, progress=False, count=count) for count in (1, 3))
+    (one,), (three,) = (aq.federate(build, shards, config, progress=False, workers=workers) for workers in (1, 3))
     assert all(torch.equal(one.theta[k], t) for k, t in three.theta.items())
 
 
