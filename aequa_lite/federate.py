@@ -306,10 +306,16 @@ def federate(
                 for i in here
             }
             # 3. train locally
+            written = _versions(last.state)
             updates = _train(
                 strategy, sent, shards, widths, mass, config, index,
                 spread, at_once,
             )  # fmt: skip
+            if _versions(last.state) != written:  # slices are views
+                raise ValueError(
+                    "`strategy.local` must not write into what it was sent; "
+                    "copy it first"
+                )
             # 4. aggregate what is valid
             refused = _refused(updates, sent, shards, widths, config)
             valid = [u for u in updates if u.participant not in refused]
@@ -401,6 +407,12 @@ def _refused(
     for i in _oversized(size, sent, config.norm_limit):
         why[shards[i].participant] = "its change is far larger than usual"
     return why
+
+
+def _versions(state: ServerState) -> int:
+    """How often the server's tensors have been written to."""
+    tensors = (*state.theta.values(), *state.memory.values())
+    return sum(t._version for t in tensors)
 
 
 def _misfit(u: Update, sent: State, participant: int, width: float) -> str:

@@ -93,6 +93,11 @@ class Problem:
     contribution: NDArray[np.float64]
     started: float = field(default_factory=time.perf_counter)
 
+    def __post_init__(self) -> None:
+        n = self.config.participants
+        one_each("alone", self.alone, n)
+        one_each("contribution", self.contribution, n)
+
     @property
     def validation(self) -> Samples:
         """The server's validation samples."""
@@ -137,6 +142,9 @@ class Outcome:
     method: str = "aequa"
     partition: str = ""
     rewarding: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_each("models", self.models, self.problem.config.participants)
 
     @cached_property
     def report(self) -> Any:

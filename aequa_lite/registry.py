@@ -212,8 +212,8 @@ def algorithm(text: str, **constants: Any) -> Callable[..., Any]:
         ValueError: The name is unknown, or its values do not fit.
 
     Example:
-        >>> algorithm("cgsv(0.15)", width_sampler=None).keywords
-        {'length': 0.15}
+        >>> algorithm("aequa", logit=1.0).__name__
+        'slimmable_rewards'
     """
     found = lookup("algorithm", text)
     function = getattr(found, "func", found)

@@ -1,4 +1,4 @@
-"""The one loop: reproducible to the bit, deaf to a NaN, and alive after a kill."""
+"""The training loop: reproducible to the bit, robust to bad updates, and resumable after a kill."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.federate import fixed_widths
+from aequa_lite.slimmable import slice_of
 
 SCRIPT = """
 import sys, aequa_lite as aq
-recipe = aq.Config(participants=3, rounds=40, local_steps=3, batch=16)
-shards = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, recipe)
-for rnd in aq.federate(aq.MLP, shards, recipe, checkpoint=sys.argv[1], progress=False):
+config = aq.Config(participants=3, rounds=40, local_steps=3, batch=16)
+shards = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
+for rnd in aq.federate(aq.MLP, shards, config, checkpoint=sys.argv[1], progress=False):
     print(rnd.index, flush=True)
 """
 
@@ -41,8 +44,8 @@ def same(a: aq.Round, b: aq.Round) -> bool:
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_number_of_workers_changes_no_bit(few: aq.Dataset, config: aq.Config, count: int) -> None:
     shards = shards_of(few, config)
-    one = last(aq.federate(aq.LeNet, shards, config, count=1, progress=False))
-    assert same(one, last(aq.federate(aq.LeNet, shards, config, count=count, progress=False)))
+    one = last(aq.federate(aq.LeNet, shards, config, workers=1, progress=False))
+    assert same(one, last(aq.federate(aq.LeNet, shards, config, workers=count, progress=False)))
 
 
 def test_another_seed_is_another_run(few: aq.Dataset, config: aq.Config) -> None:
@@ -77,7 +80,7 @@ def test_a_nan_from_one_participant_spoils_no_round(few: aq.Dataset, config: aq.
 
 
 def test_a_round_in_which_nobody_is_finite_stops_with_the_reason(few: aq.Dataset, config: aq.Config) -> None:
-    with pytest.raises(FloatingPointError, match=r"round \d+: no participant.*lower lr"):
+    with pytest.raises(FloatingPointError, match=r"round \d+: every update was refused .*lower lr"):
         list(aq.federate(aq.MLP, shards_of(few, config), replace(config, lr=1e3, rounds=20), progress=False))
 
 
@@ -112,45 +115,182 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     config = aq.Config(participants=3, rounds=40, local_steps=3, batch=16)
     shards = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
     whole = last(aq.federate(aq.MLP, shards, config, progress=False))
-    found, index = aq.checkpoint.load_checkpoint(checkpoint, config)  # type: ignore[misc]
-    assert index == 39
-    assert all(torch.equal(whole.theta[k], found[k]) for k in found)
+    found = last(aq.federate(aq.MLP, shards, config, checkpoint=checkpoint, progress=False))
+    assert found.index == 39
+    assert same(whole, found)
 
 
-def test_a_checkpoint_of_another_recipe_or_of_no_sense_is_refused(tmp_path: Path, config: aq.Config) -> None:
-    path = tmp_path / "theta.safetensors"
-    aq.checkpoint.save_checkpoint(path, aq.init_params(aq.MLP, 0), 1, config)
-    with pytest.raises(ValueError, match="lr = "):
-        aq.checkpoint.load_checkpoint(path, replace(config, lr=0.5))
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged"):
-        aq.checkpoint.load_checkpoint(path, config)
+OTHERS = {
+    "seed": lambda few, config: {"config": replace(config, seed=1)},
+    "lr": lambda few, config: {"config": replace(config, lr=0.5)},
+    "shards": lambda few, config: {"shards": shards_of(few, replace(config, seed=9))},
+    "width_sampler": lambda few, config: {"strategy": aq.slimmable(aq.MLP, aq.sandwich)},
+    "server": lambda few, config: {"strategy": aq.slimmable(aq.MLP, server=aq.aggregation.fedavgm(0.5))},
+    "rule": lambda few, config: {"strategy": aq.slimmable(aq.MLP, aggregate=aq.aggregation.coordinate_median)},
+    "policy": lambda few, config: {"policy": partial(fixed_widths, widths=(0.5, 1.0, 1.0))},
+    "weights": lambda few, config: {"weights": [1.0, 2.0, 3.0]},
+    "vectorized": lambda few, config: {"vectorized": True},
+    "build": lambda few, config: {"build": partial(aq.MLP, hidden=200)},
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_checkpoint_of_another_run_is_refused_with_both_named(
+    what: str, few: aq.Dataset, config: aq.Config, tmp_path: Path
+) -> None:
+    base = {"build": aq.MLP, "shards": shards_of(few, config), "config": config, "strategy": aq.slimmable(aq.MLP),
+            "checkpoint": tmp_path / "state.safetensors", "progress": False}  # fmt: skip
+    next(aq.federate(**base))
+    with pytest.raises(ValueError, match=rf"was made with .*{what}.* = .*, this run has .*"):
+        next(aq.federate(**{**base, **OTHERS[what](few, config)}))
+
+
+def test_a_checkpoint_needs_functions_that_can_be_named(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:
+    path, shards = tmp_path / "state.safetensors", shards_of(few, config)
+    policy = lambda config, last: (1.0,) * config.participants
+    with pytest.raises(ValueError, match="can be imported"):
+        next(aq.federate(aq.MLP, shards, config, policy=policy, checkpoint=path, progress=False))
+    named = {"policy": policy, "checkpoint": path, "name": "everyone", "progress": False}
+    next(aq.federate(aq.MLP, shards, config, **named))
+    assert next(aq.federate(aq.MLP, shards, config, **named)).index == 1
+    with pytest.raises(ValueError, match="named:everyone.*named:nobody"):
+        next(aq.federate(aq.MLP, shards, config, **{**named, "name": "nobody"}))
+
+
+def test_a_damaged_checkpoint_is_refused_wherever_a_bit_flips(
+    few: aq.Dataset, config: aq.Config, tmp_path: Path
+) -> None:
+    path, shards = tmp_path / "state.safetensors", shards_of(few, config)
+    next(aq.federate(aq.MLP, shards, config, checkpoint=path, progress=False))
+    intact = path.read_bytes()
+    for place in np.linspace(9, len(intact) - 1, 60).astype(int):
+        damaged = bytearray(intact)
+        damaged[place] ^= 1
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(ValueError, match="checkpoint"):
+            next(aq.federate(aq.MLP, shards, config, checkpoint=path, progress=False))
+    path.write_bytes(intact[:1000])
+    with pytest.raises(ValueError, match="delete it to start afresh"):
+        next(aq.federate(aq.MLP, shards, config, checkpoint=path, progress=False))
+
+
+def test_a_run_that_had_ended_yields_its_last_round(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:
+    options = {"checkpoint": tmp_path / "state.safetensors", "progress": False}
+    first = last(aq.federate(aq.MLP, shards_of(few, config), config, **options))
+    (again,) = aq.federate(aq.MLP, shards_of(few, config), config, **options)
+    assert same(first, again)
+    assert again.total_sent == first.total_sent
+    assert again.index == 2
+
+
+HOSTILE = {
+    "NaN": lambda u: replace(u, state={k: t * float("nan") for k, t in u.state.items()}),
+    "infinite": lambda u: replace(u, state={k: t + float("inf") for k, t in u.state.items()}),
+    "huge": lambda u: replace(u, state={k: t + 1e6 for k, t in u.state.items()}),
+    "finite but beyond its square": lambda u: replace(u, state={k: t + 1e30 for k, t in u.state.items()}),
+    "of another participant": lambda u: replace(u, participant=2),
+    "negative weight": lambda u: replace(u, weight=-1.0),
+    "NaN weight": lambda u: replace(u, weight=float("nan")),
+    "NaN loss": lambda u: replace(u, loss=float("nan")),
+    "narrower": lambda u: replace(u, width=0.5, state=slice_of(aq.MLP, u.state, 0.5)),
+    "narrower in secret": lambda u: replace(u, state=slice_of(aq.MLP, u.state, 0.5)),
+    "empty": lambda u: replace(u, state={}),
+    "with more": lambda u: replace(u, state={**u.state, "more": torch.zeros(1)}),
+    "double": lambda u: replace(u, state={k: t.double() for k, t in u.state.items()}),
+    "complex": lambda u: replace(u, state={k: t + 0j for k, t in u.state.items()}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_update_is_left_out_and_spoils_no_round(what: str, few: aq.Dataset, config: aq.Config) -> None:
+    honest = aq.slimmable(aq.MLP)
+
+    def local(*args, **kwargs) -> aq.Update:
+        update = honest.local(*args, **kwargs)
+        return HOSTILE[what](update) if update.participant == 1 else update
+
+    shards = shards_of(few, config)
+    rounds = list(aq.federate(aq.MLP, shards, config, strategy=replace(honest, local=local), progress=False))
+    assert all(each.left_out == (1,) for each in rounds)
+    kept = [(u.state, u.weight) for u in rounds[0].updates if u.participant != 1]
+    without = aq.aggregate(aq.init_params(aq.MLP, config.seed), kept)
+    assert all(torch.equal(t, rounds[0].theta[k]) for k, t in without.items())
+
+
+def test_a_huge_update_is_left_out_of_two_as_well(few: aq.Dataset) -> None:
+    config, honest = aq.Config(participants=2, rounds=1, local_steps=2, batch=16), aq.slimmable(aq.MLP)
+
+    def local(*args, **kwargs) -> aq.Update:
+        update = honest.local(*args, **kwargs)
+        return HOSTILE["huge"](update) if update.participant == 1 else update
+
+    (found,) = aq.federate(
+        aq.MLP, shards_of(few, config), config, strategy=replace(honest, local=local), progress=False
+    )
+    assert found.left_out == (1,)
+
+
+def test_the_checkpoint_before_a_refusal_is_kept(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:
+    honest, path = aq.slimmable(aq.MLP), tmp_path / "state.safetensors"
+
+    def local(*args, first: int = 0, **kwargs) -> aq.Update:
+        update = honest.local(*args, first=first, **kwargs)
+        return HOSTILE["huge"](update) if update.participant == 1 and first else update
+
+    rounds = aq.federate(
+        aq.MLP, shards_of(few, config), config, strategy=replace(honest, local=local), checkpoint=path, name="t",
+        progress=False,
+    )  # fmt: skip
+    next(rounds)
+    before = path.read_bytes()
+    next(rounds)
+    assert (tmp_path / "state-before-refusal.safetensors").read_bytes() == before
+
+
+def test_a_local_function_that_writes_into_what_it_was_sent_is_caught(few: aq.Dataset, config: aq.Config) -> None:
+    honest = aq.slimmable(aq.MLP)
+
+    def local(sent, *args, **kwargs) -> aq.Update:
+        for t in sent.values():
+            t.zero_()
+        return honest.local(sent, *args, **kwargs)
+
+    with pytest.raises(ValueError, match="must not write into what it was sent"):
+        list(aq.federate(aq.MLP, shards_of(few, config), config, strategy=replace(honest, local=local), workers=1,
+                         progress=False))  # fmt: skip
 
 
 def test_what_does_not_fit_together_is_refused_before_any_work(few: aq.Dataset, config: aq.Config) -> None:
     shards = shards_of(few, config)
-    with pytest.raises(ValueError, match="shards holds 2"):
+    with pytest.raises(ValueError, match="`shards` must hold one entry for each of the 3 participants, got 2"):
         next(aq.federate(aq.MLP, shards[:2], config, progress=False))
     for weights in ([1.0, 2.0], [1.0, 0.0, 1.0], [1.0, float("inf"), 1.0]):
         with pytest.raises(ValueError, match="weights"):
             next(aq.federate(aq.MLP, shards, config, weights=weights, progress=False))
-    with pytest.raises(ValueError, match="workers is 0"):
-        next(aq.federate(aq.MLP, shards, config, count=0, progress=False))
+    with pytest.raises(ValueError, match="`workers`|workers is 0"):
+        next(aq.federate(aq.MLP, shards, config, workers=0, progress=False))
 
 
-def test_merge_weights_are_shard_sizes_to_a_power(few: aq.Dataset) -> None:
-    config = aq.Config(participants=2, size_power=2.0)
+def test_aggregation_weights_are_shard_sizes_to_a_power(few: aq.Dataset) -> None:
+    config = aq.Config(participants=2, size_power=2.0, contribution_power=0.0)
     shards = [aq.Shard(i, few.train.take(slice(0, n)), np.arange(n)) for i, n in enumerate((10, 30))]
     assert aq.aggregation_weights(shards, config).tolist() == pytest.approx([0.1, 0.9])
     assert aq.aggregation_weights(shards, replace(config, size_power=0.0)).tolist() == [0.5, 0.5]
 
 
-def test_merge_weights_by_contribution_need_the_contribution(few: aq.Dataset) -> None:
+def test_aggregation_weights_by_contribution_need_the_contribution(few: aq.Dataset) -> None:
     config = aq.Config(participants=2, size_power=0.0, contribution_power=3.0)
     shards = shards_of(few, config)
     assert aq.aggregation_weights(shards, config, [0.2, 0.4]).tolist() == pytest.approx([1 / 9, 8 / 9])
-    with pytest.raises(ValueError, match=r"contribution is None.*merge_weights\(shards, recipe, contribution\)"):
-        next(aq.federate(aq.MLP, shards, config, progress=False))
+    for wrong in (None, [0.2], [0.2, float("nan")]):
+        with pytest.raises(ValueError, match="`contribution` must be 2 finite numbers"):
+            aq.aggregation_weights(shards, config, wrong)
+
+
+@pytest.mark.parametrize("widths", [(1.0, 1.0), (1.0,) * 9, (1.0, 1.0, 1.5), (0.0, 0.0, 0.0), (1.0, 1.0, float("nan"))])
+def test_a_policy_that_gives_no_width_for_each_is_refused(few: aq.Dataset, config: aq.Config, widths) -> None:
+    with pytest.raises(ValueError, match="`policy"):
+        next(aq.federate(aq.MLP, shards_of(few, config), config, policy=lambda c, r: widths, progress=False))
 
 
 def test_a_share_of_the_participants_is_drawn_anew_for_every_round(few: aq.Dataset) -> None:
@@ -161,7 +301,7 @@ def test_a_share_of_the_participants_is_drawn_anew_for_every_round(few: aq.Datas
     assert {len(each) for each in here} == {3}
     assert len(set(here)) > 6
     assert all(tuple(u.participant for u in rnd.updates) == who for rnd, who in zip(rounds, here, strict=True))
-    first, *_ = aq.federate(aq.MLP, shards, config, progress=False, count=1)
+    first, *_ = aq.federate(aq.MLP, shards, config, progress=False, workers=1)
     assert same(first, rounds[0])
 
 

@@ -1,4 +1,4 @@
-"""What one participant does: only what it trains may move, and only its own stream decides."""
+"""Local training: only what is trained may move, and only the participant's own stream decides."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
-from aequa_lite.local import batches, gradient, offsets
+from aequa_lite.local import batches, gradient, logit_offsets
 from aequa_lite.slimmable import Build, prefix, slice_of
 
 
-def only_narrow(draws: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
+def only_narrow(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
     """Train half the width alone, although the participant holds more."""
     return (0.5,)
 
@@ -42,10 +42,10 @@ def test_a_narrow_step_moves_no_tail_by_momentum_or_decay(few: aq.Dataset) -> No
     config = aq.Config(local_steps=8, batch=16, weight_decay=0.1)
     theta = aq.init_params(aq.MLP, seed=0)
     update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, config, aq.stream(0, "t"), width_sampler=only_narrow)
-    for k, held in slice_of(aq.MLP, theta, 0.5).items():
+    for k, block in slice_of(aq.MLP, theta, 0.5).items():
         now, before = update.state[k].clone(), theta[k].clone()
-        assert not torch.equal(now[prefix(held.shape)], before[prefix(held.shape)])
-        now[prefix(held.shape)] = before[prefix(held.shape)] = 0
+        assert not torch.equal(now[prefix(block.shape)], before[prefix(block.shape)])
+        now[prefix(block.shape)] = before[prefix(block.shape)] = 0
         assert torch.equal(now, before)
 
 
@@ -71,11 +71,11 @@ def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Dataset, build:
 
 
 @pytest.mark.parametrize("build", [aq.MLP, aq.LeNet], ids=lambda b: b.__name__)
-def test_a_stem_says_a_prefix_of_what_a_wider_one_says(few: aq.Dataset, build: Build) -> None:
+def test_the_output_of_a_stem_is_a_prefix_of_a_wider_one(few: aq.Dataset, build: Build) -> None:
     theta = aq.init_params(build, seed=0)
     wide, narrow = (list(aq.slim(build, theta, w))[: build.stem_layers] for w in (0.8, 0.3))
-    said, heard = nn.Sequential(*wide)(few.train.x[:9]), nn.Sequential(*narrow)(few.train.x[:9])
-    torch.testing.assert_close(said[prefix(heard.shape)], heard)
+    wide_out, narrow_out = nn.Sequential(*wide)(few.train.x[:9]), nn.Sequential(*narrow)(few.train.x[:9])
+    torch.testing.assert_close(wide_out[prefix(narrow_out.shape)], narrow_out)
 
 
 def test_local_training_leaves_the_shared_network_alone(few: aq.Dataset) -> None:
@@ -104,7 +104,7 @@ def test_drawn_widths_stay_between_least_and_widest() -> None:
         assert all(0.1 <= w <= widest for w in others)
 
 
-def test_drawn_widths_lie_on_the_recipes_grid() -> None:
+def test_drawn_widths_lie_on_the_grid() -> None:
     drawn = np.array(aq.full_and_random(aq.stream(0, "t"), 1.0, aq.Config(widths_per_step=50, grid=7)))
     assert np.allclose(drawn * 7, np.round(drawn * 7))
 
@@ -121,21 +121,21 @@ def test_a_step_of_ordered_dropout_moves_nothing_beyond_its_width(few: aq.Datase
     config, theta = aq.Config(local_steps=1, batch=16, weight_decay=0.1), aq.init_params(aq.MLP, seed=0)
     (width,) = aq.one_random(_after_batches(config, few), 1.0, config)
     update = aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, config, aq.stream(0, "t"), width_sampler=aq.one_random)
-    for k, held in slice_of(aq.MLP, theta, width).items():
+    for k, block in slice_of(aq.MLP, theta, width).items():
         moved = update.state[k] != theta[k]
-        assert moved[prefix(held.shape)].any()
-        moved[prefix(held.shape)] = False
+        assert moved[prefix(block.shape)].any()
+        moved[prefix(block.shape)] = False
         assert not moved.any()
 
 
 def _after_batches(config: aq.Config, few: aq.Dataset) -> np.random.Generator:
     """The stream of a participant once its batches have been drawn."""
-    draws = aq.stream(0, "t")
-    batches(draws, len(few.train), config, config.local_steps)
-    return draws
+    rng = aq.stream(0, "t")
+    batches(rng, len(few.train), config, config.local_steps)
+    return rng
 
 
-def test_losses_count_by_width_to_a_power(few: aq.Dataset) -> None:
+def test_losses_are_weighted_by_width_to_a_power(few: aq.Dataset) -> None:
     theta, x, y = aq.init_params(aq.MLP, seed=0), few.train.x[:20], few.train.y[:20]
     config = aq.Config(loss_power=2.0)
     grads, loss = gradient(aq.MLP, theta, (0.5, 1.0), x, y, config)
@@ -182,58 +182,25 @@ def unlike() -> aq.Shard:
 
 
 def test_offsets_are_the_log_shares_of_the_classes() -> None:
-    found = offsets(unlike().samples, 0.5)
+    found = logit_offsets(unlike().samples, 0.5)
     by_hand = [0.5 * np.log(n / 110) for n in (1, 1, 1, 81, 1, 1, 1, 21, 1, 1)]
     assert found.tolist() == pytest.approx(by_hand, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("balance", "odds"), [(0.0, 80 / 20), (0.5, (80 / 20) / (81 / 21) ** 0.5), (1.0, (80 / 20) / (81 / 21))]
+    ("strength", "odds"), [(0.0, 80 / 20), (0.5, (80 / 20) / (81 / 21) ** 0.5), (1.0, (80 / 20) / (81 / 21))]
 )
-def test_a_balanced_loss_forgets_how_often_a_shard_shows_a_class(logit_adjustment: float, odds: float) -> None:
-    # the pictures say nothing, so all that can be learnt is how often each class comes
-    config = aq.Config(participants=1, rounds=1, local_steps=400, batch=100, lr=0.1)
+def test_an_adjusted_loss_discounts_how_often_a_shard_shows_a_class(strength: float, odds: float) -> None:
+    # the pictures are equal, so all that can be learnt is how often each class comes
+    config = aq.Config(participants=1, rounds=1, local_steps=400, batch=100, lr=0.1, logit_adjustment=strength)
     shard, theta = unlike(), aq.init_params(aq.MLP, seed=0)
-    update = aq.local_sgd(
-        aq.MLP,
-        theta,
-        shard,
-        1.0,
-        config,
-        aq.stream(0, "t"),
-        width_sampler=aq.full_only,
-        logit_adjustment=logit_adjustment,
-    )
-    says = aq.slim(aq.MLP, update.state, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
-    assert says[3] / says[7] == pytest.approx(odds, rel=0.02)
+    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), width_sampler=aq.full_only)
+    share = aq.slim(aq.MLP, update.state, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
+    assert share[3] / share[7] == pytest.approx(odds, rel=0.02)
 
 
-def test_without_balance_training_is_what_it_was_to_the_bit(few: aq.Dataset) -> None:
-    config, theta = aq.Config(local_steps=3, batch=16), aq.init_params(aq.MLP, seed=0)
-    plain, zero, full = (
-        aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, config, aq.stream(0, "t"), **more).state
-        for more in ({}, {"balance": 0.0}, {"balance": 1.0})
-    )
-    assert all(torch.equal(plain[k], t) for k, t in zero.items())
-    assert not all(torch.equal(plain[k], t) for k, t in full.items())
-
-
-@pytest.mark.parametrize("balance", [-0.1, 1.1, float("nan"), "much"])
-def test_a_balance_that_makes_no_sense_is_refused_before_any_work(logit_adjustment, few: aq.Dataset) -> None:
-    for asked in (
-        lambda: aq.slimmable(aq.MLP, logit_adjustment=logit_adjustment),
-        lambda: aq.aequa(logit_adjustment=logit_adjustment),
-        lambda: aq.method.earned(logit_adjustment=logit_adjustment),
-        lambda: aq.local_sgd(
-            aq.MLP,
-            {},
-            shard_of(few),
-            1.0,
-            aq.Config(),
-            aq.stream(0, "t"),
-            width_sampler=aq.full_only,
-            logit_adjustment=logit_adjustment,
-        ),
-    ):
-        with pytest.raises(ValueError, match="balance is .*; allowed is a number from 0 to 1"):
-            asked()
+@pytest.mark.parametrize(("first", "steps"), [(-1, 1), (0, 0), (0, 2.5)])
+def test_a_step_count_that_is_none_is_refused(few: aq.Dataset, first: int, steps: float) -> None:
+    theta = aq.init_params(aq.MLP, seed=0)
+    with pytest.raises(ValueError, match="must be a whole number from"):
+        aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, aq.Config(), aq.stream(0, "t"), first=first, steps=steps)

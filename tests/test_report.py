@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +12,23 @@ import torch
 from torch import Tensor, nn
 
 import aequa_lite as aq
+from aequa_lite.types import ServerState
 
 
 class Oracle(nn.Module):
-    """A network that is right on a chosen set of pictures: it looks the answer up."""
+    """A network that is correct on a chosen set of pictures: it looks the label up."""
 
     def __init__(self, samples: aq.Samples, right: np.ndarray) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
         wrong = (samples.y + 1) % samples.classes
-        answer = torch.where(torch.as_tensor(right), samples.y, wrong)
-        self.known = {x.numpy().tobytes(): int(a) for x, a in zip(samples.x, answer)}
+        label = torch.where(torch.as_tensor(right), samples.y, wrong)
+        self.known = {x.numpy().tobytes(): int(c) for x, c in zip(samples.x, label)}
         self.classes = samples.classes
 
     def forward(self, x: Tensor) -> Tensor:
-        answers = torch.tensor([self.known.get(each.numpy().tobytes(), 0) for each in x])
-        return nn.functional.one_hot(answers, self.classes).float()
+        labels = torch.tensor([self.known.get(each.numpy().tobytes(), 0) for each in x])
+        return nn.functional.one_hot(labels, self.classes).float()
 
 
 def first(data: aq.Dataset, share: float) -> Oracle:
@@ -34,9 +36,12 @@ def first(data: aq.Dataset, share: float) -> Oracle:
     return Oracle(data.test, np.arange(len(data.test)) < share * len(data.test))
 
 
-def judged(few: aq.Dataset, own: list[float], paid: list[float], **more: object) -> aq.Report:
+def judged(few: aq.Dataset, own: list[float], rewards: list[float], **more: object) -> aq.Report:
     config = aq.Config(participants=len(own))
-    return aq.report([first(few, p) for p in paid], [first(few, o) for o in own], None, None, few, config, **more)
+    alone = [first(few, share) for share in own]
+    problem = aq.Problem(aq.MLP, [], config, few, alone, np.array(own))
+    last = aq.Round(0, ServerState({}), (1.0,) * len(own), 0.1, 0)
+    return aq.report(aq.Outcome(problem, [first(few, share) for share in rewards], last, **more))
 
 
 def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Dataset) -> None:
@@ -50,7 +55,7 @@ def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Datas
     assert found.warnings == ()
 
 
-def test_nobody_is_paid_by_bookkeeping(few: aq.Dataset) -> None:
+def test_a_reward_is_never_replaced_by_the_own_model(few: aq.Dataset) -> None:
     found = judged(few, [0.4, 0.8], [0.5, 0.6])
     assert found.test_accuracy[1] == pytest.approx(0.6)  # and not max(alone, reward)
     assert found.fairness["min_gain"] == pytest.approx(-0.2)
@@ -80,25 +85,64 @@ def test_a_report_survives_the_way_to_disk_and_back(few: aq.Dataset, tmp_path: P
     assert [each.name for each in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_the_whole_system_in_one_small_run(few: aq.Dataset, tmp_path: Path) -> None:
-    config = aq.Config(participants=3, rounds=10, local_steps=8, batch=32)
-    shards = aq.data.by_size(few.train, config, (20, 80, 400))
-    build = aq.for_dataset(aq.MLP, few)
-    *_, last = aq.federate(build, shards, config, progress=False)
+def small(few: aq.Dataset) -> tuple[aq.Config, list[aq.Shard], object]:
+    config = aq.Config(participants=3, rounds=6, local_steps=8, batch=32)
+    return config, aq.data.by_size(few.train, config, (20, 80, 400)), aq.for_dataset(aq.MLP, few)
+
+
+def same(one: aq.Report, other: aq.Report) -> bool:
+    return replace(one, seconds=0.0) == replace(other, seconds=0.0)
+
+
+def test_the_method_is_its_public_steps_to_the_bit(few: aq.Dataset) -> None:
+    config, shards, build = small(few)
+    outcome = aq.aequa(build, shards, config, few, progress=False)
     alone = aq.standalone(build, shards, config, progress=False)
-    curve = aq.accuracy_curve(build, last.theta, few.validation, least=config.min_width)
-    plan = aq.allocate(aq.accuracy(alone, few.validation), curve)
-    rewards = [aq.slim(build, last.theta, w) for w in plan.widths]
-    test_curve = aq.accuracy_curve(build, last.theta, few.test, grid=curve.widths)
-    found = aq.report(rewards, alone, plan, curve, few, config, test_curve=test_curve)
-    at = [int(np.flatnonzero(curve.widths == w)[0]) for w in plan.widths]
-    assert found.test_accuracy == pytest.approx(tuple(test_curve.accuracy[at]), abs=1e-6)
+    contribution = aq.accuracy(alone, few.validation)
+    weights = aq.aggregation_weights(shards, config, contribution)
+    *_, last = aq.federate(build, shards, config, weights=weights, progress=False)
+    curve = aq.reward_curve(build, last.theta, few.validation, config)
+    plan = aq.allocate(contribution, curve, individually_rational=True)
+    models = [aq.model_at(build, last.theta, curve, w) for w in plan.widths]
+    problem = aq.Problem(build, shards, config, few, alone, contribution)
+    by_steps = aq.report(aq.Outcome(problem, models, last, curve, plan, rewarding=outcome.rewarding))
+    assert same(by_steps, outcome.report)
+    assert json.dumps(by_steps.identity) == json.dumps(outcome.report.identity)
+    for mine, theirs in zip(models, outcome.models, strict=True):
+        assert all(torch.equal(t, theirs.state_dict()[k]) for k, t in mine.state_dict().items())
+
+
+def test_every_step_can_be_replaced_by_a_function(few: aq.Dataset) -> None:
+    config, shards, build = small(few)
+    base = aq.aequa(build, shards, config, few, progress=False)
+    ways = {
+        "allocation": aq.allocation.proportional,
+        "contribution": [0.2, 0.3, 0.4],
+        "width_sampler": aq.full_only,
+        "server": aq.aggregation.fedavgm(0.5),
+        "aggregate": aq.aggregation.coordinate_median,
+        "schedule": aq.training_time(0.0),
+    }
+    for name, value in ways.items():
+        other = aq.aequa(build, shards, config, few, alone=base.problem.alone, progress=False, **{name: value})
+        assert not same(other.report, base.report), name
+        trained = name not in ("allocation",)
+        assert (other.report.identity != base.report.identity) == trained, name
+
+
+def test_rewards_are_what_the_curve_states(few: aq.Dataset, tmp_path: Path) -> None:
+    config, shards, build = small(few)
+    outcome = aq.aequa(build, shards, config, few, progress=False)
+    found, plan, curve = outcome.report, outcome.plan, outcome.curve
+    at = np.searchsorted(curve.widths, plan.widths)
+    nets = aq.accuracy(outcome.models, few.validation)
+    assert nets.tolist() == pytest.approx(curve.accuracy[at].tolist())
     assert found.fairness["pearson_ceiling"] is not None
-    assert found.parameters == tuple(aq.n_parameters(net) for net in rewards)
-    for path, net in zip(aq.save_rewards(tmp_path, build, rewards, plan.widths, config), rewards):
-        assert torch.equal(aq.load_reward(path)(few.test.x), net(few.test.x))
+    assert found.parameters == tuple(aq.n_parameters(net) for net in outcome.models)
 
 
 def test_another_number_of_models_is_refused(few: aq.Dataset) -> None:
-    with pytest.raises(ValueError, match="models holds 1 and alone 2"):
+    with pytest.raises(ValueError, match="`models` must hold one entry for each of the 2 participants, got 1"):
         judged(few, [0.4, 0.5], [0.5])
+    with pytest.raises(ValueError, match="`contribution` must"):
+        aq.Problem(aq.MLP, [], aq.Config(participants=3), few, [aq.MLP()] * 3, np.array([0.5]))

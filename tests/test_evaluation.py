@@ -45,7 +45,7 @@ def test_the_curve_is_the_rewards_accuracy_whatever_the_number_of_workers(
 ) -> None:
     build, theta = NETS[name], aq.init_params(NETS[name], seed=3)
     before = {key: t.clone() for key, t in theta.items()}
-    curve = aq.accuracy_curve(build, theta, few.test, grid=(0.1, 0.5, 1.0), count=count)
+    curve = aq.accuracy_curve(build, theta, few.test, grid=(0.1, 0.5, 1.0), workers=count)
     rewards = [aq.slim(build, theta, w).eval() for w in curve.widths]
     assert np.array_equal(curve.correct, [aq.correct(reward, few.test) for reward in rewards])
     assert curve.accuracy.tolist() == aq.accuracy(rewards, few.test).tolist()

@@ -1,7 +1,8 @@
-"""All participants in one pass give the answers that each gives by itself, up to rounding."""
+"""All participants in one pass: the updates of each by itself, up to rounding, in any number of threads."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -29,26 +30,26 @@ def shards_of(few: aq.Dataset, sizes: tuple[int, ...] = (200, 9, 60)) -> list[aq
     return aq.data.by_size(few.train, aq.Config(participants=len(sizes)), sizes=sizes)
 
 
-def both(build, few: aq.Dataset, config: aq.Config, draw, **more) -> tuple[list[aq.Update], list[aq.Update]]:
+def both(build, few: aq.Dataset, config: aq.Config, sampler, **more) -> tuple[list[aq.Update], list[aq.Update]]:
     theta, shards = aq.init_params(build, seed=0), shards_of(few)
     sent = [slice_of(build, theta, w) for w in WIDTHS]
-    draws = [aq.stream(0, "stacked", i) for i in range(3)]
-    together = vectorized.stacked_sgd(build, sent, shards, WIDTHS, config, draws, width_sampler=draw, first=3, **more)
-    draws = [aq.stream(0, "stacked", i) for i in range(3)]
+    rngs = [aq.stream(0, "vectorized", i) for i in range(3)]
+    together = vectorized.vectorized_sgd(
+        build, sent, shards, WIDTHS, config, rngs, width_sampler=sampler, first=3, **more
+    )
+    rngs = [aq.stream(0, "vectorized", i) for i in range(3)]
     alone = [
-        aq.local_sgd(
-            build, s, shard, w, config, d, width_sampler=draw, first=3, logit_adjustment=more.get("balance", 0.0)
-        )
-        for s, shard, w, d in zip(sent, shards, WIDTHS, draws, strict=True)
+        aq.local_sgd(build, s, shard, w, config, rng, width_sampler=sampler, first=3)
+        for s, shard, w, rng in zip(sent, shards, WIDTHS, rngs, strict=True)
     ]
     return together, alone
 
 
 @pytest.mark.parametrize("build", [aq.MLP, partial(aq.LeNet, multiple=2)], ids=["MLP", "LeNet"])
-@pytest.mark.parametrize(("fields", "draw"), WAYS, ids=[draw.__name__ + str(len(f)) for f, draw in WAYS])
-def test_stacked_training_gives_each_its_own_answer(build, fields: dict, draw, few: aq.Dataset) -> None:
+@pytest.mark.parametrize(("fields", "sampler"), WAYS, ids=[sampler.__name__ + str(len(f)) for f, sampler in WAYS])
+def test_vectorized_training_gives_each_its_own_update(build, fields: dict, sampler, few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, **fields)
-    for together, alone in zip(*both(build, few, config, draw), strict=True):
+    for together, alone in zip(*both(build, few, config, sampler), strict=True):
         assert (together.participant, together.width) == (alone.participant, alone.width)
         assert together.loss == pytest.approx(alone.loss, rel=1e-4)
         assert together.state.keys() == alone.state.keys()
@@ -56,9 +57,9 @@ def test_stacked_training_gives_each_its_own_answer(build, fields: dict, draw, f
             torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 
 
-def test_stacked_training_hears_each_shards_own_classes(few: aq.Dataset) -> None:
-    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5)
-    for together, alone in zip(*both(aq.MLP, few, config, aq.full_and_random, logit_adjustment=0.7), strict=True):
+def test_vectorized_training_adjusts_logits_to_each_shards_own_classes(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5, logit_adjustment=0.7)
+    for together, alone in zip(*both(aq.MLP, few, config, aq.full_and_random), strict=True):
         for name, t in alone.state.items():
             torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 
@@ -79,26 +80,26 @@ def test_half_precision_suits_the_card(capability, dtype, monkeypatch: pytest.Mo
     assert aq.vectorized.half_precision("cpu") is None
 
 
-def test_many_participants_are_trained_stack_after_stack(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_participants_beyond_the_memory_of_one_pass_take_another(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
     once, _ = both(aq.MLP, few, config, aq.full_and_random)
-    monkeypatch.setattr(vectorized, "MOST", 2)
+    monkeypatch.setattr(vectorized, "_participants_per_pass", lambda build, widest: 2)
     twice, _ = both(aq.MLP, few, config, aq.full_and_random)
     assert [u.participant for u in twice] == [0, 1, 2]
     for a, b in zip(once, twice, strict=True):
         torch.testing.assert_close(a.state["2.weight"], b.state["2.weight"], atol=1e-5, rtol=1e-4)
 
 
-def test_a_stacked_federation_is_the_plain_one_up_to_rounding(few: aq.Dataset) -> None:
+def test_a_vectorized_federation_is_the_plain_one_up_to_rounding(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=3, local_steps=3, batch=16)
     shards = shards_of(few)
-    plain, vectorised = (
+    plain, at_once = (
         list(aq.federate(aq.MLP, shards, config, vectorized=how, progress=False))[-1] for how in (False, True)
     )
-    assert vectorised.loss == pytest.approx(plain.loss, rel=1e-3)
-    assert vectorised.parameters_sent == plain.parameters_sent
+    assert at_once.loss == pytest.approx(plain.loss, rel=1e-3)
+    assert at_once.parameters_sent == plain.parameters_sent
     for name, t in plain.theta.items():
-        torch.testing.assert_close(vectorised.theta[name], t, atol=5e-5, rtol=1e-3)
+        torch.testing.assert_close(at_once.theta[name], t, atol=5e-5, rtol=1e-3)
 
 
 class Counting(nn.Sequential):
@@ -110,18 +111,35 @@ class Counting(nn.Sequential):
 
 def test_a_network_with_other_state_is_refused_and_trained_one_by_one(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=1, local_steps=1, batch=8)
-    with pytest.raises(ValueError, match=r"2\.running_mean.*one by one"):
+    with pytest.raises(ValueError, match=r"running_mean.*vectorized=False"):
         both(Counting, few, config, aq.full_only)
 
 
 def test_lists_of_different_length_are_refused(few: aq.Dataset) -> None:
     shards, theta = shards_of(few), aq.init_params(aq.MLP, seed=0)
-    with pytest.raises(ValueError, match="one of each"):
-        vectorized.stacked_sgd(aq.MLP, [theta], shards, WIDTHS, aq.Config(), [np.random.default_rng(0)] * 3)
+    with pytest.raises(ValueError, match="`sent` must hold one entry for each"):
+        vectorized.vectorized_sgd(aq.MLP, [theta], shards, WIDTHS, aq.Config(), [np.random.default_rng(0)] * 3)
 
 
-def test_stacking_is_refused_where_a_scheme_cannot(few: aq.Dataset) -> None:
+def test_vectorized_is_refused_where_a_strategy_cannot(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=1, local_steps=1)
-    strategy = replace(aq.slimmable(aq.MLP), together=None)
-    with pytest.raises(ValueError, match="stacked is True"):
+    strategy = replace(aq.slimmable(aq.MLP), vectorized=None)
+    with pytest.raises(ValueError, match="`vectorized` must be False"):
         next(aq.federate(aq.MLP, shards_of(few), config, strategy=strategy, vectorized=True, progress=False))
+    with pytest.raises(ValueError, match="`vectorized` must be True or False"):
+        next(aq.federate(aq.MLP, shards_of(few), config, vectorized="no", progress=False))
+
+
+def test_federations_in_two_threads_do_not_disturb_each_other(few: aq.Dataset) -> None:
+    config, shards = aq.Config(participants=3, rounds=2, local_steps=3, batch=16), shards_of(few)
+
+    def final(_: int) -> dict[str, torch.Tensor]:
+        *_, last = aq.federate(aq.MLP, shards, config, vectorized=True, workers=1, progress=False)
+        return dict(last.theta)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(final, range(8)))
+    *_, after = aq.federate(aq.MLP, shards, config, vectorized=True, progress=False)
+    for each in found:
+        for name, t in after.theta.items():
+            torch.testing.assert_close(each[name], t, atol=1e-6, rtol=1e-5)

@@ -104,7 +104,7 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "grid", "said"), [(1.01, 200, "width is 1.01"), (0.0, 200, "width is 0"), (0.5, 0, "grid is 0")]
+    ("width", "grid", "said"), [(1.01, 200, "`width` must be"), (0.0, 200, "`width` must be"), (0.5, 0, "`grid` must be")]
 )
 def test_what_lies_between_no_two_sizes_is_refused(width: float, grid: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -198,7 +198,7 @@ def test_views_of_one_width_do_not_meet_whoever_asks_when() -> None:
 
 @pytest.mark.parametrize("width", [0.0, -0.1, 1.01, float("nan")])
 def test_a_width_outside_zero_to_one_is_refused(width: float) -> None:
-    with pytest.raises(ValueError, match=r"width.*allowed"):
+    with pytest.raises(ValueError, match=r"`width` must be"):
         aq.slim(aq.MLP, aq.init_params(aq.MLP, 0), width)
 
 
