@@ -104,10 +104,11 @@ def tau_path(problem: SearchProblem) -> TauPath:
     start = levels[floor] - b  # gains of the plan before any event
     centre = float(np.median(start)) if len(event) == 0 else float(event[len(event) // 2])
     low, high = levels[step] - b[who] - centre, levels[step + 1] - b[who] - centre
-    mean = np.append(0.0, np.cumsum(high - low)) / len(b) + np.mean(start)
-    square = np.append(0.0, np.cumsum(high**2 - low**2)) / len(b) + np.mean((start - centre) ** 2)
+    rise, squares = (np.cumsum(x, dtype=np.longdouble).astype(float) for x in (high - low, high**2 - low**2))
+    mean = np.append(0.0, rise) / len(b) + np.mean(start)
+    square = np.append(0.0, squares) / len(b) + np.mean((start - centre) ** 2)
     distinct = np.append(np.diff(event, prepend=-np.inf) > 1e-13, True)
-    error = 8 * (len(event) + len(b)) * float(np.finfo(float).eps)
+    error = 8 * float((len(event) + len(b)) * np.finfo(np.longdouble).eps + 8 * np.finfo(float).eps)
     between = (event[:-1] + event[1:]) / 2
     tau = np.concatenate([event[:1] - 1e-9, between, event[-1:] + 1e-9]) if len(event) else np.zeros(1)
     return TauPath(tau, mean, np.maximum(square - (mean - centre) ** 2, 0.0), distinct, error)
