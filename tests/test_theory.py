@@ -1,4 +1,4 @@
-"""What is proved, held against the loop that runs: bounds, slopes, unbiased gradients, and each assumption broken."""
+"""The theorems compared with the training loop: bounds, slopes, unbiased gradients, and each assumption broken."""
 
 from __future__ import annotations
 
@@ -12,12 +12,27 @@ import torch
 
 import aequa_lite as aq
 from aequa_lite.slimmable import prefix, slice_of
-from aequa_lite.theory.linear_models import LEAST_LOSS, _scores
+from aequa_lite.theory import (
+    Bound,
+    LeastSquares,
+    LinearFederation,
+    Logistic,
+    Moments,
+    bias_bound,
+    distribution_of,
+    drift,
+    gap_bound,
+    recorded_steps,
+    regression,
+    sampled_from,
+    stationarity_bound,
+)
+from aequa_lite.theory.linear_models import LEAST_LOSS, logits_of
 from aequa_lite.theory.sampling import Distribution
 
 PLAIN = {"momentum": 0.0, "lr_final": 1.0, "batch": 16}
 FOUR = (1.0, 0.75, 0.5, 0.25)
-DRAWS = [aq.full_only, aq.one_random, aq.full_and_random, aq.sandwich]
+SAMPLERS = [aq.full_only, aq.one_random, aq.full_and_random, aq.sandwich]
 
 
 def one_of_four(widest: float) -> Distribution:
@@ -28,25 +43,25 @@ def every_width(widest: float) -> Distribution:
     return [(tuple(v * widest for v in FOUR), 1.0)]
 
 
-def exact(draw: Callable, config: aq.Config) -> Callable[[float], Distribution]:
-    return lambda widest: aq.theory.distribution_of(draw, config, widest)
+def exact(sampler: Callable, config: aq.Config) -> Callable[[float], Distribution]:
+    return lambda widest: distribution_of(sampler, config, widest)
 
 
-def mean_moments(known: aq.theory.LinearFederation, paths: list[np.ndarray]) -> aq.theory.Moments:
+def mean_moments(federation: LinearFederation, paths: list[np.ndarray]) -> Moments:
     """The mean of each moment over the runs, (rounds, steps)."""
-    return aq.theory.Moments(*np.mean([tuple(known.along(path)) for path in paths], axis=0))
+    return Moments(*np.mean([tuple(federation.moments_along(path)) for path in paths], axis=0))
 
 
-def measured_and_bound(known: aq.theory.LinearFederation, seeds: int) -> tuple[float, aq.theory.Bound]:
+def measured_and_bound(federation: LinearFederation, seeds: int) -> tuple[float, Bound]:
     """The mean squared gradient over runs and local steps, and its bound."""
-    paths = [known.run(seed) for seed in range(seeds)]
-    m, r = mean_moments(known, paths), known.config
-    gap = known.value(known.merged(paths[0][0])) - known.least[1]
-    bound = aq.theory.stationarity_bound(
-        gap, r.lr, known.smooth, noise=m.noise, scatter=m.scatter, heterogeneity=m.heterogeneity,
-        rounds=r.rounds, steps=r.local_steps, unlike=known.unlike, convex=True,
+    paths = [federation.run(seed) for seed in range(seeds)]
+    m, c = mean_moments(federation, paths), federation.config
+    gap = federation.gap(federation.average(paths[0][0]))
+    bound = stationarity_bound(
+        gap, c.lr, federation.smoothness, noise=m.noise, scatter=m.scatter, heterogeneity=m.heterogeneity,
+        rounds=c.rounds, steps=c.local_steps, dissimilarity=federation.dissimilarity, convex=True,
     )  # fmt: skip
-    return float(m.square.mean()), bound
+    return float(m.squared_gradient.mean()), bound
 
 
 def slope(x: object, y: object) -> float:
@@ -54,116 +69,138 @@ def slope(x: object, y: object) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def test_one_local_step_has_no_drift_and_its_bound_is_plain_sgds() -> None:
-    assert aq.theory.drift(0.3, 1.0, 5.0, 7.0, steps=1).tolist() == [0.0]
-    bound = aq.theory.stationarity_bound(2.0, 0.1, 3.0, noise=0.5, scatter=9, heterogeneity=9, rounds=50, steps=1)
+def test_one_local_step_has_no_drift_and_the_bound_of_plain_sgd() -> None:
+    assert drift(0.3, 1.0, 5.0, 7.0, steps=1).tolist() == [0.0]
+    bound = stationarity_bound(2.0, 0.1, 3.0, noise=0.5, scatter=9, heterogeneity=9, rounds=50, steps=1)
     assert bound.total == pytest.approx(2 * 2.0 / (0.1 * 50) + 0.1 * 3.0 * 0.5)
 
 
 @pytest.mark.parametrize("convex", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_the_recursion_of_the_drift_is_below_its_closed_form(steps: int, convex: bool) -> None:
-    lr, smooth, scatter, apart = 1 / 40, 2.0, 3.0, 5.0  # lr * smooth * (steps - 1) <= 1
+    lr, smoothness, scatter, apart = 1 / 40, 2.0, 3.0, 5.0  # lr * smoothness * (steps - 1) <= 1
     noise, heterogeneity = (1.0, 1 / 3) if convex else (np.e**2, (np.e - 1) ** 2 / 3)
     closed = lr**2 * (steps - 1) * (noise * scatter + heterogeneity * (2 * steps - 1) * apart)
-    assert aq.theory.drift(lr, smooth, scatter, apart, steps, convex=convex).mean() <= closed + 1e-15
+    assert drift(lr, smoothness, scatter, apart, steps, convex=convex).mean() <= closed + 1e-15
 
 
+ALLOWED = {"lr": 0.5, "smoothness": 2.0, "noise": 0.0, "scatter": 0.0, "heterogeneity": 0.0, "rounds": 3, "steps": 2}
+
+
+@pytest.mark.parametrize("bound", [stationarity_bound, partial(gap_bound, curvature=1.0)])
 @pytest.mark.parametrize(
-    "bad", [{"lr": 0.6}, {"lr": 0.0}, {"smooth": -1.0}, {"steps": 0}, {"steps": 2.0}, {"lr": float("nan")}]
+    ("wrong", "sentence"),
+    [
+        ({"lr": 0.6}, r"`lr` must be a number in \(0, 0.5\], got 0.6"),
+        ({"lr": 0.0}, r"`lr` must be a number in \(0, 0.5\], got 0.0"),
+        ({"lr": float("nan")}, r"`lr` must be a number in \(0, 0.5\], got nan"),
+        ({"smoothness": -1.0}, "`smoothness` must be a number above 0, got -1.0"),
+        ({"steps": 0}, "`steps` must be a whole number from 1, got 0"),
+        ({"steps": 2.0}, "`steps` must be a whole number from 1, got 2.0"),
+        ({"rounds": True}, "`rounds` must be a whole number from 1, got True"),
+        ({"gap": -0.1}, "`gap` must be a number from 0, got -0.1"),
+        ({"dissimilarity": -1.0}, "`dissimilarity` must be a number from 0, got -1.0"),
+        ({"convex": "yes"}, "`convex` must be True or False, got 'yes'"),
+        ({"noise": -1.0}, "`noise` must be finite numbers from 0, got -1.0"),
+        ({"scatter": float("nan")}, "`scatter` must be finite numbers from 0, got nan"),
+        ({"heterogeneity": [1.0, 2.0, 3.0]}, r"`heterogeneity` must be a number or an array of shape \(3, 2\), got"),
+        ({"noise": "none"}, r"`noise` must be a number or an array of shape \(3, 2\), got 'none'"),
+    ],
 )
-def test_a_bound_is_refused_where_nothing_is_proved(bad: dict) -> None:
-    good = {"lr": 0.5, "smooth": 2.0, "noise": 0.0, "scatter": 0.0, "heterogeneity": 0.0, "rounds": 1, "steps": 1}
-    with pytest.raises(ValueError, match=next(iter(bad)) + " is .* allowed is"):
-        aq.theory.stationarity_bound(1.0, **{**good, **bad})
+def test_a_bound_is_refused_where_nothing_is_proved(bound: Callable, wrong: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        bound(**{"gap": 1.0, **ALLOWED, **wrong})
 
 
-@pytest.mark.parametrize("net", [aq.theory.Squares, aq.theory.Logistic])
-@pytest.mark.parametrize("draw", DRAWS)
-def test_the_mean_step_of_the_code_is_the_gradient_of_the_width_averaged_loss(net: type, draw: Callable) -> None:
+@pytest.mark.parametrize("model", [LeastSquares, Logistic])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_mean_step_of_the_code_is_the_gradient_of_the_width_averaged_loss(model: type, sampler: Callable) -> None:
     config = aq.Config(participants=1, local_steps=1, rounds=1, lr=1.0, min_width=0.1, **PLAIN)
-    known = aq.theory.regression(config, exact(draw, config), net=net)
+    federation = regression(config, exact(sampler, config), model=model)
     theta = aq.stream(0, "anywhere").normal(size=8)
-    state, (shard,) = {"weight": torch.from_numpy(theta)}, known.shards
+    state, (shard,) = {"weight": torch.from_numpy(theta)}, federation.shards
     steps = []
-    for chosen, chance in known.law(1.0):
+    for chosen, probability in federation.distribution(1.0):
         update = aq.local_sgd(
-            known.build, state, shard, 1.0, config, aq.stream(0, "x"), width_sampler=lambda *_, w=chosen: w
+            federation.build, state, shard, 1.0, config, aq.stream(0, "x"), width_sampler=lambda *_, w=chosen: w
         )
-        steps.append(chance * (theta - update.state["weight"].numpy()))
-    np.testing.assert_allclose(np.sum(steps, axis=0), known.gradient(theta), atol=1e-9)
+        steps.append(probability * (theta - update.state["weight"].numpy()))
+    np.testing.assert_allclose(np.sum(steps, axis=0), federation.gradient(theta), atol=1e-9)
 
 
 def test_the_constants_are_those_of_the_objective() -> None:
     config = aq.Config(participants=3, **PLAIN)
-    known = aq.theory.regression(config, one_of_four, steepness=(0.5, 1.0, 2.0), given=(0.25, 0.5, 1.0))
+    federation = regression(config, one_of_four, scales=(0.5, 1.0, 2.0), widths=(0.25, 0.5, 1.0))
     theta, other = aq.stream(0, "two points").normal(size=(2, 8))
-    ends = [known.value(theta + e * (other - theta)) for e in (-1e-4, 1e-4)]
-    assert (ends[1] - ends[0]) / 2e-4 == pytest.approx(known.gradient(theta) @ (other - theta), rel=1e-6)
-    root = np.sqrt(known.mass)
-    gap, steep = known.value(theta) - known.least[1], float(((known.gradient(theta) / root) ** 2).sum())
-    assert 2 * known.curvature * gap <= steep <= 2 * known.smooth * gap
-    assert known.unlike <= known.smooth * (1 + 1e-12)
-    states = aq.stream(0, "apart").normal(size=(3, 8)) * known.held
-    each, middle = known.gradients(states), known.merged(states)
-    missed = ((known.gradient(middle) - known.a @ each) / root) ** 2
-    moved = known.a @ ((states - known.held * middle) ** 2).sum(1)
-    assert missed.sum() <= known.unlike**2 * moved * (1 + 1e-9)
+    ends = [federation.objective(theta + e * (other - theta)) for e in (-1e-4, 1e-4)]
+    assert (ends[1] - ends[0]) / 2e-4 == pytest.approx(federation.gradient(theta) @ (other - theta), rel=1e-6)
+    root = np.sqrt(federation.coverage)
+    gap, steep = federation.gap(theta), float(((federation.gradient(theta) / root) ** 2).sum())
+    assert 2 * federation.curvature * gap <= steep <= 2 * federation.smoothness * gap
+    assert federation.dissimilarity <= federation.smoothness * (1 + 1e-12)
+    states = aq.stream(0, "apart").normal(size=(3, 8)) * federation.holds
+    each, middle = federation.gradients(states), federation.average(states)
+    missed = ((federation.gradient(middle) - federation.a @ each) / root) ** 2
+    moved = federation.a @ ((states - federation.holds * middle) ** 2).sum(1)
+    assert missed.sum() <= federation.dissimilarity**2 * moved * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("batch", [16, 4])
-def test_the_variance_is_the_one_that_many_steps_have(batch: int) -> None:
+def test_the_variance_is_that_of_many_steps(batch: int) -> None:
     config = aq.Config(participants=1, local_steps=1, rounds=1, lr=1.0, **{**PLAIN, "batch": batch})
-    known = aq.theory.regression(config, one_of_four, correlation=0.4)
-    theta, (shard,), draws = np.full(8, 0.5), known.shards, aq.stream(0, "many")
-    state, draw = {"weight": torch.from_numpy(theta)}, aq.theory.sampled_from(one_of_four)
-    seen = [
-        aq.local_sgd(known.build, state, shard, 1.0, config, draws, width_sampler=draw).state["weight"].numpy()
+    federation = regression(config, one_of_four, correlation=0.4)
+    theta, (shard,), rng = np.full(8, 0.5), federation.shards, aq.stream(0, "many")
+    state, sampler = {"weight": torch.from_numpy(theta)}, sampled_from(one_of_four)
+    steps = [
+        aq.local_sgd(federation.build, state, shard, 1.0, config, rng, width_sampler=sampler).state["weight"].numpy()
         for _ in range(800)
     ]
-    said = known.variances(theta[None])[0].sum()
-    assert np.var(seen, axis=0).sum() == pytest.approx(said, rel=0.15)
+    assert np.var(steps, axis=0).sum() == pytest.approx(federation.variances(theta[None])[0].sum(), rel=0.15)
 
 
-@pytest.mark.parametrize("net", [aq.theory.Squares, aq.theory.Logistic])
-@pytest.mark.parametrize("draw", [aq.one_random, aq.full_and_random, aq.sandwich])
-@pytest.mark.parametrize("given", [None, (0.25, 0.5, 1.0, 1.0)])
-def test_the_measured_gradient_stays_under_the_bound_and_near_it(net: type, draw: Callable, given: object) -> None:
-    lr = 0.2 if net is aq.theory.Squares else 1.0
+@pytest.mark.parametrize("model", [LeastSquares, Logistic])
+@pytest.mark.parametrize("sampler", [aq.one_random, aq.full_and_random, aq.sandwich])
+@pytest.mark.parametrize("widths", [None, (0.25, 0.5, 1.0, 1.0)])
+def test_the_measured_gradient_stays_under_the_bound_and_near_it(
+    model: type, sampler: Callable, widths: object
+) -> None:
+    lr = 0.2 if model is LeastSquares else 1.0
     config = aq.Config(participants=4, rounds=20, local_steps=4, lr=lr, min_width=0.1, **{**PLAIN, "batch": 8})
     measured, bound = measured_and_bound(
-        aq.theory.regression(config, exact(draw, config), net=net, apart=0.3, given=given), seeds=4
+        regression(config, exact(sampler, config), model=model, heterogeneity=0.3, widths=widths), seeds=4
     )
-    assert measured <= bound.total <= 10 * measured  # not below, and not so far above that it says nothing
+    assert measured <= bound.total <= 10 * measured  # a bound, and an informative one
 
 
 def test_the_gap_stays_under_its_bound_after_every_round() -> None:
     config = aq.Config(participants=4, rounds=30, local_steps=4, lr=0.1, min_width=0.1, **PLAIN)
-    known = aq.theory.regression(
-        config, exact(aq.full_and_random, config), steepness=(0.5, 0.8, 1.2, 1.5), correlation=0.1
-    )
-    paths = [known.run(seed) for seed in range(4)]
-    m = mean_moments(known, paths)
-    gaps = np.mean([[known.value(known.merged(s)) - known.least[1] for s in path[::4]] for path in paths], axis=0)
-    bound = aq.theory.gap_bound(
-        gaps[0], config.lr, known.smooth, known.curvature, noise=m.noise, scatter=m.scatter,
-        heterogeneity=m.heterogeneity, rounds=30, steps=4, unlike=known.unlike, convex=True,
+    federation = regression(config, exact(aq.full_and_random, config), scales=(0.5, 0.8, 1.2, 1.5), correlation=0.1)
+    paths = [federation.run(seed) for seed in range(4)]
+    m = mean_moments(federation, paths)
+    gaps = np.mean([[federation.gap(federation.average(s)) for s in path[::4]] for path in paths], axis=0)
+    bound = gap_bound(
+        gaps[0], config.lr, federation.smoothness, federation.curvature, noise=m.noise, scatter=m.scatter,
+        heterogeneity=m.heterogeneity, rounds=30, steps=4, dissimilarity=federation.dissimilarity, convex=True,
     )  # fmt: skip
     assert (gaps <= bound + 1e-12).all()
     assert bound[-1] <= 100 * gaps[-1]
 
 
-def test_the_noise_falls_with_the_participants_only_if_they_draw_apart() -> None:
+def test_the_noise_falls_with_the_participants_only_if_they_draw_independently() -> None:
     def noise(n: int, together: bool) -> float:
         config = aq.Config(participants=n, rounds=60, local_steps=1, lr=0.05, **PLAIN)
-        one = aq.theory.regression(replace(config, participants=1), one_of_four, correlation=0.3)
-        known = replace(one, config=config, x=np.repeat(one.x, n, 0), y=np.repeat(one.y, n, 0), start=one.least[0])
+        one = regression(replace(config, participants=1), one_of_four, correlation=0.3)
+        federation = replace(
+            one, config=config, x=np.repeat(one.x, n, 0), y=np.repeat(one.y, n, 0), start=one.minimizer
+        )
         if not together:
-            return float(np.mean([known.along(known.run(seed)).square.mean() for seed in range(3)]))
+            return float(
+                np.mean([federation.moments_along(federation.run(seed)).squared_gradient.mean() for seed in range(3)])
+            )
         shared = iter(aq.stream(0, "shared").choice(FOUR, 60).repeat(n))
-        strategy = aq.slimmable(known.build, lambda *_: (float(next(shared)),))
-        rounds = aq.federate(known.build, known.shards, config, strategy=strategy, count=1, progress=False)
-        return float(np.mean([(known.gradient(rnd.theta["weight"].numpy()) ** 2).sum() for rnd in rounds]))
+        strategy = aq.slimmable(federation.build, lambda *_: (float(next(shared)),))
+        rounds = aq.federate(federation.build, federation.shards, config, strategy=strategy, workers=1, progress=False)
+        return float(np.mean([(federation.gradient(rnd.theta["weight"].numpy()) ** 2).sum() for rnd in rounds]))
 
     few, many = ([noise(n, together) for together in (False, True)] for n in (1, 16))
     assert few[0] / many[0] == pytest.approx(16, rel=0.5)
@@ -173,12 +210,12 @@ def test_the_noise_falls_with_the_participants_only_if_they_draw_apart() -> None
 def test_the_drift_grows_with_the_square_of_further_steps_and_with_heterogeneity() -> None:
     def far(steps: int, apart: float) -> tuple[float, float, float]:
         config = aq.Config(participants=4, rounds=320 // steps, local_steps=steps, lr=0.02, **PLAIN)
-        known = aq.theory.regression(
-            config, every_width, correlation=0.3, steepness=(0.02, 0.02, 0.02, 1.0), apart=apart
+        federation = regression(
+            config, every_width, correlation=0.3, scales=(0.02, 0.02, 0.02, 1.0), heterogeneity=apart
         )
-        known = replace(known, start=known.least[0])
-        measured, bound = measured_and_bound(known, seeds=1)
-        return measured, bound.total, known.moments(np.tile(known.least[0], (4, 1))).heterogeneity
+        federation = replace(federation, start=federation.minimizer)
+        measured, bound = measured_and_bound(federation, seeds=1)
+        return measured, bound.total, federation.moments(np.tile(federation.minimizer, (4, 1))).heterogeneity
 
     more = np.array([far(steps, 1.0) for steps in (2, 3, 5, 9, 17)])
     assert (more[:, 0] <= more[:, 1]).all()
@@ -188,10 +225,10 @@ def test_the_drift_grows_with_the_square_of_further_steps_and_with_heterogeneity
     assert far(1, 1.0)[0] < 1e-12  # one local step stays at the minimum
 
 
-def test_the_sandwich_has_less_variance_than_as_many_draws_of_its_mixture() -> None:
-    draws = aq.stream(0, "gradients at widths")
+def test_the_sandwich_has_less_variance_than_as_many_samples_of_its_mixture() -> None:
+    rng = aq.stream(0, "gradients at widths")
     for _ in range(200):
-        least, widest, *inner = draws.normal(size=(7, 5)) * draws.uniform(0.1, 3.0, (7, 1))
+        least, widest, *inner = rng.normal(size=(7, 5)) * rng.uniform(0.1, 3.0, (7, 1))
         middle = np.array(inner)
         sandwich = np.array([(least + widest + g) / 3 for g in middle])
         mixture = np.concatenate([middle, [least] * 5, [widest] * 5])  # a third each
@@ -202,32 +239,32 @@ def test_widths_that_differ_bias_the_gradient_no_more_than_the_bound() -> None:
     config = aq.Config(participants=3, **PLAIN)
     widths = [(0.25,), (0.5,), (1.0,)]
     laws = {0.25: [(widths[0], 1.0)], 0.5: [(widths[0], 0.5), (widths[1], 0.5)], 1.0: [(w, 1 / 3) for w in widths]}
-    known = aq.theory.regression(config, laws.__getitem__, given=(0.25, 0.5, 1.0), apart=2.0, correlation=0.3)
+    federation = regression(config, laws.__getitem__, widths=(0.25, 0.5, 1.0), heterogeneity=2.0, correlation=0.3)
     shares = np.array([[1, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3])
-    mean = [(w, float(p)) for w, p in zip(widths, known.a @ shares, strict=True)]
-    unbiased = replace(known, law=lambda widest: mean, given=None)
+    mean = [(w, float(p)) for w, p in zip(widths, federation.a @ shares, strict=True)]
+    unbiased = replace(federation, distribution=lambda widest: mean, widths=None)
     for seed in range(5):
         theta = aq.stream(seed, "theta").normal(size=8)
-        at = [replace(unbiased, law=lambda widest, w=w: [(w, 1.0)]) for w in widths]
+        at = [replace(unbiased, distribution=lambda widest, w=w: [(w, 1.0)]) for w in widths]
         each = np.array([one.gradients(np.tile(theta, (3, 1))) for one in at])  # (widths, participants, features)
         apart = np.sqrt(((each - each.mean(1, keepdims=True)) ** 2).sum(2).mean(1))
-        bias = np.linalg.norm(known.gradient(theta) - unbiased.gradient(theta))
-        assert 1e-3 < bias <= aq.theory.bias_bound(shares, known.a, apart)
-    same = replace(known, x=np.repeat(known.x[:1], 3, 0), y=np.repeat(known.y[:1], 3, 0))
-    alike = replace(same, law=lambda widest: mean, given=None)
+        bias = np.linalg.norm(federation.gradient(theta) - unbiased.gradient(theta))
+        assert 1e-3 < bias <= bias_bound(shares, federation.a, apart)
+    same = replace(federation, x=np.repeat(federation.x[:1], 3, 0), y=np.repeat(federation.y[:1], 3, 0))
+    alike = replace(same, distribution=lambda widest: mean, widths=None)
     np.testing.assert_allclose(same.gradient(theta), alike.gradient(theta), atol=1e-12)  # the same data: no bias
 
 
 def test_ordered_widths_of_a_linear_network_find_the_singular_directions() -> None:
-    draws = aq.stream(0, "a matrix")
-    left, right = (np.linalg.qr(draws.normal(size=(6, 6)))[0] for _ in range(2))
+    rng = aq.stream(0, "a matrix")
+    left, right = (np.linalg.qr(rng.normal(size=(6, 6)))[0] for _ in range(2))
     matrix = left @ np.diag([3, 2.2, 1.5, 0.9, 0.3, 0.1]) @ right.T
     x = torch.from_numpy(np.sqrt(6) * np.concatenate([np.eye(6), matrix.T], 1))
     shard = aq.Shard(0, aq.Samples(x, torch.zeros(6, dtype=torch.int64), 2), np.arange(6))
     config = aq.Config(participants=1, rounds=1, local_steps=1500, lr=0.12, loss_power=0.0, **PLAIN)
     build = partial(aq.theory.TwoLayers, features=6, outputs=6, hidden=4)
     *_, last = aq.federate(
-        build, [shard], config, strategy=aq.slimmable(build, lambda *_: FOUR), count=1, progress=False
+        build, [shard], config, strategy=aq.slimmable(build, lambda *_: FOUR), workers=1, progress=False
     )
     u, s, vt = np.linalg.svd(matrix)
     first, second = last.theta["first"].numpy(), last.theta["second"].numpy()
@@ -248,43 +285,45 @@ def test_a_coalition_holds_no_entry_beyond_its_widest_members(build: Callable) -
             assert pooled.sum() == slice_of(build, theta, max(widths))[name].numel()
 
 
-def test_who_is_away_brings_a_noise_that_the_bound_does_not_know() -> None:
-    """Broken: all take part. From the minimum, one exact step a round: the bound is 0, and with all there so is the gradient."""
+def test_partial_participation_adds_noise_that_the_bound_does_not_cover() -> None:
+    """Broken: all take part. From the minimum, with one exact step a round, bound and gradient are 0 if they do."""
     config = aq.Config(participants=4, rounds=60, local_steps=1, lr=0.05, **PLAIN)
-    known = aq.theory.regression(config, exact(aq.full_only, config), correlation=0.3)
-    known = replace(known, start=known.least[0])
-    m = known.moments(np.tile(known.least[0], (4, 1)))
-    gap = max(known.value(known.least[0]) - known.least[1], 0.0)
+    federation = regression(config, exact(aq.full_only, config), correlation=0.3)
+    federation = replace(federation, start=federation.minimizer)
+    m = federation.moments(np.tile(federation.minimizer, (4, 1)))
+    gap = federation.gap(federation.minimizer)
     assert m.noise == pytest.approx(0)
-    assert m.heterogeneity > 1  # which one step does not feel, as long as all take it
-    bound = aq.theory.stationarity_bound(gap, 0.05, known.smooth, noise=m.noise, scatter=m.scatter,
+    assert m.heterogeneity > 1  # which does not matter to one step that all take
+    bound = stationarity_bound(gap, 0.05, federation.smoothness, noise=m.noise, scatter=m.scatter,
                                   heterogeneity=m.heterogeneity, rounds=60, steps=1)  # fmt: skip
 
     def square(participation: float, lr: float = 0.05) -> float:
-        strategy, found = aq.slimmable(known.build, aq.full_only), []
+        strategy, found = aq.slimmable(federation.build, aq.full_only), []
         for seed in range(3):
             some = replace(config, participation=participation, lr=lr, rounds=int(3 / lr), seed=seed)
-            rounds = aq.federate(known.build, known.shards, some, strategy=strategy, count=1, progress=False)
-            found += [(known.gradient(rnd.theta["weight"].numpy()) ** 2).sum() for rnd in rounds]
+            rounds = aq.federate(
+                federation.build, federation.shards, some, strategy=strategy, workers=1, progress=False
+            )
+            found += [(federation.gradient(rnd.theta["weight"].numpy()) ** 2).sum() for rnd in rounds]
         return float(np.mean(found))
 
     everybody, most, some = (square(share) for share in (1.0, 0.75, 0.25))
     assert everybody < 1e-12
     assert bound.total < 1e-12 < 1e-3 < some
-    assert everybody < most < some  # the more are there, the less
-    assert square(0.25, 0.0125) < 0.5 * some  # and a shorter step is the remedy
+    assert everybody < most < some  # the more participate, the less
+    assert square(0.25, 0.0125) < 0.5 * some  # a smaller step size reduces it
 
 
-class Kink(aq.theory.Squares):
+class Kink(LeastSquares):
     """Two ReLUs, relu(z) + relu(-z) = |z|: its second derivative is 0 wherever it has one."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = x[:, :-1] @ self.weight - x[:, -1]
-        return _scores(torch.relu(z) + torch.relu(-z) + LEAST_LOSS)
+        return logits_of(torch.relu(z) + torch.relu(-z) + LEAST_LOSS)
 
 
-def test_at_a_kink_no_step_is_short_enough() -> None:
-    """Broken: smoothness. The curvature that can be measured is 0, so every step would do; the gradient never falls."""
+def test_at_a_kink_no_step_size_is_small_enough() -> None:
+    """Broken: smoothness. The measured curvature is 0, which allows every step size; the gradient never falls."""
     shard = aq.Shard(
         0, aq.Samples(torch.tensor([[1.0, 0.0]] * 4, dtype=torch.float64), torch.zeros(4).long(), 2), np.arange(4)
     )
@@ -295,21 +334,90 @@ def test_at_a_kink_no_step_is_short_enough() -> None:
         path = [
             rnd.theta["weight"].item() for rnd in aq.federate(build, [shard], config, strategy=strategy, progress=False)
         ]
-        assert np.abs(path) == pytest.approx(lr / 2)  # from side to side, for ever
+        assert np.abs(path) == pytest.approx(lr / 2)  # it oscillates without end
         steps = np.diff([lr / 2, *path]) / lr
-        bound = aq.theory.stationarity_bound(lr / 2, lr, 1e-9, noise=0, scatter=0, heterogeneity=0, rounds=400, steps=1)
+        bound = stationarity_bound(lr / 2, lr, 1e-9, noise=0, scatter=0, heterogeneity=0, rounds=400, steps=1)
         assert (steps**2).mean() == pytest.approx(1)
         assert bound.total < 0.01
-        away = aq.theory.stationarity_bound(
-            lr / 2, lr, 1 / lr, noise=0, scatter=0, heterogeneity=0, rounds=400, steps=1
-        )
-        assert away.total < 0.01  # nor does the largest curvature that the theorem takes help
+        away = stationarity_bound(lr / 2, lr, 1 / lr, noise=0, scatter=0, heterogeneity=0, rounds=400, steps=1)
+        assert away.total < 0.01  # nor does the largest curvature that the theorem allows
 
 
-def test_a_recipe_outside_the_theorems_is_refused() -> None:
-    with pytest.raises(ValueError, match="momentum set; allowed is plain SGD"):
-        aq.theory.regression(aq.Config(participants=1), one_of_four)
-    with pytest.raises(ValueError, match="widths_per_step is 2; allowed is 1"):
-        aq.theory.distribution_of(aq.sandwich, aq.Config(widths_per_step=2))
-    with pytest.raises(ValueError, match="curvature is 0.0"):
-        aq.theory.gap_bound(1, 0.1, 1, 0.0, noise=0, scatter=0, heterogeneity=0, rounds=1, steps=1)
+CONFIG = aq.Config(participants=2, **PLAIN)
+ONE = regression(CONFIG, one_of_four)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"momentum": 0.9}, "`momentum` must be 0, as the theorems are about plain SGD, got 0.9"),
+        ({"lr_final": 0.5}, "`lr_final` must be 1, as the theorems are about plain SGD, got 0.5"),
+        ({"participation": 0.5}, "`participation` must be 1, as the theorems are about plain SGD, got 0.5"),
+        ({"proximal": 0.1}, "`proximal` must be 0, as the theorems are about plain SGD, got 0.1"),
+        ({"logit_adjustment": 1.0}, "`logit_adjustment` must be 0, as the theorems are about plain SGD, got 1.0"),
+    ],
+)
+def test_a_config_outside_the_theorems_is_refused(change: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        regression(replace(CONFIG, **change), one_of_four)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": aq.MLP}, "`model` must be LeastSquares or Logistic, got"),
+        ({"distribution": None}, "`distribution` must be a function of the widest width, got None"),
+        ({"x": ONE.x[0]}, r"`x and y` must be of shapes \(2, samples, features\) and \(2, samples\), got"),
+        ({"y": ONE.y[:, 1:]}, r"`x and y` must be of shapes \(2, samples, features\) and \(2, samples\), got"),
+        ({"x": ONE.x * np.nan}, "`x and y` must be finite numbers"),
+        ({"widths": (0.5,)}, "`widths` must hold one entry for each of the 2 participants, got 1 entries"),
+        ({"widths": (0.5, 1.5)}, r"`widths` must be a number in \(0, 1\], got 1.5"),
+        ({"weights": (1.0, 0.0)}, "`weights` must be a number above 0, got 0.0"),
+    ],
+)
+def test_data_that_are_no_federation_are_refused(change: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(ONE, **change)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: gap_bound(1, curvature=0.0, **ALLOWED), r"`curvature` must be a number in \(0, 2\], got 0.0"),
+        (lambda: gap_bound(1, curvature=2.1, **ALLOWED), r"`curvature` must be a number in \(0, 2\], got 2.1"),
+        (lambda: drift(0.1, 0.0, 1, 1, 2), "`smoothness` must be a number above 0, got 0.0"),
+        (lambda: drift(0.1, 1.0, [1, 2], 1, 3), r"`scatter` must be a number or an array of shape \(3,\), got"),
+        (lambda: bias_bound([0.5], [1.0], [1.0]), r"`shares` must be of shape \(1, 1\), as weights and spreads, got"),
+        (lambda: bias_bound([[0.5]], [0.9], [1.0]), "`weights` must be numbers that sum to one, got"),
+        (lambda: bias_bound([[0.5]], [1.0], [float("inf")]), "`spreads` must be finite numbers from 0, got"),
+        (lambda: bias_bound("all", [1.0], [1.0]), "`shares` must be an array of numbers, got 'all'"),
+        (lambda: regression(CONFIG, one_of_four, features=0), "`features` must be a whole number from 1, got 0"),
+        (lambda: regression(CONFIG, one_of_four, samples=7), "`samples` must be a whole number from 8, got 7"),
+        (lambda: regression(CONFIG, one_of_four, correlation=1), r"`correlation` must be a number in \[0, 1\), got 1"),
+        (lambda: regression(CONFIG, one_of_four, heterogeneity=-1), "`heterogeneity` must be a number from 0, got -1"),
+        (lambda: regression(CONFIG, one_of_four, scales=[1.0]), "`scales` must hold one entry for each of the 2"),
+        (lambda: regression(CONFIG, one_of_four, scales=[1.0, 0.0]), "`scales` must be a number above 0, got 0.0"),
+        (lambda: LeastSquares(features=0), "`features` must be a whole number from 1, got 0"),
+        (lambda: Logistic(features=2, start=[1.0]), "`start` must be 2 finite numbers, got"),
+        (
+            lambda: aq.theory.TwoLayers(features=2, outputs=0, hidden=1),
+            "`outputs` must be a whole number from 1, got 0",
+        ),
+        (lambda: sampled_from(0.5), "`distribution` must be a function of the widest width, got 0.5"),
+        (lambda: sampled_from(lambda w: [((w,), 0.5)])(aq.stream(0), 1.0, CONFIG), "with probabilities that sum to 1"),
+        (lambda: distribution_of("sandwich", CONFIG), "`width_sampler` must be a function, such as one_random, got"),
+        (lambda: distribution_of(aq.sandwich, replace(CONFIG, widths_per_step=2)), "`widths_per_step` must be 1, for"),
+        (lambda: distribution_of(aq.sandwich, CONFIG, 1.5), r"`widest` must be a number in \(0, 1\], got 1.5"),
+        (lambda: recorded_steps(None, {}), r"`strategy` must be a Strategy, such as slimmable\(build\), got None"),
+        (lambda: recorded_steps(aq.slimmable(aq.MLP), []), r"`path` must be a dictionary to write to, got \[\]"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(make: Callable, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_recorded_steps_refuse_a_config_with_memory() -> None:
+    strategy, config = recorded_steps(aq.slimmable(ONE.build), {}), replace(CONFIG, momentum=0.9)
+    with pytest.raises(ValueError, match="`config` must be without momentum and proximal term"):
+        list(aq.federate(ONE.build, ONE.shards, config, strategy=strategy, progress=False))

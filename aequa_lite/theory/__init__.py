@@ -1,4 +1,4 @@
-"""Bounds, linear models whose constants are known, and federations of them."""
+"""What is proved about training: bounds, and linear federations whose constants are known."""
 
 from .._lazy import attach
 
@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "bounds": ["Bound", "bias_bound", "drift", "gap_bound", "stationarity_bound"],
         "federations": ["LinearFederation", "Moments", "regression"],
-        "linear_models": ["Logistic", "Squares", "TwoLayers"],
-        "sampling": ["distribution_of", "recorded_steps", "sampled_from"],
+        "linear_models": ["LeastSquares", "Logistic", "TwoLayers"],
+        "sampling": ["Distribution", "distribution_of", "recorded_steps", "sampled_from"],
     },
 )

@@ -1,23 +1,32 @@
-r"""What is proved about training together, as functions; the proofs stand in the book's page of proofs.
+r"""What is proved about training together, as functions; the proofs are on the book's page of proofs.
 
-One round starts from the merged network; participant $i$, with merge weight $a_i$, takes $E$ steps of size $\eta$.
-Where not everybody holds every entry, squares are weighted by $1/A_e$, with $A_e$ the merge weight of those who hold
-entry $e$.
+A round starts from the aggregated model; participant $i$, with aggregation weight $a_i$, takes $E$ steps of size $\eta$.
+Squares are weighted by $1/A_e$ where not everybody holds entry $e$, with $A_e$ the aggregation weight of those who do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .._check import flag, number, refusal
 
 __all__ = ["Bound", "bias_bound", "drift", "gap_bound", "stationarity_bound"]
+
+Array = NDArray[np.float64]
+ROUNDING = 1 + 1e-9  # by which a limit may be exceeded
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Hold the three parts of a bound: what the start leaves, what the draws add, what moving apart adds.
+    """Hold the three parts of a bound, in the unit of a squared gradient.
+
+    Args:
+        start: What is left of the initial gap.
+        noise: What the random draws add.
+        drift: What it adds that participants move apart in a round.
 
     Example:
         >>> Bound(start=0.5, noise=0.25, drift=0.0).total
@@ -30,114 +39,134 @@ class Bound:
 
     @property
     def total(self) -> float:
-        """The bound itself, the sum of its parts."""
+        """The bound: the sum of its parts."""
         return self.start + self.noise + self.drift
 
 
 def drift(
-    lr: float, smooth: float, scatter: Any, heterogeneity: Any, steps: int, *, convex: bool = False
-) -> np.ndarray:
-    r"""Bound how far the participants are apart before each step of a round, (..., steps).
+    lr: float, smoothness: float, scatter: ArrayLike, heterogeneity: ArrayLike, steps: int, *, convex: bool = False
+) -> Array:
+    r"""Bound how far the participants are apart before each step of a round.
 
     $V_0 = 0$ and $V_{k+1} = \big(c\sqrt{V_k} + \eta\zeta_k\big)^2 + \eta^2 s_k^2$ bound $\mathbb E\sum_i a_i
-    \|\theta_{i,k} - \bar\theta_k\|^2$; $c = 1 + \eta L$, or 1 if the losses are ``convex``. ``scatter``: $s_k^2$, the
-    part of the draws' variance that averaging removes; ``heterogeneity``: $\zeta_k^2$, the spread of the
-    participants' gradients. Numbers, or arrays (..., steps).
+    \|\theta_{i,k} - \bar\theta_k\|^2$, with $c = 1 + \eta L$, or 1 if the losses are convex.
+
+    Args:
+        lr: Step size $\eta$.
+        smoothness: $L$, the largest curvature of a participant's loss.
+        scatter: $s_k^2$, the part of the gradients' variance that averaging removes; a number or (..., steps).
+        heterogeneity: $\zeta_k^2$, the spread of the participants' gradients; a number or (..., steps).
+        steps: $E$, local steps of a round.
+        convex: Whether every loss is convex.
+
+    Returns:
+        (..., steps) bounds on the mean squared distance.
 
     Raises:
-        ValueError: ``lr`` or ``smooth`` is not above 0, or ``steps`` is not a whole number from 1.
+        ValueError: A number is outside its range, or an array does not have `steps` columns.
 
     Example:
         >>> drift(0.1, 1.0, 4.0, 1.0, steps=3).round(4).tolist()
         [0.0, 0.05, 0.1597]
 
-    Source: ours (lemma 4 of the page of proofs).
+    References:
+        Ours: Lemma 4 of the page of proofs.
     """
-    _step(lr, smooth, steps)
-    spread, apart = np.broadcast_arrays(np.asarray(scatter, dtype=float), np.asarray(heterogeneity, dtype=float))
-    shape, stretch = np.broadcast_shapes(spread.shape, (steps,)), 1.0 if convex else 1 + lr * smooth
-    spread, apart = np.broadcast_to(spread, shape), np.sqrt(np.broadcast_to(apart, shape))
+    number("smoothness", smoothness, 0, above=True)
+    number("lr", lr, 0, above=True)
+    number("steps", steps, 1, whole=True)
+    shape = (*max(np.shape(scatter), np.shape(heterogeneity), key=len)[:-1], steps)
+    s2, zeta = _shaped("scatter", scatter, shape), np.sqrt(_shaped("heterogeneity", heterogeneity, shape))
+    growth = 1.0 if flag("convex", convex) else 1 + lr * smoothness
     found = np.zeros(shape)
     for k in range(steps - 1):
-        moved = stretch * np.sqrt(found[..., k]) + lr * apart[..., k]
-        found[..., k + 1] = moved**2 + lr**2 * spread[..., k]
+        moved = growth * np.sqrt(found[..., k]) + lr * zeta[..., k]
+        found[..., k + 1] = moved**2 + lr**2 * s2[..., k]
     return found
 
 
 def stationarity_bound(
-    gap: float,
-    lr: float,
-    smooth: float,
-    *,
-    noise: Any,
-    scatter: Any,
-    heterogeneity: Any,
-    rounds: int,
-    steps: int,
-    unlike: float | None = None,
-    convex: bool = False,
-) -> Bound:
+    gap: float, lr: float, smoothness: float, *, noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike,
+    rounds: int, steps: int, dissimilarity: float | None = None, convex: bool = False,
+) -> Bound:  # fmt: skip
     r"""Bound the mean squared gradient of the width-averaged objective over all local steps.
 
     $\frac1{RE}\sum_t \mathbb E\|\nabla F(\bar\theta_t)\|^2 \le \frac{2\Delta}{\eta RE} + \frac{\eta L}{RE}\sum_t S_t
-    + \frac{\delta^2}{RE}\sum_t V_t$ for $\eta L \le 1$, with $\Delta$ = ``gap`` = $F(\theta_0) - F^\star$, $S_t$ =
-    ``noise``, $V_t$ from :func:`~aequa_lite.theory.drift`, and $\delta$ = ``unlike`` (default: $L$), how differently the participants'
-    losses are curved. Numbers, or arrays (rounds, steps) of expectations along the trajectory. With one step there is
-    no drift: plain SGD.
+    + \frac{\delta^2}{RE}\sum_t V_t$ for $\eta L \le 1$, with $V_t$ from `drift`. With one step there is no drift: plain SGD.
+
+    Args:
+        gap: $\Delta = F(\theta_0) - F^\star$.
+        lr: Step size $\eta$, at most $1 / L$.
+        smoothness: $L$.
+        noise: $S_t$, the variance of the aggregated gradient; a number or (rounds, steps).
+        scatter: $s_t^2$ of `drift`; a number or (rounds, steps).
+        heterogeneity: $\zeta_t^2$ of `drift`; a number or (rounds, steps).
+        rounds: $R$.
+        steps: $E$, local steps of a round.
+        dissimilarity: $\delta$, how differently the participants' losses are curved (default: $L$).
+        convex: Whether every loss is convex.
+
+    Returns:
+        The bound, in three parts.
 
     Raises:
-        ValueError: $\eta L > 1$, or a number is out of its range.
+        ValueError: $\eta L > 1$, or a number is outside its range.
 
     Example:
         >>> stationarity_bound(1.0, 0.5, 1.0, noise=0.1, scatter=0.1, heterogeneity=1.0, rounds=40, steps=1)
         Bound(start=0.1, noise=0.05, drift=0.0)
 
-    Source: ours (theorem 1 of the page of proofs); its form is that of local SGD's known rates.
+    References:
+        Ours: Theorem 1 of the page of proofs, in the form of the known rates of local SGD.
     """
-    _step(lr, smooth, steps, most=1.0)
-    apart = drift(lr, smooth, *_shaped((rounds, steps), scatter, heterogeneity), steps, convex=convex)
-    (merged,) = _shaped((rounds, steps), noise)
+    _check(gap, lr, smoothness, rounds, steps)
+    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex)
+    delta = smoothness if dissimilarity is None else number("dissimilarity", dissimilarity, 0)
     return Bound(
-        start=2 * gap / (lr * rounds * steps),
-        noise=float(lr * smooth * merged.mean()),
-        drift=float((smooth if unlike is None else unlike) ** 2 * apart.mean()),
+        start=2 * gap / (lr * rounds * steps), noise=float(lr * smoothness * s.mean()), drift=float(delta**2 * v.mean())
     )
 
 
 def gap_bound(
-    gap: float,
-    lr: float,
-    smooth: float,
-    curvature: float,
-    *,
-    noise: Any,
-    scatter: Any,
-    heterogeneity: Any,
-    rounds: int,
-    steps: int,
-    unlike: float | None = None,
-    convex: bool = False,
-) -> np.ndarray:
-    r"""Bound how far the objective is above its minimum after each round, (rounds + 1,), where it is curved everywhere.
+    gap: float, lr: float, smoothness: float, curvature: float, *, noise: ArrayLike, scatter: ArrayLike,
+    heterogeneity: ArrayLike, rounds: int, steps: int, dissimilarity: float | None = None, convex: bool = False,
+) -> Array:  # fmt: skip
+    r"""Bound the gap between the objective and its minimum after each round, where the objective is curved.
 
     $\Delta_{t+1} \le (1 - \eta\mu)\Delta_t + \tfrac12\eta^2 L S_t + \tfrac12\eta\delta^2 V_t$ if $\|\nabla F\|^2 \ge
-    2\mu (F - F^\star)$; ``curvature`` is $\mu$, the rest as in :func:`~aequa_lite.theory.stationarity_bound`.
+    2\mu (F - F^\star)$.
+
+    Args:
+        gap: $\Delta_0$.
+        lr: Step size $\eta$, at most $1 / L$.
+        smoothness: $L$.
+        curvature: $\mu$, in (0, $L$].
+        noise: $S_t$ of `stationarity_bound`; a number or (rounds, steps).
+        scatter: $s_t^2$ of `drift`; a number or (rounds, steps).
+        heterogeneity: $\zeta_t^2$ of `drift`; a number or (rounds, steps).
+        rounds: $R$.
+        steps: $E$, local steps of a round.
+        dissimilarity: $\delta$ (default: $L$).
+        convex: Whether every loss is convex.
+
+    Returns:
+        (rounds + 1,) bounds, from the start.
 
     Raises:
-        ValueError: $\eta L > 1$, ``curvature`` is not in (0, ``smooth``], or a number is out of its range.
+        ValueError: $\eta L > 1$, or a number is outside its range.
 
     Example:
         >>> gap_bound(1.0, 0.5, 1.0, 1.0, noise=0.0, scatter=0.0, heterogeneity=0.0, rounds=2, steps=1).tolist()
         [1.0, 0.5, 0.25]
 
-    Source: ours (theorem 2 of the page of proofs).
+    References:
+        Ours: Theorem 2 of the page of proofs.
     """
-    _step(lr, smooth, steps, most=1.0)
-    if not 0 < curvature <= smooth * (1 + 1e-9):
-        raise ValueError(f"curvature is {curvature!r}; allowed is a number above 0, at most smooth ({smooth:g})")
-    apart = drift(lr, smooth, *_shaped((rounds, steps), scatter, heterogeneity), steps, convex=convex)
-    (merged,) = _shaped((rounds, steps), noise)
-    added = 0.5 * lr**2 * smooth * merged + 0.5 * lr * (smooth if unlike is None else unlike) ** 2 * apart
+    _check(gap, lr, smoothness, rounds, steps)
+    number("curvature", curvature, 0, smoothness * ROUNDING, above=True)
+    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex)
+    delta = smoothness if dissimilarity is None else number("dissimilarity", dissimilarity, 0)
+    added = 0.5 * lr**2 * smoothness * s + 0.5 * lr * delta**2 * v
     found = [float(gap)]
     for each in added:
         left = found[-1]
@@ -147,38 +176,65 @@ def gap_bound(
     return np.array(found)
 
 
-def bias_bound(shares: Any, weights: Any, apart: Any) -> float:
-    r"""Bound how much widths that differ between participants turn the gradient, beyond the mean law of widths.
+def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> float:
+    r"""Bound the bias of the gradient that comes from widths that differ between participants.
 
-    $\|\nabla F(\theta) - \nabla F_{\bar\pi}(\theta)\| \le \sum_v \mathrm{sd}_a(\pi_i(v))\,\zeta_v(\theta)$: zero
-    where all train the same widths, and where all have the same data. ``shares``: (participants, widths), how much
-    each width counts for each, $\pi_i(v)$; ``weights``: (participants,) $a_i$; ``apart``: (widths,) $\zeta_v$, the
-    root of the weighted spread of the gradients at that width.
+    $\|\nabla F(\theta) - \nabla F_{\bar\pi}(\theta)\| \le \sum_v \mathrm{sd}_a(\pi_i(v))\,\zeta_v(\theta)$, with
+    $F_{\bar\pi}$ the objective in which everybody trains the mean distribution of widths. It is zero if all train the same
+    widths, and if all have the same data.
+
+    Args:
+        shares: (participants, widths) loss weight $\pi_i(v)$ of each width at each participant.
+        weights: (participants,) aggregation weights $a_i$, which sum to one.
+        spreads: (widths,) $\zeta_v$, the standard deviation of the participants' gradients at that width.
+
+    Returns:
+        The bound on the norm of the bias.
+
+    Raises:
+        ValueError: An entry is negative or not finite, the weights do not sum to one, or shapes do not fit.
 
     Example:
-        >>> bias_bound([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5], [0.2, 0.4]).round(3).item()
+        >>> round(bias_bound([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5], [0.2, 0.4]), 3)
         0.3
 
-    Source: ours (proposition 5 of the page of proofs), by Cauchy and Schwarz.
+    References:
+        Ours: Proposition 5 of the page of proofs.
     """
-    law, a = np.asarray(shares, dtype=float), np.asarray(weights, dtype=float)
-    spread = np.sqrt(a @ (law - a @ law) ** 2)  # (widths,)
-    return spread @ np.asarray(apart, dtype=float)
+    pi, a, zeta = _shaped("shares", shares), _shaped("weights", weights), _shaped("spreads", spreads)
+    if not pi.size or pi.ndim != 2 or pi.shape != a.shape + zeta.shape:
+        raise refusal("shares", f"of shape {a.shape + zeta.shape}, as weights and spreads", pi.shape)
+    if abs(a.sum() - 1) > 1e-9:
+        raise refusal("weights", "numbers that sum to one", weights)
+    return float(np.sqrt(a @ (pi - a @ pi) ** 2) @ zeta)
 
 
-def _shaped(shape: tuple[int, int], *values: Any) -> list[np.ndarray]:
-    """Numbers or arrays as arrays of this shape."""
-    return [np.broadcast_to(np.asarray(each, dtype=float), shape) for each in values]
+def _per_step(
+    shape: tuple[int, int], noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike, lr: float, smoothness: float,
+    convex: bool,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The noise and the drift of every step, (rounds, steps)."""
+    s2, z2 = _shaped("scatter", scatter, shape), _shaped("heterogeneity", heterogeneity, shape)
+    return _shaped("noise", noise, shape), drift(lr, smoothness, s2, z2, shape[1], convex=convex)
 
 
-def _step(lr: float, smooth: float, steps: int, most: float = np.inf) -> None:
+def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
+    """Finite numbers from 0, brought to this shape."""
+    try:
+        found = np.array(value, dtype=float)
+        found = found if shape is None else np.broadcast_to(found, shape)
+    except (TypeError, ValueError):
+        allowed = "an array of numbers" if shape is None else f"a number or an array of shape {shape}"
+        raise refusal(name, allowed, value) from None
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise refusal(name, "finite numbers from 0", value)
+    return found
+
+
+def _check(gap: float, lr: float, smoothness: float, rounds: int, steps: int) -> None:
     """Refuse step sizes and counts about which nothing is proved."""
-    for name, value in {"lr": lr, "smooth": smooth}.items():
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value!r}; allowed is a finite number above 0")
-    if lr * smooth > most * (1 + 1e-9):
-        raise ValueError(
-            f"lr is {lr!r}; allowed is at most 1 / smooth = {most / smooth:g}, beyond it nothing is proved"
-        )
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; allowed is a whole number from 1")
+    number("gap", gap, 0)
+    number("smoothness", smoothness, 0, above=True)
+    number("lr", lr, 0, ROUNDING / smoothness, above=True)
+    number("rounds", rounds, 1, whole=True)
+    number("steps", steps, 1, whole=True)

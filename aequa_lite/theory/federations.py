@@ -1,284 +1,348 @@
-"""Federations of linear models with every constant of the theorems, and what they really did, step by step."""
+"""Federations of linear models: every constant of the theorems, and the recorded path of a run of the training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from torch import Tensor, nn
 
+from .._check import number, one_each, refusal
 from ..config import Config
-from ..federate import federate, slimmable
-from ..local import shares
+from ..federate import federate, fixed_widths, slimmable
+from ..local import loss_shares
 from ..networks.base import n_units
 from ..rng import stream
-from ..types import Samples, Shard
-from .linear_models import Logistic, Squares
+from ..types import Build, Samples, Shard, State
+from .linear_models import LeastSquares, LinearModel, Logistic
 from .sampling import Distribution, recorded_steps, sampled_from
 
 __all__ = ["LinearFederation", "Moments", "regression"]
 
+Array = NDArray[np.float64]
+# what a config must have for the theorems; a norm limit of 0 leaves no update out
+PLAIN_SGD = {"momentum": 0.0, "lr_final": 1.0, "participation": 1.0, "weight_decay": 0.0, "distill": 0.0,
+             "proximal": 0.0, "logit_adjustment": 0.0}  # fmt: skip
+
 
 class Moments(NamedTuple):
-    """What the bounds ask for at one local step; arrays where several steps are meant.
+    """Hold the quantities in the bounds, at one local step or as arrays over several.
 
-    ``square``: the objective's squared gradient; ``noise``: the variance of the merged gradient; ``scatter``: the
-    variance that merging removes; ``heterogeneity``: how far the participants' gradients are from their average,
-    squared.
+    Args:
+        squared_gradient: Squared norm of the objective's gradient.
+        noise: Variance of the aggregated gradient.
+        scatter: Variance that aggregation removes.
+        heterogeneity: Weighted squared distance of the participants' gradients from their average.
 
     Example:
         >>> Moments(1.0, 0.5, 0.5, 0.0).noise
         0.5
     """
 
-    square: Any
-    noise: Any
-    scatter: Any
-    heterogeneity: Any
+    squared_gradient: ArrayLike
+    noise: ArrayLike
+    scatter: ArrayLike
+    heterogeneity: ArrayLike
+
+
+class _Group(NamedTuple):
+    """The participants that receive one width, and what a local step of theirs may train."""
+
+    members: NDArray[np.int64]
+    masks: NDArray[np.bool_]  # (masks, features)
+    shares: Array  # (sets, masks) loss weight of each mask in each set of widths
+    probabilities: Array  # (sets,)
+
+    @property
+    def mean_shares(self) -> Array:
+        """The expected loss weight of each mask, (masks,)."""
+        return self.probabilities @ self.shares
 
 
 @dataclass(frozen=True, eq=False)
 class LinearFederation:
-    r"""Hold linear models of several participants: the data, and with them every constant of the theorems.
+    r"""Hold the data of participants with linear models, and compute the constants of the theorems.
 
-    ``net``: :class:`~aequa_lite.theory.Squares` or :class:`~aequa_lite.theory.Logistic`; ``x``: (participants, samples, features); ``y``: (participants,
-    samples); ``config``: without momentum and with a constant learning rate; ``law``: widest -> the sets of widths
-    that a step may train, with probabilities; ``given``: (participants,) the widths that the participants receive
-    (default: full); ``weights``: their merge weights (default: equal); ``start``: where training begins (default: 0).
+    Args:
+        model: `LeastSquares` or `Logistic`.
+        x: (participants, samples, features) features.
+        y: (participants, samples) targets, or labels 0 and 1.
+        config: Without momentum, and with a constant learning rate.
+        distribution: Widest width -> the sets of widths that a step may train, with their probabilities.
+        widths: (participants,) width that each receives (default: 1).
+        weights: (participants,) aggregation weights (default: equal).
+        start: (features,) initial parameters (default: 0).
 
     Raises:
-        ValueError: the recipe is not one that the theorems are about.
+        ValueError: The config is not one that the theorems cover, or shapes do not fit.
 
     Example:
-        >>> import aequa_lite as aq
         >>> plain = Config(participants=1, momentum=0.0, lr_final=1.0, batch=2)
-        >>> law = lambda widest: [((1.0,), 1.0)]
-        >>> known = LinearFederation(Squares, np.eye(2)[None], np.ones((1, 2)), plain, law)
-        >>> known.smooth, known.least[0].round(6).tolist()
+        >>> full = lambda widest: [((1.0,), 1.0)]
+        >>> federation = LinearFederation(LeastSquares, np.eye(2)[None], np.ones((1, 2)), plain, full)
+        >>> federation.smoothness, federation.minimizer.round(6).tolist()
         (0.5, [1.0, 1.0])
     """
 
-    net: type[Squares] | type[Logistic]
-    x: np.ndarray
-    y: np.ndarray
+    model: type[LinearModel]
+    x: Array
+    y: NDArray[np.generic]
     config: Config
-    law: Callable[[float], Distribution]
-    given: Sequence[float] | None = None
-    weights: Sequence[float] | None = None
-    start: Any = None
+    distribution: Callable[[float], Distribution]
+    widths: Sequence[float] | None = None
+    weights: ArrayLike | None = None
+    start: ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        r = self.config
-        outside = [n for n in ("momentum", "weight_decay", "distill", "proximal") if getattr(r, n)]
-        if outside or r.lr_final != 1 or r.participation != 1:
-            what = ", ".join(outside) or "lr_final or participation"
-            raise ValueError(
-                f"recipe has {what} set; allowed is plain SGD: momentum=0.0, lr_final=1.0, participation=1.0"
-            )
+        for name, value in PLAIN_SGD.items():
+            if getattr(self.config, name) != value:
+                raise refusal(name, f"{value:g}, as the theorems are about plain SGD", getattr(self.config, name))
+        if not isinstance(self.model, type) or not issubclass(self.model, LinearModel):
+            raise refusal("model", "LeastSquares or Logistic", self.model)
+        if not callable(self.distribution):
+            raise refusal("distribution", "a function of the widest width", self.distribution)
+        n, shapes = self.config.participants, (np.shape(self.x), np.shape(self.y))
+        if len(shapes[0]) != 3 or shapes[0][0] != n or shapes[1] != shapes[0][:2] or not np.size(self.x):
+            raise refusal("x and y", f"of shapes ({n}, samples, features) and ({n}, samples)", shapes)
+        if not np.isfinite(self.x).all() or not np.isfinite(self.y).all():
+            raise refusal("x and y", "finite numbers", "others")
+        for name, high in {"widths": 1, "weights": np.inf}.items():
+            values = getattr(self, name)
+            for value in () if values is None else one_each(name, values, n):
+                number(name, value, 0, high, above=True)
 
     @cached_property
-    def a(self) -> np.ndarray:
-        """The merge weights, (participants,), summing to one."""
+    def received(self) -> tuple[float, ...]:
+        """The width that each participant receives."""
+        return (1.0,) * len(self.x) if self.widths is None else tuple(self.widths)
+
+    @cached_property
+    def a(self) -> Array:
+        """The aggregation weights, (participants,), which sum to one."""
         raw = np.ones(len(self.x)) if self.weights is None else np.asarray(self.weights, dtype=float)
         return raw / raw.sum()
 
     @cached_property
-    def widths(self) -> tuple[float, ...]:
-        """What each participant receives."""
-        return (1.0,) * len(self.x) if self.given is None else tuple(self.given)
-
-    @cached_property
-    def held(self) -> np.ndarray:
-        """Which entries each participant holds, (participants, features) bool."""
+    def holds(self) -> NDArray[np.bool_]:
+        """Which entries each participant holds, (participants, features)."""
         d = self.x.shape[2]
-        return np.arange(d) < np.array([n_units(w, d) for w in self.widths])[:, None]
+        return np.arange(d) < np.array([n_units(w, d) for w in self.received])[:, None]
 
     @cached_property
-    def mass(self) -> np.ndarray:
-        """The merge weight of those who hold each entry, (features,); entries that nobody holds never move."""
-        return np.maximum(self.a @ self.held, 1e-300)
+    def coverage(self) -> Array:
+        """The weight of those who hold each entry, (features,); an entry that nobody holds never moves."""
+        return np.maximum(self.a @ self.holds, 1e-300)
 
     @cached_property
-    def groups(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """Who holds each width handed out, its masks (masks, features), each draw's weights on them, and its chance."""
+    def _groups(self) -> list[_Group]:
+        """The participants by the width that they receive."""
         d, found = self.x.shape[2], []
-        for widest in sorted(set(self.widths)):
-            sets, chances = zip(*self.law(widest), strict=True)
-            sizes = [[n_units(w, d) for w in sorted(each, reverse=True)] for each in sets]
-            kept = sorted({k for each in sizes for k in each})
-            reweight = np.zeros((len(sets), len(kept)))
-            for row, each, counts in zip(reweight, sets, sizes, strict=True):
-                np.add.at(row, np.searchsorted(kept, counts), shares(sorted(each, reverse=True), self.config))
-            who = np.flatnonzero(np.array(self.widths) == widest)
-            found.append((who, np.arange(d) < np.array(kept)[:, None], reweight, np.array(chances)))
+        for widest in sorted(set(self.received)):
+            sets, probabilities = zip(*self.distribution(widest), strict=True)
+            ordered = [sorted(widths, reverse=True) for widths in sets]
+            units = [[n_units(w, d) for w in widths] for widths in ordered]
+            sizes = sorted({k for each in units for k in each})
+            shares = np.zeros((len(sets), len(sizes)))
+            for row, widths, each in zip(shares, ordered, units, strict=True):
+                np.add.at(row, np.searchsorted(sizes, each), loss_shares(widths, self.config))
+            members = np.flatnonzero(np.array(self.received) == widest)
+            masks = np.arange(d) < np.array(sizes)[:, None]
+            found.append(_Group(members, masks, shares, np.array(probabilities)))
         return found
 
     @cached_property
-    def curved(self) -> np.ndarray:
-        """The second derivative of each participant's loss where it is largest, (participants, features, features)."""
-        second = self.net.steepest * np.einsum("isd,ise->ide", self.x, self.x) / self.x.shape[1]
-        for who, masks, reweight, chances in self.groups:
-            second[who] *= np.einsum("m,md,me->de", chances @ reweight, masks, masks)
-        return second
+    def _hessians(self) -> Array:
+        """The largest second derivative of each participant's loss, (participants, features, features)."""
+        found = self.model.max_second_derivative * np.einsum("isd,ise->ide", self.x, self.x) / self.x.shape[1]
+        for group in self._groups:
+            found[group.members] *= np.einsum("m,md,me->de", group.mean_shares, group.masks, group.masks)
+        return found
 
     @cached_property
-    def smooth(self) -> float:
-        r"""$L$: the largest curvature that any participant's width-averaged loss has anywhere."""
-        return float(np.linalg.eigvalsh(self.curved)[:, -1].max())
+    def smoothness(self) -> float:
+        r"""$L$: the largest curvature of a participant's width-averaged loss."""
+        return float(np.linalg.eigvalsh(self._hessians)[:, -1].max())
 
     @cached_property
     def curvature(self) -> float:
-        r"""$\mu$: the smallest curvature of the objective in the norm of the merge; 0 for :class:`~aequa_lite.theory.Logistic`, which flattens."""
-        root = np.sqrt(self.mass)
-        whole = np.einsum("i,ide->de", self.a, self.curved) / np.outer(root, root)
-        return float(np.linalg.eigvalsh(whole)[0]) if self.net is Squares else 0.0
+        r"""$\mu$: the least curvature of the objective, in the norm weighted by coverage; 0 for `Logistic`."""
+        root = np.sqrt(self.coverage)
+        total = np.einsum("i,ide->de", self.a, self._hessians) / np.outer(root, root)
+        return float(np.linalg.eigvalsh(total)[0]) if self.model is LeastSquares else 0.0
 
     @cached_property
-    def unlike(self) -> float:
-        r"""$\delta \le L$: what participants who moved apart do to the gradient; 0 for least squares of equal curvature."""
-        if self.net is not Squares:
-            return self.smooth
-        n, d = self.held.shape
+    def dissimilarity(self) -> float:
+        r"""$\delta \le L$: what it does to the gradient that participants move apart; $L$ itself for `Logistic`."""
+        if self.model is not LeastSquares:
+            return self.smoothness
+        n, d = self.holds.shape
         root = np.sqrt(self.a)
         apart = np.eye(n * d).reshape(n, d, n, d)  # x_i -> x_i less the holders' average, in units of sqrt(a_i) x_i
-        both = self.held[:, :, None] * self.held.T[None]  # (participants, features, participants)
+        both = self.holds[:, :, None] * self.holds.T[None]  # (participants, features, participants)
         for e in range(d):
-            apart[:, e, :, e] -= np.outer(root, root) * both[:, e] / self.mass[e]
-        merged = np.einsum("i,ide,iejf->djf", root, self.curved, apart) / np.sqrt(self.mass)[:, None, None]
-        return float(np.linalg.norm(merged.reshape(d, n * d), 2))
+            apart[:, e, :, e] -= np.outer(root, root) * both[:, e] / self.coverage[e]
+        total = np.einsum("i,ide,iejf->djf", root, self._hessians, apart) / np.sqrt(self.coverage)[:, None, None]
+        return float(np.linalg.norm(total.reshape(d, n * d), 2))
 
-    def value(self, theta: np.ndarray) -> float:
-        r"""The objective: $F(\theta) = \sum_i a_i\,\mathbb E_{W \sim q_i}\sum_{v \in W} s_v f_i(M_v\theta)$."""
+    def objective(self, theta: Array) -> float:
+        r"""Return $F(\theta) = \sum_i a_i\,\mathbb E_{W \sim q_i}\sum_{v \in W} s_v f_i(M_v\theta)$."""
         total = 0.0
-        for who, masks, reweight, chances in self.groups:
-            score = (masks * theta) @ self.x[who].transpose(0, 2, 1)  # (who, masks, samples)
-            total += float(self.a[who] @ self.net.loss(score, self.y[who][:, None]).mean(2) @ (chances @ reweight))
+        for group in self._groups:
+            score = (group.masks * theta) @ self.x[group.members].transpose(0, 2, 1)  # (members, masks, samples)
+            loss = self.model.loss(score, self.y[group.members][:, None]).mean(2)
+            total += float(self.a[group.members] @ loss @ group.mean_shares)
         return total
 
-    def _slopes(self, points: np.ndarray, who: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        """The loss's derivative by the score, each participant at its own point, (who, masks, samples)."""
-        score = (masks * points[who][:, None]) @ self.x[who].transpose(0, 2, 1)
-        return self.net.slope(score, self.y[who][:, None])
+    def gradient(self, theta: Array) -> Array:
+        """Return the gradient of the objective, (features,)."""
+        return self.a @ self.gradients(np.broadcast_to(theta, self.holds.shape) * 1.0)
 
-    def gradients(self, points: np.ndarray) -> np.ndarray:
-        """The gradient of each participant's width-averaged loss at its own point, (participants, features)."""
+    def gradients(self, points: Array) -> Array:
+        """Return the gradient of each participant's width-averaged loss at its own point, (participants, features)."""
         found = np.zeros_like(points)
-        for who, masks, reweight, chances in self.groups:
-            each = self._slopes(points, who, masks) @ self.x[who] * masks / self.x.shape[1]  # (who, masks, features)
-            found[who] = np.einsum("m,imd->id", chances @ reweight, each)
+        for group in self._groups:
+            x = self.x[group.members]
+            each = self._derivatives(points, group) @ x * group.masks / x.shape[1]  # (members, masks, features)
+            found[group.members] = np.einsum("m,imd->id", group.mean_shares, each)
         return found
 
-    def gradient(self, theta: np.ndarray) -> np.ndarray:
-        """The gradient of the objective, (features,)."""
-        return self.a @ self.gradients(np.broadcast_to(theta, self.held.shape) * 1.0)
+    def _derivatives(self, points: Array, group: _Group) -> Array:
+        """The loss's derivative by the score, each member at its own point, (members, masks, samples)."""
+        score = (group.masks * points[group.members][:, None]) @ self.x[group.members].transpose(0, 2, 1)
+        return self.model.derivative(score, self.y[group.members][:, None])
 
     @cached_property
-    def least(self) -> tuple[np.ndarray, float]:
-        """Where the objective is least, and how little that is."""
+    def minimizer(self) -> Array:
+        """Where the objective is least, (features,)."""
         options = {"gtol": 1e-11, "maxiter": 10_000}
-        found = minimize(self.value, np.zeros(self.x.shape[2]), jac=self.gradient, method="BFGS", options=options)
-        return found.x, float(found.fun)
+        zero = np.zeros(self.x.shape[2])
+        return minimize(self.objective, zero, jac=self.gradient, method="BFGS", options=options).x
 
-    def merged(self, states: np.ndarray) -> np.ndarray:
-        """The merge of the participants' states, (..., participants, features) -> (..., features)."""
-        return np.einsum("i,id,...id->...d", self.a, self.held, states) / self.mass
+    def gap(self, theta: Array) -> float:
+        r"""Return $F(\theta) - F^\star$, at least 0."""
+        return max(self.objective(theta) - self.objective(self.minimizer), 0.0)
 
-    def moments(self, states: np.ndarray) -> Moments:
-        """What the bounds ask for when participant i is at ``states[i]``, (participants, features)."""
-        spread = self.variances(states)  # (participants, features)
-        each = self.gradients(np.broadcast_to(self.merged(states), states.shape) * 1.0)
-        average = self.a @ each / self.mass
-        a = self.a[:, None]
+    def average(self, states: Array) -> Array:
+        """Aggregate the participants' states, (..., participants, features) -> (..., features)."""
+        return np.einsum("i,id,...id->...d", self.a, self.holds, states) / self.coverage
+
+    def moments(self, states: Array) -> Moments:
+        """Return the moments when participant i is at `states[i]`, (participants, features)."""
+        variance = self.variances(states)
+        each = self.gradients(np.broadcast_to(self.average(states), states.shape) * 1.0)
+        mean, a = self.a @ each / self.coverage, self.a[:, None]
         return Moments(
-            square=float((self.mass * average**2).sum()),
-            noise=float((a**2 * spread / self.mass).sum()),
-            scatter=float((a * (1 - a / self.mass) * self.held * spread).sum()),
-            heterogeneity=float(self.a @ ((each - self.held * average) ** 2).sum(1)),
+            squared_gradient=float((self.coverage * mean**2).sum()),
+            noise=float((a**2 * variance / self.coverage).sum()),
+            scatter=float((a * (1 - a / self.coverage) * self.holds * variance).sum()),
+            heterogeneity=float(self.a @ ((each - self.holds * mean) ** 2).sum(1)),
         )
 
-    def variances(self, points: np.ndarray) -> np.ndarray:
-        """The variance of each stochastic gradient, of the widths and of the batch in them, (participants, features)."""
-        found, count = np.zeros_like(points), self.x.shape[1]
-        batch = min(self.config.batch, count)
-        for who, masks, reweight, chances in self.groups:
-            slope, x = self._slopes(points, who, masks), self.x[who]
-            mean = np.einsum("wm,imd->iwd", reweight, slope @ x * masks / count)
-            widths = np.einsum("w,iwd->id", chances, (mean - np.einsum("w,iwd->id", chances, mean)[:, None]) ** 2)
-            found[who] = widths
-            if batch < count:
-                every = np.einsum("wm,ims,md->iwsd", reweight, slope, masks * 1.0, optimize=True) * x[:, None]
-                share = (count - batch) / (batch * (count - 1))  # drawn without putting back
-                found[who] += share * np.einsum("w,iwd->id", chances, every.var(2))
+    def variances(self, points: Array) -> Array:
+        """Return the variance of each stochastic gradient over widths and batches, (participants, features)."""
+        found, n = np.zeros_like(points), self.x.shape[1]
+        batch = min(self.config.batch, n)
+        for group in self._groups:
+            members, masks, shares, p = group
+            slope, x = self._derivatives(points, group), self.x[members]
+            mean = np.einsum("wm,imd->iwd", shares, slope @ x * masks / n)
+            found[members] = np.einsum("w,iwd->id", p, (mean - np.einsum("w,iwd->id", p, mean)[:, None]) ** 2)
+            if batch < n:
+                each = np.einsum("wm,ims,md->iwsd", shares, slope, masks * 1.0, optimize=True) * x[:, None]
+                factor = (n - batch) / (batch * (n - 1))  # drawn without replacement
+                found[members] += factor * np.einsum("w,iwd->id", p, each.var(2))
         return found
 
     @cached_property
-    def build(self) -> Callable[[float], nn.Module]:
-        """The constructor of the network, for the loop."""
-        return partial(self.net, features=self.x.shape[2], start=self.start)
+    def build(self) -> Build:
+        """The constructor of the network."""
+        return partial(self.model, features=self.x.shape[2], start=self.start)
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """The data as the loop takes it."""
-        labels = np.zeros_like(self.y) if self.net is Squares else self.y
-        whole = torch.from_numpy(np.concatenate([self.x, self.y[..., None]], 2).astype(float))
-        places = np.arange(self.y.shape[1])
-        return [Shard(i, Samples(w, torch.from_numpy(c.astype(int)), 2), places) for i, (w, c) in
-                enumerate(zip(whole, labels, strict=True))]  # fmt: skip
+        """The data for the training loop."""
+        labels = np.zeros_like(self.y) if self.model is LeastSquares else self.y
+        inputs = torch.from_numpy(np.concatenate([self.x, self.y[..., None]], 2).astype(float))
+        indices = np.arange(self.y.shape[1])
+        each = (Samples(x, torch.from_numpy(y.astype(int)), 2) for x, y in zip(inputs, labels, strict=True))
+        return [Shard(i, samples, indices) for i, samples in enumerate(each)]
 
-    def run(self, seed: int = 0) -> np.ndarray:
-        """Train together once; where every local step began and the end: (rounds * steps + 1, participants, features)."""
-        path: dict[tuple[int, int], Mapping[str, Tensor]] = {}
-        config = replace(self.config, seed=seed)
-        strategy = recorded_steps(slimmable(self.build, sampled_from(self.law)), path)
-        *_, last = federate(self.build, self.shards, config, strategy=strategy, weights=self.a, count=1,
-                            policy=lambda config, last: self.widths, progress=False)  # fmt: skip
-        found = np.zeros((config.rounds * config.local_steps + 1, *self.held.shape))
+    def run(self, seed: int = 0) -> Array:
+        """Train once and return where every local step began, and the end: (rounds * steps + 1, participants, features)."""
+        path: dict[tuple[int, int], State] = {}
+        config = replace(self.config, seed=seed, norm_limit=0.0)
+        strategy = recorded_steps(slimmable(self.build, sampled_from(self.distribution)), path)
+        policy = partial(fixed_widths, widths=self.received)
+        *_, last = federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
+                            workers=1, vectorized=False, progress=False)  # fmt: skip
+        found = np.zeros((config.rounds * config.local_steps + 1, *self.holds.shape))
         for (step, i), state in path.items():
-            kept = state["weight"].numpy()
-            found[step, i, : len(kept)] = kept
-        found[-1] = self.held * last.theta["weight"].numpy()
+            weight = state["weight"].numpy()
+            found[step, i, : len(weight)] = weight
+        found[-1] = self.holds * last.theta["weight"].numpy()
         return found
 
-    def along(self, path: np.ndarray) -> Moments:
-        """The moments along a run, each (rounds, steps)."""
+    def moments_along(self, path: Array) -> Moments:
+        """Return the moments along a run, each (rounds, steps)."""
         rows = np.array([self.moments(states) for states in path[:-1]])
         return Moments(*rows.T.reshape(4, self.config.rounds, self.config.local_steps))
 
 
 def regression(
     config: Config,
-    law: Callable[[float], Distribution],
+    distribution: Callable[[float], Distribution],
     *,
-    net: type[Squares] | type[Logistic] = Squares,
+    model: type[LinearModel] = LeastSquares,
     features: int = 8,
     samples: int = 16,
     correlation: float = 0.1,
-    apart: float = 1.0,
-    steepness: Sequence[float] | None = None,
-    given: Sequence[float] | None = None,
+    heterogeneity: float = 1.0,
+    scales: Sequence[float] | None = None,
+    widths: Sequence[float] | None = None,
 ) -> LinearFederation:
-    r"""Make a federation of linear models from the recipe's seed, with the heterogeneity that is asked for.
+    r"""Make a federation of linear models from the config's seed, with a chosen heterogeneity.
 
-    Participant $i$'s features have the second moments $h_i((1-c) I + c\,\mathbf 1\mathbf 1^\top)$ exactly, $c$ =
-    ``correlation``, $h_i$ = ``steepness`` (default: 1); its targets follow $\theta_i = \theta + $ ``apart`` $\times$
-    noise. For :class:`~aequa_lite.theory.Logistic` the label is whether the target is above 0.
+    The features of participant $i$ have exactly the second moments $h_i((1-c) I + c\,\mathbf 1\mathbf 1^\top)$. Its targets
+    follow $\theta_i = \theta + b z_i$ with standard normal $\theta$ and $z_i$. For `Logistic` the label says whether the
+    target is above 0.
+
+    Args:
+        config: Without momentum, and with a constant learning rate.
+        distribution: Widest width -> the sets of widths that a step may train, with their probabilities.
+        model: `LeastSquares` or `Logistic`.
+        features: Number of features.
+        samples: Samples of each participant, at least as many as features.
+        correlation: $c$ in [0, 1).
+        heterogeneity: $b$, from 0.
+        scales: (participants,) $h_i$, above 0 (default: 1).
+        widths: (participants,) width that each receives (default: 1).
+
+    Raises:
+        ValueError: As `LinearFederation`, or a number is outside its range.
 
     Example:
         >>> plain = Config(participants=2, momentum=0.0, lr_final=1.0)
-        >>> round(regression(plain, lambda widest: [((1.0,), 1.0)], features=2, correlation=0.5).smooth, 6)
+        >>> full = lambda widest: [((1.0,), 1.0)]
+        >>> round(regression(plain, full, features=2, correlation=0.5).smoothness, 6)
         1.5
     """
+    number("features", features, 1, whole=True)
+    number("samples", samples, features, whole=True)
+    number("correlation", correlation, 0, 1, below=True)
+    number("heterogeneity", heterogeneity, 0)
+    n = config.participants
+    h = [number("scales", s, 0, above=True) for s in one_each("scales", [1.0] * n if scales is None else scales, n)]
     rng = stream(config.seed, "regression")
-    moments = (1 - correlation) * np.eye(features) + correlation
-    h = np.ones(config.participants) if steepness is None else np.asarray(steepness, dtype=float)
+    second = (1 - correlation) * np.eye(features) + correlation
+    normals = (rng.normal(size=(samples, features)) for _ in h)
     x = np.stack(
-        [np.linalg.qr(rng.normal(size=(samples, features)))[0] @ np.linalg.cholesky(samples * s * moments).T for s in h]
+        [np.linalg.qr(z)[0] @ np.linalg.cholesky(samples * s * second).T for z, s in zip(normals, h, strict=True)]
     )
-    theta = rng.normal(size=features) + apart * rng.normal(size=(config.participants, features))
+    theta = rng.normal(size=features) + heterogeneity * rng.normal(size=(n, features))
     y = np.einsum("isd,id->is", x, theta) + 0.1 * rng.normal(size=x.shape[:2])
-    return LinearFederation(net, x, y if net is Squares else (y > 0).astype(int), config, law, given)
+    return LinearFederation(model, x, (y > 0).astype(int) if model is Logistic else y, config, distribution, widths)

@@ -1,115 +1,158 @@
-"""Draws of widths whose law is listed, and local steps taken one by one: what theorems about draws need."""
+"""Width samplers with a listed distribution, and local steps recorded one by one: what the theorems assume."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import numpy as np
-import scipy
-from torch import Tensor
+from numpy.typing import NDArray
+from scipy.stats import beta
 
+from .._check import number, refusal
 from ..config import Config
 from ..federate import Strategy
 from ..local import WidthSampler
-from ..types import Shard, Update
+from ..types import Shard, State, Update
 
-__all__ = ["distribution_of", "recorded_steps", "sampled_from"]
+__all__ = ["Distribution", "distribution_of", "recorded_steps", "sampled_from"]
 
-
-Distribution = Sequence[
-    tuple[tuple[float, ...], float]
-]  # each set of widths that a step may train, and its probability
+Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
 
 
-def sampled_from(law: Callable[[float], Distribution]) -> WidthSampler:
-    """Make the draw of a finite law: ``law(widest)`` -> the sets of widths a step may train, with probabilities.
+def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
+    """Make the width sampler of a finite distribution.
 
-    Example:
-        >>> draw = sampled_from(lambda widest: [((widest,), 0.5), ((0.25 * widest,), 0.5)])
-        >>> draw(np.random.default_rng(0), 1.0, Config())
-        (0.25,)
-    """
+    Args:
+        distribution: Widest width -> the sets of widths that a step may train, with their probabilities.
 
-    @cache
-    def listed(widest: float) -> tuple[list[tuple[float, ...]], np.ndarray]:
-        sets, chances = zip(*law(widest), strict=True)
-        return list(sets), np.cumsum(chances)
-
-    def draw(rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
-        sets, up_to = listed(widest)
-        return sets[min(int(np.searchsorted(up_to, rng.random(), side="right")), len(sets) - 1)]
-
-    return draw
-
-
-def distribution_of(draw: WidthSampler, config: Config, widest: float = 1.0) -> Distribution:
-    r"""Return the exact law of a draw that takes one random width, by the cells of the grid of widths.
-
-    $P(w) = I(w) - I(w - 1 / \mathrm{grid})$ with $I$ the distribution of the recipe's Beta variable, stretched over the range.
+    Returns:
+        A width sampler. It refuses a distribution whose probabilities do not sum to one.
 
     Raises:
-        ValueError: the recipe trains more than one random width in a step.
+        ValueError: `distribution` is not callable.
+
+    Example:
+        >>> sampler = sampled_from(lambda widest: [((widest,), 0.5), ((0.25 * widest,), 0.5)])
+        >>> sampler(np.random.default_rng(0), 1.0, Config())
+        (0.25,)
+    """
+    if not callable(distribution):
+        raise refusal("distribution", "a function of the widest width", distribution)
+    return partial(_sample, distribution)
+
+
+def _sample(
+    distribution: Callable[[float], Distribution], rng: np.random.Generator, widest: float, config: Config
+) -> tuple[float, ...]:
+    """One set of widths."""
+    sets, cumulative = _listed(distribution, widest)
+    return sets[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(sets) - 1)]
+
+
+@lru_cache(maxsize=256)
+def _listed(
+    distribution: Callable[[float], Distribution], widest: float
+) -> tuple[list[tuple[float, ...]], NDArray[np.float64]]:
+    """The sets of widths, and their cumulative probabilities."""
+    pairs = list(distribution(widest))
+    sets, probabilities = [tuple(widths) for widths, _ in pairs], np.array([p for _, p in pairs], dtype=float)
+    if not all(sets) or not (probabilities >= 0).all() or not abs(probabilities.sum() - 1) < 1e-9:
+        raise refusal("distribution", "sets of widths with probabilities that sum to 1", pairs)
+    return sets, np.cumsum(probabilities)
+
+
+def distribution_of(width_sampler: WidthSampler, config: Config, widest: float = 1.0) -> Distribution:
+    r"""Return the exact distribution of a width sampler that draws one random width, over the grid of widths.
+
+    $P(w) = I(w) - I(w - 1 / \mathrm{grid})$ with $I$ the distribution function of the config's Beta variable, stretched over
+    [`min_width`, `widest`].
+
+    Args:
+        width_sampler: `full_only`, `one_random`, `full_and_random` or `sandwich`.
+        config: Its grid, its least width and its Beta distribution.
+        widest: Width that the participant received.
+
+    Returns:
+        The sets of widths that a step may train, with their probabilities.
+
+    Raises:
+        ValueError: `width_sampler` is not callable, `config.widths_per_step` is not 1, or `widest` is outside (0, 1].
 
     Example:
         >>> import aequa_lite as aq
-        >>> law = distribution_of(aq.sandwich, Config(min_width=0.99))
-        >>> [(widths, round(chance, 3)) for widths, chance in law]
+        >>> pairs = distribution_of(aq.sandwich, Config(min_width=0.99))
+        >>> [(widths, round(probability, 3)) for widths, probability in pairs]
         [((1.0, 0.99, 0.995), 0.125), ((1.0, 0.99, 1.0), 0.875)]
     """
+    if not callable(width_sampler):
+        raise refusal("width_sampler", "a function, such as one_random", width_sampler)
     if config.widths_per_step != 1:
-        raise ValueError(f"widths_per_step is {config.widths_per_step}; allowed is 1, for which the law is listed")
-    low = min(config.min_width, widest)
-    ends = np.arange(config.grid + 1) / config.grid
+        raise refusal("widths_per_step", "1, for which the distribution is listed", config.widths_per_step)
+    low = min(config.min_width, number("widest", widest, 0, 1, above=True))
     if widest == low:
-        return [(tuple(draw(_Told(0.0), widest, config)), 1.0)]
-    share = np.clip((ends - low) / (widest - low), 0, 1)
-    below = scipy.stats.beta.cdf(share, config.width_alpha, config.width_beta)
-    cells = [i for i in range(config.grid) if below[i + 1] > below[i]]
-    told = [(share[i] + share[i + 1]) / 2 for i in cells]
-    return [(tuple(draw(_Told(t), widest, config)), float(below[i + 1] - below[i])) for i, t in zip(cells, told)]
+        return [(tuple(width_sampler(_FixedBeta(0.0), widest, config)), 1.0)]
+    ends = np.clip((np.arange(config.grid + 1) / config.grid - low) / (widest - low), 0, 1)
+    below = beta.cdf(ends, config.width_alpha, config.width_beta)
+    return [
+        (tuple(width_sampler(_FixedBeta((ends[i] + ends[i + 1]) / 2), widest, config)), float(below[i + 1] - below[i]))
+        for i in range(config.grid)
+        if below[i + 1] > below[i]
+    ]
 
 
-class _Told:
-    """A generator that draws what it is told."""
+@dataclass(frozen=True)
+class _FixedBeta:
+    """A generator whose Beta variable has a fixed value."""
 
-    def __init__(self, value: float) -> None:
-        self.value = value
+    value: float
 
-    def beta(self, a: float, b: float, count: int) -> np.ndarray:
+    def beta(self, a: float, b: float, count: int) -> NDArray[np.float64]:
         return np.full(count, self.value)
 
 
-def recorded_steps(strategy: Strategy, path: dict[tuple[int, int], Mapping[str, Tensor]]) -> Strategy:
-    """Take the local steps one by one: every batch is drawn afresh, and ``path[step, participant]`` is where a step began.
+def recorded_steps(strategy: Strategy, path: dict[tuple[int, int], State]) -> Strategy:
+    """Take the local steps one by one, each with a freshly drawn batch, and record where each began.
 
-    Without momentum this is the same training, but for the batches: within a round the loop shuffles, and theorems
-    ask for independent draws.
+    Without momentum this differs from the strategy only in the batches: within a round the loop shuffles the shard, while
+    the theorems assume independent batches.
+
+    Args:
+        strategy: How participants train.
+        path: Receives the slice at the start of each step, by (step, participant).
+
+    Returns:
+        The strategy that records. It refuses a config with momentum or a proximal term, which single steps would forget.
 
     Raises:
-        ValueError: at the first round, if the recipe has momentum or a proximal pull, which single steps would forget.
+        ValueError: `strategy` is no Strategy, or `path` no dictionary.
 
     Example:
         >>> import aequa_lite as aq
         >>> path, config = {}, aq.Config(participants=2, rounds=1, local_steps=3, momentum=0.0)
         >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
-        >>> _ = list(aq.federate(aq.MLP, shards, config, strategy=recorded_steps(aq.slimmable(aq.MLP), path), progress=False))
-        >>> sorted(path)
-        [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+        >>> strategy = recorded_steps(aq.slimmable(aq.MLP), path)
+        >>> len(list(aq.federate(aq.MLP, shards, config, strategy=strategy, progress=False))), sorted(path)[:3]
+        (1, [(0, 0), (0, 1), (1, 0)])
     """
+    if not isinstance(strategy, Strategy):
+        raise refusal("strategy", "a Strategy, such as slimmable(build)", strategy)
+    if not isinstance(path, dict):
+        raise refusal("path", "a dictionary to write to", path)
+    return replace(strategy, local=partial(_recorded, strategy.local, path), vectorized=None)
 
-    def local(
-        state: Mapping[str, Tensor], shard: Shard, width: float, config: Config, rng: np.random.Generator, *,
-        first: int = 0, weight: float = 1.0,
-    ) -> Update:  # fmt: skip
-        if config.momentum or config.proximal:
-            raise ValueError("recipe has momentum or proximal set; allowed are single steps without memory")
-        losses = 0.0
-        for step in range(first, first + config.local_steps):
-            path[step, shard.participant] = state
-            update = strategy.local(state, shard, width, config, rng, first=step, steps=1, weight=weight)
-            state, losses = update.state, losses + update.loss
-        return replace(update, loss=losses / config.local_steps)
 
-    return replace(strategy, local=local, together=None)
+def _recorded(
+    train: Callable[..., Update], path: dict[tuple[int, int], State], state: State, shard: Shard, width: float,
+    config: Config, rng: np.random.Generator, *, first: int = 0, weight: float = 1.0,
+) -> Update:  # fmt: skip
+    """The local steps of one round, one by one."""
+    if config.momentum or config.proximal:
+        raise refusal("config", "without momentum and proximal term, as single steps have no memory", config)
+    loss = 0.0
+    for step in range(first, first + config.local_steps):
+        path[step, shard.participant] = state
+        update = train(state, shard, width, config, rng, first=step, steps=1, weight=weight)
+        state, loss = update.state, loss + update.loss
+    return replace(update, loss=loss / config.local_steps)
