@@ -1,11 +1,11 @@
-"""Measure every score of contribution beside the exact Shapley value and write the table under results/contribution/.
+"""Compare contribution scores with the exact Shapley value and write the tables under results/contribution/.
 
 usage: python scripts/contribution_scores.py [SEEDS]
 
-Five participants, an MLP, Fashion-MNIST mini; five ways to share out the data; seeds 0, 1, ... (default: three). The exact
-value retrains all 31 coalitions. Writes scores.csv (a row for each partition, seed, participant and score) and
-summary.json (how each score ranks and scales, what it costs, the recipe, versions, device and date). A partition and seed
-that is done is not repeated; about a minute each on one core.
+Five participants, an MLP, Fashion-MNIST mini; five partitions; seeds 0, 1, ... (default: three). The exact value retrains
+all 31 coalitions. Writes scores.csv (a row for each partition, seed, score and participant) and summary.json (correlations
+and costs of each score, config, versions, device and date). Finished pairs of partition and seed are not repeated; each
+takes about a minute on one core.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.report import device_in_words, versions_of_run
+from aequa_lite.contribution import (
+    CachedGame,
+    class_alignment,
+    class_shapley,
+    leave_one_out,
+    retraining_game,
+    update_shapley,
+)
+from aequa_lite.report import device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DONE = ROOT / "results" / "contribution", ROOT / "runs" / "contribution"
-RECIPE = aq.Config(participants=5, rounds=20, local_steps=15, batch=64, lr=0.08)
+CONFIG = aq.Config(participants=5, rounds=20, local_steps=15, batch=64, lr=0.08)
 RATES = (0.0, 0.2, 0.4, 0.6, 0.8)
 PARTITIONS: dict[str, Callable[[aq.Samples, aq.Config], list[aq.Shard]]] = {
     "by_size": partial(aq.data.by_size, sizes=(50, 200, 750, 2000, 3000)),
@@ -40,42 +48,40 @@ PARTITIONS: dict[str, Callable[[aq.Samples, aq.Config], list[aq.Shard]]] = {
 UPDATES = {
     "alignment": aq.alignment,
     "alignment, no memory": partial(aq.alignment, alpha=0.0),
-    "class alignment": aq.contribution.class_alignment,
-    "class Shapley": aq.contribution.class_shapley,
+    "class alignment": class_alignment,
+    "class Shapley": class_shapley,
 }
 COLUMNS = ["partition", "seed", "score", "participant", "value", "trainings", "local_steps", "evaluations"]
 
 
-def steps(coalitions: list[frozenset[int]]) -> int:
+def total_steps(coalitions: list[frozenset[int]]) -> int:
     """The local steps of training each of these coalitions."""
-    return sum(len(each) for each in coalitions) * RECIPE.rounds * RECIPE.local_steps
+    return sum(len(each) for each in coalitions) * CONFIG.rounds * CONFIG.local_steps
 
 
-def retraining(build: Callable, shards: list[aq.Shard], config: aq.Config, data: aq.Dataset) -> dict[str, tuple]:
-    """The scores that train again: name -> (values, trainings, local steps, evaluations) beyond the one federation."""
+def retraining_scores(build: Callable, shards: list[aq.Shard], config: aq.Config, data: aq.Dataset) -> dict[str, tuple]:
+    """Scores that train again: name -> (values, trainings, local steps, evaluations), beyond the federation itself."""
     n = config.participants
     alone = aq.accuracy(aq.standalone(build, shards, config, progress=False), data.validation)
     found = {
         "samples": ([len(shard) for shard in shards], 0, 0, 0),
         "accuracy alone": (alone, n, n * config.rounds * config.local_steps, n),
     }
-    game = aq.contribution.retraining_game(
-        build, shards, config, data.validation, strategy=aq.slimmable(build, aq.full_only)
-    )
-    for name, solve in {"Shapley": aq.shapley, "leave one out": aq.contribution.leave_one_out}.items():
-        asked = aq.contribution.CachedGame(game)  # remembers what this way of solving asks for
-        values = solve(asked, n)
-        new = [each for each in asked.worth if 0 < len(each) < n]
-        found[name] = (values, len(new), steps(new), len(asked))
+    game = retraining_game(build, shards, config, data.validation, strategy=aq.slimmable(build, aq.full_only))
+    for name, solve in {"Shapley": aq.shapley, "leave one out": leave_one_out}.items():
+        cached = CachedGame(game)  # counts the coalitions of this solver
+        values = solve(cached, n)
+        trained = [each for each in cached.values if 0 < len(each) < n]
+        found[name] = (values, len(trained), total_steps(trained), len(cached))
     return found
 
 
-def looking(build: Callable, shards: list[aq.Shard], config: aq.Config, data: aq.Dataset) -> dict[str, tuple]:
-    """The scores that look at the updates of one federation: name -> (values, trainings, local steps, evaluations)."""
+def update_scores(build: Callable, shards: list[aq.Shard], config: aq.Config, data: aq.Dataset) -> dict[str, tuple]:
+    """Scores of the updates of one federation: name -> (values, trainings, local steps, evaluations)."""
     plain, start = aq.slimmable(build, aq.full_only), aq.init_params(build, config.seed)
     rounds = list(aq.federate(build, shards, config, strategy=plain, progress=False))
     last = {name: list(aq.contributions(score, rounds, start))[-1] for name, score in UPDATES.items()}
-    replay = list(aq.contributions(aq.contribution.update_shapley(build, data.validation), rounds, start))[-1]
+    replay = list(aq.contributions(update_shapley(build, data.validation), rounds, start))[-1]
     return {
         **{name: (values, 0, 0, 0) for name, values in last.items()},
         "update Shapley": (replay, 0, 0, config.rounds * 2**config.participants),
@@ -86,22 +92,22 @@ def rows(partition: str, seed: int) -> pd.DataFrame:
     """All scores of one partition and seed, a row for each score and participant."""
     path = DONE / f"{partition}-{seed}.csv"
     if not path.exists():
-        data, config = aq.load("fashion-mini", device="cpu"), replace(RECIPE, seed=seed)
+        data, config = aq.load("fashion-mini", device="cpu"), replace(CONFIG, seed=seed)
         build, shards = aq.for_dataset(aq.MLP, data), PARTITIONS[partition](data.train, config)
-        found = {**retraining(build, shards, config, data), **looking(build, shards, config, data)}
+        found = {**retraining_scores(build, shards, config, data), **update_scores(build, shards, config, data)}
         head = {"partition": partition, "seed": seed}
         table = pd.DataFrame(
             {**head, "score": name, "participant": i, "value": round(float(value), 6),
              "trainings": trainings, "local_steps": local_steps, "evaluations": evaluations}
             for name, (values, trainings, local_steps, evaluations) in found.items() for i, value in enumerate(values)
         )  # fmt: skip
-        with atomic_write(path) as half:
-            table.to_csv(half, index=False)
+        with atomic_write(path) as temporary:
+            table.to_csv(temporary, index=False)
     return pd.read_csv(path)[COLUMNS]
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """How each score ranks (Spearman) and scales (Pearson) beside Shapley and accuracy alone, a row for each seed."""
+    """Rank and linear correlation of each score with Shapley and stand-alone accuracy, a row for each seed."""
     found = []
     for (partition, seed), run in table.groupby(["partition", "seed"], sort=False):
         scores = run.pivot(index="participant", columns="score", values="value")
@@ -113,10 +119,10 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> dict[str, object]:
-    """What is quoted: agreement by partition and score (mean and least over the seeds), costs, and where it was run."""
+    """Correlations by partition and score (mean and least over the seeds), costs, and where it was run."""
     agreed = agreement(table).groupby(["beside", "partition", "score"], sort=False)[["spearman", "pearson"]]
     both = agreed.agg(["mean", "min", "count"]).astype(float).round(3)
-    both.columns = [f"{measure}_{what}" for measure, what in both.columns]
+    both.columns = [f"{measure}_{statistic}" for measure, statistic in both.columns]
     entries = json.loads(both.reset_index().to_json(orient="records"))  # an undefined correlation is null
     return {
         "seeds": sorted(int(s) for s in table["seed"].unique()),
@@ -126,12 +132,12 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
             .max()
             .to_json(orient="index")
         ),
-        "recipe": {**RECIPE.to_dict(), "seed": "each of the seeds"},
+        "config": {**CONFIG.to_dict(), "seed": "each of the seeds"},
         "network": "MLP",
         "data": "fashion-mini",
         "label_noise_rates": RATES,
-        "versions": versions_of_run(),
-        "device": device_in_words(aq.load("fashion-mini", device="cpu").test.y.device),
+        "versions": versions(),
+        "device": device_name(aq.load("fashion-mini", device="cpu").test.y.device),
         "date": date.today().isoformat(),
     }
 
@@ -139,12 +145,12 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
 def main() -> None:
     """Run every partition and seed that is missing and write the tables."""
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
-    wanted = [(partition, seed) for seed in seeds for partition in PARTITIONS]
-    table = pd.concat([rows(*each) for each in tqdm(wanted, desc="runs")], ignore_index=True)
-    with atomic_write(RESULTS / "scores.csv") as half:
-        table.to_csv(half, index=False)
-    with atomic_write(RESULTS / "summary.json") as half:
-        half.write_text(json.dumps(summary(table), indent=1, allow_nan=False) + "\n")
+    runs = [(partition, seed) for seed in seeds for partition in PARTITIONS]
+    table = pd.concat([rows(*each) for each in tqdm(runs, desc="runs")], ignore_index=True)
+    with atomic_write(RESULTS / "scores.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    with atomic_write(RESULTS / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary(table), indent=1, allow_nan=False) + "\n")
     print(f"{len(table)} rows in {RESULTS.relative_to(ROOT)}")
 
 

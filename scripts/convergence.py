@@ -2,10 +2,10 @@
 
 usage: python scripts/convergence.py [SEEDS] [SCALE]
 
-Runs notebooks/03_convergence.ipynb through papermill, seeds 0, 1, ... (default: five), scale 1 by default, and writes
-bounds.csv (measured gradient and bound for each loss, draw and way of receiving), slopes.csv (predicted and fitted slopes
-with their 95% intervals over the seeds) and cases.csv (nesting, what it does not cover, each assumption broken); with
-versions, device, date.
+Runs notebooks/03_convergence.ipynb through papermill with seeds 0, 1, ... (default: five) at a scale (default: 1). Writes
+bounds.csv (measured gradient and bound by loss, width sampler and widths received), slopes.csv (predicted and fitted slopes
+with 95% intervals over the seeds) and cases.csv (nesting and its limits, each assumption broken), each row with versions,
+device and date.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ NOTEBOOK, RESULTS = ROOT / "notebooks" / "03_convergence.ipynb", ROOT / "results
 
 
 def main() -> None:
-    """Run the chapter and stamp what it has found."""
-    seeds, scale = (int(given) for given in (*sys.argv[1:], *("5", "1")[len(sys.argv) - 1 :]))
+    """Run the chapter; add versions, device and date to its tables."""
+    seeds, scale = (int(text) for text in (*sys.argv[1:], *("5", "1")[len(sys.argv) - 1 :]))
     out = ROOT / "runs" / "convergence-seeds"
     out.mkdir(parents=True, exist_ok=True)
-    given = {"seeds": seeds, "scale": scale, "out": str(out)}
-    papermill.execute_notebook(str(NOTEBOOK), str(out / "executed.ipynb"), given, progress_bar=False)
+    parameters = {"seeds": seeds, "scale": scale, "out": str(out)}
+    papermill.execute_notebook(str(NOTEBOOK), str(out / "executed.ipynb"), parameters, progress_bar=False)
     stamp = {
         "seeds": seeds,
         "scale": scale,
@@ -41,8 +41,8 @@ def main() -> None:
     stamp |= {name: version(name) for name in ("torch", "numpy", "scipy", "aequa-lite")}
     for name in ("bounds", "slopes", "cases"):
         table = pd.read_csv(out / f"{name}.csv").assign(**stamp, date=date.today().isoformat())
-        with atomic_write(RESULTS / f"{name}.csv") as half:
-            table.to_csv(half, index=False, float_format="%.6g")
+        with atomic_write(RESULTS / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
     print(f"tables in {RESULTS.relative_to(ROOT)}")
 
 
