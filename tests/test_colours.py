@@ -1,4 +1,4 @@
-"""Figures for every eye: colours stay apart under each kind of colour blindness, and stand out from their face.
+"""Figures for every eye: colours stay apart under each kind of colour blindness, and stand out from their ground.
 
 Colour blindness is simulated by the matrices of Machado, Oliveira and Fernandes (2009) at full severity, in linear RGB; a
 distance is CIE 1976 in Lab (about 2.3 is a just noticeable difference), a contrast that of WCAG 2.
@@ -14,7 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 import aequa_lite as aq
-from aequa_lite.plotting import figures as plots
+from aequa_lite.plotting import theme
 
 EYES = {
     "usual": np.eye(3),
@@ -25,11 +25,11 @@ EYES = {
 XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
-APART, SEEN = 15.0, 3.0  # the bars: six just noticeable differences; WCAG's contrast of what is not text
-TOGETHER = {  # what stands beside each other in one figure
-    "alone, reward, bound": (plots.INK, plots.ALONE, plots.STOPPED),
-    "ways of training": plots.LINES,
-    "categories": plots.CYCLE,
+APART, SEEN = 15.0, 3.0  # six just noticeable differences; WCAG's contrast of what is not text
+TOGETHER = {  # colours that are used in one figure
+    "stand-alone, reward, bound": (theme.INK, theme.ALONE, theme.BOUND),
+    "methods of training": theme.LINES,
+    "categories": theme.CYCLE,
 }
 WIDTHS = np.linspace(0, 1, 101)
 
@@ -56,7 +56,7 @@ def contrast(a: object, b: object) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_the_measure_knows_what_is_known() -> None:
+def test_the_measures_agree_with_known_values() -> None:
     assert contrast("black", "white") == pytest.approx(21)
     assert apart("white", "black", "usual") == pytest.approx(100, abs=0.1)
     assert apart("#ff0000", "#7d7d00", "usual") > 80  # red and olive: far for most, near for some
@@ -65,27 +65,27 @@ def test_the_measure_knows_what_is_known() -> None:
 
 @pytest.mark.parametrize("eye", EYES)
 @pytest.mark.parametrize("colours", TOGETHER.values(), ids=TOGETHER)
-def test_colours_that_stand_together_stay_apart(colours: tuple[str, ...], eye: str) -> None:
+def test_colours_of_one_figure_stay_apart(colours: tuple[str, ...], eye: str) -> None:
     for a, b in combinations(colours, 2):
         assert apart(a, b, eye) >= APART, (a, b)
 
 
 @pytest.mark.parametrize("colours", TOGETHER.values(), ids=TOGETHER)
-def test_every_colour_stands_out_from_the_figures_face(colours: tuple[str, ...]) -> None:
+def test_every_colour_stands_out_from_the_figures_ground(colours: tuple[str, ...]) -> None:
     for colour in colours:
         assert contrast(colour, "white") >= SEEN, colour
 
 
 @pytest.mark.parametrize("eye", EYES)
 def test_a_wider_reward_is_darker_for_every_eye(eye: str) -> None:
-    lightness = np.array([lab(plots.shade(w), eye)[0] for w in WIDTHS])
+    lightness = np.array([lab(theme.shade(w), eye)[0] for w in WIDTHS])
     assert (np.diff(lightness) < 0).all()
     assert lightness[0] - lightness[-1] > 50
 
 
-def test_what_is_too_pale_has_an_edge_that_is_not() -> None:
-    assert contrast(plots.shade(0.05), "white") < SEEN  # so the edge is needed
-    assert contrast(plots.EDGE["edgecolor"], "white") >= SEEN
+def test_a_pale_marker_has_an_edge_that_stands_out() -> None:
+    assert contrast(theme.shade(0.05), "white") < SEEN  # so the edge is needed
+    assert contrast(theme.EDGE["edgecolor"], "white") >= SEEN
     curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.4, 0.6, 0.8]), samples=1000)
     plan = aq.allocate([0.3, 0.5, 0.7], curve)
     figure = aq.plotting.curve(curve, plan)
@@ -96,12 +96,12 @@ def test_what_is_too_pale_has_an_edge_that_is_not() -> None:
     plt.close("all")
 
 
-def test_the_face_of_a_figure_stands_out_from_the_dark_page() -> None:
+def test_the_ground_of_a_figure_stands_out_from_the_dark_page() -> None:
     with plt.rc_context():
         aq.plotting.style()
         assert contrast(plt.rcParams["figure.facecolor"], "#14181e") >= SEEN  # the theme's dark page
-        assert tuple(plt.rcParams["axes.prop_cycle"].by_key()["color"]) == tuple(map(to_rgb, plots.CYCLE))
+        assert tuple(plt.rcParams["axes.prop_cycle"].by_key()["color"]) == tuple(map(to_rgb, theme.CYCLE))
 
 
 def test_participants_are_told_apart_without_colour() -> None:
-    assert len({plots.marker(i) for i in range(10)}) == 10
+    assert len({theme.marker(i) for i in range(10)}) == 10

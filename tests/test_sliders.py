@@ -1,4 +1,4 @@
-"""The figure that moves finds in the page what the module finds, and stands still where scripts are off."""
+"""Interactive figures compute in the page what the package computes, and are still pictures without scripts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import re
 import shutil
 import subprocess
-from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.plotting.interactive import asset
 
 CURVE = aq.Curve(np.linspace(0.02, 1, 12), np.sort(aq.stream(0, "sliders").uniform(0.3, 0.9, 12)), samples=1000)
 
@@ -21,35 +21,35 @@ CURVE = aq.Curve(np.linspace(0.02, 1, 12), np.sort(aq.stream(0, "sliders").unifo
 def test_the_page_finds_the_plan_that_allocate_finds() -> None:
     cases, expected = [], []
     for seed in range(200):
-        draws = aq.stream(seed, "page")
-        n, k = int(draws.integers(1, 8)), int(draws.integers(1, 30))
-        b, levels = draws.uniform(0.2, 0.8, n), np.sort(draws.uniform(0.2, 0.9, k))
+        rng = aq.stream(seed, "page")
+        n, k = int(rng.integers(1, 8)), int(rng.integers(1, 30))
+        b, levels = rng.uniform(0.2, 0.8, n), np.sort(rng.uniform(0.2, 0.9, k))
         if seed % 2:  # coarse numbers, so that ties are common
             b, levels = b.round(1), np.unique(levels.round(2))
-        weight = round(float(draws.uniform(0, 1)), 2)
+        weight = round(float(rng.uniform(0, 1)), 2)
         curve = aq.Curve(np.linspace(0.1, 1, len(levels)) if len(levels) > 1 else [1.0], levels, 1000)
         plan = aq.allocate(b, curve, objective=aq.allocation.spread_minus_gain(weight))
         cases.append([b.tolist(), levels.tolist(), weight])
         expected.append((plan.certificate.value, np.searchsorted(levels, plan.predicted_accuracy - 1e-12).tolist()))
-    search = files("aequa_lite").joinpath("embedded", "sliders.js").read_text()
+    search = asset("sliders.js")
     code = f"{search}\nconsole.log(JSON.stringify({json.dumps(cases)}.map(c => best(c[0], c[1], c[2]))));"
-    said = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=True).stdout
     same = 0
-    for (b, levels, weight), (value, chosen), found in zip(cases, expected, json.loads(said), strict=True):
+    for (b, levels, weight), (value, chosen), found in zip(cases, expected, json.loads(output), strict=True):
         gains = np.array(levels)[found] - b
         assert gains.std() - weight * gains.mean() == pytest.approx(value, abs=1e-9)
         same += found == chosen
-    assert same >= 196  # where two plans are equally good to the last digit, either may stand
+    assert same >= 196  # where two plans are equally good to the last digit, either is right
 
 
-def test_the_page_carries_everything_and_asks_nobody() -> None:
+def test_the_page_is_complete_and_fetches_nothing() -> None:
     html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE, "here").html
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert "__" not in re.sub(r"data:image/[^\"]+", "", html)  # every place is filled
     assert html.count('id="sliders-here"') == 1
 
 
-def test_without_scripts_a_picture_with_words_stands_there() -> None:
+def test_without_scripts_a_picture_with_a_description_is_shown() -> None:
     html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE).html
     still = re.search(r"<noscript>(.*?)</noscript>", html, flags=re.S)
     assert still
@@ -57,21 +57,40 @@ def test_without_scripts_a_picture_with_words_stands_there() -> None:
     assert re.search(r"<div id=\"sliders-allocation\"[^>]* hidden", html)  # the empty sliders are not shown then
 
 
-def test_every_slider_has_words() -> None:
+def test_every_slider_has_a_label() -> None:
     html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE).html
     assert len(re.findall(r"<label>[a-z][^<]+<b[^>]*></b><br><input", html)) == html.count('type="range"') == 3
 
 
-def test_the_stepper_shows_what_the_merge_makes() -> None:
+def test_the_stepper_shows_the_aggregate() -> None:
     blocks = [torch.ones(3, 3), 4 * torch.ones(2, 2)]
     html = aq.plotting.stepper(torch.zeros(3, 3), list(zip(blocks, (1.0, 2.0))), ("Anna", "Ben")).html
     assert html.count("<section data-step>") == 4
     assert "to Ben: 0 0; 0 0" in html  # only the leading block goes out
-    assert "shared, after the round: 3 3 1; 3 3 1; 1 1 1" in html
-    assert "hidden" not in html.split("</div>")[-2]  # without scripts every step stands there
+    assert "global, after the round: 3 3 1; 3 3 1; 1 1 1" in html
+    assert "hidden" not in html.split("</div>")[-2]  # without scripts every step is shown
     assert not re.search(r"(src|href)=", html)
 
 
-def test_the_stepper_wants_a_square() -> None:
-    with pytest.raises(ValueError, match=r"theta has the shape \(2, 3\)"):
-        aq.plotting.stepper(torch.zeros(2, 3), [])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"theta": torch.zeros(2, 3)}, r"`theta` must be a square matrix .* got shape \(2, 3\)"),
+        ({"theta": 3}, "`theta` must be a square matrix .* got int"),
+        (
+            {"updates": [(torch.zeros(4, 4), 1.0)]},
+            r"`updates\[0\]` must be a square matrix of 1 to 3 rows, got shape \(4, 4\)",
+        ),
+        ({"updates": [(torch.zeros(2, 2), 0.0)]}, r"`updates\[0\] weight` must be a number above 0, got 0.0"),
+        ({"names": ["one", "two"]}, "`names` must hold one entry for each of the 1 participants"),
+    ],
+)
+def test_the_stepper_refuses_what_is_no_round(changes: dict[str, object], sentence: str) -> None:
+    round_ = {"theta": torch.zeros(3, 3), "updates": [(torch.ones(2, 2), 1.0)], **changes}
+    with pytest.raises(ValueError, match=sentence):
+        aq.plotting.stepper(**round_)
+
+
+def test_a_name_cannot_end_the_script() -> None:
+    html = aq.plotting.sliders([0.45, 0.65, 0.85], CURVE, "</script><script>alert(1)</script>").html
+    assert "<script>alert" not in html

@@ -5,9 +5,9 @@ from .._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "allocation": ["curve_range", "held", "intervals", "rules", "threshold", "water", "ways"],
-        "figures": ["curve", "curves", "partition", "prefix", "rewards", "widths"],
-        "interactive": ["Sliders", "sliders", "stepper"],
+        "allocation": ["comparison", "critical_weight", "curve_range", "intervals", "rules", "water_filling"],
+        "figures": ["curve", "curves", "partition", "prefix", "rewards", "width_schedule", "widths"],
+        "interactive": ["Page", "sliders", "stepper"],
         "theme": ["save_figure", "style"],
     },
 )

@@ -1,29 +1,38 @@
-"""One figure style and a handful of figures; the only file that imports matplotlib and seaborn."""
+"""The figures of a run: data, network, curve, rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import nn
+from numpy.typing import ArrayLike, NDArray
 
+from .._check import number, one_each, one_of, refusal
 from ..allocation.exact import Plan
 from ..data.partition import class_counts
 from ..evaluation import Curve
 from ..report import Report
 from ..slimmable import template
-from ..types import Shard
-from .theme import ALONE, EDGE, INK, LINES, WIDTH_SCALE, _axes, marker, shade
+from ..types import Build, Shard
+from .theme import ALONE, EDGE, INK, LINES, WIDTH_SCALE, axes, instance, marker, shade
 
-__all__ = ["curve", "curves", "partition", "prefix", "rewards", "widths"]
+__all__ = ["curve", "curves", "partition", "prefix", "rewards", "width_schedule", "widths"]
 
 
 def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | None = None) -> Figure:
-    """Draw who holds how many samples of each class: one row for each participant, the number in each cell.
+    """Draw how many samples of each class each participant has: one row for each participant.
+
+    Args:
+        shards: One for each participant.
+        labels: Names of the classes.
+        ax: Axes to draw on.
+
+    Raises:
+        ValueError: There are no shards, or not one label for each class.
 
     Example:
         >>> import aequa_lite as aq
@@ -32,7 +41,9 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
         'class'
     """
     counts = class_counts(shards)  # (participants, classes)
-    ax = _axes(ax, (7.2, 0.8 + 0.42 * len(counts)))
+    if len(labels):
+        one_each("labels", list(labels), counts.shape[1], of="classes")
+    ax = axes(ax, (7.2, 0.8 + 0.42 * len(counts)))
     sns.heatmap(
         np.sqrt(counts),  # areas are compared by eye, so colour by the square root
         annot=counts if counts.size <= 150 else False,
@@ -44,8 +55,8 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
         annot_kws={"size": 8},
         ax=ax,
     )
-    ax.set(xlabel="class", ylabel="participant", title="samples of each class; on the right: in all")
-    if labels:
+    ax.set(xlabel="class", ylabel="participant", title="samples of each class; on the right: in total")
+    if len(labels):
         ax.set_xticklabels(labels, rotation=35, ha="right", size=8)
     ax.tick_params(length=0, axis="both")
     ax.set_yticks(np.arange(len(counts)) + 0.5, [str(i) for i in range(len(counts))], rotation=0)
@@ -54,70 +65,90 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
     return ax.figure
 
 
-def prefix(build: Callable[[float], nn.Module], width: float, name: str, ax: Axes | None = None) -> Figure:
-    """Draw one tensor of the full network and, inside it, the leading block that a narrow network holds.
+def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Figure:
+    """Draw one tensor of the full network and, inside it, the leading block of a narrow network.
+
+    Args:
+        build: width -> network.
+        width: Width of the narrow network, in (0, 1].
+        name: Name of the tensor in the network's state.
+        ax: Axes to draw on.
+
+    Raises:
+        ValueError: `width` is outside (0, 1], or there is no such tensor.
 
     Example:
         >>> import aequa_lite as aq
-        >>> prefix(aq.MLP, 0.4, "4.weight").axes[0].get_title()
-        'layer 4.weight: 200 x 200, of it 80 x 80 at width 0.4'
+        >>> prefix(aq.MLP, 0.4, "4.weight").axes[0].get_xlim()
+        (0.0, 200.0)
     """
-    full, part = (tuple(template(build, w).state_dict()[name].shape) for w in (1.0, width))
-    rows, columns = (full[0], int(np.prod(full[1:]))) if len(full) > 1 else (full[0], 1)
-    narrow_rows, narrow_columns = (part[0], int(np.prod(part[1:]))) if len(part) > 1 else (part[0], 1)
-    ax = _axes(ax, (4.2, 3.2))
+    number("width", width, 0, 1, above=True)
+    states = [template(build, w).state_dict() for w in (1.0, width)]
+    one_of("name", name, list(states[0]))
+    shapes = [tuple(state[name].shape) for state in states]
+    (rows, columns), (narrow_rows, narrow_columns) = (_rows_and_columns(shape) for shape in shapes)
+    ax = axes(ax, (4.2, 3.2))
     ax.add_patch(Rectangle((0, 0), columns, rows, facecolor=shade(1.0), edgecolor="white"))
     ax.add_patch(Rectangle((0, 0), narrow_columns, narrow_rows, facecolor=shade(width * 0.6), edgecolor="white", lw=2))
-    sizes = (" x ".join(map(str, full)), " x ".join(map(str, part)))
-    ax.set_title(f"layer {name}: {sizes[0]}, of it {sizes[1]} at width {width:g}", size="small")
+    full, narrow = (" x ".join(map(str, shape)) for shape in shapes)
+    ax.set_title(f"layer {name}: {full}, of it {narrow} at width {width:g}", size="small")
     ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel="inputs", ylabel="outputs")
     ax.set_aspect("auto")
     return ax.figure
 
 
-def curve(
-    curve: Curve,
-    plan: Plan | None = None,
-    alone: Sequence[float] = (),
-    ax: Axes | None = None,
-) -> Figure:
+def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Outputs and inputs of a tensor."""
+    return shape[0] if shape else 1, int(np.prod(shape[1:]))
+
+
+def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), ax: Axes | None = None) -> Figure:
     """Draw accuracy by width with its 95% band and its monotone fit; with a plan, who gets which width.
 
-    ``alone``: what each participant reaches alone; a line leads from there up to its reward.
+    Args:
+        found: The curve.
+        plan: An allocation on it.
+        contribution: (n,) stand-alone accuracies; a line leads from there up to the reward.
+        ax: Axes to draw on.
+
+    Raises:
+        ValueError: `found` is not a curve, or there is not one contribution for each width of the plan.
 
     Example:
-        >>> import numpy as np, aequa_lite as aq
-        >>> curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.3, 0.6, 0.8]), samples=1000)
-        >>> curve(curve).axes[0].get_xlabel()
+        >>> import aequa_lite as aq
+        >>> curve(aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)).axes[0].get_xlabel()
         'width (logarithmic)'
     """
-    ax = _axes(ax)
-    margin = 1.96 * curve.standard_error
-    ax.fill_between(curve.widths, curve.accuracy - margin, curve.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)
-    ax.plot(curve.widths, curve.fitted, color=INK, lw=1, drawstyle="steps-post", zorder=2)
-    ax.scatter(curve.widths, curve.accuracy, c=curve.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
+    instance("found", found, Curve)
+    n = 0 if plan is None else len(instance("plan", plan, Plan).widths)
+    alone = np.asarray(contribution, dtype=float)
+    if alone.size:
+        one_each("contribution", alone, n)
+    ax = axes(ax)
+    margin = 1.96 * found.standard_error
+    ax.fill_between(found.widths, found.accuracy - margin, found.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)
+    ax.plot(found.widths, found.fitted, color=INK, lw=1, drawstyle="steps-post", zorder=2)
+    ax.scatter(found.widths, found.accuracy, c=found.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
     if plan is not None:
-        _earned(ax, plan, alone)
-    low = min([float(curve.accuracy.min()), *map(float, alone)])
-    ax.set(ylim=(max(0.0, low - 0.05), float(curve.accuracy.max()) + 0.07), ylabel="accuracy (validation)")
+        _mark_rewards(ax, plan, alone)
+    low = min([float(found.accuracy.min()), *alone.tolist()])
+    ax.set(ylim=(max(0.0, low - 0.05), float(found.accuracy.max()) + 0.07), ylabel="accuracy (validation)")
     ax.set_title("accuracy by width" + (", and who earns which width" if plan is not None else ""))
-    _width_axis(ax, float(curve.widths[0]))
+    _width_axis(ax, float(found.widths[0]))
     return ax.figure
 
 
-def _earned(ax: Axes, plan: Plan, alone: Sequence[float]) -> None:
-    """Mark each participant's reward on the curve, and where it came from."""
+def _mark_rewards(ax: Axes, plan: Plan, alone: NDArray[np.float64]) -> None:
+    """Mark each participant's reward on the curve, with a line from its stand-alone accuracy."""
     for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy)):
         ax.scatter([w], [a], color=shade(w), marker=marker(i), s=75, zorder=6, **EDGE)
         if len(alone):
             ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
             ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
     for w in sorted(set(plan.widths)):
-        who = [str(i) for i in np.flatnonzero(plan.widths == w)]
+        who = ", ".join(str(i) for i in np.flatnonzero(plan.widths == w))
         top = float(plan.predicted_accuracy[plan.widths == w][0])
-        ax.annotate(
-            ", ".join(who), (w, top), xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK
-        )
+        ax.annotate(who, (w, top), xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK)
     if len(alone):
         place = (float(plan.widths[0]), float(alone[0]))
         ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
@@ -132,66 +163,80 @@ def _width_axis(ax: Axes, least: float) -> None:
     ax.set(xlabel="width (logarithmic)", xlim=(least * 0.9, 1.1))
 
 
-def curves(curves: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figure:
-    """Draw several ways of training as mean accuracy by width with the standard deviation over their runs.
+def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figure:
+    """Draw up to four methods of training as mean accuracy by width, with the standard deviation over their runs.
 
-    ``curves``: for each way its name and one curve per seed, all on the same widths.
+    Args:
+        found: For each method its name and one curve for each seed, all on the same widths.
+        ax: Axes to draw on.
+
+    Raises:
+        ValueError: There is no method or more than four, or a method has no curve or curves on different widths.
 
     Example:
-        >>> import numpy as np, aequa_lite as aq
-        >>> curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.3, 0.6, 0.8]), samples=1000)
-        >>> curves({"one way": [curve]}).axes[0].get_xscale()
+        >>> import aequa_lite as aq
+        >>> curves({"one": [aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)]}).axes[0].get_xscale()
         'log'
     """
-    ax = _axes(ax)
-    for (name, runs), line, ink in zip(curves.items(), ("-", "--", ":", "-."), LINES, strict=False):
-        widths, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
+    if not isinstance(found, Mapping) or not 1 <= len(found) <= len(LINES):
+        raise refusal("found", f"curves of one to {len(LINES)} methods by name", found)
+    for name, runs in found.items():
+        if not len(runs) or any(not np.array_equal(instance(name, c, Curve).widths, runs[0].widths) for c in runs):
+            raise refusal(f"found[{name!r}]", "one or more curves on the same widths", runs)
+    ax = axes(ax)
+    for (name, runs), line, ink in zip(found.items(), ("-", "--", ":", "-."), LINES, strict=False):
+        grid, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
         middle, spread = values.mean(0), values.std(0)
-        ax.fill_between(widths, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
-        ax.plot(widths, middle, color=ink, ls=line, lw=1.4, label=name)
-        ax.scatter(widths, middle, c=widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=16, zorder=3)
-    _width_axis(ax, float(min(runs[0].widths[0] for runs in curves.values())))
+        ax.fill_between(grid, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
+        ax.plot(grid, middle, color=ink, ls=line, lw=1.4, label=name)
+        ax.scatter(grid, middle, c=grid, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=16, zorder=3)
+    _width_axis(ax, float(min(runs[0].widths[0] for runs in found.values())))
     ax.set(ylabel="accuracy", title="accuracy by width")
     ax.legend(loc="lower right", fontsize="small")
     return ax.figure
 
 
-def rewards(found: Report, ax: Axes | None = None) -> Figure:
-    """Draw each participant's rewarded accuracy against what it reached alone, with the line of no gain.
+def rewards(report: Report, ax: Axes | None = None) -> Figure:
+    """Draw each participant's rewarded accuracy against its stand-alone accuracy, with the line of no gain.
 
     Bars are 95% intervals of a single accuracy on the test split; the colour is the width.
 
+    Args:
+        report: Of a run.
+        ax: Axes to draw on.
+
+    Raises:
+        ValueError: `report` is not a report.
+
     Example:
-        >>> import aequa_lite as aq
-        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
-        >>> rewards(aq.report(nets, nets, None, None, data, aq.Config(participants=2))).axes[0].get_xlabel()
+        >>> values = {"standalone": (0.5, 0.6), "test_accuracy": (0.7, 0.8), "fairness": {"pearson": 1.0}}
+        >>> values |= {"data": {"sizes": {"test": 100}}, "parameters": (9, 99)}
+        >>> rewards(Report(**dict.fromkeys(Report.__dataclass_fields__) | values)).axes[0].get_xlabel()
         'accuracy alone (test)'
     """
-    ax = _axes(ax, (4.8, 3.8))
-    own, paid = np.array(found.standalone), np.array(found.test_accuracy)
-    error = 1.96 * np.sqrt(paid * (1 - paid) / found.data["sizes"]["test"])
-    low, high = min(own.min(), paid.min()) - 0.04, max(own.max(), paid.max()) + 0.04
+    instance("report", report, Report)
+    ax = axes(ax, (4.8, 3.8))
+    own, rewarded = np.array(report.standalone), np.array(report.test_accuracy)
+    error = 1.96 * np.sqrt(rewarded * (1 - rewarded) / report.data["sizes"]["test"])
+    low, high = min(own.min(), rewarded.min()) - 0.04, max(own.max(), rewarded.max()) + 0.04
     ax.plot([low, high], [low, high], color=ALONE, lw=1, ls="--")
     place = (low + 0.3 * (high - low),) * 2
     ax.annotate("no gain: as good as alone", place, xytext=(8, -10), textcoords="offset points", color=ALONE, size=8.5)
-    widths = np.ones(len(own)) if found.widths is None else np.array(found.widths)
+    shares = np.ones(len(own)) if report.widths is None else np.array(report.widths)
     for i in range(len(own)):
-        ax.errorbar(own[i], paid[i], yerr=error[i], color="#999999", lw=1, zorder=2)
-        ax.scatter(own[i], paid[i], color=shade(widths[i]), marker=marker(i), s=80, zorder=3, **EDGE)
-    for i, height in zip(np.argsort(paid, kind="stable"), _apart(np.sort(paid), 0.05 * (high - low))):
-        label = f"{i}" if found.widths is None else f"{i}: width {widths[i]:.2f}"
+        ax.errorbar(own[i], rewarded[i], yerr=error[i], color="#999999", lw=1, zorder=2)
+        ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
+    for i, height in zip(np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), 0.05 * (high - low))):
+        label = f"{i}" if report.widths is None else f"{i}: width {shares[i]:.2f}"
         ax.text(own[i] - 0.03 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
-    ax.set(
-        xlim=(low - 0.25 * (high - low), high),
-        ylim=(low, high),
-        xlabel="accuracy alone (test)",
-        ylabel="accuracy of the reward (test)",
-    )
-    ax.set_title(f"rewards follow contributions{_correlation(found)}")
+    ax.set(xlim=(low - 0.25 * (high - low), high), ylim=(low, high))
+    ax.set(xlabel="accuracy alone (test)", ylabel="accuracy of the reward (test)")
+    r = report.fairness["pearson"]
+    ax.set_title("rewards follow contributions" + ("" if r is None else f": Pearson {r:.3f}"))
     return ax.figure
 
 
-def _apart(heights: np.ndarray, least: float) -> np.ndarray:
+def _apart(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
     """Rising heights, pushed up until neighbours are at least this far apart: labels that do not overlap."""
     placed = heights.copy()
     for i in range(1, len(placed)):
@@ -199,34 +244,33 @@ def _apart(heights: np.ndarray, least: float) -> np.ndarray:
     return placed
 
 
-def _correlation(found: Report) -> str:
-    """The report's Pearson as it stands in a title."""
-    r = found.fairness["pearson"]
-    return "" if r is None else f": Pearson {r:.3f}"
+def widths(report: Report, ax: Axes | None = None) -> Figure:
+    """Draw each participant's reward as a bar of its width, with its stand-alone and its rewarded accuracy.
 
+    Args:
+        report: Of a run.
+        ax: Axes to draw on.
 
-def widths(found: Report, ax: Axes | None = None) -> Figure:
-    """Draw what everyone takes home: a bar as wide as the reward, the accuracy alone and the rewarded one.
+    Raises:
+        ValueError: `report` is not a report.
 
     Example:
-        >>> import aequa_lite as aq
-        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
-        >>> found = aq.report(nets, nets, None, None, data, aq.Config(participants=2))
-        >>> widths(found).axes[0].get_xlabel()
+        >>> values = {"standalone": (0.5, 0.6), "test_accuracy": (0.7, 0.8), "parameters": (9, 99)}
+        >>> widths(Report(**dict.fromkeys(Report.__dataclass_fields__) | values)).axes[0].get_xlabel()
         'width of the reward'
     """
-    n = len(found.standalone)
-    ax = _axes(ax, (7.2, 0.9 + 0.5 * n))
+    n = len(instance("report", report, Report).standalone)
+    ax = axes(ax, (7.2, 0.9 + 0.5 * n))
     for i in range(n):
-        width = 1.0 if found.widths is None else found.widths[i]
+        width = 1.0 if report.widths is None else report.widths[i]
         ax.barh(i, 1, color="#f0f0f0", height=0.62)
         ax.barh(i, width, color=shade(width), height=0.62, **EDGE)
-        said = f"{width:.2f} of the width, {found.parameters[i]:,} parameters"
+        label = f"{width:.2f} of the width, {report.parameters[i]:,} parameters"
         inside = width > 0.55
-        ax.text(width - 0.01 if inside else width + 0.01, i, said, va="center", size=8.5,
+        ax.text(width - 0.01 if inside else width + 0.01, i, label, va="center", size=8.5,
                 ha="right" if inside else "left", color="white" if inside else INK)  # fmt: skip
-        ax.text(1.03, i, f"{found.standalone[i]:.3f}", va="center", size=9, color=ALONE)
-        ax.text(1.17, i, f"{found.test_accuracy[i]:.3f}", va="center", size=9, color=INK, weight="bold")
+        ax.text(1.03, i, f"{report.standalone[i]:.3f}", va="center", size=9, color=ALONE)
+        ax.text(1.17, i, f"{report.test_accuracy[i]:.3f}", va="center", size=9, color=INK, weight="bold")
     ax.text(1.03, -0.75, "alone", size=9, color=ALONE)
     ax.text(1.17, -0.75, "reward", size=9, color=INK, weight="bold")
     ax.set(xlim=(0, 1.32), ylim=(n - 0.5, -1), xlabel="width of the reward", ylabel="participant")
@@ -235,3 +279,52 @@ def widths(found: Report, ax: Axes | None = None) -> Figure:
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax.figure
+
+
+def width_schedule(
+    found: ArrayLike, participant: int | None = None, reference: ArrayLike = (), ax: Axes | None = None
+) -> Figure:
+    """Draw the width of each participant in each round; a gap is a round without it.
+
+    Args:
+        found: (rounds, participants) widths; 0 for a participant that is absent.
+        participant: The one that the figure is about; all others become thin lines.
+        reference: (rounds,) widths to compare with, dashed.
+        ax: Axes to draw on.
+
+    Raises:
+        ValueError: `found` is not such a table of widths, or `participant` or `reference` does not fit it.
+
+    Example:
+        >>> width_schedule([[0.25, 0.25], [0.15, 1.0]]).axes[0].get_ylabel()
+        'width (logarithmic)'
+    """
+    table, dashed = np.array(found, dtype=float), np.asarray(reference, dtype=float)
+    if table.ndim != 2 or not table.any() or not ((table >= 0) & (table <= 1)).all():
+        raise refusal("found", "widths of shape (rounds, participants) in [0, 1], not all 0", found)
+    if participant is not None:
+        number("participant", participant, 0, table.shape[1] - 1, whole=True)
+    if dashed.size:
+        one_each("reference", dashed, len(table), of="rounds")
+    ax = axes(ax)
+    rounds, seen = np.arange(1, len(table) + 1), np.where(table > 0, table, np.nan)
+    if dashed.size:
+        ax.plot(rounds, dashed, color=ALONE, lw=1, ls="--", zorder=2)
+    for i, line in enumerate(seen.T):
+        strong = participant in (None, i)
+        ax.plot(rounds, line, color="#888888" if strong else "#d8d8d8", lw=1, zorder=2 if strong else 1)
+        if strong:
+            _mark_rounds(ax, rounds, line, i, 3 if participant is None else 1)
+    least = np.nanmin(seen)
+    ticks = [w for w in (0.03, 0.1, 0.3, 1.0) if w >= 0.9 * least]
+    ax.set(yscale="log", xlabel="round", ylabel="width (logarithmic)", ylim=(0.85 * least, 1.2))
+    ax.set_yticks(ticks, [f"{w:g}" for w in ticks])
+    ax.minorticks_off()
+    return ax.figure
+
+
+def _mark_rounds(ax: Axes, rounds: NDArray[np.int64], line: NDArray[np.float64], i: int, every: int) -> None:
+    """Mark a participant's widths in every few rounds and in the last one, so that markers do not hide each other."""
+    at = np.unique(np.append(np.arange(i % 3, len(line), every), len(line) - 1))
+    look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
+    ax.scatter(rounds[at], line[at], s=34, edgecolor="white", lw=0.5, **look)

@@ -1,4 +1,4 @@
-"""One figure style and a handful of figures; the only file that imports matplotlib and seaborn."""
+"""The style of all figures: a participant is a marker, a width a colour of one sequential scale."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from .._check import refusal
 from .._io import atomic_write
 
 __all__ = ["save_figure", "style"]
@@ -23,20 +24,23 @@ WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on thi
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
 
 
-INK, ALONE, STOPPED = "#333333", "#8c510a", "#d81b60"  # all else; what was reached alone; what a bound takes or gives
+INK, ALONE, BOUND = "#333333", "#8c510a", "#d81b60"  # text and lines; stand-alone accuracy; at a bound
 
 
 CYCLE = ("#0072b2", "#d55e00", "#333333", "#cc79a7")  # categories without a meaning of their own, in this order
 
 
-LINES = (INK, "#0072b2", ALONE, "#777777")  # ways of training, each with a dash of its own
+LINES = (INK, "#0072b2", ALONE, "#777777")  # methods, each with a dash pattern of its own
 
 
 EDGE = {"edgecolor": INK, "linewidth": 0.7}  # around a marker, since a narrow width is pale
 
 
 def style() -> None:
-    """Set the book's figure style for this process: one size, a white face that is legible in dark mode too.
+    """Set the figure style for this process.
+
+    The face is white: no single text colour reaches a contrast of 4.5 on a white and on a dark page, and wide rewards are
+    dark. A dark page shows figures as white cards.
 
     Example:
         >>> style()
@@ -74,19 +78,37 @@ def shade(width: float) -> Any:
     return WIDTH_SCALE(Normalize(0, 1)(width))
 
 
-def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
-    """The axes to draw on: those given, or new ones."""
+def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
+    """The axes that were passed, or new ones."""
+    if not isinstance(ax, (Axes, type(None))):
+        raise refusal("ax", "matplotlib axes or None", ax)
     return plt.subplots(figsize=size)[1] if ax is None else ax
 
 
+def instance(name: str, value: Any, kind: type) -> Any:
+    """Return a value of this class; refuse any other."""
+    if not isinstance(value, kind):
+        raise refusal(name, f"a {kind.__name__}", value)
+    return value
+
+
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Write a figure as a PNG of 160 dots per inch, whole or not at all.
+    """Write a figure in the format of the path's ending, at 160 dots per inch, whole or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: `figure` is not a figure.
+        OSError: The file cannot be written.
 
     Example:
         >>> import tempfile
         >>> save_figure(plt.figure(), Path(tempfile.mkdtemp()) / "empty.png").name
         'empty.png'
     """
+    instance("figure", figure, Figure)
+    unstated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # same bytes always
     with atomic_write(path) as half:
-        figure.savefig(half, dpi=160, metadata={"Software": None})
+        figure.savefig(half, dpi=160, metadata=unstated.get(Path(path).suffix))
     return Path(path)
