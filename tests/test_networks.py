@@ -18,6 +18,14 @@ from aequa_lite.registry import NETWORKS
 IMAGE = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 SMALL = {"ResNet18": {"channels": 8}, "BatchResNet18": {"channels": 8}, "Transformer": {"heads": 2}}
 FOR_TEXT = ("TextCNN", "Transformer")
+FOR_TABLES = ("TabularMLP",)
+
+
+def dataset_for(name: str, images: aq.Dataset, texts: aq.Dataset) -> aq.Dataset:
+    """A small data set that a network reads."""
+    if name in FOR_TABLES:
+        return aq.load("hospitals", device="cpu")
+    return texts if name in FOR_TEXT else images
 
 
 def our_name(name: str) -> str:
@@ -104,7 +112,8 @@ def test_more_tokens_than_positions_are_refused() -> None:
 def test_operations_are_those_of_a_real_pass_and_grow_with_the_width(name: str) -> None:
     build = partial(NETWORKS[name], **SMALL.get(name, {}))
     x = torch.ones(2, 56, dtype=torch.int64) if name in FOR_TEXT else torch.zeros(2, 3, 28, 28, dtype=torch.uint8)
-    build = build if name in FOR_TEXT else partial(build, shape=(3, 28, 28))
+    x = torch.zeros(2, 15) if name in FOR_TABLES else x
+    build = build if name in FOR_TEXT + FOR_TABLES else partial(build, shape=(3, 28, 28))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         build(0.5).eval()(x)
     assert aq.networks.flops(build, 0.5, x) == counter.get_total_flops() / 2
@@ -130,7 +139,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> aq.Dataset:
 def test_every_network_is_trained_saved_and_loaded(
     name: str, few: aq.Dataset, texts: aq.Dataset, tmp_path: Path
 ) -> None:
-    dataset = texts if name in FOR_TEXT else few
+    dataset = dataset_for(name, few, texts)
     build = aq.for_dataset(NETWORKS[name], dataset, **SMALL.get(name, {}))
     config = aq.Config(participants=2, rounds=2, local_steps=2, batch=8)
     shards = aq.data.homogeneous(dataset.train, config)
@@ -150,7 +159,7 @@ def test_every_network_is_trained_saved_and_loaded(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_several_workers_compute_what_one_computes(name: str, few: aq.Dataset, texts: aq.Dataset) -> None:
-    dataset = texts if name in FOR_TEXT else few
+    dataset = dataset_for(name, few, texts)
     build = aq.for_dataset(NETWORKS[name], dataset, **SMALL.get(name, {}))
     config = aq.Config(participants=3, rounds=1, local_steps=2, batch=8)
     shards = aq.data.homogeneous(dataset.train, config)
@@ -166,6 +175,10 @@ def test_a_network_that_does_not_read_the_data_set_is_refused(few: aq.Dataset, t
         ValueError, match=r"`build` must be .* 'few', .* shape \(1, 28, 28\), such as MLP, got 'TextCNN'"
     ):
         aq.for_dataset(partial(aq.networks.TextCNN, maps=4), few)
+    with pytest.raises(ValueError, match=r"`shape` must be \(channels, height, width\) .*, got \(15,\)"):
+        aq.for_dataset(aq.LeNet, aq.load("hospitals", device="cpu"))
+    with pytest.raises(ValueError, match=r"`shape` must be \(features,\), .*, got \(1, 28, 28\)"):
+        aq.for_dataset(aq.networks.TabularMLP, few)
     with pytest.raises(ValueError, match="`dataset` must be a Dataset"):
         aq.for_dataset(aq.MLP, few.train)
     with pytest.raises(ValueError, match="`build` must be a network constructor"):

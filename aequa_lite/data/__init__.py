@@ -5,7 +5,9 @@ from .._lazy import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "load": ["default_device", "load"],
+        "encoding": ["Column", "Encoder"],
+        "hospitals": [],  # read by load("hospitals")
+        "load": ["NamedDataset", "default_device", "load"],
         "noise": ["feature_noise", "label_noise"],
         "partition": [
             "by_size",
@@ -21,6 +23,7 @@ __getattr__, __dir__, __all__ = attach(
             "quantity_dirichlet",
         ],
         "readers": ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"],
+        "tabular": ["Table", "csv_table", "prepare"],
         "text": ["frequent", "tokens", "tsv"],
     },
 )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +19,36 @@ from numpy.typing import NDArray
 from .._check import refusal
 from ..rng import stream
 from ..types import Dataset, Samples
+from .encoding import Encoder
+from .hospitals import hospitals
 from .readers import EMBEDDED_REMEDY, NAMES, Array, Arrays, data_folder, embedded, leaf, npz, torchvision_set
+from .tabular import csv_table
 from .text import frequent, tsv
 
-__all__ = ["default_device", "load"]
+__all__ = ["NamedDataset", "default_device", "load"]
 
 Device = str | torch.device | None
 
 TOKENS = {2: ("int64",)}  # number of axes -> types, for text
 PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # for images and tables
+
+
+@dataclass(frozen=True)
+class NamedDataset(Dataset):
+    """Hold a data set whose natural participants or columns have names.
+
+    Args:
+        participants: Name of each natural participant; the position is its code in
+            `groups` of the splits.
+        encoder: For a table, what turns new records into features.
+
+    Example:
+        >>> load("hospitals").participants
+        ('Budapest', 'Cleveland', 'Long Beach', 'Switzerland')
+    """
+
+    participants: tuple[str, ...] = ()
+    encoder: Encoder | None = None
 
 
 def load(
@@ -33,22 +58,26 @@ def load(
     device: Device = None,
     seed: int = 0,
     validation: int | None = None,
+    **options: Any,
 ) -> Dataset:
     """Load a data set as training, validation and test samples on one device.
 
     Args:
-        name: "fashion-mini" (embedded); "fashion", "mnist", "cifar10", "cifar100" or
-            "svhn" (through torchvision; a file such as cifar10.npz in the folder of data
-            sets comes first); or the path of an .npz file with x_train, y_train, x_test
-            and y_test (images (n, h, w), (n, c, h, w) or (n, h, w, c) uint8, tables (n, d)
-            uint8 or float32), of a LEAF FEMNIST folder, or of a folder with SST-2's
-            train.tsv, test.tsv and, if it exists, dev.tsv.
+        name: "fashion-mini" or "hospitals" (embedded); "fashion", "mnist", "cifar10",
+            "cifar100" or "svhn" (through torchvision; a file such as cifar10.npz in the
+            folder of data sets comes first); or the path of a .csv file, of an .npz file
+            with x_train, y_train, x_test and y_test (images (n, h, w), (n, c, h, w) or
+            (n, h, w, c) uint8, tables (n, d) uint8 or float32), of a LEAF FEMNIST folder,
+            or of a folder with SST-2's train.tsv, test.tsv and, if it exists, dev.tsv.
         root: The folder of data sets; else AEQUA_DATA, else ~/.cache/aequa-lite.
         device: Where the tensors lie; by default :func:`default_device`.
-        seed: Decides which training samples are set aside for validation.
+        seed: Decides which samples are set aside for validation, and for a table which
+            rows belong to which split.
         validation: How many are set aside, as class-balanced as can be, if the data set
             has no validation split; by default a sixth of n, at most max(5,000, n / 20),
             10,000 and half of each class.
+        options: For a .csv file, `label`, `participant` and the other arguments of
+            :func:`~aequa_lite.data.csv_table`; for "hospitals", `whole` and `fractions`.
 
     Returns:
         x as (n, c, h, w), (n, d) or, for text, (n, 56) int64 token ids of
@@ -56,8 +85,8 @@ def load(
 
     Raises:
         FileNotFoundError: A file is missing, or cannot be downloaded.
-        ValueError: The name is unknown, a file is damaged, shapes or labels do not fit,
-            or the device cannot be used.
+        ValueError: The name or an option is unknown, a file is damaged, shapes or labels
+            do not fit, or the device cannot be used.
 
     Example:
         >>> dataset = load("fashion-mini", device="cpu")
@@ -69,14 +98,16 @@ def load(
     """
     place, _ = _usable_device(device), stream(seed)  # a bad device or seed is refused before any file is read
     name = _replacement(name, root)
-    arrays = checked_arrays(_read(name, root))
+    arrays = checked_arrays(_read(name, root, seed, options))
     if validation is not None and arrays.validation is not None:
         raise refusal("validation", f"left out, since {name} has its own validation split", validation)
-    digest = _digest(arrays)
+    digest = arrays.sha256 or _digest(arrays)
     arrays = arrays if arrays.validation is not None else _set_aside(arrays, validation, seed)
     arrays = frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
     splits = {k: _samples(*pair, arrays.classes, arrays.groups.get(k), place) for k, pair in arrays.splits.items()}
-    return Dataset(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
+    kind = partial(NamedDataset, participants=arrays.participants, encoder=arrays.encoder)
+    found = kind if arrays.participants or arrays.encoder else Dataset
+    return found(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
 
 
 def default_device() -> torch.device:
@@ -127,21 +158,34 @@ def _replacement(name: str | Path, root: str | Path | None) -> str | Path:
     return own if name in NAMES and own.is_file() else name
 
 
-def _read(name: str | Path, root: str | Path | None) -> Arrays:
-    """Read a data set with the reader that its name belongs to."""
-    if name == "fashion-mini":
-        return embedded()
+def _reader(name: str | Path, root: str | Path | None) -> Callable[..., Arrays]:
+    """Return the reader that a name belongs to."""
+    path, embedded_sets = Path(name).expanduser(), {"fashion-mini": embedded, "hospitals": hospitals}
+    if name in embedded_sets:
+        return embedded_sets[str(name)]
     if name in NAMES:
-        return torchvision_set(str(name), root)
-    path = Path(name).expanduser()
-    if path.suffix == ".npz":
-        return npz(path)
+        return partial(torchvision_set, str(name), root)
+    if path.suffix in (".npz", ".csv"):
+        return partial(npz if path.suffix == ".npz" else csv_table, path)
     if path.is_dir():
-        return tsv(path) if any(path.glob("*.tsv")) else leaf(path)
-    known = ["fashion-mini", *NAMES]
+        return partial(tsv if any(path.glob("*.tsv")) else leaf, path)
+    known = [*embedded_sets, *NAMES]
     near = get_close_matches(str(name)[:100].lower(), known, n=1, cutoff=0.0)[0]
-    allowed = f"one of {', '.join(known)}, or the path of an .npz file or of a folder as LEAF or SST-2 has it"
+    allowed = f"one of {', '.join(known)}, or the path of a .csv or .npz file or of a folder as LEAF or SST-2 has it"
     raise refusal("name", allowed, str(name), f"the nearest is {near!r} ({EMBEDDED_REMEDY})")
+
+
+def _read(name: str | Path, root: str | Path | None, seed: int, options: Mapping[str, Any]) -> Arrays:
+    """Read a data set; an option that its reader does not have is refused."""
+    reader = _reader(name, root)
+    known = [each for each in signature(reader).parameters if each != "seed"]
+    seeded = {"seed": seed} if "seed" in signature(reader).parameters else {}
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, n=1, cutoff=0.0)
+            allowed = f"among {', '.join(known)}" if known else "left out"
+            raise refusal(f"options of {str(name)!r}", allowed, option, f"the nearest is {near[0]!r}" if near else "")
+    return reader(**options, **seeded)
 
 
 def checked_arrays(arrays: Arrays) -> Arrays:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._io import error_text, read_limited, regular_file, short_repr
+from .encoding import Encoder
 
 __all__ = ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"]
 
@@ -50,6 +51,8 @@ class Arrays:
         classes: Number of classes; 0 if the labels tell it.
         words: For text, the word of each token id.
         participants: Name of each natural owner, by its code.
+        encoder: For a table, what turns records into features.
+        sha256: Of what was read, if the splits depend on a seed.
 
     Example:
         >>> images, y = np.zeros((2, 4, 4)), np.arange(2)
@@ -65,6 +68,8 @@ class Arrays:
     classes: int = 0
     words: tuple[str, ...] = ()
     participants: tuple[str, ...] = ()
+    encoder: Encoder | None = None
+    sha256: str = ""
 
     @property
     def splits(self) -> dict[str, Pair]:
