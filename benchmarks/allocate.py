@@ -2,8 +2,8 @@
 
 usage: OMP_NUM_THREADS=1 python benchmarks/allocate.py [OUT.csv]
 
-Correctness first: each plan is checked for its certificate, its order, and its accuracies; small ones against the plainest
-correct version (every tau in a Python loop), which is timed in the same run. A row for each size: the median of three runs.
+Correctness first: each plan is checked for its certificate, its order and its accuracies; small ones are compared with the
+plainest correct version, which is timed in the same run. A row for each size: the median of three runs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SIZES = (
 
 def federation(n: int, levels: int) -> tuple[np.ndarray, aq.Curve]:
     """Contributions around 0.6 and an uneven rising curve."""
-    draws = aq.stream(0, "benchmark", n, levels)
-    b = draws.normal(0.6, 0.1, n).clip(0, 1)
-    return b, aq.Curve(np.linspace(0.005, 1, levels), np.sort(draws.uniform(0.3, 0.85, levels)), 10_000)
+    rng = aq.stream(0, "benchmark", n, levels)
+    b = rng.normal(0.6, 0.1, n).clip(0, 1)
+    return b, aq.Curve(np.linspace(0.005, 1, levels), np.sort(rng.uniform(0.3, 0.85, levels)), 10_000)
 
 
 def check(b: np.ndarray, curve: aq.Curve, plan: aq.Plan) -> None:
-    """The laws that every plan must keep."""
+    """Assert what every plan must satisfy."""
     order = np.argsort(b, kind="stable")
     assert (np.diff(plan.widths[order]) >= 0).all()
     assert set(np.unique(plan.predicted_accuracy)) <= set(curve.levels)
@@ -48,13 +48,13 @@ def check(b: np.ndarray, curve: aq.Curve, plan: aq.Plan) -> None:
 
 
 def plainly(b: np.ndarray, curve: aq.Curve) -> float:
-    """The plainest correct version: the nearest accuracies for every tau at which the plan changes, one after another."""
+    """The plainest correct version: the nearest accuracies for every tau at which the plan changes, in a Python loop."""
     levels, weight = curve.levels, 0.5 / np.sqrt(len(b) - 1)
-    middles = (levels[1:] + levels[:-1]) / 2
-    taus = np.unique((middles[:, None] - b[None, :]).ravel())
+    midpoints = (levels[1:] + levels[:-1]) / 2
+    taus = np.unique((midpoints[:, None] - b[None, :]).ravel())
     best = np.inf
     for tau in [taus[0] - 1, *((taus[1:] + taus[:-1]) / 2), taus[-1] + 1]:
-        gains = levels[np.searchsorted(middles, b + tau)] - b
+        gains = levels[np.searchsorted(midpoints, b + tau)] - b
         best = min(best, gains.std() - weight * gains.mean())
     return best
 
@@ -81,8 +81,8 @@ def main() -> None:
     print(table.to_string(index=False))
     print(f"numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}, {date.today()}")
     if len(sys.argv) > 1:
-        with atomic_write(sys.argv[1]) as half:
-            table.assign(numpy=np.__version__, machine=platform.machine(), date=date.today()).to_csv(half, index=False)
+        with atomic_write(sys.argv[1]) as path:
+            table.assign(numpy=np.__version__, machine=platform.machine(), date=date.today()).to_csv(path, index=False)
 
 
 if __name__ == "__main__":

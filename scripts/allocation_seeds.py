@@ -3,8 +3,8 @@
 usage: python scripts/allocation_seeds.py [SEEDS]
 
 Runs notebooks/05_post_training_allocation.ipynb through papermill once for each seed 0, 1, ..., reads what it has found, and
-writes results/allocation/rules.csv (a row for each seed and rule) and summary.json (noise, claims, optimism; with recipe,
-versions, device and date). Finished seeds are not repeated.
+writes results/allocation/rules.csv (a row for each seed and rule) and summary.json (noise, claims, optimism; with config,
+versions, device and date). Seeds that are finished are not run again.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, RESULTS = ROOT / "notebooks" / "05_post_training_allocation.ipynb", ROOT / "results" / "allocation"
-RECIPE = {"rounds": 60, "local_steps": 15}
+CONFIG = {"rounds": 60, "local_steps": 15}
 
 
 def run(seed: int) -> dict:
-    """Run the chapter with this seed, unless it has been."""
+    """Run the chapter with this seed, unless it has been run."""
     out = ROOT / "runs" / "allocation-seeds" / str(seed)
     if not (out / "allocation.json").exists():
         out.mkdir(parents=True, exist_ok=True)
         papermill.execute_notebook(
-            str(NOTEBOOK), str(out / "executed.ipynb"), {"seed": seed, "out": str(out), **RECIPE}, progress_bar=False
+            str(NOTEBOOK), str(out / "executed.ipynb"), {"seed": seed, "out": str(out), **CONFIG}, progress_bar=False
         )
     return json.loads((out / "allocation.json").read_text())
 
@@ -71,8 +71,8 @@ def summary(found: dict[int, dict]) -> dict[str, object]:
         "cgs_intervals": [each["cgs_interval"] for each in runs],
         "samples_needed": [each["samples_needed"] for each in runs],
         "exact_against_annealed": [each["value"] for each in runs],
-        "recipe": {
-            **RECIPE,
+        "config": {
+            **CONFIG,
             "participants": 5,
             "sizes": [50, 200, 750, 2000, 3000],
             "network": "MLP",
@@ -92,10 +92,10 @@ def main() -> None:
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     found = {seed: run(seed) for seed in tqdm(seeds, desc="seeds")}
     table = pd.DataFrame([row for seed, each in found.items() for row in rows(seed, each)])
-    with atomic_write(RESULTS / "rules.csv") as half:
-        table.to_csv(half, index=False)
-    with atomic_write(RESULTS / "summary.json") as half:
-        half.write_text(json.dumps(summary(found), indent=1) + "\n")
+    with atomic_write(RESULTS / "rules.csv") as path:
+        table.to_csv(path, index=False)
+    with atomic_write(RESULTS / "summary.json") as path:
+        path.write_text(json.dumps(summary(found), indent=1) + "\n")
     print(table.groupby("rule", sort=False)[["mcg", "cgs", "pearson", "widths"]].mean().round(3))
 
 

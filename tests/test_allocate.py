@@ -1,4 +1,4 @@
-"""The allocation is exact: held against every tuple of widths, against annealing, and against its own two searches."""
+"""The allocation is exact: compared with every tuple of widths, with annealing, and its two searches with each other."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_bounded_search_keeps_its_bound_and_its_gap(
         assert not np.isfinite(found)
 
 
-# every reading with its proof, at weights from none to one at which equal gains are given up
+# every reading with its proof, at weights from zero to where equal gains are no longer optimal
 PROVED: list[Callable] = [
     aq.allocation.spread_only(),
     *(aq.allocation.spread_minus_gain(weight) for weight in (0.1, 0.5, 1.0, 3.0)),
@@ -96,7 +96,7 @@ OTHERS: list[Callable] = [
 @pytest.mark.parametrize("objective", [*PROVED, *OTHERS])
 def test_a_certificate_of_exactness_agrees_with_brute_force(objective: Callable, individually_rational: bool) -> None:
     rng = aq.stream(0, "certificates")
-    for each in range(60):  # for each of 14 objectives, with and without the constraint
+    for each in range(60):  # of each objective, with and without the constraint
         n, coarse = int(rng.integers(1, 5)), each % 2 == 0
         b, alone = (x.round(1) if coarse else x for x in rng.uniform(0.2, 0.8, (2, n)))  # coarse: ties are common
         levels = rng.uniform(0.2, 0.9, int(rng.integers(1, 6)))
@@ -177,16 +177,16 @@ def test_every_reward_is_the_attainable_accuracy_nearest_to_contribution_plus_ta
 ) -> None:
     plan = aq.allocate(b, curve_of(levels))
     steps = curve_of(levels).levels
-    for own, paid in zip(b, plan.predicted_accuracy):
-        assert abs(paid - own - plan.tau) <= np.abs(steps - own - plan.tau).min() + 1e-9
+    for own, reward in zip(b, plan.predicted_accuracy):
+        assert abs(reward - own - plan.tau) <= np.abs(steps - own - plan.tau).min() + 1e-9
 
 
 def test_annealing_on_the_same_accuracies_never_beats_it() -> None:
     objective = aq.allocation.spread_minus_gain(0.3)
     for seed in range(5):
-        draws = aq.stream(seed, "anneal")
-        steps = np.sort(draws.uniform(0.2, 0.9, 12))
-        problem = SearchProblem(draws.uniform(0.2, 0.8, 6), steps, np.zeros(6, dtype=int))
+        rng = aq.stream(seed, "anneal")
+        steps = np.sort(rng.uniform(0.2, 0.9, 12))
+        problem = SearchProblem(rng.uniform(0.2, 0.8, 6), steps, np.zeros(6, dtype=int))
 
         def cost(x: np.ndarray, problem: SearchProblem = problem) -> float:
             return problem.value(np.clip(np.rint(x), 0, 11).astype(int), objective)
@@ -197,10 +197,10 @@ def test_annealing_on_the_same_accuracies_never_beats_it() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_on_thousands_of_random_curves_neither_annealing_nor_any_tuple_is_better(objective: Callable) -> None:
-    draws = aq.stream(0, "thousands")
+    rng = aq.stream(0, "thousands")
     tuples = np.array(list(itertools.product(range(4), repeat=3)))  # (64, 3)
     for each in range(1000):
-        b, steps = draws.uniform(0.2, 0.8, 3), np.sort(draws.uniform(0.2, 0.9, 4))
+        b, steps = rng.uniform(0.2, 0.8, 3), np.sort(rng.uniform(0.2, 0.9, 4))
         if each % 3 == 0:  # coarse numbers, so that ties are common
             b, steps = b.round(1), np.unique(steps.round(1))
         plan = aq.allocate(
@@ -252,7 +252,7 @@ def test_a_curve_narrower_than_the_contributions_costs_correlation(span: float, 
 
 
 @pytest.mark.parametrize("tied", [1, 2, 3])
-def test_the_equal_gain_point_is_left_exactly_beyond_the_threshold(tied: int) -> None:
+def test_equal_gains_are_optimal_up_to_the_critical_weight(tied: int) -> None:
     n = 8
     b = np.concatenate([np.linspace(0.3, 0.5, n - tied), np.full(tied, 0.6)])
     curve = aq.Curve(np.linspace(0.001, 1, 6001), np.linspace(0.2, 0.8, 6001), 1000)
@@ -301,10 +301,10 @@ def test_individual_rationality_uses_stand_alone_accuracies() -> None:
     assert plan.certificate.worse_off == ()
 
 
-def test_both_searches_agree_where_both_can_go() -> None:
-    draws = aq.stream(0, "sizes")
+def test_both_searches_agree() -> None:
+    rng = aq.stream(0, "sizes")
     for individually_rational in (False, True):
-        b, levels = draws.normal(0.6, 0.1, 4000).clip(0, 1), np.sort(draws.uniform(0.3, 0.85, 60))
+        b, levels = rng.normal(0.6, 0.1, 4000).clip(0, 1), np.sort(rng.uniform(0.3, 0.85, 60))
         floor = np.minimum(np.searchsorted(levels, b), 59) if individually_rational else np.zeros(4000, dtype=int)
         problem, objective = SearchProblem(b, levels, floor), aq.allocation.spread_minus_gain(0.5 / np.sqrt(3999))
         exact = problem.value(exact_search(problem, objective)[0], objective)
@@ -313,7 +313,7 @@ def test_both_searches_agree_where_both_can_go() -> None:
         assert exact - 1e-12 <= problem.value(chosen, objective) <= exact + 1e-6
 
 
-def test_beyond_a_million_the_gap_is_certified_and_ties_still_earn_the_same() -> None:
+def test_beyond_a_million_events_the_gap_is_certified_and_equals_receive_the_same() -> None:
     b = np.round(aq.stream(0, "large").normal(0.6, 0.1, 30_000).clip(0, 1), 3)
     curve = aq.Curve(np.linspace(0.02, 1, 100), np.linspace(0.3, 0.85, 100), 1000)
     plan = aq.allocate(b, curve)
@@ -323,7 +323,7 @@ def test_beyond_a_million_the_gap_is_certified_and_ties_still_earn_the_same() ->
     assert (np.diff(plan.widths[np.argsort(b, kind="stable")]) >= 0).all()
 
 
-def test_a_million_equal_participants_are_no_special_case() -> None:
+def test_a_million_equal_participants_receive_the_full_width() -> None:
     plan = aq.allocate(np.full(1_000_000, 0.5), aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), 1000))
     assert plan.certificate.at_full[:2] == (0, 1)
     assert plan.certificate.gap < 1e-6
@@ -344,7 +344,7 @@ def test_an_objective_that_is_undefined_for_every_plan_is_refused() -> None:
                 make(wrong)
 
 
-def test_an_objective_that_likes_spread_is_refused() -> None:
+def test_an_objective_that_falls_with_the_spread_is_refused() -> None:
     with pytest.raises(ValueError, match="never falls as the spread"):
         aq.allocate([0.4, 0.5], curve_of([0.3, 0.6]), objective=lambda mean, spread: -spread)
 

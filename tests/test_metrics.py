@@ -10,9 +10,9 @@ import aequa_lite as aq
 
 
 def test_correlations_agree_with_scipy() -> None:
-    draws = aq.stream(0, "t")
+    rng = aq.stream(0, "t")
     for _ in range(20):
-        a, b = draws.normal(size=9), np.round(draws.normal(size=9), 1)
+        a, b = rng.normal(size=9), np.round(rng.normal(size=9), 1)
         assert aq.pearson(a, b) == pytest.approx(stats.pearsonr(a, b).statistic)
         assert aq.metrics.spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
 
@@ -37,18 +37,18 @@ def test_the_interval_over_participants_is_fishers() -> None:
 def test_a_gain_is_paired_on_the_samples() -> None:
     own = np.zeros((1, 1000), dtype=bool)
     own[0, :600] = True
-    paid = own.copy()
-    paid[0, 600:620] = True  # right on all that it was, and on twenty more
-    gain, error = aq.metrics.paired_gains(own, paid)
+    reward = own.copy()
+    reward[0, 600:620] = True  # right where the own model is, and on twenty more
+    gain, error = aq.metrics.paired_gains(own, reward)
     assert gain[0] == pytest.approx(0.02)
     assert error[0] == pytest.approx(np.sqrt(0.02 * 0.98 / 1000))
     assert error[0] < np.sqrt(2 * 0.6 * 0.4 / 1000) / 3  # far below the error of unpaired accuracies
 
 
 def test_worse_off_means_significantly_below_alone() -> None:
-    draws = aq.stream(0, "t")
-    own = draws.random((5, 2000)) < 0.7
-    same = own ^ (draws.random((5, 2000)) < 0.02)  # noise in both directions, a little worse on average
+    rng = aq.stream(0, "t")
+    own = rng.random((5, 2000)) < 0.7
+    same = own ^ (rng.random((5, 2000)) < 0.02)  # noise in both directions, a little worse on average
     assert aq.worse_off(own, own) == ()
     harmed = own.copy()
     harmed[3, np.flatnonzero(own[3])[:60]] = False
@@ -65,11 +65,11 @@ def test_holm_is_stricter_than_each_test_alone() -> None:
 
 
 def test_the_measures_of_a_report_follow_from_who_is_right() -> None:
-    draws = aq.stream(1, "t")
-    own = draws.random((4, 3000)) < np.array([[0.4], [0.5], [0.6], [0.7]])
-    paid = own | (draws.random((4, 3000)) < 0.1)
-    found = aq.metrics.measure(own, paid)
-    gains = paid.mean(1) - own.mean(1)
+    rng = aq.stream(1, "t")
+    own = rng.random((4, 3000)) < np.array([[0.4], [0.5], [0.6], [0.7]])
+    reward = own | (rng.random((4, 3000)) < 0.1)
+    found = aq.metrics.measure(own, reward)
+    gains = reward.mean(1) - own.mean(1)
     assert found["mcg"] == pytest.approx(gains.mean())
     assert found["cgs"] == pytest.approx(gains.std())
     assert found["min_gain"] == pytest.approx(gains.min())
@@ -89,9 +89,9 @@ def test_arrays_of_another_shape_or_type_are_refused() -> None:
 
 def federation(spread: float, samples: int) -> aq.allocation.NoiseCeiling:
     """The ceiling of ten participants whose accuracies differ by ``spread``, on a fine curve."""
-    draws = aq.stream(2, "t")
-    alone = draws.random((10, 6000)) < np.linspace(0.6, 0.6 + spread, 10)[:, None]
-    wide = draws.random((60, 6000)) < np.linspace(0.4, 0.9, 60)[:, None]
+    rng = aq.stream(2, "t")
+    alone = rng.random((10, 6000)) < np.linspace(0.6, 0.6 + spread, 10)[:, None]
+    wide = rng.random((60, 6000)) < np.linspace(0.4, 0.9, 60)[:, None]
     return aq.allocation.noise_ceiling(
         alone, wide, np.linspace(0.02, 1, 60), validation_samples=samples, test_samples=samples, draws=60
     )

@@ -14,9 +14,9 @@ ALONE = np.array([0.45, 0.6, 0.75])
 
 def measured(seed: int, samples: int, tag: str = "world") -> tuple[aq.Curve, np.ndarray]:
     """A curve and who is right alone, on one set of samples, some harder than others for every network alike."""
-    draws = aq.stream(seed, tag)
-    hard = draws.uniform(size=samples)
-    jitter = draws.uniform(-0.1, 0.1, (len(WIDTHS) + len(ALONE), samples))
+    rng = aq.stream(seed, tag)
+    hard = rng.uniform(size=samples)
+    jitter = rng.uniform(-0.1, 0.1, (len(WIDTHS) + len(ALONE), samples))
     right = np.concatenate([TRUTH, ALONE])[:, None] > (hard + jitter)
     return aq.Curve(WIDTHS, right[:10].mean(1), samples, right[:10]), right[10:]
 
@@ -40,7 +40,7 @@ def test_telling_two_rewards_apart_needs_the_samples_that_it_takes() -> None:
         aq.allocation.samples_needed(0.1, 0.5, disagreement=0.05)
 
 
-def test_on_the_same_samples_fewer_do() -> None:
+def test_fewer_samples_suffice_where_both_are_measured_on_the_same() -> None:
     n = aq.allocation.samples_needed(0.03, 0.7, disagreement=0.1)
     assert n < aq.allocation.samples_needed(0.03, 0.7) / 3
     draws = aq.stream(0, "paired").multinomial(n, [0.065, 0.035, 0.9], size=4000) / n
@@ -60,7 +60,7 @@ def test_the_intervals_cover_the_true_rewards() -> None:
     assert 0.85 <= np.mean(covered) <= 0.995
 
 
-def test_noise_that_all_share_moves_nobody_to_another_width() -> None:
+def test_shared_noise_changes_fewer_widths() -> None:
     curve, own = measured(0, 1000)
     shared = aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own, draws=100)
     apart = aq.allocation.reward_intervals(own.mean(1), curve, draws=100)
@@ -81,7 +81,7 @@ def test_the_two_nearest_rewards_say_how_many_samples_are_needed() -> None:
     assert aq.allocation.samples_for(aq.allocate([0.5], curve), curve) is None
 
 
-def test_the_two_halves_share_no_sample_and_miss_none() -> None:
+def test_the_two_halves_partition_the_samples() -> None:
     curve, own = measured(0, 101)
     first, second = aq.allocation.split_validation(curve, own)
     assert first.curve.samples + second.curve.samples == 101
@@ -110,11 +110,13 @@ def test_the_best_of_many_lucky_curves_is_not_confirmed_as_often() -> None:
     flat, widths = np.full(40, 0.5), np.linspace(0.1, 1, 40)
     broken = 0
     for seed in range(40):
-        draws = aq.stream(seed, "luck")
-        looks = draws.binomial(200, flat, size=(60, 40)) / 200  # sixty looks at a network that learnt nothing
-        best = looks[looks.max(1).argmax()]
+        rng = aq.stream(seed, "luck")
+        measured = (
+            rng.binomial(200, flat, size=(60, 40)) / 200
+        )  # sixty measurements of a network whose accuracy does not depend on width
+        best = measured[measured.max(1).argmax()]
         curve = aq.Curve(widths, np.sort(best), 200)
-        fresh = aq.Curve(widths, draws.binomial(2000, flat) / 2000, 2000)
+        fresh = aq.Curve(widths, rng.binomial(2000, flat) / 2000, 2000)
         broken += not aq.allocation.confirm(aq.allocate([0.4, 0.6], curve), curve, fresh).confirmed
     assert broken > 30
 

@@ -1,4 +1,4 @@
-"""Other rules keep their axioms; annealing never beats the exact plan; the continuum is the limit of fine curves."""
+"""Other rules keep their axioms, annealing never beats the exact plan, and the continuum is the limit of fine curves."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def test_equal_gains_ignore_a_common_shift(b: list[float], shift: float) -> None
 
 def test_the_reward_of_a_free_rider() -> None:
     b = [0.1, 0.6, 0.7]  # the first is at chance
-    assert aq.allocate(b, FINE).predicted_accuracy[0] > 0.2  # the common gain, without having done anything
+    assert aq.allocate(b, FINE).predicted_accuracy[0] > 0.2  # the common gain, for nothing
     assert aq.allocation.thresholded(b, FINE, least=0.2).predicted_accuracy[0] == FINE.least
     assert aq.allocation.proportional(b, FINE).predicted_accuracy[0] < 0.15
     assert aq.allocation.capped(b, FINE).predicted_accuracy[0] <= 0.1
 
 
-def test_capped_never_pays_above_the_cap() -> None:
+def test_capped_never_gives_more_than_the_cap() -> None:
     for allowance in (0.0, 0.05, 0.2):
-        paid = aq.allocation.capped([0.3, 0.5, 0.7], FINE, allowance).predicted_accuracy
-        assert (paid <= np.array([0.3, 0.5, 0.7]) + allowance + 1e-12).all()
+        rewards = aq.allocation.capped([0.3, 0.5, 0.7], FINE, allowance).predicted_accuracy
+        assert (rewards <= np.array([0.3, 0.5, 0.7]) + allowance + 1e-12).all()
 
 
 def test_a_threshold_that_nobody_reaches_is_refused() -> None:
@@ -119,9 +119,9 @@ def test_the_proportional_rule_depends_on_a_shift() -> None:
 
 def test_annealing_never_beats_the_exact_plan() -> None:
     for seed in range(6):
-        draws = aq.stream(seed, "t")
-        b = draws.uniform(0.2, 0.8, 5)
-        curve = aq.Curve(np.linspace(0.1, 1, 9), np.sort(draws.uniform(0.2, 0.9, 9)), 1000)
+        rng = aq.stream(seed, "t")
+        b = rng.uniform(0.2, 0.8, 5)
+        curve = aq.Curve(np.linspace(0.1, 1, 9), np.sort(rng.uniform(0.2, 0.9, 9)), 1000)
         assert (
             aq.allocate(b, curve).certificate.value
             <= aq.allocation.anneal(b, curve, seed=seed).certificate.value + 1e-12
@@ -151,10 +151,10 @@ def test_the_critical_weight_depends_on_how_many_share_the_top() -> None:
 
 def test_who_is_at_which_bound_gains_more_or_less_than_the_rest() -> None:
     b = np.array([0.2, 0.5, 0.6, 0.9])
-    paid = aq.allocation.water_filling(b, 0.4, 0.85)
+    rewards = aq.allocation.water_filling(b, 0.4, 0.85)
     at_least, at_full = aq.allocation.at_bounds(b, 0.4, 0.85)
     free = [i for i in range(4) if i not in (*at_least, *at_full)]
-    gains = paid - b
+    gains = rewards - b
     assert (at_least, at_full) == ((0,), (3,))
     assert np.ptp(gains[free]) < 1e-9  # everybody at no bound gains the same
     assert gains[0] >= gains[1] >= gains[3]
@@ -162,7 +162,7 @@ def test_who_is_at_which_bound_gains_more_or_less_than_the_rest() -> None:
 
 @many_times
 @given(b=contributions, spread=st.floats(0.0, 0.2))
-def test_the_generous_rule_gives_no_less_and_keeps_its_spread(b: list[float], spread: float) -> None:
+def test_the_generous_rule_gives_no_less_and_keeps_within_its_spread(b: list[float], spread: float) -> None:
     fair = aq.allocate(b, FINE)
     if spread < fair.certificate.best_spread:
         with pytest.raises(ValueError, match="`spread` must be a number from"):

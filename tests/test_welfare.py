@@ -1,4 +1,4 @@
-"""Under a budget, every rule of welfare treats equals equally, pays more for more, and states a bound that holds."""
+"""Under a budget, every welfare rule treats equals equally, gives more for more, and states a bound that holds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_budget_is_kept_equals_are_equal_and_more_never_earns_less(rule, b: 
 
 
 @pytest.mark.parametrize("rule", WELFARE.values(), ids=WELFARE)
-def test_what_only_one_of_two_equals_could_have_is_left_over(rule) -> None:
+def test_what_only_one_of_two_equals_could_receive_stays_unspent(rule) -> None:
     plan = rule([0.2, 0.2], COARSE, 0.5)  # 0.1 + 0.3 would fit, 0.3 + 0.3 does not
     assert plan.widths.tolist() == [0.1, 0.1]
     assert rule([0.2, 0.2], COARSE, 0.6).widths.tolist() == [0.3, 0.3]
@@ -95,11 +95,11 @@ def test_they_depend_on_gains_only(rule, b: list[float], budget: float) -> None:
     assert rule([x + 8 / 64 for x in b], moved, budget).widths.tolist() == rule(b, curve, budget).widths.tolist()
 
 
-def test_a_free_rider_gets_no_more_than_anybody_who_worked() -> None:
+def test_a_free_rider_receives_no_more_than_contributors() -> None:
     curve = aq.Curve(np.linspace(0.02, 1, 50), np.linspace(0.1, 0.9, 50), 4000)
     for name, rule in WELFARE.items():
-        paid = rule([0.1, 0.6, 0.7], curve, 2.0).predicted_accuracy
-        assert paid[0] <= paid[1] <= paid[2], name
+        rewards = rule([0.1, 0.6, 0.7], curve, 2.0).predicted_accuracy
+        assert rewards[0] <= rewards[1] <= rewards[2], name
 
 
 def test_a_budget_may_be_of_parameters_or_bytes() -> None:
@@ -112,7 +112,7 @@ def test_a_budget_may_be_of_parameters_or_bytes() -> None:
     assert in_bytes.widths.tolist() == plan.widths.tolist()
 
 
-def test_whoever_cannot_gain_within_the_budget_is_not_passed_by_others() -> None:
+def test_nobody_passes_a_better_contributor_who_cannot_gain() -> None:
     plan = aq.allocation.lp_welfare(
         [0.05, 0.75], COARSE, p=0.5, cost=width, budget=0.9
     )  # 0.75 gains only at full width
