@@ -23,15 +23,15 @@ from aequa_lite.registry import NETWORKS
 PAGE = Path(__file__).resolve().parents[1] / "book" / "networks.md"
 BEGIN, END = "<!-- table: begin, written by scripts/networks.py -->\n", "<!-- table: end -->\n"
 WIDTHS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-SHAPES = {"MLP": (1, 28, 28), "LeNet": (1, 28, 28), "TextCNN": (56,), "Transformer": (56,)}
-COLOR = (3, 32, 32)
+TOKENS, IMAGE, COLOR_IMAGE = (56,), (1, 28, 28), (3, 32, 32)
+SHAPES = {"MLP": IMAGE, "LeNet": IMAGE, "TextCNN": TOKENS, "Transformer": TOKENS, "TabularMLP": (15,)}
+TYPES = {TOKENS: torch.int64, (15,): torch.float32}
 
 
 def constructor(name: str) -> tuple[Callable[..., nn.Module], Tensor]:
     """A network of the package for its usual input, and one such input."""
-    shape = SHAPES.get(name, COLOR)
-    x = torch.zeros(1, *shape, dtype=torch.int64 if len(shape) == 1 else torch.uint8)
-    return partial(NETWORKS[name], shape=shape), x
+    shape = SHAPES.get(name, COLOR_IMAGE)
+    return partial(NETWORKS[name], shape=shape), torch.zeros(1, *shape, dtype=TYPES.get(shape, torch.uint8))
 
 
 def short(number: float) -> str:
