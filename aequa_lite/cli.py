@@ -1,32 +1,166 @@
-"""Print the report of a run, ``python -m aequa_lite FOLDER``; check its rewards, ``python -m aequa_lite verify FOLDER``."""
+"""The command `aequa`; `python -m aequa_lite` is the same."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
 
+from .config import Config
 from .report import Report, table
 from .rewards.verification import verify
 
+__all__ = ["main"]
 
-def main() -> None:
-    """Read the folder's report.json and print it as a table; after the word ``verify``, check a folder of rewards."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aequa_lite", description="Print the report of a run, or check a folder of rewards."
-    )
-    parser.add_argument("verify", nargs="?", choices=["verify"], help="check the rewards instead")
-    parser.add_argument("folder", help="the folder that holds report.json, or the rewards")
-    asked = parser.parse_args()
+INTERRUPTED, REFUSED = 130, 2
+FLOWER = {
+    "fleet": "run a server and its participants on this machine, over Flower",
+    "serve": "start the server of participants on other machines",
+    "join": "take part in a run of another machine",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 if what was checked is wrong, or 2 after one sentence about a wrong argument.
+
+    Example:
+        >>> main(["show", "nowhere"])
+        2
+    """
+    words = list(sys.argv[1:] if words is None else words)
     try:
-        if asked.verify is None:
-            print(table(Report.load(asked.folder)))
-            return
-        lines = verify(asked.folder)
-    except ValueError as error:
-        parser.error(str(error))
+        if words[:1] and words[0] in FLOWER:
+            asked = {"command": _fleet, "name": words[0], "words": words}
+        else:
+            asked = vars(_parser().parse_args(words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    command: Callable[..., int] = asked.pop("command")
+    name = asked.pop("name")
+    try:
+        return command(**asked)
+    except (OSError, ValueError, ImportError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader has gone: `aequa show FOLDER | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"aequa {name}: {error}", file=sys.stderr)
+        return REFUSED
+    except RuntimeError as error:
+        print(f"aequa {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\naequa {name}: stopped; the same command goes on with what is not finished", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and exit with 2."""
+        self.exit(REFUSED, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    parser = _Parser(prog="aequa", description="Fair model rewards by one slimmable network.")
+    parser.add_argument("--version", action="version", version=f"aequa-lite {version('aequa-lite')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[..., int], about: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=about, description=about)
+        found.set_defaults(command=run, name=name)
+        return found
+
+    run = add("run", _run, "train together, print who earned what, and write the report and the rewards")
+    reproduce = add("reproduce", _reproduce, "run several methods on the same problem and compare them")
+    for each, out in ((run, "runs/aequa"), (reproduce, "runs/reproduce")):
+        each.add_argument("--out", default=out, help="folder of reports and rewards")
+        _add_parameters(each, skip=("methods",) if each is run else ())
+    sweep = add("sweep", _sweep, "run a sweep file and gather its table")
+    sweep.add_argument("file", help="sweeps/NAME.yml")
+    sweep.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
+    sweep.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
+    sweep.add_argument("--new", action="store_true", help="run only what results/NAME does not hold yet")
+    sweep.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
+    add("show", _show, "print the report of a folder").add_argument("folder")
+    add("verify", _verify, "check a folder of rewards").add_argument("folder")
+    for name, about in FLOWER.items():  # read by the extra itself, see `main`
+        add(name, _fleet, about)
+    return parser
+
+
+def _add_parameters(parser: argparse.ArgumentParser, skip: Sequence[str]) -> None:
+    """An option for each word of a setup and each number of a config."""
+    from .experiments.run import Setup
+
+    for each in (*fields(Setup), *fields(Config)):
+        if each.name in skip:
+            continue
+        default = each.default if each.default is not MISSING else None
+        about = each.metadata.get("about", "see the book's page on reproducing a run")
+        name = f"--{each.name.replace('_', '-')}"
+        kind = {"bool": argparse.BooleanOptionalAction}.get(str(each.type))
+        if kind:
+            parser.add_argument(name, default=default, action=kind, help=about)
+        else:
+            read = {"int": int, "float": float}.get(str(each.type), str)
+            parser.add_argument(name, type=read, default=default, help=f"{about} (default: {default})")
+
+
+def _run(out: str, **values: Any) -> int:
+    from .experiments.run import algorithms, prepare, split_parameters
+    from .method import assess
+
+    setup, config = split_parameters(values)
+    data, build, shards = prepare(setup, config)
+    problem = assess(build, shards, config, data)
+    (algorithm,) = algorithms(setup, problem).values()
+    outcome = replace(algorithm(problem), partition=setup.partition)
+    print(outcome.table())
+    print(f"written to {outcome.save(out)}")
+    return 0
+
+
+def _reproduce(out: str, **values: Any) -> int:
+    from .experiments.run import comparison, compete, prepare, split_parameters
+    from .method import assess
+
+    setup, config = split_parameters(values)
+    data, build, shards = prepare(setup, config)
+    problem = assess(build, shards, config, data)
+    print(comparison({word: outcome.report for word, outcome in compete(setup, problem, out, keep=True)}))
+    return 0
+
+
+def _sweep(file: str, workers: int | None, shard: str, new: bool, gather: bool) -> int:
+    from .experiments.sweep import sweep_table
+
+    print(sweep_table(file, workers=workers, shard=shard, new=new, only_gather=gather))
+    return 0
+
+
+def _show(folder: str) -> int:
+    print(table(Report.load(folder)))
+    return 0
+
+
+def _verify(folder: str) -> int:
+    lines = verify(Path(folder))
     print("\n".join(map(str, lines)))
-    sys.exit(int(any(each.fault for each in lines)))
+    return int(any(each.fault for each in lines))
 
 
-if __name__ == "__main__":
-    main()
+def _fleet(words: Sequence[str]) -> int:
+    """A command of the extra `flower`, which reads its own arguments."""
+    from .flower import commands
+
+    parser = _Parser(prog=f"aequa {words[0]}", description=FLOWER[words[0]])
+    commands.add_arguments(parser, words[0])
+    commands.main(words[0], parser.parse_args(words[1:]))
+    return 0

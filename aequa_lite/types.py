@@ -58,6 +58,8 @@ class Dataset:
     Args:
         labels: Name of each class.
         words: For text, the word of each token (0 pads, 1 is unknown).
+        participants: Name of each natural owner, by `groups`.
+        encoder: For tables, records -> inputs (`aq.data`).
 
     Example:
         >>> import aequa_lite as aq
@@ -72,6 +74,8 @@ class Dataset:
     sha256: str
     labels: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    participants: tuple[str, ...] = ()
+    encoder: Any = None
 
     @property
     def classes(self) -> int:

@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = attach(
     {
         "notebook": ["Source", "check_parameters", "show_source"],
         "published": ["Claim", "Verdict", "check_claim", "published", "wins"],
-        "run": ["comparison", "compete", "located"],
-        "sweep": ["Run", "Sweep", "read_sweep", "run_sweep", "share"],
-        "tables": ["about", "gather", "known", "summary"],
+        "run": ["Setup", "comparison", "compete", "folder_name", "locate", "prepare", "split_parameters"],
+        "sweep": ["Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"],
+        "tables": ["about", "summary"],
     },
 )

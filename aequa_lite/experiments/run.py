@@ -1,140 +1,243 @@
-"""One run from its parameters: refused at once where they do not fit, and everything it needs by the word that names it."""
+"""One run from its words: what the command line, papermill and sweep files say."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from .._check import flag, one_of, refusal
 from .._io import atomic_write
+from ..aggregation.server_optimizers import validation_weights
 from ..config import Config
+from ..contribution import affine_calibration
+from ..data.load import load
 from ..data.readers import NAMES, data_folder
-from ..evaluation import accuracy_curve
-from ..method import Algorithm, Outcome
-from ..registry import folder_named
-from ..report import Report, report
-from ..slimmable import Build
+from ..evaluation import accuracy
+from ..method import Algorithm, Outcome, Problem, train
+from ..networks.base import for_dataset
+from ..registry import algorithm, allocation, lookup, network, word_list
+from ..report import Report
 from ..types import Dataset, Shard
+from ..vectorized import half_precision
 
-__all__ = ["comparison", "compete", "located"]
+__all__ = ["Setup", "comparison", "compete", "folder_name", "locate", "prepare", "shard_size", "split_parameters",
+           "test_accuracy"]  # fmt: skip
 
 
-def located(data: str, root: str | Path | None = None) -> str | Path:
-    """Return where a data set lies: a folder or file of this name in the folder of data, else the name itself.
+@dataclass(frozen=True)
+class Setup:
+    """Hold the words of a run; its numbers are in a `Config`.
 
-    So ``sst2`` means the folder ``sst2`` of AEQUA_DATA, on every machine.
+    Args:
+        data: Name of a data set, or the path of a file or folder.
+        root: Folder of downloaded data (default: AEQUA_DATA).
+        methods: Algorithms that compete, such as "aequa, fedavg, cgsv(0.15)".
+        contribution: `standalone_accuracy`, `shard_size` or, to compare with peers that do so, `test_accuracy`.
+        schedule: `training_time(0.02)` rewards while training; empty: after training.
+        validation_weights: Updates are weighted by their validation accuracy, to `contribution_power`.
+        mixed_precision: Half precision in the passes, on a GPU only.
+
+    Raises:
+        ValueError: A word is unknown or contradicts another.
 
     Example:
-        >>> located("fashion-mini")
+        >>> Setup(partition="dirichlet(0.5)").network
+        'MLP'
+    """
+
+    data: str = "fashion-mini"
+    root: str = ""
+    partition: str = "power_law"
+    network: str = "MLP"
+    methods: str = "aequa"
+    contribution: str = "standalone_accuracy"
+    allocation: str = "allocate"
+    individually_rational: bool = True
+    width_sampler: str = "full_and_random"
+    server: str = "fedavg"
+    aggregate: str = "aggregate"
+    schedule: str = ""
+    validation_weights: bool = False
+    mixed_precision: bool = False
+    device: str = ""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type == "bool":
+                flag(each.name, value)
+            elif not isinstance(value, str):
+                raise refusal(each.name, "a word", value)
+        for kind in ("partition", "contribution", "width_sampler", "server", "aggregate"):
+            lookup(kind, getattr(self, kind))
+        network(self.network)
+        allocation(self.allocation, self.individually_rational)
+        if self.schedule:
+            lookup("schedule", self.schedule)
+        for word in word_list("methods", self.methods):
+            lookup("algorithm", word)
+        if self.individually_rational and self.contribution == "shard_size":
+            raise refusal("individually_rational", "False with contribution shard_size: sizes are no accuracies", True)
+
+
+def split_parameters(values: Mapping[str, Any]) -> tuple[Setup, Config]:
+    """Split parameters into words and numbers; refuse what is neither.
+
+    Raises:
+        ValueError: A name is unknown (the nearest is given), or a value does not fit.
+
+    Example:
+        >>> setup, config = split_parameters({"partition": "homogeneous", "rounds": 3})
+        >>> setup.partition, config.rounds
+        ('homogeneous', 3)
+    """
+    words, numbers = ({each.name for each in fields(kind)} for kind in (Setup, Config))
+    for name in values:
+        one_of("parameter", name, sorted(words | numbers))
+    setup = Setup(**{k: v for k, v in values.items() if k in words})
+    config = Config.from_dict({k: v for k, v in values.items() if k in numbers})
+    if setup.validation_weights and not config.contribution_power:
+        raise refusal("validation_weights", "False with contribution_power 0", True)
+    return setup, config
+
+
+def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn.Module], list[Shard]]:
+    """Load the data, fit the network to it, and split the training samples.
+
+    Example:
+        >>> data, build, shards = prepare(Setup(), Config(participants=3))
+        >>> len(shards), build(1.0)(data.test.x[:2]).shape[1]
+        (3, 10)
+    """
+    root, device = setup.root or None, setup.device or None
+    data = load(locate(setup.data, root), root=root, device=device, seed=config.seed)
+    build = for_dataset(network(setup.network), data)
+    return data, build, lookup("partition", setup.partition)(data.train, config)
+
+
+def algorithms(setup: Setup, problem: Problem) -> dict[str, Algorithm]:
+    """The setup's algorithms by their words; its other words go to those that take them."""
+    power, device = problem.config.contribution_power, problem.validation.y.device
+    constants = {
+        "schedule": lookup("schedule", setup.schedule) if setup.schedule else None,
+        "allocation": allocation(setup.allocation, setup.individually_rational),
+        "width_sampler": lookup("width_sampler", setup.width_sampler),
+        "server": None if setup.server == "fedavg" else lookup("server", setup.server),
+        "aggregate": lookup("aggregate", setup.aggregate),
+        "reweight": validation_weights(problem.build, problem.validation, power) if setup.validation_weights else None,
+        "precision": half_precision(device) if setup.mixed_precision else None,
+    }
+    return {word: algorithm(word, **constants) for word in word_list("methods", setup.methods)}
+
+
+def compete(
+    setup: Setup, problem: Problem, out: Path | str, *, keep: bool = False, **options: Any
+) -> Iterator[tuple[str, Outcome]]:
+    """Run every algorithm on the same problem; yield its word and its outcome.
+
+    Reports go to `out/METHOD/report.json`. An algorithm that fails leaves `failed.txt` there; the others still run.
+
+    Args:
+        keep: Write the rewarded models too.
+        options: Of `federate`.
+
+    Raises:
+        RuntimeError: At the end, if an algorithm failed; the sentence says which and why.
+
+    Example:
+        >>> import tempfile
+        >>> setup, config = Setup(methods="fedavg"), Config(participants=2, rounds=1, local_steps=1)
+        >>> data, build, shards = prepare(setup, config)
+        >>> problem = assess(build, shards, config, data, progress=False)
+        >>> [word for word, _ in compete(setup, problem, tempfile.mkdtemp(), progress=False)]
+        ['fedavg']
+    """
+    failed = {}
+    for word, chosen in algorithms(setup, problem).items():
+        folder = Path(out) / folder_name(word)
+        (folder / "failed.txt").unlink(missing_ok=True)
+        try:
+            started = replace(problem, started=time.perf_counter())
+            outcome = chosen(started, train=partial(train, **options))
+            outcome = replace(outcome, method=word, partition=setup.partition)
+            outcome.report  # noqa: B018 - what fails here is a failure of this algorithm too
+        except Exception as error:  # whatever it was, the others are still worth their run
+            failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
+            with atomic_write(folder / "failed.txt") as half:
+                half.write_text(failed[word] + "\n")
+            continue
+        if keep:
+            outcome.save(folder)
+        else:
+            outcome.report.save(folder)
+        yield word, outcome
+    if failed:
+        raise RuntimeError("; ".join(f"{word} failed, {reason}" for word, reason in failed.items()))
+
+
+def folder_name(word: str) -> str:
+    """Return the folder of a method's report: its word without what a path may not hold.
+
+    Example:
+        >>> folder_name("cgsv(0.15, beta=1.0)")
+        'cgsv(0.15,beta=1.0)'
+    """
+    return re.sub(r"[^\w.,()=-]", "", word)
+
+
+def locate(data: str, root: str | Path | None = None) -> str | Path:
+    """Return where a data set lies: a folder or file of this name in the folder of data, else the name itself.
+
+    So `sst2` means the folder `sst2` of AEQUA_DATA, on every machine.
+
+    Example:
+        >>> locate("fashion-mini")
         'fashion-mini'
     """
     place = data_folder(root) / data
     return place if data and data not in NAMES and place.exists() else data
 
 
-def compete(
-    methods: Mapping[str, Algorithm],
-    build: Build,
-    shards: Sequence[Shard],
-    config: Config,
-    data: Dataset,
-    alone: Sequence[nn.Module],
-    contribution: Sequence[float],
-    *,
-    partition: str = "",
-    out: str | Path,
-    progress: bool = True,
-) -> Iterator[tuple[str, Outcome, Report]]:
-    """Run every method on the same shards, models alone and contributions; yield its word, its pay and its report.
+def shard_size(alone: Sequence[nn.Module], shards: Sequence[Shard], data: Dataset) -> NDArray[np.float64]:
+    """Return the shard sizes, stretched over the range of stand-alone accuracies, (n,)."""
+    reached = accuracy(alone, data.validation)
+    return affine_calibration([len(shard) for shard in shards], float(reached.min()), float(reached.max()))
 
-    Reports are left in ``out/METHOD/report.json``. A method that fails leaves ``failed.txt`` there instead, and the
-    others are run all the same.
 
-    Raises:
-        RuntimeError: in the end, when a method failed; the sentence says which and why.
+def test_accuracy(alone: Sequence[nn.Module], shards: Sequence[Shard], data: Dataset) -> NDArray[np.float64]:
+    """Return the *test* accuracy of the models trained alone, (n,): circular, for comparison only.
 
-    Example:
-        >>> import tempfile
-        >>> import aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> given = aq.MLP, aq.data.homogeneous(data.train, config), config, data, [aq.MLP(), aq.MLP()], [0.1, 0.1]
-        >>> [word for word, *_ in compete(aq.registry.algorithms("fedavg"), *given, out=tempfile.mkdtemp(), progress=False)]
-        ['fedavg']
+    Fairness is then measured against the same numbers, as in the released code of FedSAC and FedRAC.
     """
-    failed = {}
-    for word, method in methods.items():
-        folder, started = Path(out) / folder_named(word), time.perf_counter()
-        (folder / "failed.txt").unlink(missing_ok=True)
-        try:
-            paid = method.run(build, shards, config, data, alone, contribution, progress=progress)
-            found = _report_of(paid, word, build, config, data, alone, contribution, partition, started)
-        except Exception as error:  # whatever it was, the other methods are still worth their run
-            failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
-            with atomic_write(folder / "failed.txt") as half:
-                half.write_text(failed[word] + "\n")
-            continue
-        found.save(folder)
-        yield word, paid, found
-    if failed:
-        raise RuntimeError("; ".join(f"{word} failed, {reason}" for word, reason in failed.items()))
-
-
-def _report_of(
-    paid: Outcome,
-    word: str,
-    build: Build,
-    config: Config,
-    data: Dataset,
-    alone: Sequence[nn.Module],
-    contribution: Sequence[float],
-    partition: str,
-    started: float,
-) -> Report:
-    """The report of a method's final round."""
-    curve = paid.curve
-    test = (
-        None
-        if curve is None
-        else accuracy_curve(build, paid.last.theta, data.test, grid=curve.widths, fraction_grid=curve.fraction_grid)
-    )
-    return report(
-        paid.models,
-        alone,
-        paid.plan,
-        curve,
-        data,
-        config,
-        test_curve=test,
-        contribution=contribution,
-        partition=partition,
-        method=word,
-        seconds=time.perf_counter() - started,
-        parameters_sent=paid.parameters_sent,
-        left_out=paid.left_out,
-    )
+    return accuracy(alone, data.test)
 
 
 def comparison(reports: Mapping[str, Report]) -> str:
     """Lay the reports of several methods out as text, a line for each.
 
-    Best and mean reward, gains in points (mean, spread, least), Pearson, how many are significantly worse off than alone,
-    and millions of numbers sent.
+    Best and mean reward, Pearson, gains in points (mean, spread, smallest), how many are significantly worse off than
+    alone, and millions of numbers sent.
 
     Example:
-        >>> import aequa_lite as aq
-        >>> data, nets = aq.load("fashion-mini"), [aq.MLP(), aq.MLP(0.5)]
-        >>> print(comparison({"same": aq.report(nets, nets, None, None, data, aq.Config(participants=2))}).split()[0])
-        method
+        >>> comparison({}).split()[0]
+        'method'
     """
     wide = max(len(word) for word in ("method", *reports))
     lines = [f"{'method':<{wide}}   best   mean  Pearson    MCG    CGS  least gain  worse off  millions sent"]
     for word, found in reports.items():
-        f, paid = found.fairness, found.test_accuracy
+        f, rewards = found.fairness, found.test_accuracy
         pearson = "   none" if f["pearson"] is None else f"{f['pearson']:7.3f}"
         lines.append(
-            f"{word:<{wide}}  {max(paid):5.3f}  {sum(paid) / len(paid):5.3f}  {pearson}  {100 * f['mcg']:5.2f}"
+            f"{word:<{wide}}  {max(rewards):5.3f}  {sum(rewards) / len(rewards):5.3f}  {pearson}  {100 * f['mcg']:5.2f}"
             f"  {100 * f['cgs']:5.2f}  {100 * f['min_gain']:10.2f}  {len(f['worse_off']):9}"
             f"  {found.parameters_sent / 1e6:13.1f}"
         )

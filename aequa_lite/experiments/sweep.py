@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import asyncio
 import hashlib
@@ -14,22 +13,24 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import papermill
 import torch
 import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
+from .._check import number, one_of, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
-from ..registry import folder_named, listed
-from .tables import gather, known
+from ..registry import word_list
+from .run import folder_name
+from .tables import write_tables
 
-__all__ = ["Run", "Sweep", "gather", "read_sweep", "run_sweep", "share"]
+__all__ = ["Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"]
 
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
@@ -38,6 +39,7 @@ KEYS = ("notebook", "fixed", "when", "cases", "grid")
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
 
 
+ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
 MOST_LETTERS = 100  # of a value in the name of a run's folder; the digest tells apart what is cut
 
 
@@ -61,17 +63,20 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         """Where it lies: readable by its label, unique by its parameters."""
-        words = [folder_named(str(value))[:MOST_LETTERS] for value in self.label.values()]
+        words = [folder_name(str(value))[:MOST_LETTERS] for value in self.label.values()]
         return root / "-".join([*words, self.digest])
 
     def reports(self, root: Path) -> dict[str, Path]:
         """The folder of each method's report; a notebook that knows no methods leaves one report in the run's own."""
         folder = self.folder(root)
-        return {word: folder / folder_named(word) for word in self.methods} or {"": folder}
+        return {word: folder / folder_name(word) for word in self.methods} or {"": folder}
 
     def missing(self, root: Path) -> list[str]:
-        """The methods that have left no report yet."""
-        return [word for word, folder in self.reports(root).items() if not (folder / "report.json").exists()]
+        """The methods that have left no report yet; all of them unless the run came to its end (`ENDED`)."""
+        ended = (self.folder(root) / ENDED).exists()
+        return [
+            word for word, folder in self.reports(root).items() if not (ended and (folder / "report.json").exists())
+        ]
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Sweep:
         label = {name: full.get(name, self.defaults.get(name)) for name in keys}
         if len(self.cases) > 1:
             label = {"case": case, **label}
-        return Run(label, full, tuple(listed(methods)) if methods else ())
+        return Run(label, full, tuple(word_list("methods", methods)) if methods else ())
 
 
 def _many(value: Any) -> list[Any]:
@@ -150,17 +155,13 @@ def read_sweep(path: Path | str) -> Sweep:
         raise ValueError(f"sweep {path} cannot be read: {error_text(error)}") from error
     parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
     for name in itertools.chain(*parts):
-        if name not in known or name == "out":
-            near = get_close_matches(str(name)[:100], known, n=1, cutoff=0.0)
-            raise ValueError(
-                f"sweep {path} sets {short_repr(name)}; allowed are the notebook's parameters, the nearest is {near}"
-            )
+        one_of(f"sweep {path}: parameter", name, [each for each in known if each != "out"])
     for name, values in itertools.chain(*(grid.items() for grid in sweep.grids)):
         if not isinstance(values, list) or not values:
-            raise ValueError(f"sweep {path} has grid {name!r} = {short_repr(values)}; allowed is a list of values")
+            raise refusal(f"sweep {path}: grid {name}", "a list of values", values)
     count = len(sweep.cases) * sum(math.prod(map(len, grid.values())) for grid in sweep.grids)
     if not 0 < count <= MOST_RUNS:
-        raise ValueError(f"sweep {path} asks for {count} runs; allowed are 1 to {MOST_RUNS}")
+        raise refusal(f"sweep {path}", f"one of 1 to {MOST_RUNS} runs", count)
     sweep = replace(sweep, defaults=defaults)
     try:
         sweep.runs()
@@ -172,15 +173,27 @@ def read_sweep(path: Path | str) -> Sweep:
 def _parse_sweep(path: Path) -> Sweep:
     """What a sweep file says, before it is held against the notebook."""
     found, text = plain_yaml(path)
-    if unknown := set(found) - set(KEYS):
-        raise ValueError(f"unknown key {min(unknown)!r}; allowed are {', '.join(KEYS)}")
+    for key in found:
+        one_of("key", key, KEYS)
     cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
     grids = tuple(map(dict, _many(found["grid"])))
     when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
     fixed, notebook = dict(found.get("fixed") or {}), Path(found["notebook"])
     if not notebook.is_file():
-        raise ValueError(f"notebook is {short_repr(str(notebook))}; allowed is a file on this machine")
+        raise refusal("notebook", "a file on this machine", str(notebook))
     return Sweep(path.stem, notebook, fixed, cases, grids, when, text=text)
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping; plain YAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping, if its keys differ."""
+        keys = [each.value for each, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"key {short_repr(key)} stands twice")
+        return super().construct_mapping(node, deep)
 
 
 def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
@@ -195,7 +208,7 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it holds an alias (*); allowed is to write it out")
-        return parse_json(json.dumps(yaml.safe_load(text), allow_nan=False)), text
+        return parse_json(json.dumps(yaml.load(text, _Strict), allow_nan=False)), text
     except (yaml.YAMLError, RecursionError, TypeError) as error:
         raise ValueError(f"it is no plain YAML ({error_text(error)})") from error
 
@@ -215,7 +228,7 @@ def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
         ['slow', 'quick']
     """
     if not 0 <= part < parts:
-        raise ValueError(f"shard is {part + 1}/{parts}; allowed is I/N with I from 1 to N")
+        raise refusal("shard", "I/N with I from 1 to N", f"{part + 1}/{parts}")
     names = sorted(dict.fromkeys(name for run in runs for name in run.label), key=lambda name: name == "seed")
     seen: dict[str, list[Any]] = {name: [] for name in names}
     for run, name in itertools.product(runs, names):
@@ -287,6 +300,8 @@ def run_one(notebook: Path, run: Run, root: Path, kept: Collection[tuple[str, st
                     half.write_text(reason_of(error, folder) + "\n")
             finally:
                 asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
+            with atomic_write(folder / ENDED) as half:
+                half.write_text("")
     return True
 
 
@@ -302,6 +317,35 @@ def one_thread_each() -> Iterator[None]:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ |= {} if value is None else {name: value}
+
+
+def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
+    """What another machine has run: the finished rows of ``results/NAME``, by the run's digest and the method.
+
+    Only those count whose parameters are still the sweep's, by the sweep file that lies beside the table.
+    """
+    place = results / sweep.name
+    if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
+        return {}
+    words = ("status", "method", "device", "date", "data_sha256", "scale")
+    head = pd.read_csv(place / "runs.csv", nrows=0).columns
+    table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
+    then = {tuple(map(str, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
+    labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
+    if not {*labels, "status"} <= {*table}:
+        return {}
+    done = table[table["status"] == "done"].dropna(axis="columns", how="all")
+    rows = ({k: v for k, v in row.items() if v == v} for row in done.to_dict("records"))  # a hole is no figure
+    found = ((then.get(tuple(str(row.get(name)) for name in labels)), row) for row in rows)
+    return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
+
+
+def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("results")) -> pd.DataFrame:
+    """Write the tables of a sweep to `results/NAME` and return the table of all runs.
+
+    Rows that the table holds from elsewhere stay.
+    """
+    return write_tables(sweep, known(sweep, results), root, results)
 
 
 def run_sweep(
@@ -320,8 +364,8 @@ def run_sweep(
     Raises:
         ValueError: there is no such share, or ``workers`` is not a whole number from 1.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers!r}; allowed is a whole number from 1")
+    if workers is not None:
+        number("workers", workers, 1, whole=True)
     here, chosen = root / sweep.name, share(sweep.runs(), *shard)
     todo = [run for run in chosen if lacking(run, here, kept)]
     count = workers or (1 if torch.cuda.is_available() else available())
@@ -335,29 +379,31 @@ def run_sweep(
             pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run a sweep file and print its table."""
-    parser = argparse.ArgumentParser(prog="python -m aequa_lite.sweep", description="Run a sweep and gather its table.")
-    parser.add_argument("file", help="sweeps/NAME.yml")
-    parser.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
-    parser.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
-    parser.add_argument("--new", action="store_true", help="run only what the table in results/NAME does not hold yet")
-    parser.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
-    asked = parser.parse_args(words)
+def sweep_table(
+    file: Path | str, *, workers: int | None = None, shard: str = "1/1", new: bool = False, only_gather: bool = False
+) -> str:
+    """Run a sweep file, gather its table, and return the table's main columns as text.
+
+    Args:
+        shard: "I/N", the I-th of N balanced shares of the runs.
+        new: Run only what results/NAME does not hold yet.
+
+    Raises:
+        ValueError: The file or the share is not one; or no run of the sweep is done.
+    """
+    sweep, pieces = read_sweep(file), shard.split("/")
+    if len(pieces) != 2 or not all(each.isdecimal() for each in pieces):
+        raise refusal("shard", "I/N with I from 1 to N", shard)
+    share(sweep.runs(), int(pieces[0]) - 1, int(pieces[1]))
     try:
-        part, parts = (int(piece) for piece in asked.shard.split("/"))
-        sweep = read_sweep(asked.file)
-        if not asked.gather:
-            kept = known(sweep) if asked.new else ()
-            run_sweep(sweep, shard=(part - 1, parts), workers=asked.workers, kept=kept)
-    except ValueError as error:
-        parser.error(str(error))
+        if not only_gather:
+            kept = known(sweep) if new else ()
+            run_sweep(sweep, shard=(int(pieces[0]) - 1, int(pieces[1])), workers=workers, kept=kept)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on with what is not finished", flush=True)
         os._exit(130)  # not waiting for the notebooks: their kernels end with this process
     table = gather(sweep)
-    print(table[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in table]].to_string(index=False))
-
-
-if __name__ == "__main__":
-    main()
+    text = table[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in table]].to_string(index=False)
+    if not (table["status"] == "done").any():
+        raise ValueError(f"no run of {sweep.name} is done:\n{text}")
+    return text

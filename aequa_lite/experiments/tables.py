@@ -9,7 +9,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,13 @@ from ..allocation.exact import allocate
 from ..evaluation import Curve, curve_diagnostics
 from ..metrics import pearson
 from ..report import Report
-from .sweep import Run, Sweep, read_sweep
 
-__all__ = ["about", "gather", "known", "summary"]
+if TYPE_CHECKING:
+    from .sweep import Run, Sweep
+
+__all__ = ["about", "summary", "write_tables"]
+
+Rows = Mapping[tuple[str, str], dict[str, Any]]  # by a run's digest and the method
 
 
 MEANT = (
@@ -47,16 +51,15 @@ MOST_NOTE_BYTES = 1 << 20
 WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
 
 
-def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("results")) -> pd.DataFrame:
+def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.DataFrame:
     """Write what came of a sweep to ``results/NAME``: the table of all runs, its summary, where it is from; return the table.
 
     ``runs.csv`` has a row for each run and method, also for those that failed, were refused or have not run yet;
     ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``); ``summary.csv`` has means, spreads and
     seeds; ``about.json`` command, minutes, devices, versions and dates; ``sweep.yml`` is the file that was run. What the
-    table held already and this machine has not run stays (``known``).
+    table held already and this machine has not run stays: `kept`.
     """
     here, place = root / sweep.name, results / sweep.name
-    kept = known(sweep, results)
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
     with atomic_write(place / "runs.csv") as half:
         table.to_csv(half, index=False, float_format="%.6g")
@@ -81,30 +84,7 @@ def _writes_parquet() -> bool:
         return False
 
 
-def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
-    """What another machine has run: the finished rows of ``results/NAME``, by the run's digest and the method.
-
-    Only those count whose parameters are still the sweep's, by the sweep file that lies beside the table.
-    """
-    place = results / sweep.name
-    if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
-        return {}
-    words = ("status", "method", "device", "date", "data_sha256", "scale")
-    head = pd.read_csv(place / "runs.csv", nrows=0).columns
-    table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
-    then = {tuple(map(str, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
-    labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
-    if not {*labels, "status"} <= {*table}:
-        return {}
-    done = table[table["status"] == "done"].dropna(axis="columns", how="all")
-    rows = ({k: v for k, v in row.items() if v == v} for row in done.to_dict("records"))  # a hole is no figure
-    found = ((then.get(tuple(str(row.get(name)) for name in labels)), row) for row in rows)
-    return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
-
-
-def rows_of(
-    run: Run, root: Path, kept: Mapping[tuple[str, str], dict[str, Any]] = MappingProxyType({})
-) -> list[dict[str, Any]]:
+def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dict[str, Any]]:
     """One run as rows: what tells it apart, and what came of each of its methods, here or (``kept``) elsewhere."""
     extra, rows = _told(run.folder(root) / "run.json"), []
     for word, folder in run.reports(root).items():
@@ -249,7 +229,7 @@ def about(table: pd.DataFrame, name: str) -> dict[str, Any]:
 
     versions = {each.removeprefix("version_"): found(each) for each in done if each.startswith("version_")}
     return {
-        "command": f"python -m aequa_lite.sweep sweeps/{name}.yml",
+        "command": f"aequa sweep sweeps/{name}.yml",
         "rows": len(table),
         "done": len(done),
         "others": {k: int(n) for k, n in table[table["status"] != "done"]["status"].value_counts().items()},
