@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 
 quickstart: $(STAMP) ## run the whole system on real data (about a minute) and print who earned what
 	@mkdir -p $(QUICK)
-	$(BIN)/papermill --log-output --no-progress-bar notebooks/00_quickstart.ipynb $(QUICK)/00_quickstart.ipynb -p out $(QUICK)
+	$(BIN)/papermill --log-output --no-progress-bar notebooks/01_quickstart.ipynb $(QUICK)/00_quickstart.ipynb -p out $(QUICK)
 	@$(BIN)/python -m aequa_lite $(QUICK)
 
 test: lint unit nbval strict ## run everything that CI runs: lint, unit tests, notebooks, strict book build
