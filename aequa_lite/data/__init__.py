@@ -23,7 +23,7 @@ __getattr__, __dir__, __all__ = attach(
             "quantity_dirichlet",
         ],
         "readers": ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"],
-        "tabular": ["Table", "csv_table", "prepare"],
+        "tabular": ["Table", "csv_table"],
         "text": ["frequent", "tokens", "tsv"],
     },
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from .._check import flag
 from .encoding import as_number, cell
 from .readers import Arrays, intact
-from .tabular import FRACTIONS, Table, prepare
+from .tabular import FRACTIONS, Table, csv_table
 
 __all__ = ["hospitals"]
 
@@ -37,8 +37,8 @@ def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, se
     slope, ca and thal are left out, then the patients who lack a value
     (Budapest 261, Cleveland 303, Long Beach 130, Switzerland 46). `whole`
     keeps all 920 (294, 303, 200, 123) and all columns, fills in missing
-    values, and takes a cholesterol or blood pressure of 0 as missing. Both
-    are prepared by :func:`~aequa_lite.data.tabular.prepare`.
+    values, and takes a cholesterol or blood pressure of 0 as missing. The
+    features are those of :func:`~aequa_lite.data.csv_table`.
 
     Switzerland records a cholesterol of 0 for everyone, so by default this
     column tells the hospital. Of its 46 patients 45 are ill (of all 123,
@@ -86,7 +86,7 @@ def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, se
         lines=range(1, len(kept) + 1),
         sha256=f"{[sha256 for _, sha256 in FILES.values()]} {whole}",
     )
-    arrays = prepare(
+    arrays = csv_table(
         table,
         label="num",
         participant="hospital",

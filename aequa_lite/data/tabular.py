@@ -19,7 +19,7 @@ from ..rng import stream
 from .encoding import Column, Encoder, cell, fault, fit_column, in_order
 from .readers import Arrays, reading
 
-__all__ = ["Table", "csv_table", "prepare", "read_csv"]
+__all__ = ["Table", "csv_table", "read_csv"]
 
 MOST_CSV_BYTES = 1 << 26
 MOST_ROWS, MOST_COLUMNS, MOST_NAME = 1_000_000, 1_000, 100
@@ -54,7 +54,7 @@ class Table:
 
 
 def csv_table(
-    path: str | Path,
+    source: str | Path | Table,
     label: str | None = None,
     participant: str | None = None,
     *,
@@ -66,15 +66,21 @@ def csv_table(
 ) -> Arrays:
     """Read a CSV file as training, validation and test arrays.
 
-    The first line names the columns. Commas, semicolons or tabs separate
-    them. An empty cell, `?`, `NA`, `N/A` and `nan` are missing values. What
-    the columns become: see :func:`~aequa_lite.data.tabular.prepare`.
+    The first line names the columns. Commas, semicolons or tabs separate them. An empty
+    cell, `?`, `NA`, `N/A` and `nan` are missing values.
+
+    Numbers are standardised and categories one-hot. A missing value becomes the median or
+    the most frequent category, and a further feature marks it. All of this is learnt from
+    the training rows, of all participants together, and kept in `encoder`; participants
+    on several machines would have to agree on these statistics before they train. Rows
+    are split at random, in proportion within each pair of label and participant; at least
+    one row of each pair is a training row.
 
     Args:
-        path: A file in UTF-8.
+        source: A file in UTF-8, or a Table.
         label: Column to predict; its values in order become 0, 1, ...
-        participant: Column that names the natural participant of each row;
-            it is no feature.
+        participant: Column that names the natural participant of each row; it is no
+            feature.
         categorical: Columns whose numbers are names of categories.
         drop: Columns to leave out, such as identifiers.
         fractions: Shares of training, validation and test rows.
@@ -82,37 +88,55 @@ def csv_table(
         allow_single_class: Whether a participant may have one label only.
 
     Returns:
-        x (rows, features) float32 and y (rows,) int64 of each split, and
-        the code of each row's participant.
+        x (rows, features) float32 and y (rows,) int64 of each split, and the code of each
+        row's participant.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or too large, a column is unknown or
-            of no use, or there are too few rows.
+        ValueError: The file is damaged or too large, a column is unknown or cannot be
+            used, or there are too few rows.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "patients.csv"
         >>> rows = ["50,a,0", "60,b,0", "70,a,1", "80,b,1"] * 10
         >>> _ = path.write_text("\\n".join(["age,ward,ill", *rows]))
-        >>> arrays = csv_table(path, label="ill", participant="ward")
-        >>> arrays.train[0].shape, arrays.participants
-        ((24, 1), ('a', 'b'))
+        >>> csv_table(path, label="ill", participant="ward").participants
+        ('a', 'b')
+
+    References:
+        Our choice.
     """
-    return prepare(
-        read_csv(path),
-        label,
-        participant,
-        categorical=categorical,
-        drop=drop,
-        fractions=fractions,
-        seed=seed,
-        allow_single_class=allow_single_class,
+    table = source if isinstance(source, Table) else read_csv(source)
+    flag("allow_single_class", allow_single_class)
+    features = _features(table, label, participant, drop)
+    chosen = _columns("categorical", categorical, features)
+    y, labels = _codes(table, label)
+    _check_labels(table, y, labels)
+    owner, names = np.zeros_like(y), ()
+    if participant is not None:
+        owner, names = _codes(table, participant)
+        _check_participants(table, y, owner, names, allow_single_class)
+    split = _split(y, owner, _checked_fractions(fractions), seed)
+    _check_splits(y, labels, split)
+    encoder = _fitted(table, features, chosen, split == 0)
+    x = encoder.encode(table.cells, table.lines)
+    rows = {name: split == k for k, name in enumerate(SPLITS)}
+    roles = (label, participant, features, sorted(chosen))
+    digest = hashlib.sha256(f"{table.sha256} {roles}".encode())
+    return Arrays(
+        **{name: (x[where], y[where]) for name, where in rows.items()},
+        groups={k: owner[where] for k, where in rows.items() if names},
+        labels=labels,
+        classes=len(labels),
+        participants=names,
+        encoder=encoder,
+        sha256=digest.hexdigest(),
     )
 
 
 def read_csv(path: str | Path) -> Table:
-    """Read the cells of a CSV file: the first half of `csv_table`."""
+    """Read the cells of a CSV file."""
     path = Path(path).expanduser()
     with reading(path):
         content = read_limited(path, MOST_CSV_BYTES)
@@ -166,73 +190,6 @@ def _checked_rows(rows: Iterable[tuple[int, list[str]]], width: int, where: str)
             raise fault(where, f"have at most {MOST_ROWS:,} rows", "more")
         found.append((line, [cell(each) for each in row]))
     return found
-
-
-def prepare(
-    table: Table,
-    label: str | None,
-    participant: str | None = None,
-    *,
-    categorical: Collection[str] = (),
-    drop: Collection[str] = (),
-    fractions: Sequence[float] = FRACTIONS,
-    seed: int = 0,
-    allow_single_class: bool = False,
-) -> Arrays:
-    """Split a table and turn its columns into features.
-
-    Numbers are standardised and categories one-hot. A missing value becomes
-    the median or the most frequent category, and a further feature says so.
-    All of this is learnt from the training rows, of all participants
-    together, and kept in `encoder`. Rows are split at random, in proportion
-    within each pair of label and participant; at least one row of each pair
-    is a training row. Participants on several machines would have to agree
-    on these statistics before they train.
-
-    Args:
-        table: The cells; the other arguments are those of
-            :func:`~aequa_lite.data.tabular.csv_table`.
-
-    Returns:
-        The same as `csv_table`.
-
-    Raises:
-        ValueError: As for `csv_table`.
-
-    Example:
-        >>> cells = {"x": [*map(str, range(20))], "y": ["no", "yes"] * 10}
-        >>> arrays = prepare(Table("t", cells, range(20), ""), label="y")
-        >>> arrays.labels, [len(y) for _, y in arrays.splits.values()]
-        (('no', 'yes'), [12, 4, 4])
-
-    References:
-        Our choice.
-    """
-    flag("allow_single_class", allow_single_class)
-    features = _features(table, label, participant, drop)
-    chosen = _columns("categorical", categorical, features)
-    y, labels = _codes(table, label)
-    _check_labels(table, y, labels)
-    owner, names = np.zeros_like(y), ()
-    if participant is not None:
-        owner, names = _codes(table, participant)
-        _check_participants(table, y, owner, names, allow_single_class)
-    split = _split(y, owner, _checked_fractions(fractions), seed)
-    _check_splits(y, labels, split)
-    encoder = _fitted(table, features, chosen, split == 0)
-    x = encoder.encode(table.cells, table.lines)
-    rows = {name: split == k for k, name in enumerate(SPLITS)}
-    roles = (label, participant, features, sorted(chosen))
-    digest = hashlib.sha256(f"{table.sha256} {roles}".encode())
-    return Arrays(
-        **{name: (x[where], y[where]) for name, where in rows.items()},
-        groups={k: owner[where] for k, where in rows.items() if names},
-        labels=labels,
-        classes=len(labels),
-        participants=names,
-        encoder=encoder,
-        sha256=digest.hexdigest(),
-    )
 
 
 def _listed(names: Collection[str]) -> str:
