@@ -90,7 +90,7 @@ def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figu
     left.annotate("range of the\ncontributions", (own, max(spread)), xytext=(-6, 0), textcoords="offset points", ha="right",
                   va="top", size=8.5, color=ALONE)  # fmt: skip
     left.set_title("below their range, gains must differ")
-    right.set_title("and rewards follow less")
+    right.set(title="and rewards follow less", ylim=(0, 1.05))
     return figure
 
 

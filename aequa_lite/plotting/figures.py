@@ -79,8 +79,8 @@ def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Fig
 
     Example:
         >>> import aequa_lite as aq
-        >>> prefix(aq.MLP, 0.4, "4.weight").axes[0].get_xlim()
-        (0.0, 200.0)
+        >>> prefix(aq.MLP, 0.4, "4.weight").axes[0].get_xlabel()
+        'inputs'
     """
     number("width", width, 0, 1, above=True)
     states = [template(build, w).state_dict() for w in (1.0, width)]
@@ -315,7 +315,7 @@ def width_schedule(
         ax.plot(rounds, line, color="#888888" if strong else "#d8d8d8", lw=1, zorder=2 if strong else 1)
         if strong:
             _mark_rounds(ax, rounds, line, i, 3 if participant is None else 1)
-    least = np.nanmin(seen)
+    least = np.nanmin([*seen.ravel(), *dashed[dashed > 0]])
     ticks = [w for w in (0.03, 0.1, 0.3, 1.0) if w >= 0.9 * least]
     ax.set(yscale="log", xlabel="round", ylabel="width (logarithmic)", ylim=(0.85 * least, 1.2))
     ax.set_yticks(ticks, [f"{w:g}" for w in ticks])
