@@ -2,7 +2,7 @@
 
 usage: python scripts/convergence.py [SEEDS] [SCALE]
 
-Runs notebooks/03_convergence.ipynb through papermill with seeds 0, 1, ... (default: five) at a scale (default: 1). Writes
+Runs notebooks/04_convergence.ipynb through papermill with seeds 0, 1, ... (default: five) at a scale (default: 1). Writes
 bounds.csv (measured gradient and bound by loss, width sampler and widths received), slopes.csv (predicted and fitted slopes
 with 95% intervals over the seeds) and cases.csv (nesting and its limits, each assumption broken), each row with versions,
 device and date.
@@ -22,7 +22,7 @@ import papermill
 from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK, RESULTS = ROOT / "notebooks" / "03_convergence.ipynb", ROOT / "results" / "convergence"
+NOTEBOOK, RESULTS = ROOT / "notebooks" / "04_convergence.ipynb", ROOT / "results" / "convergence"
 
 
 def main() -> None:
