@@ -100,6 +100,14 @@ def test_a_reward_between_two_sizes_comes_back_as_the_network_it_was(tmp_path: P
     assert [each["fractional_width"] for each in stated] == rewarded
 
 
+def test_a_width_that_rounding_puts_just_above_its_grid_is_saved(tmp_path: Path) -> None:
+    width = np.arange(0, 1.0001, 1 / 200)[191]
+    assert width > 191 / 200  # by one floating-point step
+    model = aq.fractional_slim(aq.MLP, aq.init_params(aq.MLP, seed=0), width, grid=200)
+    (path,) = aq.save_rewards(tmp_path, aq.MLP, [model], [width], aq.Config(), fraction_grid=200)
+    assert aq.n_parameters(aq.load_reward(path)) == aq.n_parameters(model)
+
+
 def test_loading_leaves_the_random_numbers_of_the_process_alone(saved: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -164,7 +172,13 @@ def test_constants_outside_the_state_are_there_after_loading(tmp_path: Path) -> 
         ({"models": [aq.LeNet(0.5)]}, r"models\[0\] does not fit what `build` makes at width 0.5: tensor"),
         ({"models": [aq.MLP(0.4)]}, r"models\[0\] does not fit"),
         ({"models": [aq.MLP(0.5).double()]}, r"models\[0\] does not fit"),
-        ({"models": []}, "`models` must be one reward for each participant"),
+        ({"models": []}, "`models` must be one network for each participant"),
+        ({"models": aq.MLP(0.5)}, "`models` must be one network"),
+        ({"models": [aq.MLP(0.5).state_dict()]}, "`models` must be one network"),
+        ({"config": {}}, "`config` must be a Config"),
+        ({"vocabulary": "film"}, "`vocabulary` must be a list of words"),
+        ({"vocabulary": [1]}, "`vocabulary` must be a list of words"),
+        ({"widths": None}, "`widths` must hold one entry for each of the 1 models, got None"),
         ({"widths": [0.5, 0.5]}, "`widths` must hold one entry for each of the 1 models, got 2 entries"),
         ({"widths": [7]}, r"`widths\[0\]` must be a number in \(0, 1\], got 7"),
         ({"widths": [float("nan")]}, r"`widths\[0\]` must be a number in \(0, 1\], got nan"),
@@ -423,16 +437,11 @@ def test_a_name_cannot_forge_a_line(folder: Path) -> None:
     assert str(aq.rewards.FileCheck("a", "", "x\x1b[2K\ny")) == "WRONG  a: x [2K y"
 
 
-def test_the_command_line_says_the_same_and_fails_on_a_fault(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["aequa_lite", "verify", str(folder)])
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    assert "WRONG" not in capsys.readouterr().out
+def test_the_command_line_prints_the_same_and_fails_on_a_fault(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["verify", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(each) for each in aq.rewards.verify(folder)]
     edited(folder / "participant-00.safetensors", sha256="0" * 64)
-    with pytest.raises(SystemExit, match="1"):
-        main()
+    assert main(["verify", str(folder)]) == 1
     assert "WRONG  participant-00.safetensors" in capsys.readouterr().out
 
 

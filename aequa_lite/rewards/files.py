@@ -191,9 +191,13 @@ def save_rewards(
         Our choice.
     """
     architecture, options = described(build, name)
-    if not len(models):
-        raise refusal("models", "one reward for each participant", models)
-    one_each("widths", list(widths), len(models), of="models")
+    if not isinstance(models, Sequence) or not models or not all(isinstance(each, nn.Module) for each in models):
+        raise refusal("models", "one network for each participant", models)
+    one_each("widths", widths, len(models), of="models")
+    if not isinstance(config, Config):
+        raise refusal("config", "a Config", config)
+    if isinstance(vocabulary, str) or not all(isinstance(word, str) for word in vocabulary):
+        raise refusal("vocabulary", "a list of words", vocabulary)
     text = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n" if vocabulary else ""
     run = digest(json.dumps(config.to_dict() if identity is None else identity, sort_keys=True))
     manifests = []
@@ -202,8 +206,10 @@ def save_rewards(
         size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
         what = f"what `build` makes at width {size:g}"
         _check_state(f"models[{i}]", model.state_dict(), _outline(build, size), what)
-        fields = (architecture, options, size, rewarded, i, n_parameters(model), run, digest(text) if text else "")
-        manifests.append(Manifest(*fields))
+        fields = (n_parameters(model), run, digest(text) if text else "")
+        manifests.append(
+            Manifest(architecture, options, size, min(rewarded, size), i, *fields)
+        )  # rounding may exceed it
     return _write(Path(folder), models, manifests, text)
 
 
