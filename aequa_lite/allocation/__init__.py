@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = attach(
         "holdout": ["Confirmation", "ValidationPart", "confirm", "split_validation"],
         "incentives": ["best_response", "misreport_gains"],
         "rules": ["anneal", "capped", "generous", "proportional", "thresholded"],
+        "stability": ["blocking_coalitions", "joint_misreport", "stable"],
         "uncertainty": [
             "NoiseCeiling",
             "RewardIntervals",

@@ -250,7 +250,7 @@ def check_objective(objective: Objective) -> None:
             raise refusal("objective", allowed, objective)
 
 
-def _solve(
+def solve(
     problem: SearchProblem, objective: Objective
 ) -> tuple[NDArray[np.intp], float | None, float]:
     """The best levels found, their tau, and what no plan is below."""
@@ -326,13 +326,13 @@ def allocate(
     if flag("individually_rational", individually_rational):
         floor = np.searchsorted(levels, own - 1e-12)
     problem = SearchProblem(b, levels, np.minimum(floor, len(levels) - 1))
-    chosen, tau, bound = _solve(problem, objective)
+    chosen, tau, bound = solve(problem, objective)
     value = float(problem.value(chosen, objective))
     if not np.isfinite(value):
         allowed = "finite for some plan on this curve"
         remedy = "a ratio needs a mean gain above 0"
         raise refusal("objective", allowed, value, remedy)
-    best = _solve(problem, spread_only())[0]
+    best = solve(problem, spread_only())[0]
     return plan_of(
         chosen, curve, b, own, tau=tau, value=value,
         bound=min(bound, value), best_spread=problem.spread(best),
