@@ -31,11 +31,13 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "BatchResNet18": "networks.conv:BatchResNet18",
         "TextCNN": "networks.text:TextCNN",
         "Transformer": "networks.text:Transformer",
+        "TabularMLP": "networks.tabular:TabularMLP",
     },
     "partition": {
         "by_size": "data.partition:by_size",
         "class_imbalance": "data.partition:class_imbalance",
         "dirichlet": "data.partition:dirichlet",
+        "fedrac_dirichlet": "data.partition:fedrac_dirichlet",
         "homogeneous": "data.partition:homogeneous",
         "imbalanced": "data.partition:imbalanced",
         "label_skew": "data.partition:label_skew",

@@ -1,6 +1,6 @@
-"""Write the book's API page from the package: its public names in reading order, room by room.
+"""Write the book's API pages from the package: the top level in reading order, then a page for each namespace.
 
-usage: python scripts/api.py [--check]     (--check: only say whether the page is up to date)
+usage: python scripts/api.py [--check]     (--check: only say whether the pages are up to date)
 """
 
 from __future__ import annotations
@@ -14,44 +14,68 @@ from pathlib import Path
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
 
-PAGE = Path(__file__).resolve().parents[1] / "book" / "api.md"
+FOLDER = Path(__file__).resolve().parents[1] / "book" / "api"
+NAMESPACES = (
+    "data", "networks", "local", "federate", "evaluation", "contribution", "allocation", "training_time", "metrics", "method",
+    "aggregation", "baselines", "attacks", "theory", "rewards", "plotting", "registry", "checkpoint", "vectorized",
+    "slimmable", "experiments", "flower",
+)  # fmt: skip
 HEAD = """# API
 
-Every public name, in reading order: a heading for each file of the module. Import the names from the package,
-`import aequa_lite as aq`.
+`import aequa_lite as aq`. These names are `aq.NAME`; a page for each namespace follows. Start with the twelve that a
+first run needs: {first}.
 """
+FIRST = ("load", "Config", "MLP", "for_dataset", "aequa", "federate", "slim", "standalone", "accuracy", "reward_curve",
+         "allocate", "report")  # fmt: skip
 
 
-def imported() -> list[tuple[str, list[str]]]:
-    """Each room with the names that the package takes from it, in the order of ``__init__.py``."""
-    tree = ast.parse(Path(aq.__file__).read_text())
-    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return [(str(node.module), [alias.asname or alias.name for alias in node.names]) for node in nodes]
-
-
-def entry(name: str) -> str:
+def entry(path: str, thing: object) -> str:
     """The directive that documents one name."""
-    if inspect.isclass(getattr(aq, name)):
-        return f".. autoclass:: aequa_lite.{name}\n   :members:\n   :exclude-members: __init__, __new__\n"
-    return f".. autofunction:: aequa_lite.{name}\n"
+    if inspect.isclass(thing):
+        return f".. autoclass:: {path}\n   :members:\n   :exclude-members: __init__, __new__\n"
+    return f".. autofunction:: {path}\n" if callable(thing) else ""
 
 
-def page() -> str:
-    """The whole page."""
-    parts = [HEAD]
-    for room, names in imported():
-        about = (importlib.import_module(f"aequa_lite.{room}").__doc__ or "").strip().splitlines()[0]
-        entries = "\n".join(entry(name) for name in sorted(names))
-        parts.append(f"\n## {room}\n\n{about}\n\n```{{eval-rst}}\n{entries}\n```\n")
-    return "".join(parts)
+def page(title: str, about: str, prefix: str, names: list[str], owner: object) -> str:
+    """A page of entries."""
+    entries = "\n".join(filter(None, (entry(f"{prefix}.{name}", getattr(owner, name)) for name in names)))
+    return f"# {title}\n\n{about}\n\n```{{eval-rst}}\n{entries}\n```\n"
+
+
+def top_level() -> list[str]:
+    """The functions and classes of the top level, in the order of `__init__.py`."""
+    tree = ast.parse(Path(aq.__file__).read_text())
+    nodes = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
+    return [alias.name for node in nodes for alias in node.names]
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file name."""
+    first = ", ".join(f"{{py:obj}}`~aequa_lite.{name}`" for name in FIRST)
+    names = top_level()
+    start = page("API", "", "aequa_lite", names, aq)
+    found = {"index.md": HEAD.format(first=first) + start.split("\n", 2)[2]}
+    for namespace in NAMESPACES:
+        module = importlib.import_module(f"aequa_lite.{namespace}")
+        about = (module.__doc__ or "").strip().split("\n\n")[0]
+        own = [name for name in getattr(module, "__all__", []) if name not in names]
+        if own:
+            found[f"{namespace}.md"] = page(f"aq.{namespace}", about, f"aequa_lite.{namespace}", own, module)
+    return found
 
 
 def main() -> None:
-    """Write the page, or check it."""
+    """Write the pages, or check them."""
+    wanted = pages()
     if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == page() else f"{PAGE.name} is out of date; run python scripts/api.py")
-    with atomic_write(PAGE) as half:
-        half.write_text(page())
+        known = {path.name: path.read_text() for path in FOLDER.glob("*.md")}
+        sys.exit(0 if known == wanted else "book/api is out of date; run python scripts/api.py")
+    for path in FOLDER.glob("*.md"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, text in wanted.items():
+        with atomic_write(FOLDER / name) as half:
+            half.write_text(text)
 
 
 if __name__ == "__main__":

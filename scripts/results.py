@@ -36,7 +36,7 @@ def rows_of(name: str) -> pd.DataFrame:
 
 def not_tried(name: str) -> str:
     """What stands where a table would, and how to fill it."""
-    return f"Not tried here. `python -m aequa_lite.sweep sweeps/{name}.yml` fills it.\n"
+    return f"Not tried here. `aequa sweep sweeps/{name}.yml` fills it.\n"
 
 
 def spread(values: pd.Series, digits: int = 3) -> str:
@@ -250,7 +250,7 @@ def rows_to_fill(name: str) -> str:
             data,
             str(len(parts)),
             "tried" if data in done else "not tried here",
-            f"`python -m aequa_lite.sweep sweeps/{name}.yml`",
+            f"`aequa sweep sweeps/{name}.yml`",
         ]
         for data, parts in wanted.items()
     ]
@@ -384,10 +384,10 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
     "small_change": (small_change, "nine_partitions"),
     "lenet": (lambda name: fairness(name, ["partition"]) + "\n" + small_change(name), "lenet"),
-    "loss_and_merge": (choices, "loss_and_merge"),
+    "loss_and_aggregation": (choices, "loss_and_aggregation"),
     "finalists": (ways, "finalists"),
-    "methods": (methods, "rivals_mini"),
-    "cells": (lambda name: cells(name) + said_of_cells(name) + others(name), "rivals_mini"),
+    "methods": (methods, "baselines_mini"),
+    "cells": (lambda name: cells(name) + said_of_cells(name) + others(name), "baselines_mini"),
     "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
     "fedrac": (protocol, "fedrac"),
     "fedrac_long": (protocol, "fedrac_long"),
@@ -401,7 +401,7 @@ def filled(mark: str) -> str:
     if mark in CLAIMS:
         return claims(CLAIMS[mark])
     if mark == "to_fill":
-        return rows_to_fill("rivals_paper")
+        return rows_to_fill("baselines_paper")
     if mark == "by_round":
         return by_round("training_time")
     table, sweep = TABLES[mark]

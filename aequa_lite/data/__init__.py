@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "encoding": ["Column", "Encoder"],
         "hospitals": [],  # read by load("hospitals")
-        "load": ["NamedDataset", "default_device", "load"],
+        "load": ["default_device", "load"],
         "noise": ["feature_noise", "label_noise"],
         "partition": [
             "by_size",

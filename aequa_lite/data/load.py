@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
@@ -19,36 +19,17 @@ from numpy.typing import NDArray
 from .._check import refusal
 from ..rng import stream
 from ..types import Dataset, Samples
-from .encoding import Encoder
 from .hospitals import hospitals
 from .readers import EMBEDDED_REMEDY, NAMES, Array, Arrays, data_folder, embedded, leaf, npz, torchvision_set
 from .tabular import csv_table
 from .text import frequent, tsv
 
-__all__ = ["NamedDataset", "default_device", "load"]
+__all__ = ["default_device", "load"]
 
 Device = str | torch.device | None
 
 TOKENS = {2: ("int64",)}  # number of axes -> types, for text
 PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # for images and tables
-
-
-@dataclass(frozen=True)
-class NamedDataset(Dataset):
-    """Hold a data set whose natural participants or columns have names.
-
-    Args:
-        participants: Name of each natural participant; the position is its code in
-            `groups` of the splits.
-        encoder: For a table, what turns new records into features.
-
-    Example:
-        >>> load("hospitals").participants
-        ('Budapest', 'Cleveland', 'Long Beach', 'Switzerland')
-    """
-
-    participants: tuple[str, ...] = ()
-    encoder: Encoder | None = None
 
 
 def load(
@@ -105,9 +86,8 @@ def load(
     arrays = arrays if arrays.validation is not None else _set_aside(arrays, validation, seed)
     arrays = frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
     splits = {k: _samples(*pair, arrays.classes, arrays.groups.get(k), place) for k, pair in arrays.splits.items()}
-    kind = partial(NamedDataset, participants=arrays.participants, encoder=arrays.encoder)
-    found = kind if arrays.participants or arrays.encoder else Dataset
-    return found(name=Path(name).name, sha256=digest, labels=arrays.labels, words=arrays.words, **splits)
+    names = {k: getattr(arrays, k) for k in ("labels", "words", "participants", "encoder")}
+    return Dataset(name=Path(name).name, sha256=digest, **names, **splits)
 
 
 def default_device() -> torch.device:

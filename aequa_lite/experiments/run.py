@@ -39,6 +39,8 @@ class Setup:
 
     Args:
         data: Name of a data set, or the path of a file or folder.
+        label: Of a .csv file, the column that is predicted.
+        participant: Of a .csv file, the column that says whose a row is (for the partition `natural`).
         root: Folder of downloaded data (default: AEQUA_DATA).
         methods: Algorithms that compete, such as "aequa, fedavg, cgsv(0.15)".
         contribution: `standalone_accuracy`, `shard_size` or, to compare with peers that do so, `test_accuracy`.
@@ -55,6 +57,8 @@ class Setup:
     """
 
     data: str = "fashion-mini"
+    label: str = ""
+    participant: str = ""
     root: str = ""
     partition: str = "power_law"
     network: str = "MLP"
@@ -119,7 +123,8 @@ def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn
         (3, 10)
     """
     root, device = setup.root or None, setup.device or None
-    data = load(locate(setup.data, root), root=root, device=device, seed=config.seed)
+    columns = {k: getattr(setup, k) for k in ("label", "participant") if getattr(setup, k)}
+    data = load(locate(setup.data, root), root=root, device=device, seed=config.seed, **columns)
     build = for_dataset(network(setup.network), data)
     return data, build, lookup("partition", setup.partition)(data.train, config)
 
