@@ -1,4 +1,4 @@
-"""Published methods, each as a strategy of the one loop."""
+"""Published methods, each an algorithm `(problem, *, train) -> Outcome` over the one training loop."""
 
 from .._lazy import attach
 

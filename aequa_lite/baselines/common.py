@@ -1,59 +1,72 @@
-"""Other ways to train and to pay, as schemes of the one loop: the same seeds, shards, batches, network and budget."""
+"""What the baselines share: participants' own networks in the server's memory, updates as changes, and rewards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..aggregation.server_optimizers import networks_own
 from ..method import Outcome, Problem
-from ..slimmable import State, slim
-from ..types import Round, Update
+from ..slimmable import slim
+from ..types import Round, ServerState, State, Update
 
-ROUNDS, STANDING = "rounds of the server", "standing of participants"  # what a server remembers has " of " in its name
-
-
-def n_numbers(state: Mapping[str, Tensor]) -> int:
-    """How many numbers a network has, in what is sent."""
-    return sum(t.numel() for t in networks_own(state).values())
+ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memory
 
 
-def own_network(state: State, participant: int) -> dict[str, Tensor]:
-    """A participant's own network: what the server remembers of it, and the shared one where it remembers nothing."""
-    return {name: state.get(f"{name} of participant {participant}", t) for name, t in networks_own(state).items()}
+def own_network(state: ServerState, participant: int) -> dict[str, Tensor]:
+    """A participant's own network; the global model where the server remembers none."""
+    return {k: state.memory.get(f"participant/{participant}/{k}", t) for k, t in state.theta.items()}
 
 
 def remember_network(participant: int, network: State) -> dict[str, Tensor]:
-    """A participant's own network, or some of its tensors, as the server remembers them."""
-    return {f"{name} of participant {participant}": t for name, t in network.items()}
+    """A participant's own network, or some of its tensors, as entries of the memory."""
+    return {f"participant/{participant}/{k}": t for k, t in network.items()}
 
 
-def as_changes(state: State, updates: Sequence[Update]) -> tuple[Update, ...]:
-    """The updates as what they changed, each from the network that its participant had received."""
-
-    def moved(u: Update) -> dict[str, Tensor]:
-        start = own_network(state, u.participant)
-        return {name: t - start[name] for name, t in u.state.items() if t.is_floating_point()}
-
-    return tuple(replace(u, state=moved(u)) for u in updates)
+def send_own(state: ServerState, participant: int, width: float) -> dict[str, Tensor]:
+    """Broadcast of the algorithms that send each participant its own network."""
+    return own_network(state, participant)
 
 
-def round_of(before: State, moved: Sequence[Update]) -> tuple[State, Round]:
-    """Zeros, and changes from zero as a round: what the scores of ``contribution`` are asked about."""
-    zero = {name: torch.zeros_like(t) for name, t in networks_own(before).items() if t.is_floating_point()}
-    return zero, Round(0, zero, (), 0.0, 0, updates=tuple(moved))
+def own_starts(state: ServerState, updates: Sequence[Update]) -> dict[int, dict[str, Tensor]]:
+    """The own network of everyone who sent an update, by participant."""
+    return {u.participant: own_network(state, u.participant) for u in updates}
 
 
-def reward_own(task: Problem) -> Callable[[Round], Outcome]:
-    """Pay everybody the network that the server remembers of it."""
-    return lambda last: Outcome(
-        [slim(task.build, own_network(last.state, shard.participant), 1.0) for shard in task.shards], last
-    )
+def as_changes(starts: Mapping[int, State], updates: Sequence[Update]) -> list[Update]:
+    """The updates as changes of what each participant started from."""
+    return [replace(u, state=_change(starts[u.participant], u.state)) for u in updates]
 
 
-def reward_shared(task: Problem) -> Callable[[Round], Outcome]:
-    """Pay everybody the one shared network."""
-    return lambda last: Outcome([slim(task.build, last.theta, 1.0) for _ in task.shards], last)
+def _change(start: State, end: State) -> dict[str, Tensor]:
+    """The change of each floating-point tensor."""
+    return {k: t - start[k] for k, t in end.items() if t.is_floating_point()}
+
+
+def as_round(theta: State, changes: Sequence[Update]) -> tuple[dict[str, Tensor], Round]:
+    """Zeros, and a round of updates that start there: arguments of a score of `contribution`."""
+    zero = {k: torch.zeros_like(t) for k, t in theta.items() if t.is_floating_point()}
+    return zero, Round(0, ServerState(zero), (), 0.0, 0, updates=tuple(changes))
+
+
+def size_of(theta: State) -> int:
+    """Numbers in a network."""
+    return sum(t.numel() for t in theta.values())
+
+
+def own_networks(problem: Problem, last: Round) -> list[nn.Module]:
+    """Everybody's own network as its reward."""
+    return [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
+
+
+def global_models(problem: Problem, last: Round) -> list[nn.Module]:
+    """The global model as everybody's reward."""
+    return [slim(problem.build, last.theta, 1.0) for _ in problem.shards]
+
+
+def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: str) -> Outcome:
+    """The outcome of a method without widths."""
+    return Outcome(problem, models, last, method=method, seconds=time.perf_counter() - problem.started)

@@ -1,87 +1,111 @@
-"""Pay with a part of what all have learnt: the largest entries of the common update (CFFL, CGSV), or some updates (IAFL)."""
+"""IAFL: each participant receives some of the others' updates, as many as its contribution earns."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..aggregation.server_optimizers import networks_own
+from .._check import number, refusal
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm, Entry, Problem, checked_constant
+from ..method import Outcome, Problem, Train, train
 from ..rng import stream
-from ..slimmable import State
-from ..types import Update
-from .common import ROUNDS, as_changes, n_numbers, own_network, remember_network, reward_own
-from .sparsify import _plus, _sum
+from ..types import ServerState, Update
+from .common import ROUNDS, as_changes, outcome, own_network, own_networks, remember_network, size_of
+from .sparsify import add, weighted_sum
 
 __all__ = ["iafl"]
 
 
-def iafl(kappa: float = 0.0, recovery: float = 0.0) -> Algorithm:
-    r"""Send each participant the average of its own update and some of the others', as many as its contribution earns.
+def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: Train = train) -> Outcome:
+    r"""Send each participant the average of its own update and some of the others'.
 
-    $\gamma_i = B_i / \max_j B_j$ with the contribution $B_i$; of the others, $\lceil\gamma_i^{1-\kappa}(|S|-1)\rceil$ are drawn
-    anew in each round, $S$ those present. The average moves $i$'s own network. Before each round, with probability
-    ``recovery``, the server's reference takes its place, which follows the participant with the largest reward.
-    $\kappa = 1$ and equal sizes: FedAvg.
+    $\gamma_i = B_i / \max_j B_j$ with the contribution $B_i$; of the others, $\lceil\gamma_i^{1-\kappa}(|S|-1)\rceil$ are
+    drawn anew in each round, $S$ those present. The average moves $i$'s own network. Before each round, with probability
+    `recovery`, the reference takes its place: the global model, which follows the participant with the largest reward.
+    With $\kappa = 1$ and equal sizes it is FedAvg.
+
+    Args:
+        kappa: $\kappa$, in [0, 1]; the larger, the more equal the rewards.
+        recovery: Probability $q$, in [0, 1].
 
     Raises:
-        ValueError: ``kappa`` or ``recovery`` is outside [0, 1].
+        ValueError: A constant is outside its range, a contribution is negative, or none is above 0.
 
     Example:
-        >>> iafl(recovery=0.2).name
-        'iafl'
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> problem = aq.method.assess(aq.MLP, shards, config, data, progress=False)
+        >>> len(iafl(problem, recovery=0.2, train=partial(train, progress=False)).models)
+        2
 
-    Source: IAFL (Wu et al. 2024) and its released code, where $\kappa$ and the probability (q) are 0 unless told otherwise.
-    Deviations: the contribution is the validation accuracy alone, their second choice; SGD instead of Adam.
+    References:
+        IAFL (Wu et al. 2024), Algorithm 1, and its released code, where $\kappa$ and $q$ are 0 by default.
+        Deviation: the contribution is the validation accuracy alone, their second choice; SGD instead of Adam.
     """
-    checked_constant("kappa", kappa, 0 <= kappa <= 1, "[0, 1]")
-    checked_constant("recovery", recovery, 0 <= recovery <= 1, "[0, 1]")
-
-    def enter(task: Problem) -> Entry:
-        seed, n = task.config.seed, len(task.shards)
-        gamma = (task.contribution / task.contribution.max()) ** (1 - kappa)
-
-        def start(state: State, i: int) -> dict[str, Tensor]:
-            """What a participant begins the round with."""
-            back = stream(seed, "recovery", int(state.get(ROUNDS, 0)), i).random() < recovery
-            return networks_own(state) if back else own_network(state, i)
-
-        def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
-            index = int(state.get(ROUNDS, 0))
-            begun = {**networks_own(state), ROUNDS: torch.tensor(index + 1)}
-            starts = [start(state, i) for i in range(n)]
-            moved = as_changes({**begun, **kept_all(starts)}, updates)
-            after = dict(begun)
-            for i in range(n):
-                own_one = [u for u in moved if u.participant == i]
-                others = [u for u in moved if u.participant != i]
-                count = math.ceil(gamma[i] * (len(moved) - 1) - 1e-9)
-                drawn = stream(seed, "subset", index, i).permutation(len(others))[:count]
-                some = [*own_one, *(others[j] for j in sorted(drawn))]
-                step = _sum(some, [1 / len(some)] * len(some)) if some else {}
-                after |= remember_network(i, _plus(starts[i], step))
-                if i == int(np.argmax(gamma)):
-                    after |= _plus(networks_own(state), step)
-            return after
-
-        strategy = replace(
-            slimmable(task.build, full_only),
-            broadcast=lambda state, i, width: start(state, i),
-            merge=merged,
-            sent=lambda state, updates: (len(updates) + n) * n_numbers(state),
-        )
-        return Entry(strategy, task.by_size, reward_own(task))
-
-    return Algorithm("iafl", enter)
+    number("kappa", kappa, 0, 1)
+    number("recovery", recovery, 0, 1)
+    found = problem.contribution
+    if (found < 0).any() or not found.max() > 0:
+        raise refusal("contribution", "numbers from 0, one of them above 0", found)
+    gamma = (found / found.max()) ** (1 - kappa)
+    start = partial(_start, seed=problem.config.seed, recovery=recovery)
+    strategy = replace(
+        slimmable(problem.build, full_only),
+        broadcast=start,
+        aggregate=partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed),
+        sent=partial(_sent, participants=len(gamma)),
+    )
+    last = train(problem, strategy, weights=problem.by_size)
+    return outcome(problem, own_networks(problem, last), last, "iafl")
 
 
-def kept_all(networks: Sequence[State]) -> dict[str, Tensor]:
-    """Everybody's own network as the server remembers them."""
-    return {name: t for i, network in enumerate(networks) for name, t in remember_network(i, network).items()}
+def _start(state: ServerState, participant: int, width: float, *, seed: int, recovery: float) -> dict[str, Tensor]:
+    """What a participant begins the round with: its own network, or the reference."""
+    index = int(state.memory.get(ROUNDS, 0))
+    recovers = stream(seed, "recovery", index, participant).random() < recovery
+    return dict(state.theta) if recovers else own_network(state, participant)
+
+
+def _aggregate(
+    state: ServerState,
+    updates: Sequence[Update],
+    *,
+    start: partial[dict[str, Tensor]],
+    gamma: NDArray[np.float64],
+    seed: int,
+) -> ServerState:
+    """One round of IAFL."""
+    index = int(state.memory.get(ROUNDS, 0))
+    starts = {i: start(state, i, 1.0) for i in range(len(gamma))}
+    changes = as_changes(starts, updates)
+    theta, memory = dict(state.theta), {**state.memory, ROUNDS: torch.tensor(index + 1)}
+    for i in starts:
+        some = _chosen(changes, i, gamma[i], stream(seed, "subset", index, i))
+        step = weighted_sum(some, [1 / len(some)] * len(some)) if some else {}
+        memory |= remember_network(i, add(starts[i], step))
+        if i == int(np.argmax(gamma)):
+            theta = add(state.theta, step)
+    return ServerState(theta, memory)
+
+
+def _chosen(changes: Sequence[Update], participant: int, gamma: float, rng: np.random.Generator) -> list[Update]:
+    """A participant's own update, and as many of the others' as it earns."""
+    own = [u for u in changes if u.participant == participant]
+    others = [u for u in changes if u.participant != participant]
+    count = math.ceil(gamma * (len(changes) - 1) - 1e-9)
+    drawn = rng.permutation(len(others))[:count]
+    return [*own, *(others[j] for j in sorted(drawn))]
+
+
+def _sent(state: ServerState, updates: Sequence[Update], *, participants: int) -> int:
+    """Whole updates up, whole networks down to everybody."""
+    return (len(updates) + participants) * size_of(state.theta)

@@ -1,67 +1,79 @@
-"""Other ways to train and to pay, as schemes of the one loop: the same seeds, shards, batches, network and budget."""
+"""LG-FedAvg: the last layers are averaged, the layers below are each participant's own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from ..aggregation.server_optimizers import networks_own
+from .._check import number
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm, Entry, Problem, checked_constant
-from ..slimmable import State, aggregate
-from ..types import Update
-from .common import n_numbers, own_network, remember_network, reward_own
+from ..method import Outcome, Problem, Train, train
+from ..slimmable import aggregate
+from ..types import ServerState, State, Update
+from .common import outcome, own_networks, remember_network, send_own, size_of
 
 __all__ = ["lg_fedavg"]
 
 
-def lg_fedavg(shared: int = 1) -> Algorithm:
-    r"""Average the last ``shared`` layers; the layers below them are each participant's own and are never sent.
+def lg_fedavg(problem: Problem, *, shared: int = 1, train: Train = train) -> Outcome:
+    r"""Average the last layers; the layers below are each participant's own and are never sent.
 
     $\theta_\ell \leftarrow \frac1n \sum_i v_{i\ell}$ for the shared layers. A layer begins at a matrix or a filter and ends
-    before the next one. All layers: FedAvg with equal weights.
+    before the next one. With all layers shared it is FedAvg with equal weights.
+
+    Args:
+        shared: Number of layers that are shared, from 1.
 
     Raises:
-        ValueError: ``shared`` is no whole number from 1.
+        ValueError: `shared` is not a whole number from 1.
 
     Example:
-        >>> lg_fedavg(2).name
-        'lg_fedavg'
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> problem = aq.method.assess(aq.MLP, shards, config, data, progress=False)
+        >>> lg_fedavg(problem, train=partial(train, progress=False)).last.parameters_sent
+        8040
 
-    Source: LG-FedAvg (Liang et al. 2020), whose released code shares one layer unless told otherwise. Deviations: it
-    starts from a network trained by FedAvg and keeps each participant's best round on the test split; ours starts where
-    all methods start and pays the final round.
+    References:
+        LG-FedAvg (Liang et al. 2020); its released code shares one layer by default.
+        Deviation: it starts from a network trained by FedAvg and keeps each participant's best round on the test split;
+        ours starts where all methods start, and the reward is of the final round.
     """
-    checked_constant("shared", shared, isinstance(shared, int) and shared >= 1, "a whole number from 1")
+    number("shared", shared, 1, whole=True)
+    strategy = replace(
+        slimmable(problem.build, full_only),
+        broadcast=send_own,
+        aggregate=partial(_aggregate, shared=shared),
+        sent=partial(_sent, shared=shared),
+    )
+    last = train(problem, strategy, weights=np.ones(len(problem.shards)) / len(problem.shards))
+    return outcome(problem, own_networks(problem, last), last, "lg_fedavg")
 
-    def enter(task: Problem) -> Entry:
-        plain = slimmable(task.build, full_only)
 
-        def parts(state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            """The shared tensors and the participant's own ones."""
-            network = networks_own(state)
-            names = list(network)
-            starts = [place for place, name in enumerate(names) if network[name].ndim > 1]
-            cut = starts[-min(shared, len(starts))] if shared < len(starts) else 0
-            return {k: network[k] for k in names[cut:]}, {k: network[k] for k in names[:cut]}
+def _split(theta: State, shared: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the last layers, and those of the layers below."""
+    names = list(theta)
+    starts = [place for place, name in enumerate(names) if theta[name].ndim > 1]
+    cut = starts[-shared] if shared < len(starts) else 0
+    return {k: theta[k] for k in names[cut:]}, {k: theta[k] for k in names[:cut]}
 
-        def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
-            ours, _ = parts(state)
-            after = {**state, **aggregate(ours, [(parts(u.state)[0], u.weight) for u in updates])}
-            for u in updates:
-                after |= remember_network(u.participant, parts(u.state)[1])
-            return after
 
-        strategy = replace(
-            plain,
-            broadcast=lambda state, i, width: own_network(state, i),
-            merge=merged,
-            sent=lambda state, updates: 2 * len(updates) * n_numbers(parts(state)[0]),
-        )
-        return Entry(strategy, np.full(len(task.shards), 1 / len(task.shards)), reward_own(task))
+def _aggregate(state: ServerState, updates: Sequence[Update], *, shared: int) -> ServerState:
+    """The average of the shared layers; everybody's other layers are remembered."""
+    parts = {u.participant: _split(u.state, shared) for u in updates}
+    common = aggregate(_split(state.theta, shared)[0], [(parts[u.participant][0], u.weight) for u in updates])
+    memory = dict(state.memory)
+    for i, (_, own) in parts.items():
+        memory |= remember_network(i, own)
+    return ServerState({**state.theta, **common}, memory)
 
-    return Algorithm("lg_fedavg", enter)
+
+def _sent(state: ServerState, updates: Sequence[Update], *, shared: int) -> int:
+    """The shared layers, down and up."""
+    return 2 * len(updates) * size_of(_split(state.theta, shared)[0])

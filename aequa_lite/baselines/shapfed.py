@@ -1,99 +1,145 @@
-"""Pay by mixing: each participant's own network and the shared one, in the proportion of its standing (ShapFed)."""
+"""ShapFed: each participant receives a mix of its own network and the global model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..aggregation.server_optimizers import networks_own
+from .._check import flag, number
 from ..contribution import class_alignment
 from ..federate import slimmable
 from ..local import full_only
-from ..method import Algorithm, Entry, Problem, checked_constant
-from ..slimmable import State, aggregate
-from ..types import Update
-from .common import STANDING, as_changes, own_network, remember_network, reward_own, reward_shared, round_of
+from ..method import Outcome, Problem, Train, train
+from ..slimmable import aggregate
+from ..types import ServerState, State, Update
+from .common import (
+    STANDING,
+    as_changes,
+    as_round,
+    global_models,
+    outcome,
+    own_networks,
+    own_starts,
+    remember_network,
+    send_own,
+)
 
 __all__ = ["shapfed", "shapfed_wa"]
 
+LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
-def _standing(task: Problem, state: State, updates: Sequence[Update], memory: float) -> np.ndarray:
-    """ShapFed's scores after a round, (participants,): nobody's is known before its first answer (NaN)."""
-    n = len(task.shards)
-    before = state[STANDING].cpu().numpy() if STANDING in state else np.full(n, np.nan)
+
+def shapfed_wa(problem: Problem, *, memory: float = 0.9, train: Train = train) -> Outcome:
+    r"""Aggregate by standing instead of size, and give the global model to everybody.
+
+    $\theta \leftarrow \sum_i \gamma_i v_i / \sum_j \gamma_j$ with $\gamma_i \leftarrow \mu\gamma_i + (1 - \mu)\phi_i$, $\mu$ =
+    `memory`, and $\phi_i$ of `class_alignment`: the mean cosine of the last layer's rows.
+
+    Args:
+        memory: $\mu$, in [0, 1).
+
+    Raises:
+        ValueError: `memory` is outside [0, 1).
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> problem = aq.method.assess(aq.MLP, shards, config, data, progress=False)
+        >>> shapfed_wa(problem, train=partial(train, progress=False)).method
+        'shapfed_wa'
+
+    References:
+        ShapFed-WA (Tastan et al. 2024); $\mu$ and $\phi$ as in its released code.
+        Deviation: a standing weighs at least 0.001, so that no weight is negative.
+    """
+    number("memory", memory, 0, 1, below=True)
+    step = partial(_aggregate, participants=len(problem.shards), memory=memory, personal=False)
+    strategy = replace(slimmable(problem.build, full_only), aggregate=step)
+    last = train(problem, strategy, weights=problem.by_size)
+    return outcome(problem, global_models(problem, last), last, "shapfed_wa")
+
+
+def shapfed(problem: Problem, *, memory: float = 0.9, relative: bool = False, train: Train = train) -> Outcome:
+    r"""Aggregate by standing, and send each participant a mix of its own network and the global model.
+
+    $v_i \leftarrow (1 - \gamma_i)\,v_i + \gamma_i\theta$ with $\theta$ and $\gamma$ of `shapfed_wa`, $\gamma_i$ clipped to
+    [0, 1]. If everybody's is 1, it is ShapFed-WA.
+
+    Args:
+        memory: $\mu$, in [0, 1).
+        relative: Mix by $\gamma_i / \max_j \gamma_j$.
+
+    Raises:
+        ValueError: `memory` is outside [0, 1), or `relative` is not True or False.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> problem = aq.method.assess(aq.MLP, shards, config, data, progress=False)
+        >>> shapfed(problem, relative=True, train=partial(train, progress=False)).method
+        'shapfed'
+
+    References:
+        ShapFed (Tastan et al. 2024), personalised broadcast.
+        Deviation: its script for images mixes by normalised weights, so that each of n equals takes 1/n of the global
+        model; ours mixes by the standing itself, as the formula says, and clips it.
+    """
+    number("memory", memory, 0, 1, below=True)
+    constants = {"memory": memory, "personal": True, "relative": flag("relative", relative)}
+    step = partial(_aggregate, participants=len(problem.shards), **constants)
+    strategy = replace(slimmable(problem.build, full_only), broadcast=send_own, aggregate=step)
+    last = train(problem, strategy, weights=problem.by_size)
+    return outcome(problem, own_networks(problem, last), last, "shapfed")
+
+
+def _aggregate(
+    state: ServerState,
+    updates: Sequence[Update],
+    *,
+    participants: int,
+    memory: float,
+    personal: bool,
+    relative: bool = False,
+) -> ServerState:
+    """One round of ShapFed, with or without its personalised broadcast."""
+    standing = _standing(state, updates, participants, memory)
+    weights = np.maximum(standing, LEAST)
+    theta = aggregate(state.theta, [(u.state, float(weights[u.participant])) for u in updates])
+    after = {**state.memory, STANDING: torch.tensor(standing)}
+    top = np.nanmax(weights) if relative else 1.0
+    for u in updates if personal else ():
+        share = float(np.clip(standing[u.participant] / top, 0, 1))
+        after |= remember_network(u.participant, _mixed(u.state, theta, share))
+    return ServerState(theta, after)
+
+
+def _standing(
+    state: ServerState, updates: Sequence[Update], participants: int, memory: float
+) -> NDArray[np.float64]:
+    """Standings after a round, (participants,); NaN for those who have not sent an update yet."""
+    before = np.full(participants, np.nan)
+    if STANDING in state.memory:
+        before = state.memory[STANDING].cpu().numpy()
     here = [u.participant for u in updates]
-    counts = np.ones(len(here)) if np.isnan(before[here]).any() else np.maximum(before[here], 1e-3)
-    moved = [replace(u, weight=float(w)) for u, w in zip(as_changes(state, updates), counts, strict=True)]
-    found, after = class_alignment(*round_of(state, moved)), before.copy()
-    after[here] = np.where(np.isnan(before[here]), found, memory * before[here] + (1 - memory) * found)
+    known = before[here]
+    weights = np.ones(len(here)) if np.isnan(known).any() else np.maximum(known, LEAST)
+    changes = as_changes(own_starts(state, updates), updates)
+    cosine = class_alignment(
+        *as_round(state.theta, [replace(c, weight=float(w)) for c, w in zip(changes, weights, strict=True)])
+    )
+    after = before.copy()
+    after[here] = np.where(np.isnan(known), cosine, memory * known + (1 - memory) * cosine)
     return after
 
 
-def _shapfed(name: str, memory: float, personal: bool, relative: bool) -> Algorithm:
-    """ShapFed with or without its personalised broadcast."""
-    checked_constant("memory", memory, 0 <= memory < 1, "[0, 1)")
-
-    def enter(task: Problem) -> Entry:
-        def merged(state: State, updates: Sequence[Update]) -> dict[str, Tensor]:
-            standing = _standing(task, state, updates, memory)
-            counts = np.maximum(standing, 1e-3)
-            shared = aggregate(networks_own(state), [(u.state, float(counts[u.participant])) for u in updates])
-            after = {**state, **shared, STANDING: torch.tensor(standing)}
-            top = np.nanmax(counts) if relative else 1.0
-            for u in updates if personal else ():
-                pull = float(np.clip(standing[u.participant] / top, 0, 1))
-                mixed_precision = {
-                    k: v + pull * (shared[k] - v) if v.is_floating_point() else v for k, v in u.state.items()
-                }
-                after |= remember_network(u.participant, mixed_precision)
-            return after
-
-        strategy = replace(slimmable(task.build, full_only), merge=merged)
-        if personal:
-            strategy = replace(strategy, broadcast=lambda state, i, width: own_network(state, i))
-        return Entry(strategy, task.by_size, reward_own(task) if personal else reward_shared(task))
-
-    return Algorithm(name, enter)
-
-
-def shapfed_wa(memory: float = 0.9) -> Algorithm:
-    r"""Merge by standing instead of size, $\theta \leftarrow \sum_i \gamma_i v_i / \sum_j \gamma_j$, and give it to everybody.
-
-    $\gamma_i \leftarrow \mu\gamma_i + (1 - \mu)\phi_i$ with $\mu$ the ``memory`` and $\phi_i$ from :func:`~aequa_lite.contribution.class_alignment`: one
-    cosine for each class between its rows of the last layer's change and everybody's.
-
-    Raises:
-        ValueError: ``memory`` is outside [0, 1).
-
-    Example:
-        >>> shapfed_wa().name
-        'shapfed_wa'
-
-    Source: ShapFed-WA (Tastan et al. 2024) as its released code computes it. Deviation: a standing counts as at least
-    0.001 in the merge, so that no weight is negative.
-    """
-    return _shapfed("shapfed_wa", memory, personal=False, relative=False)
-
-
-def shapfed(memory: float = 0.9, relative: bool = False) -> Algorithm:
-    r"""Merge by standing, and send each participant a mix of its own network and the merged one.
-
-    $v_i \leftarrow (1 - \gamma_i)\,v_i + \gamma_i\theta$ with $\theta$ and $\gamma$ from :func:`~aequa_lite.baselines.shapfed_wa`, $\gamma_i$ held in
-    [0, 1]; ``relative``: $\gamma_i / \max_j \gamma_j$ instead. Everybody at 1 is ShapFed-WA.
-
-    Raises:
-        ValueError: ``memory`` is outside [0, 1).
-
-    Example:
-        >>> shapfed(relative=True).name
-        'shapfed'
-
-    Source: ShapFed (Tastan et al. 2024). Deviations: its script for pictures mixes by normalised weights, so that among
-    n equals each takes 1/n of the shared network; ours mixes by the standing itself, as the formula says, and holds it
-    in [0, 1].
-    """
-    return _shapfed("shapfed", memory, personal=True, relative=relative)
+def _mixed(own: State, theta: State, share: float) -> dict[str, Tensor]:
+    """A network moved towards the global model by this share of the way."""
+    return {k: t + share * (theta[k] - t) if t.is_floating_point() else t for k, t in own.items()}
