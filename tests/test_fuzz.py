@@ -114,7 +114,8 @@ def read_rows(folder: Path) -> None:
 
 def write_sweep(folder: Path) -> None:
     values = {"notebook": str(ROOT / "notebooks" / "reproduce.ipynb"), "fixed": {"rounds": 2, "methods": "aequa, fedavg"},
-             "when": [{"if": {"data": "sst2"}, "set": {"network": "TextCNN"}}], "cases": {"a": {"draw": "sandwich"}, "b": None},
+             "when": [{"if": {"data": "sst2"}, "set": {"network": "TextCNN"}}],
+             "cases": {"a": {"width_sampler": "sandwich"}, "b": None},
              "grid": {"data": ["fashion", "sst2"], "seed": [0, 1]}}  # fmt: skip
     (folder / "sweep.yml").write_text(as_text(values))  # JSON is YAML
 
