@@ -21,6 +21,7 @@ from aequa_lite.experiments import published as verdicts
 from aequa_lite.experiments import sweep as runs
 from aequa_lite.experiments import sweep as sweeps
 from aequa_lite.experiments import tables
+from aequa_lite.experiments.run import split_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
@@ -31,7 +32,9 @@ if seed == 2: raise ValueError("two is refused")
 data = aq.load("fashion-mini", device="cpu")
 few = aq.Dataset("few", data.train, data.validation, data.test.take(slice(0, None, 20)), "0" * 64)
 nets = [aq.MLP(0.1), aq.MLP(width)]
-aq.report(nets, nets, None, None, few, aq.Config(participants=2)).save(out)
+problem = aq.Problem(aq.MLP, [], aq.Config(participants=2), few, nets, [0.1, 0.1])
+last = aq.Round(0, aq.ServerState({}), (1.0, 1.0), 0.1, 0)
+aq.report(aq.Outcome(problem, nets, last)).save(out)
 """
 
 
@@ -65,17 +68,17 @@ def test_every_case_is_run_at_every_combination(notebook: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "sentence"),
     [
-        ({"grid": {"sed": [0]}}, "'sed'.*nearest is.*seed"),
-        ({"grid": {"seed": 0}}, "'seed' = 0; allowed is a list"),
-        ({"cases": {"a": {"widt": 1}}}, "'widt'.*nearest is.*width"),
-        ({"fixed": {"out": "elsewhere"}}, "'out'"),
-        ({"shape": 3}, "unknown key 'shape'"),
+        ({"grid": {"sed": [0]}}, "got 'sed'; the nearest is 'seed'"),
+        ({"grid": {"seed": 0}}, "grid seed` must be a list of values, got 0"),
+        ({"cases": {"a": {"widt": 1}}}, "got 'widt'; the nearest is 'width'"),
+        ({"fixed": {"out": "elsewhere"}}, "got 'out'"),
+        ({"shape": 3}, "`key` must be one of .*'shape'"),
     ],
 )
-def test_what_the_notebook_does_not_know_is_refused(notebook: Path, keys: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_the_notebook_does_not_know_is_refused(notebook: Path, keys: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         sweeps.read_sweep(written(notebook, **keys))
 
 
@@ -113,7 +116,7 @@ def test_a_table_keeps_what_another_machine_has_run(notebook: Path, tmp_path: Pa
     assert sweeps.known(other, results) == {}  # other parameters are other runs
 
 
-def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
+def test_every_field_of_a_config_is_a_parameter_with_a_comment() -> None:
     known = papermill.inspect_notebook(str(REPRODUCE))
     assert set(aq.Config.__dataclass_fields__) <= set(known)
     assert all(each["help"] and each["inferred_type_name"] != "None" for each in known.values())
@@ -122,13 +125,10 @@ def test_every_field_of_a_recipe_is_a_parameter_with_words() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yml")), ids=lambda p: p.stem)
 def test_every_sweep_asks_for_what_there_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    own = {"scale", "keep", "out"}
     for run in sweeps.read_sweep(path).runs():
-        config = {name: v for name, v in run.parameters.items() if name in aq.Config.__dataclass_fields__}
-        aq.Config.from_dict(config)
-        aq.registry.network(run.parameters.get("network", "MLP"))
-        aq.registry.partition(run.parameters["partition"])
-        constants = {name: run.parameters[name] for name in ("draw", "server", "allocation") if name in run.parameters}
-        aq.registry.algorithms(", ".join(run.methods), **constants, individually_rational=False)
+        asked = {"methods": ", ".join(run.methods), **run.parameters}
+        split_parameters({name: value for name, value in asked.items() if name not in own})
 
 
 def run_of(seed: int, case: str = "a", **more: object) -> runs.Run:
@@ -142,7 +142,7 @@ def test_shares_are_balanced_over_cases_and_complete() -> None:
     for each in shares:
         counts = [sum(run.label["case"] == case for run in each) for case in ("slow", "quick", "middling")]
         assert max(counts) - min(counts) <= 1
-    with pytest.raises(ValueError, match="shard is 3/2"):
+    with pytest.raises(ValueError, match="`shard` must be I/N .*3/2"):
         runs.share(every, 2, 2)
 
 
@@ -163,6 +163,8 @@ def test_a_method_that_is_added_later_changes_no_folder_and_is_run_alone(tmp_pat
     assert both.folder(tmp_path) == one.folder(tmp_path)
     (both.folder(tmp_path) / "aequa").mkdir(parents=True)
     (both.folder(tmp_path) / "aequa" / "report.json").write_text("{}")
+    assert both.missing(tmp_path) == ["aequa", "fedavg"]  # the run was killed before its end
+    (both.folder(tmp_path) / runs.ENDED).touch()
     assert (one.missing(tmp_path), both.missing(tmp_path)) == ([], ["fedavg"])
 
 
@@ -173,8 +175,15 @@ def test_a_claimed_run_is_left_to_whoever_claimed_it(notebook: Path, tmp_path: P
     assert not (run.folder(tmp_path) / "run.ipynb").exists()
 
 
+def test_a_key_that_stands_twice_is_refused(notebook: Path) -> None:
+    path = written(notebook)
+    path.write_text(path.read_text() + "grid: {seed: [1]}\n")
+    with pytest.raises(ValueError, match="key 'grid' stands twice"):
+        sweeps.read_sweep(path)
+
+
 def test_a_killed_process_leaves_its_runs_to_others(tmp_path: Path) -> None:
-    holds = "import sys, time; from pathlib import Path; from aequa_lite.sweep import claimed\n"
+    holds = "import sys, time; from pathlib import Path; from aequa_lite.experiments.sweep import claimed\n"
     holds += "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", holds, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
         assert other.stdout is not None
@@ -200,7 +209,7 @@ def test_runs_side_by_side_compute_with_one_thread_each(monkeypatch: pytest.Monk
 def test_the_table_is_the_same_in_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     sweep = runs.Sweep("none", Path("x.ipynb"), {}, {"": {}}, ({"seed": [0, 1]},))
-    table = tables.gather(sweep, root=tmp_path, results=tmp_path)
+    table = sweeps.gather(sweep, root=tmp_path, results=tmp_path)
     assert pd.read_parquet(tmp_path / "none" / "runs.parquet").equals(table)
 
 
@@ -238,7 +247,7 @@ def test_a_verdict_follows_from_the_rows(value: float, trend: dict, word: str) -
     table = pd.DataFrame({"pearson": [0.93, 0.95], "low": 0.1, "high": 0.99, "seed": [0, 1], "method": "aequa"})
     table = table.assign(status="done", device="cpu")
     claim = verdicts.Claim("", "", "seen", value, "pearson", {"method": "aequa"}, 0.02, "", trend)
-    found = verdicts.judge(claim, table)
+    found = verdicts.check_claim(claim, table)
     assert (found.word, found.seeds, found.runs) == (word, (0, 1), 2)
     assert found.mean == pytest.approx(0.94)
     for nothing in (
@@ -248,7 +257,7 @@ def test_a_verdict_follows_from_the_rows(value: float, trend: dict, word: str) -
         table.drop(columns="method"),
         table.assign(pearson=None),
     ):
-        assert verdicts.judge(claim, nothing).word == "not tried"
+        assert verdicts.check_claim(claim, nothing).word == "not tried"
 
 
 def test_wins_are_counted_over_cells_after_the_seeds_were_averaged() -> None:

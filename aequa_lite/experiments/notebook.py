@@ -1,4 +1,4 @@
-"""The live source of a function, so that the code a chapter shows is the code under test."""
+"""What the notebooks use: the live source of a function, and parameters that are checked."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
-from .._io import short_repr
+from .._check import one_of, refusal
 from ..registry import fits
 
 __all__ = ["Source", "check_parameters", "show_source"]
@@ -30,8 +29,6 @@ def show_source(function: Callable[..., Any]) -> Source:
         >>> print(show_source(prefix))
         def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
             return tuple(slice(0, size) for size in shape)
-
-    Source: ours.
     """
     lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     body = ast.parse("\n".join(lines)).body[0].body  # type: ignore[attr-defined]
@@ -42,20 +39,19 @@ def show_source(function: Callable[..., Any]) -> Source:
 
 
 def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a notebook's parameters; refuse what was passed and is none of them, or of another kind.
+    """Return a notebook's parameters; refuse one that was passed and not declared, or has another type.
 
-    ``cells``: the sources that ran so far (``In`` in a notebook): the first one with annotated values declares the
-    parameters, a later one without annotations sets them, as papermill does, which itself lets unknown names pass.
-    ``values``: the notebook's names (``globals()``), from which annotated ones are taken where no sources were kept, as
-    under nbval.
+    Args:
+        cells: Sources that ran so far (`In` in a notebook). The first cell of annotated values declares the parameters; a
+            later one without annotations sets them, as papermill does, which accepts unknown names silently.
+        values: The notebook's `globals()`, for annotated names where no sources were kept, as under nbval.
 
     Raises:
-        ValueError: a name is unknown (the nearest is given), or a value is not of the declared kind.
+        ValueError: A name is unknown (the nearest is given), or a value has another type than declared.
 
     Example:
-        >>> check_parameters(["rounds: int = 20", "roundz = 3"])
-        Traceback (most recent call last):
-        ValueError: 'roundz' is no parameter; the nearest is 'rounds'
+        >>> check_parameters(["rounds: int = 20", "rounds = 3"])
+        {'rounds': 3}
     """
     declared: dict[str, str] = {}
     given: dict[str, Any] = {}
@@ -63,11 +59,10 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
         for name, kind, value in _assigned(cell):
             if kind:
                 declared[name] = kind
-            elif declared and name not in declared:
-                near = get_close_matches(name, declared, n=1, cutoff=0.0)[0]
-                raise ValueError(f"{short_repr(name)} is no parameter; the nearest is {near!r}")
-            elif declared and not fits(value, declared[name]):
-                raise ValueError(f"{name} is {short_repr(value)}; allowed is a value of the kind {declared[name]}")
+            elif declared:
+                one_of("parameter", name, declared)
+                if not fits(value, declared[name]):
+                    raise refusal(name, f"of the type {declared[name]}", value)
             given[name] = value
     if not declared and values is not None:
         return {name: values[name] for name in values.get("__annotations__", {})}
@@ -75,7 +70,7 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
 
 
 def _assigned(cell: str) -> list[tuple[str, str, Any]]:
-    """Name, declared kind ("" for none) and value of a cell that holds nothing but plain values; else nothing."""
+    """Name, declared type ("" for none) and value of a cell that holds only plain values; else nothing."""
     try:
         found = ast.parse(cell).body
         pairs = [

@@ -174,7 +174,7 @@ def compete(
             started = replace(problem, started=time.perf_counter())
             outcome = chosen(started, train=partial(train, **options))
             outcome = replace(outcome, method=word, partition=setup.partition)
-            outcome.report  # noqa: B018 - what fails here is a failure of this algorithm too
+            _ = outcome.report  # what fails here is a failure of this algorithm too
         except Exception as error:  # whatever it was, the others are still worth their run
             failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
             with atomic_write(folder / "failed.txt") as half:

@@ -30,7 +30,7 @@ from ..registry import word_list
 from .run import folder_name
 from .tables import write_tables
 
-__all__ = ["Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"]
+__all__ = ["ENDED", "Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"]
 
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
