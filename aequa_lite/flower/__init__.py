@@ -1,7 +1,7 @@
-"""The same rounds over Flower, for participants on many machines: the in-process loop with messages in place of threads.
+"""Train over Flower, with participants on many machines: messages in place of the in-process loop's threads.
 
-Flower carries the messages; policy, local training, merge, contribution and allocation are the functions that run in one
-process too. Nothing else in this package imports this folder, and nothing in it is needed on one machine.
+Only the transport is here. The training loop, the local step, the allocation and the report are the library's. Nothing
+else in the package imports this folder.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -10,5 +10,5 @@ try:
     version("flwr")
 except PackageNotFoundError as error:
     raise ImportError(
-        'aequa_lite.flower needs Flower, which is not installed here: pip install "aequa-lite[flower]"'
+        'aequa_lite.flower needs Flower, which is not installed: pip install "aequa-lite[flower]"'
     ) from error

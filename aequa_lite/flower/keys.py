@@ -1,4 +1,4 @@
-"""Certificates and keys for a fleet on this machine: a certificate authority of its own, and a key for each node."""
+"""Certificates of a server, with a certificate authority of its own, and keys of participants."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ __all__ = ["write_certificates", "write_key"]
 
 
 def write_key(folder: Path | str, name: str) -> Path:
-    """Write a node's private key and, as ``name.pub``, its public one, in OpenSSH's form; return the private key's path.
+    """Write a private key and, as `name.pub`, its public key, in OpenSSH's format.
 
-    The same as ``ssh-keygen -t ecdsa -b 384 -N "" -f name``; only the owner may read the private key.
+    The same as `ssh-keygen -t ecdsa -b 384 -N "" -f name`; only the owner may read the private key.
+
+    Returns:
+        The private key's path.
 
     Example:
         >>> import tempfile
@@ -36,9 +39,17 @@ def write_key(folder: Path | str, name: str) -> Path:
 
 
 def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 30) -> Path:
-    """Write ``ca.crt``, ``server.pem`` and ``server.key`` for a server at this address; return the folder.
+    """Write `ca.crt`, `server.pem` and `server.key` for a server at this address, and at 127.0.0.1.
 
-    The authority's own key is thrown away, so nobody can make a second certificate that the nodes would believe.
+    The authority's own key is not stored, so nobody can make a second certificate that participants would accept.
+
+    Args:
+        folder: Made if it is missing.
+        host: Name or IP address.
+        days: Until the certificates expire.
+
+    Returns:
+        The folder.
 
     Example:
         >>> import tempfile
@@ -54,7 +65,8 @@ def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 
     root = _certificate(issuer, issuer, authority.public_key(), days).add_extension(basic, critical=True)
     root = root.add_extension(usage, critical=True)
     root = root.add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host)), x509.DNSName("localhost")])
+    local = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    names = x509.SubjectAlternativeName(list(dict.fromkeys([_name(host), local, x509.DNSName("localhost")])))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     leaf = _certificate(subject, issuer, own.public_key(), days).add_extension(names, critical=False)
     leaf = leaf.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -68,10 +80,18 @@ def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 
     return folder
 
 
+def _name(host: str) -> x509.GeneralName:
+    """A server's name or address, as certificates have it."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
 def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
-    """What every certificate here has in common."""
+    """What both certificates have in common."""
     now = datetime.datetime.now(datetime.UTC)
     began, ends = now - datetime.timedelta(minutes=5), now + datetime.timedelta(days=days)
     made = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)

@@ -1,4 +1,4 @@
-"""The participant's side: its data stays here, it trains the slice that it is sent, and it keeps the reward that it earned."""
+"""The participant: its data stay here, it trains the slice that it is sent, and it stores its reward."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from .._io import atomic_write, short_repr
+from .._check import number, refusal
+from .._io import atomic_write
 from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import checked_arrays, load
 from ..data.readers import NAMES, Arrays, open_npz, reading
-from ..federate import slimmable, standalone
-from ..registry import network, partition, width_sampler
-from ..rewards.files import MOST_BYTES, MOST_MANIFEST_BYTES, load_reward
+from ..federate import standalone
+from ..local import local_sgd
+from ..networks.base import for_dataset
+from ..registry import lookup, network
+from ..rewards.files import (
+    MOST_BYTES,
+    MOST_MANIFEST_BYTES,
+    MOST_VOCABULARY_BYTES,
+    VOCABULARY,
+    load_reward,
+    load_vocabulary,
+)
 from ..rng import stream
-from ..types import Samples, Shard, Update
+from ..types import Build, Dataset, Samples, Shard, Update
 from .settings import Settings, read_config
-from .wire import opened, packed, unpacked
+from .wire import packed, unpacked, unpacked_bytes
 
 __all__ = ["app", "own_shard"]
 
@@ -33,111 +43,120 @@ __all__ = ["app", "own_shard"]
 app = ClientApp()
 
 
-def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) -> Shard:
-    """Return the data of this node, as its own configuration names them; the server has no say in it.
+DATA = {"classes": (2, 65536), "words": (0, 1_000_000)}  # what a message states of the data
 
-    ``node``: ``participant`` (its number from 0), and either ``data`` = an .npz file with its own ``x`` and ``y``, or a
-    ``partition`` such as ``homogeneous`` of the data set ``data`` (default: the run's, if that is a known set and no path).
+
+def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) -> Shard:
+    """Return the data of this node, which its own configuration names; the server cannot set it.
+
+    Args:
+        node: `participant` (its number from 0), and either `data` (an .npz file with its own `x` and `y`) or a
+            `partition` such as `homogeneous` of the data set `data` (default: the run's, if that is a known set).
+        config: Of the run.
+        data: The run's data set.
+        classes: Number of classes.
 
     Raises:
-        ValueError: the number is none of the recipe's, the file does not hold samples, or the run names a path of this machine.
+        ValueError: The number is outside the run, the file does not hold samples, or the run names a path of this
+            machine.
 
     Example:
         >>> node = {"participant": 1, "partition": "homogeneous"}
         >>> len(own_shard(node, Config(participants=3), "fashion-mini", 10))
         2000
     """
-    number, name = node.get("participant"), str(node.get("data", data))
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < config.participants:
-        raise ValueError(
-            f"participant is {short_repr(number)}; allowed is a whole number from 0 to {config.participants - 1}"
-        )
-    device = str(node.get("device", "cpu"))
+    mine = number("participant", node.get("participant"), 0, config.participants - 1, whole=True)
+    name, device = str(node.get("data", data)), str(node.get("device", "cpu"))
     if "data" not in node and name not in ("fashion-mini", *NAMES):
-        raise ValueError(
-            f"the run names data {short_repr(name)}; which file of its own a node reads, its own data says"
-        )
+        raise refusal("data", "a known data set; a node's own configuration names its files", name)
     if "partition" in node:
-        return partition(str(node["partition"]))(load(name, device=device).train, config)[number]
+        return lookup("partition", str(node["partition"]))(load(name, device=device).train, config)[mine]
     with reading(name), open_npz(name) as file, np.load(file, allow_pickle=False) as content:
         pair = content["x"], content["y"]
     words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
     try:
         x, y = checked_arrays(Arrays(pair, pair, classes=classes, words=words)).train
     except ValueError as error:
-        raise ValueError(
-            f"{name} does not hold x and y of such a run, with labels 0 to {classes - 1}: {error}"
-        ) from error
+        raise ValueError(f"{name} must hold x and y with labels 0 to {classes - 1}: {error}") from error
     samples = Samples(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (x, y)), classes)
-    return Shard(number, samples, np.arange(len(y)))
+    return Shard(mine, samples, range(len(y)))
 
 
 def _asked(
     message: Message, context: Context, **allowed: tuple[float, float]
-) -> tuple[dict[str, Any], Settings, Config, Shard]:
-    """What a message asks for, if it is that and in these ranges, and what this node needs to do it."""
+) -> tuple[dict[str, int | float], Config, Shard, Build]:
+    """The numbers of a message, checked, and what this node needs for its work."""
     settings, config = read_config(context.run_config)
-    asked = checked_metadata(dict(message.content["asked"]), {**allowed, "classes": (2, 65536)})
-    return asked, settings, config, own_shard(context.node_config, config, settings.data, int(asked["classes"]))
+    asked = {k: v for k, v in message.content["asked"].items() if k != "width_sampler"}
+    asked = checked_metadata(asked, {**allowed, **DATA})
+    shard = own_shard(context.node_config, config, settings.data, int(asked["classes"]))
+    return asked, config, shard, _network(settings, shard.samples, int(asked["words"]))
 
 
-def _single(work: Callable[[Any], Any], item: Any) -> Any:
-    """Work as the in-process loop works: on a thread that computes with one arithmetic thread."""
+def _network(settings: Settings, samples: Samples, words: int) -> Build:
+    """The run's network, fitted to data like the server's."""
+    data = Dataset(settings.data, samples, samples, samples, "", words=("",) * words)
+    return for_dataset(network(settings.network), data)
+
+
+def _in_worker(work: Callable[[Any], Any], item: Any) -> Any:
+    """Compute as the in-process loop does: on a thread with one arithmetic thread."""
     with workers(1) as spread:
         return next(spread(work, [item]))
 
 
-def _answer(message: Message, content: Mapping[str, Any], **said: Any) -> Message:
-    """A reply: records, and plain values under "said"."""
-    return Message(RecordDict({**content, "said": ConfigRecord(said)}), reply_to=message)
+def _reply(message: Message, content: Mapping[str, Any], **stated: Any) -> Message:
+    """A reply: records, and plain values under `stated`."""
+    return Message(RecordDict({**content, "stated": ConfigRecord(stated)}), reply_to=message)
 
 
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
-    """Say who this is and how many samples it holds; with the network that it trained alone, where that is asked for."""
-    asked, settings, config, shard = _asked(message, context, alone=(0, 1))
+    """State who this is and how many samples it holds, with the model trained alone where that is asked for."""
+    asked, config, shard, build = _asked(message, context, alone=(0, 1))
     content = {}
     if asked["alone"]:
-        (net,) = standalone(
-            network(settings.network), [shard], replace(config, participants=1), count=1, progress=False
-        )
+        (net,) = standalone(build, [shard], replace(config, participants=1), workers=1, progress=False)
         content["alone"] = packed(net.state_dict())
-    return _answer(message, content, participant=shard.participant, samples=len(shard))
+    return _reply(message, content, participant=shard.participant, samples=len(shard))
 
 
 @app.train("round")
 def train(message: Message, context: Context) -> Message:
-    """Train the slice that arrived on the own shard, exactly as the in-process loop does, and send it back."""
+    """Train the slice that arrived on the own shard, as the in-process loop does, and send it back."""
     rounds = read_config(context.run_config)[1].rounds
-    asked, settings, config, shard = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
-    build, index, width = network(settings.network), int(asked["round"]), float(asked["width"])
+    asked, config, shard, build = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
+    sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
+    index, width = int(asked["round"]), float(asked["width"])
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
     def local(mine: Shard) -> Update:
         rng = stream(config.seed, "local", index, mine.participant)
-        return slimmable(
-            build, width_sampler(settings.width_sampler), logit_adjustment=settings.logit_adjustment
-        ).local(sent, mine, width, config, rng, first=index * config.local_steps)
+        first = index * config.local_steps
+        return local_sgd(build, sent, mine, width, config, rng, width_sampler=sampler, first=first)
 
-    update = _single(local, shard)
-    return _answer(message, {"slice": packed(update.state)}, loss=update.loss)
+    update = _in_worker(local, shard)
+    return _reply(message, {"slice": packed(update.state)}, loss=update.loss)
 
 
 @app.query("reward")
 def reward(message: Message, context: Context) -> Message:
-    """Keep the reward that arrived, once it is certain to be a network of this package: two files in the own folder."""
-    name = f"participant-{int(context.node_config['participant']):02d}.safetensors"
-    content = opened(message.content["reward"], MOST_BYTES)
+    """Store the reward that arrived in the own folder, once it has been rebuilt as a network of the package."""
+    mine = number("participant", context.node_config["participant"], 0, whole=True)
+    path = Path(str(context.node_config.get("rewards", "rewards"))) / f"participant-{mine:02d}.safetensors"
     manifest = str(message.content["asked"]["manifest"]).encode()
     if len(manifest) > MOST_MANIFEST_BYTES:
-        raise ValueError(f"the manifest has {len(manifest)} bytes; allowed are {MOST_MANIFEST_BYTES}")
-    folder = Path(str(context.node_config.get("rewards", "rewards")))
+        raise ValueError(f"the manifest must have at most {MOST_MANIFEST_BYTES} bytes, got {len(manifest)}")
+    files = {path: unpacked_bytes(message.content["reward"], MOST_BYTES), path.with_suffix(".json"): manifest}
+    if "vocabulary" in message.content:
+        files[path.with_name(VOCABULARY)] = unpacked_bytes(message.content["vocabulary"], MOST_VOCABULARY_BYTES)
     with tempfile.TemporaryDirectory() as aside:
-        tried = Path(aside) / name
-        tried.write_bytes(content)
-        tried.with_suffix(".json").write_bytes(manifest)
-        load_reward(tried)  # raises where it is damaged, too large, or no network of this package
-    for path, part in ((folder / name, content), (folder / name.replace(".safetensors", ".json"), manifest)):
-        with atomic_write(path) as half:
-            half.write_bytes(part)
-    return _answer(message, {}, kept=len(content))
+        for each, content in files.items():
+            (Path(aside) / each.name).write_bytes(content)
+        load_reward(Path(aside) / path.name)  # refuses what is damaged, too large, or no network of the package
+        if "vocabulary" in message.content:
+            load_vocabulary(Path(aside) / path.name)
+    for each, content in files.items():
+        with atomic_write(each) as half:
+            half.write_bytes(content)
+    return _reply(message, {}, stored=len(files))

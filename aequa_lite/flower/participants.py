@@ -1,4 +1,4 @@
-"""The server's post: which node is which participant, what was sent to it, and who has answered before the deadline."""
+"""Which node is which participant, what each is sent, and who replies before the deadline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from .._io import error_text, read_limited, short_repr
 from .._validation import checked_metadata
-from ..slimmable import Build
+from ..types import Build
 from .state import MOST_SAMPLES, RunState
 from .wire import unpacked
 
@@ -24,14 +24,14 @@ __all__ = ["ParticipantRegistry", "TooFewError", "roster"]
 MOST_KEY_BYTES = 1 << 16
 
 
-PAUSE = 0.2  # seconds between two looks into the letter box
+REPLIES = 0.2  # seconds between two looks for replies
 
 
-DOOR = 2.0  # seconds between two looks for newcomers
+NODES = 2.0  # seconds between two looks for new nodes
 
 
 class TooFewError(RuntimeError):
-    """Too few participants are there."""
+    """Too few participants have introduced themselves or replied."""
 
 
 def fingerprint(key: bytes) -> str:
@@ -40,10 +40,13 @@ def fingerprint(key: bytes) -> str:
 
 
 def roster(folder: Path | str, participants: int) -> dict[str, int]:
-    """Return whose key is whose, {fingerprint: participant}, from ``participant-NN.pub`` files in OpenSSH's form.
+    """Read whose key is whose from the files `participant-NN.pub`, in OpenSSH's format.
+
+    Returns:
+        The participant's number by the key's fingerprint.
 
     Raises:
-        ValueError: a participant's file is missing or is no public key.
+        ValueError: A participant's file is missing or holds no public key, or two hold the same.
 
     Example:
         >>> roster("nowhere", participants=0)
@@ -59,58 +62,85 @@ def roster(folder: Path | str, participants: int) -> dict[str, int]:
         except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
             raise ValueError(f"keys: {path} is not a public key that can be read ({error_text(error)})") from error
         if own in found:
-            raise ValueError(f"keys: {path} is also the key of participant {found[own]}; allowed is one for each")
+            raise ValueError(f"keys: {path} is also the key of participant {found[own]}; each needs its own")
         found[own] = number
     return found
 
 
 class ParticipantRegistry:
-    """Send to each participant what is its own, and wait for the answers until a deadline.
+    """Send messages to participants and wait for replies until a deadline.
 
-    A node is known by its key. Which participant it is, it says itself; where there is a roster, the key says it, and
-    whoever claims another's number is refused.
+    A node is known by its key. With a roster the key decides which participant it is. Without one its own statement
+    does, and the first node keeps the number, unless `allow_replacement` gives it to the newest.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        state: Of the run.
+        build: The network, for models trained alone.
+        asked: What a node must know of the data to introduce itself, as numbers by name.
+        keys: Participants by fingerprint, as `roster` returns them.
+        allow_replacement: As in `Settings`.
     """
 
     def __init__(
-        self, grid: Grid, ledger: RunState, build: Build, classes: int, keys: Mapping[str, int] | None = None
+        self,
+        grid: Grid,
+        state: RunState,
+        build: Build,
+        asked: Mapping[str, int],
+        keys: Mapping[str, int] | None = None,
+        allow_replacement: bool = False,
     ) -> None:
-        self.grid, self.ledger, self.build, self.classes, self.keys = grid, ledger, build, classes, keys
+        self.grid, self.state, self.build, self.asked = grid, state, build, dict(asked)
+        self.keys, self.allow_replacement = keys, allow_replacement
         self.nodes: dict[int, int] = {}  # participant -> node
         self._key: dict[int, str] = {}  # node -> fingerprint
-        self._asked: dict[str, int] = {}  # introductions under way: message -> node
-        self._looked = -DOOR
+        self._introductions: dict[str, int] = {}  # message -> node
+        self._looked = -NODES
 
     def gather(self, patience: float) -> None:
-        """Wait until everybody has introduced itself; after a restart, until patience is over for those known before.
+        """Wait until everybody has introduced itself; known participants are waited for until patience ends.
+
+        Args:
+            patience: Seconds.
 
         Raises:
-            TooFewError: somebody has never been here.
+            TooFewError: A participant has never introduced itself.
         """
         until = time.monotonic() + patience
-        while time.monotonic() < until and len(self.nodes) < self.ledger.config.participants:
+        while time.monotonic() < until and len(self.nodes) < self.state.config.participants:
             self._look()
             list(self._replies({}))
-            time.sleep(PAUSE)
-        if self.ledger.missing:
+            time.sleep(REPLIES)
+        if self.state.missing:
             raise TooFewError(
-                f"participants {', '.join(map(str, self.ledger.missing))} did not introduce themselves within "
+                f"participants {', '.join(map(str, self.state.missing))} did not introduce themselves within "
                 f"{patience:g} seconds; start their nodes, or raise patience"
             )
 
     def exchange(
-        self, kind: str, letters: Iterable[tuple[int, RecordDict]], deadline: float, group: str = ""
+        self, kind: str, messages: Iterable[tuple[int, RecordDict]], deadline: float, group: str = ""
     ) -> dict[int, RecordDict]:
-        """Send one letter to each participant that is here and return the answers that came before the deadline.
+        """Send one message to each participant that is connected, and wait for the replies.
 
-        Newcomers are asked to introduce themselves meanwhile; they take part from the next exchange on.
+        New nodes introduce themselves meanwhile, and take part from the next exchange on.
+
+        Args:
+            kind: Flower's type of the message, such as `train.round`.
+            messages: Pairs of a participant and its message.
+            deadline: Seconds after the last message was sent.
+            group: Flower's name for the messages of one round.
+
+        Returns:
+            Replies by participant; without those that were late or report an error.
         """
         self._look()
         waiting: dict[str, int] = {}
-        answers: dict[int, RecordDict] = {}
-        for number, content in letters:
+        replies: dict[int, RecordDict] = {}
+        for number, content in messages:
             if (node := self.nodes.get(number)) is not None:
                 waiting[self._push(content, node, kind, deadline, group)] = number
-        until = time.monotonic() + deadline  # from the moment when everybody has been sent its letter
+        until = time.monotonic() + deadline
         while waiting and time.monotonic() < until:
             self._look()
             for reply in self._replies(waiting):
@@ -118,19 +148,19 @@ class ParticipantRegistry:
                 if reply.has_error():
                     print(f"participant {number}: {short_repr(reply.error.reason, 400)}", flush=True)
                 else:
-                    answers[number] = reply.content
+                    replies[number] = reply.content
             if waiting:
-                time.sleep(PAUSE)
-        return answers
+                time.sleep(REPLIES)
+        return replies
 
     def _push(self, content: RecordDict, node: int, kind: str, deadline: float, group: str) -> str:
-        """Send one letter; one that nobody fetches before the deadline is thrown away by Flower."""
+        """Send one message; Flower drops it if the node does not fetch it before the deadline."""
         (sent,) = self.grid.push_messages([Message(content, node, kind, ttl=deadline, group_id=group)])
         return sent
 
     def _look(self) -> None:
-        """Ask every node that is new to introduce itself, with the network it trained alone if that is still missing."""
-        if time.monotonic() < self._looked + DOOR:
+        """Ask new nodes to introduce themselves, with the model trained alone if one is still missing."""
+        if time.monotonic() < self._looked + NODES:
             return
         self._looked = time.monotonic()
         for each in self.grid.get_nodes():
@@ -140,34 +170,41 @@ class ParticipantRegistry:
             if self.keys is not None and key not in self.keys:
                 print(f"node {each.node_id}: refused, its key is not on the roster", flush=True)
                 continue
-            alone = bool(self.ledger.missing) and self.ledger.known(key) is None
-            asked = RecordDict({"asked": ConfigRecord({"alone": int(alone), "classes": self.classes})})
-            self._asked[self._push(asked, each.node_id, "query.introduce", 86400, "introduction")] = each.node_id
+            alone = bool(self.state.missing) and self.state.owner(key) is None
+            asked = RecordDict({"asked": ConfigRecord({**self.asked, "alone": int(alone)})})
+            message = self._push(asked, each.node_id, "query.introduce", 86400, "introduction")
+            self._introductions[message] = each.node_id
 
     def _replies(self, waiting: Mapping[str, int]) -> Iterator[Message]:
-        """The answers that have come to what is waited for; introductions are dealt with here."""
-        if not waiting and not self._asked:
+        """Replies that have arrived; introductions are handled here."""
+        if not waiting and not self._introductions:
             return
-        for reply in self.grid.pull_messages([*waiting, *self._asked]):
+        for reply in self.grid.pull_messages([*waiting, *self._introductions]):
             if reply.metadata.reply_to_message_id in waiting:
                 yield reply
-            elif (node := self._asked.pop(reply.metadata.reply_to_message_id, None)) is not None:
+            elif (node := self._introductions.pop(reply.metadata.reply_to_message_id, None)) is not None:
                 try:
                     self._admit(node, reply)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
                     print(f"node {node}: refused, {error_text(error, 400)}", flush=True)
 
     def _admit(self, node: int, reply: Message) -> None:
-        """Take a node for the participant that it says it is, if its key allows it."""
+        """Take a node for the participant that it states, if its key allows it."""
         if reply.has_error():
             raise ValueError(reply.error.reason)
-        asked = {"participant": (0, self.ledger.config.participants - 1), "samples": (1, MOST_SAMPLES)}
-        told, key = checked_metadata(dict(reply.content["said"]), asked), self._key[node]
-        number, samples = int(told["participant"]), int(told["samples"])
+        allowed = {"participant": (0, self.state.config.participants - 1), "samples": (1, MOST_SAMPLES)}
+        stated, key = checked_metadata(dict(reply.content["stated"]), allowed), self._key[node]
+        number, samples = int(stated["participant"]), int(stated["samples"])
+        known = self.state.participants.get(number)
         if self.keys is not None and self.keys[key] != number:
-            raise ValueError(f"it says it is participant {number}, but its key is that of {self.keys[key]}")
-        alone = None
-        if number not in self.ledger.participants:
-            alone = unpacked(reply.content["alone"], self.build, 1.0)
-        self.ledger.admit(number, key, samples, alone)
+            raise ValueError(f"it states that it is participant {number}, but its key is that of {self.keys[key]}")
+        if self.keys is None and known and known["key"] != key:
+            if not self.allow_replacement:
+                raise ValueError(
+                    f"participant {number} has introduced itself with another key; give every participant a key "
+                    "(`keys`), or set allow_replacement = true"
+                )
+            print(f"participant {number}: node {node} takes its place", flush=True)
+        alone = None if known else unpacked(reply.content["alone"], self.build, 1.0)
+        self.state.admit(number, key, samples, alone)
         self.nodes[number] = node

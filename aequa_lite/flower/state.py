@@ -1,4 +1,4 @@
-"""What the server remembers between rounds and after a restart: who is who, what each brought, what was sent and answered."""
+"""What the server keeps between rounds and after a restart: participants, their models trained alone, rounds."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from typing import Any
 from torch import Tensor
 
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
-from .._validation import checked_update, numbers, tensors_at
-from ..checkpoint import save_tensors
+from .._validation import checked_update, numbers, save_tensors, tensors_at
 from ..config import Config
-from ..slimmable import Build, template
+from ..slimmable import template
+from ..types import Build, State
 
 __all__ = ["RunState", "writable"]
 
 
-MOST_BYTES = 1 << 28  # of ledger.json; a round of a thousand participants takes a tenth of a megabyte
+MOST_BYTES = 1 << 28  # of run.json; a round of a thousand participants takes a tenth of a megabyte
 
 
 MOST_SAMPLES = 10**9
 
 
 def writable(folder: Path | str) -> Path:
-    """Return the folder, made where it was missing, once it is certain that files can be written there.
+    """Make the folder if it is missing, and check that files can be written there.
+
+    Returns:
+        The folder.
 
     Raises:
-        OSError: they cannot; the sentence says why.
+        OSError: They cannot.
 
     Example:
         >>> import tempfile
@@ -46,71 +49,75 @@ def writable(folder: Path | str) -> Path:
 
 
 class RunState:
-    """Keep a run's history by participant in ``ledger.json`` and the networks trained alone beside it.
+    """Keep `run.json`, and the models that participants trained alone, in the folder of a run.
 
-    ``participants``: {number: {"key", "samples"}}; ``rounds``: a row for each round with its widths, bytes and answers;
-    ``earned``: the widths that were settled during training. A file of another recipe is refused.
+    `participants` holds key and number of samples of each participant by number, `rounds` one row for each round: its
+    widths, bytes sent and received, and who replied.
+
+    Args:
+        folder: Of the run.
+        config: Of the run.
+        about: What else must not change between restarts, by name.
 
     Raises:
-        ValueError: ``ledger.json`` is damaged or belongs to another recipe.
+        ValueError: `run.json` is damaged, or belongs to another run.
 
     Example:
         >>> import tempfile
-        >>> ledger = RunState(tempfile.mkdtemp(), Config(participants=2))
-        >>> ledger.admit(0, "aa", 40)
-        >>> ledger.missing
+        >>> state = RunState(tempfile.mkdtemp(), Config(participants=2))
+        >>> state.admit(0, "aa", 40)
+        >>> state.missing
         [1]
     """
 
-    def __init__(self, folder: Path | str, config: Config) -> None:
+    def __init__(self, folder: Path | str, config: Config, about: Mapping[str, str] | None = None) -> None:
         self.folder, self.config = Path(folder), config
-        self.path = self.folder / "ledger.json"
+        self.identity = {**config.to_dict(), **(about or {})}
+        self.path = self.folder / "run.json"
         self.participants: dict[int, dict[str, Any]] = {}
         self.rounds: list[dict[str, Any]] = []
-        self.earned: tuple[float, ...] = ()
         if self.path.exists():
             self._read()
 
     def _read(self) -> None:
-        """Go on from what an earlier start left behind."""
+        """Go on from what an earlier start has written."""
         try:
             found = parse_json(read_limited(self.path, MOST_BYTES))
-            self.participants = {
-                int(number): self._known(int(number), each) for number, each in found["participants"].items()
-            }
+            self.participants = {int(i): self._participant(int(i), each) for i, each in found["participants"].items()}
             self.rounds = [self._row(each) for each in found["rounds"]]
-            self.earned, theirs = tuple(found["earned"]), found["recipe"]
-            if not numbers(self.earned, len(self.earned) and self.config.participants, 0, 1):
-                raise ValueError(f"earned is {short_repr(self.earned)}")
+            theirs = dict(found["identity"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"ledger {self.path} is damaged ({error_text(error)}); delete the folder to start afresh"
+                f"{self.path} is damaged ({error_text(error)}); delete the folder to start afresh"
             ) from error
-        if theirs != self.config.hash:
-            raise ValueError(f"ledger {self.path} belongs to another recipe; use the same one or another folder")
+        for name, value in self.identity.items():
+            if theirs.get(name) != value:
+                raise ValueError(
+                    f"{self.path} belongs to a run with {name} = {short_repr(theirs.get(name))}, this run has "
+                    f"{short_repr(value)}; use the same run or another folder"
+                )
 
-    def _known(self, number: int, each: Any) -> dict[str, Any]:
-        """What is known of a participant, if that is what this class has written."""
+    def _participant(self, number: int, each: Any) -> dict[str, Any]:
+        """What is known of a participant, checked."""
         right = isinstance(each["key"], str) and numbers([each["samples"]], 1, 1, MOST_SAMPLES, whole=True)
         if not right or not 0 <= number < self.config.participants:
             raise ValueError(f"participant {number} is {short_repr(each)}")
         return dict(each)
 
     def _row(self, row: Any) -> dict[str, Any]:
-        """A round's row, if that is what this class has written."""
-        held, out = row["participants"], row.get("left_out", [])
+        """The row of a round, checked."""
+        received, out = row["participants"], row.get("left_out", [])
         right = numbers([row["round"], row.get("numbers", 0)], 2, 0, whole=True)
         right = right and numbers(out, len(out), 0, self.config.participants - 1, whole=True)
-        if not right or not numbers([held[number]["width"] for number in held], len(held), 0, 1):
+        if not right or not numbers([received[i]["width"] for i in received], len(received), 0, 1):
             raise ValueError(f"a round is {short_repr(row)}")
         return dict(row)
 
     def save(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write `run.json`, whole or not at all."""
         found = {
-            "recipe": self.config.hash,
+            "identity": self.identity,
             "participants": {str(number): self.participants[number] for number in sorted(self.participants)},
-            "earned": list(self.earned),
             "rounds": self.rounds,
         }
         with atomic_write(self.path) as half:
@@ -118,38 +125,38 @@ class RunState:
 
     @property
     def missing(self) -> list[int]:
-        """The participants that have never introduced themselves."""
+        """Participants that have never introduced themselves."""
         return [number for number in range(self.config.participants) if number not in self.participants]
 
-    def known(self, key: str) -> int | None:
-        """Return the participant that this key belongs to, if it has been here before."""
+    def owner(self, key: str) -> int | None:
+        """Return the participant that has introduced itself with this key, if there is one."""
         return next((number for number, each in self.participants.items() if each["key"] == key), None)
 
-    def admit(self, number: int, key: str, samples: int, alone: Mapping[str, Tensor] | None = None) -> None:
-        """Note who a participant is; its number of samples and what it brought stay as they were said the first time."""
+    def admit(self, number: int, key: str, samples: int, alone: State | None = None) -> None:
+        """Store a participant's key; its number of samples and its model stay those of the first time."""
         if alone is not None and number not in self.participants:
-            save_tensors(self._alone(number), alone, {})
+            save_tensors(self._file(number), alone, {})
         self.participants.setdefault(number, {"samples": samples})["key"] = key
         self.save()
 
-    def _alone(self, number: int) -> Path:
-        """The file of the network that a participant trained alone."""
+    def _file(self, number: int) -> Path:
+        """The file of the model that a participant trained alone."""
         return self.folder / "alone" / f"participant-{number:02d}.safetensors"
 
     def alone(self, number: int, build: Build) -> dict[str, Tensor]:
-        """Return the network that a participant trained alone.
+        """Return the state of the model that a participant trained alone.
 
         Raises:
-            ValueError: its file is missing, damaged, or no full network of this constructor.
+            ValueError: Its file is missing, damaged, or not of this network.
         """
         try:
-            return checked_update(tensors_at(self._alone(number))[0], template(build, 1.0).state_dict())
+            return checked_update(tensors_at(self._file(number))[0], template(build, 1.0).state_dict())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{self._alone(number)} cannot be read ({error_text(error)}); delete the folder to start afresh"
+                f"{self._file(number)} cannot be read ({error_text(error)}); delete the folder to start afresh"
             ) from error
 
     def note(self, row: dict[str, Any]) -> None:
-        """Add a round's row, in place of an earlier one of the same round."""
+        """Add the row of a round, in place of an earlier one of the same round."""
         self.rounds = [*(each for each in self.rounds if each["round"] < row["round"]), row]
         self.save()
