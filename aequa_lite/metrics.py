@@ -1,4 +1,4 @@
-"""Measure fairness on plain arrays: does the reward follow the contribution, and who is worse off?"""
+"""Measure whether rewards follow contributions, and who is worse off."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Certificate:
 
     Args:
         value: Objective of the plan.
-        bound: No plan is below it; -inf where nothing is proved.
+        bound: No plan considered is below it; -inf if nothing is proved.
         exact: Whether the two agree, so that no plan is better.
         at_least: Who receives the lowest attainable accuracy.
         at_full: Who receives the highest attainable accuracy.
