@@ -1,4 +1,4 @@
-"""Laws of attacks on a whole method: false names share out what there is, pooled slices add nothing; and the table."""
+"""Attacks on a whole algorithm: false identities share what one had, pooled slices add nothing; and the measured table."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.method import train
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "attacks"
+quiet = partial(train, progress=False)
 
 
 def places(shards) -> list[int]:
     return sorted(int(i) for shard in shards for i in shard.indices)
 
 
-def test_sybils_share_out_what_one_had(few: aq.Dataset, config: aq.Config) -> None:
+def test_the_identities_of_a_sybil_share_what_one_had(few: aq.Dataset, config: aq.Config) -> None:
     shards = aq.data.homogeneous(few.train, config)
     several = aq.attacks.sybils(shards, 1, 3)
     assert [each.participant for each in several] == [0, 1, 2, 3, 4]
@@ -30,13 +32,13 @@ def test_sybils_share_out_what_one_had(few: aq.Dataset, config: aq.Config) -> No
     assert {len(several[i]) - len(shards[1]) // 3 for i in (1, 3, 4)} <= {0, 1}
 
 
-def test_clones_have_all_of_it_each(few: aq.Dataset, config: aq.Config) -> None:
+def test_clones_have_the_whole_shard_each(few: aq.Dataset, config: aq.Config) -> None:
     shards = aq.data.homogeneous(few.train, config)
     for each in (aq.attacks.sybils(shards, 1, 3, clones=True)[i] for i in (1, 3, 4)):
         assert torch.equal(each.samples.x, shards[1].samples.x)
 
 
-def test_three_as_one_hold_all_that_they_held(few: aq.Dataset, config: aq.Config) -> None:
+def test_merged_participants_have_all_that_they_had(few: aq.Dataset, config: aq.Config) -> None:
     shards = aq.data.homogeneous(few.train, config)
     first, last = aq.attacks.merged_shards(shards, {0, 1})
     assert places([first]) == places(shards[:2])
@@ -44,69 +46,73 @@ def test_three_as_one_hold_all_that_they_held(few: aq.Dataset, config: aq.Config
     assert torch.equal(last.samples.x, shards[2].samples.x)
 
 
-def test_a_false_size_weighs_more_and_says_the_same(few: aq.Dataset, config: aq.Config) -> None:
+def test_an_inflated_shard_weighs_more_and_holds_nothing_new(few: aq.Dataset, config: aq.Config) -> None:
     shards = aq.data.homogeneous(few.train, config)
     false = aq.attacks.inflated_shard(shards, 1, 4)
+    config = aq.Config(participants=3, contribution_power=0.0)
     weights = aq.aggregation_weights(false, config)
     assert weights[1] / weights[0] == pytest.approx(4 * len(shards[1]) / len(shards[0]))
     assert set(places([false[1]])) == set(places([shards[1]]))
 
 
 @pytest.mark.parametrize(
-    ("attack", "words"),
+    ("attack", "sentence"),
     [
-        (lambda shards: aq.attacks.sybils(shards, 3, 2), "who is 3"),
-        (lambda shards: aq.attacks.sybils(shards, 0, 1), "count is 1"),
-        (lambda shards: aq.attacks.merged_shards(shards, {1}), "at least two"),
-        (lambda shards: aq.attacks.merged_shards(shards, {1, 3}), "at least two"),
-        (lambda shards: aq.attacks.inflated_shard(shards, 0, 0), "times is 0"),
+        (lambda shards: aq.attacks.sybils(shards, 3, 2), r"`who` must be a whole number in \[0, 2\], got 3"),
+        (lambda shards: aq.attacks.sybils(shards, 0, 1), "`count` must be a whole number in .*, got 1"),
+        (lambda shards: aq.attacks.sybils(shards, 0, 2, clones=1), "`clones` must be True or False, got 1"),
+        (lambda shards: aq.attacks.merged_shards(shards, {1}), "`who` must be at least two of the 3 participants"),
+        (lambda shards: aq.attacks.merged_shards(shards, {1, 3}), "`who` must be at least two of the 3 participants"),
+        (lambda shards: aq.attacks.inflated_shard(shards, 0, 0), "`times` must be a whole number from 1, got 0"),
+        (lambda shards: aq.attacks.refilled(aq.MLP, {"x": torch.ones(1)}, aq.init_params(aq.MLP, 0)), "`reward` must"),
+        (lambda shards: aq.attacks.ensemble([]), "`models` must be networks, at least one"),
+        (lambda shards: aq.attacks.with_attack("fedavg", aq.attacks.free_rider), "`algorithm` must be a function"),
+        (lambda shards: aq.attacks.with_attack(aq.baselines.fedavg, {2}), "`attack` must be a function"),
     ],
 )
-def test_what_is_no_attack_is_refused(few: aq.Dataset, config: aq.Config, attack, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_bad_arguments_are_refused(few: aq.Dataset, config: aq.Config, attack, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         attack(aq.data.homogeneous(few.train, config))
 
 
-def test_a_regrown_slice_is_the_slice_inside_and_the_start_outside() -> None:
+def test_a_refilled_slice_is_the_slice_inside_and_the_start_outside() -> None:
     start, theta = aq.init_params(aq.MLP, 0), aq.init_params(aq.MLP, 1)
     wide = aq.attacks.refilled(aq.MLP, aq.slice_of(aq.MLP, theta, 0.3), start)
     again = aq.slice_of(aq.MLP, wide, 0.3)
     assert all(torch.equal(again[k], t) for k, t in aq.slice_of(aq.MLP, theta, 0.3).items())
     assert torch.equal(wide["2.weight"][100:], start["2.weight"][100:])
-    assert torch.equal(start["2.weight"], aq.init_params(aq.MLP, 0)["2.weight"])  # nobody's memory is written to
+    assert torch.equal(start["2.weight"], aq.init_params(aq.MLP, 0)["2.weight"])  # the arguments are not written to
 
 
-def test_a_vote_of_one_is_its_own_and_of_two_lies_between(few: aq.Dataset) -> None:
+def test_an_ensemble_averages_probabilities(few: aq.Dataset) -> None:
     nets = [aq.slim(aq.MLP, aq.init_params(aq.MLP, seed), 1.0) for seed in (0, 1)]
     x = few.test.x[:20].float()
-    asked = aq.attacks.ensemble(nets)(x).exp()
+    together = aq.attacks.ensemble(nets)(x).exp()
     each = torch.stack([net(x).softmax(1) for net in nets])
-    assert torch.allclose(asked, each.mean(0), atol=1e-6)
+    assert torch.allclose(together, each.mean(0), atol=1e-6)
     assert (aq.correct(aq.attacks.ensemble(nets[:1]), few.test) == aq.correct(nets[0], few.test)).all()
 
 
-def test_against_cheats_in_the_rounds_and_nowhere_else(few: aq.Dataset, config: aq.Config) -> None:
+def test_an_attacked_algorithm_differs_in_its_strategy_alone(few: aq.Dataset, config: aq.Config) -> None:
     shards = aq.data.homogeneous(few.train, config)
     alone = [aq.slim(aq.MLP, aq.init_params(aq.MLP, 0), 1.0)] * 3
-    run = {"data": few, "alone": alone, "progress": False}
-    honest = aq.baselines.fedavg().run(aq.MLP, shards, config, **run)
-    same = aq.attacks.with_attack(aq.baselines.fedavg(), lambda strategy: strategy).run(aq.MLP, shards, config, **run)
-    idle = aq.attacks.with_attack(aq.baselines.fedavg(), partial(aq.attacks.free_rider, who={0, 1, 2}, how="zero")).run(
-        aq.MLP, shards, config, **run
-    )
+    problem = aq.Problem(aq.MLP, shards, config, few, alone, np.full(3, 0.1))
+    fedavg, riders = aq.baselines.fedavg, partial(aq.attacks.free_rider, who={0, 1, 2})
+    honest = fedavg(problem, train=quiet)
+    same = aq.attacks.with_attack(fedavg, lambda strategy: strategy)(problem, train=quiet)
+    idle = aq.attacks.with_attack(fedavg, riders)(problem, train=quiet)
     assert all(torch.equal(same.last.theta[k], t) for k, t in honest.last.theta.items())
+    assert idle.method == same.method == "fedavg"
     start = aq.init_params(aq.MLP, config.seed)
     assert all(torch.allclose(idle.last.theta[k], start[k]) for k in start)  # nobody works, nothing moves
     assert not torch.allclose(honest.last.theta["2.weight"], start["2.weight"])
 
 
-def test_what_is_received_is_kept_as_it_was_sent(few: aq.Dataset, config: aq.Config) -> None:
-    shards, kept = aq.data.homogeneous(few.train, config), []
-    strategy = aq.attacks.honest_but_curious(aq.slimmable(aq.MLP), {1}, kept, received=True)
-    rounds = list(aq.federate(aq.MLP, shards, config, strategy=strategy, progress=False))
-    assert [each.participant for each in kept] == [1] * config.rounds
-    for each, rnd in zip(kept, rounds, strict=True):
-        assert all(torch.equal(each.state[k], t) for k, t in rnd.before.items())
+def test_an_attacked_algorithm_keeps_its_constants(few: aq.Dataset, config: aq.Config) -> None:
+    alone = [aq.slim(aq.MLP, aq.init_params(aq.MLP, 0), 1.0)] * 3
+    problem = aq.Problem(aq.MLP, aq.data.homogeneous(few.train, config), config, few, alone, np.full(3, 0.1))
+    shared = aq.attacks.with_attack(partial(aq.baselines.lg_fedavg, shared=2), partial(aq.attacks.free_rider, who={0}))
+    assert shared(problem, train=quiet).last.parameters_sent == 6 * (200 * 200 + 200 + 200 * 10 + 10)
 
 
 @pytest.fixture(scope="module")
@@ -127,20 +133,21 @@ def test_the_table_is_whole(measured: pd.DataFrame) -> None:
     }
 
 
-def test_pooled_slices_of_one_round_bring_nothing_in_the_table(measured: pd.DataFrame) -> None:
-    pools = measured.query("attack == 'pools' and method in ['aequa', 'earned', 'fedavg']")
+def test_pooled_slices_of_one_round_add_nothing_in_the_table(measured: pd.DataFrame) -> None:
+    nested = [m for m in measured["method"].unique() if m == "fedavg" or m.startswith(("aequa", "earned"))]
+    pools = measured.query("attack == 'pools' and method in @nested")
     assert len(pools) == 3 * measured["seed"].nunique()
     # the pool is the slice of the widest of the three, which is participant 2: to the bit, whatever the others hold
     widest = measured.query("attack == 'honest' and defence == 'none'").set_index(["seed", "method"])["reward"]
     assert (
         pools.set_index(["seed", "method"])["reward"] == widest.loc[list(zip(pools["seed"], pools["method"]))]
     ).all()
-    # "honest" is the best pay of the three; that the widest is also the best holds where the curve decides the widths
+    # "honest" is the best reward of the three; that the widest is also the best holds where the curve decides the widths
     assert (pools["reward"] <= pools["honest"] + 1e-3).all()
-    decided = pools[pools["method"] != "earned"]
+    decided = pools[~pools["method"].str.startswith("earned")]
     assert np.allclose(decided["reward"], decided["honest"], atol=1e-3)
 
 
-def test_an_attack_after_the_pay_costs_the_others_nothing(measured: pd.DataFrame) -> None:
+def test_what_is_made_of_a_reward_costs_the_others_nothing(measured: pd.DataFrame) -> None:
     after = measured[measured["attack"].isin(["keeps", "averages", "tunes", "grows", "votes", "pools"])]
     assert (after["others"] == after["others_honest"]).all()

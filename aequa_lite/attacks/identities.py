@@ -1,50 +1,79 @@
-"""What a cheat does to a whole method: its scheme, who it says it is, what it says it has, and what it makes of its pay."""
+"""Attacks on a whole algorithm: its strategy, who signs up, and what they claim to have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from .._check import flag, number, refusal
 from ..federate import Strategy
-from ..method import Algorithm, Entry, Problem
+from ..method import Algorithm, Outcome, Problem, Train, train
 from ..rng import stream
-from ..types import Samples, Shard
-from .updates import named
+from ..types import Round, Samples, Shard
+from .updates import chosen
 
 __all__ = ["inflated_shard", "merged_shards", "sybils", "with_attack"]
 
+Attack = Callable[[Strategy], Strategy]
 
-def with_attack(method: Algorithm, cheat: Callable[[Strategy], Strategy]) -> Algorithm:
-    """Return the method when some of its participants cheat: its scheme is wrapped, its weights and its pay are its own.
 
-    ``cheat``: a wrapper of a scheme, such as ``partial(free_rider, who={2}, how="zero")``.
+def with_attack(algorithm: Algorithm, attack: Attack) -> Algorithm:
+    """Return the algorithm in which some participants attack: its strategy is changed, its weights and rewards are not.
+
+    Args:
+        algorithm: A function (problem, *, train) -> outcome.
+        attack: A function of a strategy, such as `partial(free_rider, who={2})`.
+
+    Raises:
+        ValueError: One of them is no function.
 
     Example:
         >>> import aequa_lite as aq
-        >>> from functools import partial
-        >>> with_attack(aq.baselines.fedavg(), partial(aq.attacks.sign_flipper, who={2})).name
-        'fedavg'
+        >>> with_attack(aq.baselines.fedavg, partial(aq.attacks.sign_flipper, who={2})).func.__name__
+        '_attacked'
 
-    Source: ours.
+    References:
+        Our choice.
     """
+    if not callable(algorithm):
+        raise refusal("algorithm", "a function (problem, *, train) -> Outcome", algorithm)
+    if not callable(attack):
+        raise refusal("attack", "a function (strategy) -> Strategy", attack)
+    return partial(_attacked, algorithm=algorithm, attack=attack)
 
-    def enter(task: Problem) -> Entry:
-        entry = method.enter(task)
-        return replace(entry, strategy=cheat(entry.strategy))
 
-    return replace(method, enter=enter)
+def _attacked(problem: Problem, *, algorithm: Algorithm, attack: Attack, train: Train = train) -> Outcome:
+    """The algorithm, trained with the attacked strategy."""
+    return algorithm(problem, train=partial(_train_attacked, train, attack))
+
+
+def _train_attacked(train: Train, attack: Attack, problem: Problem, strategy: Strategy, **options: Any) -> Round:
+    """Training with the attacked strategy."""
+    return train(problem, attack(strategy), **options)
 
 
 def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = False, seed: int = 0) -> list[Shard]:
-    """Let one participant sign up as ``count``: its shard in that many parts, or each with all of it (``clones``).
+    """Let one participant sign up several times.
 
-    The first keeps its place, the others come last, so that nobody else's random streams change.
+    The first identity keeps its place and the others come last, so that nobody else's random streams change.
+
+    Args:
+        who: The participant.
+        count: Identities, from 2 to the size of its shard.
+        clones: Each identity has the whole shard, instead of a part of it.
+        seed: Of the random parts.
+
+    Returns:
+        The shards, `count` - 1 more than before.
 
     Raises:
-        ValueError: ``who`` is no participant, or ``count`` is not from 2 to the size of its shard.
+        ValueError: `who` is no participant, or `count` is outside its range.
 
     Example:
         >>> import aequa_lite as aq
@@ -52,24 +81,31 @@ def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = Fals
         >>> [(each.participant, len(each)) for each in sybils(shards, 0, 3)]
         [(0, 1000), (1, 3000), (2, 1000), (3, 1000)]
 
-    Source: the sybil attack (Douceur 2002).
+    References:
+        The sybil attack (Douceur 2002).
     """
-    _one_of(shards, who)
-    mine, n = shards[who], len(shards)
-    if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= len(mine):
-        raise ValueError(f"count is {count!r}; allowed is a whole number from 2 to {len(mine)}, the size of its shard")
-    order = stream(seed, "sybils").permutation(len(mine))
-    parts = [np.arange(len(mine))] * count if clones else [np.sort(part) for part in np.array_split(order, count)]
+    mine, n = shards[_one_of(shards, who)], len(shards)
+    number("count", count, 2, len(mine), whole=True)
+    parts = np.array_split(stream(seed, "sybils").permutation(len(mine)), count)
+    if flag("clones", clones):
+        parts = [np.arange(len(mine))] * count
     names = [who, *range(n, n + count - 1)]
-    fake = {name: replace(_part(mine, part), participant=name) for name, part in zip(names, parts, strict=True)}
-    return [fake.get(i, shard) for i, shard in enumerate(shards)] + [fake[name] for name in names[1:]]
+    pairs = zip(names, parts, strict=True)
+    first, *others = [replace(_part(mine, np.sort(part)), participant=name) for name, part in pairs]
+    return [*(first if i == who else shard for i, shard in enumerate(shards)), *others]
 
 
 def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
-    """Let some participants sign up as one, with all that they hold; who follows moves up.
+    """Let some participants sign up as one, with all their data; those who follow move up.
+
+    Args:
+        who: Participants, at least two.
+
+    Returns:
+        The shards, with fewer participants than before.
 
     Raises:
-        ValueError: ``who`` names fewer than two, or somebody who is no participant.
+        ValueError: `who` names fewer than two, or somebody who is no participant.
 
     Example:
         >>> import aequa_lite as aq
@@ -77,24 +113,29 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
         >>> [(each.participant, len(each)) for each in merged_shards(shards, {0, 2})]
         [(0, 4000), (1, 2000)]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    together = sorted(named(who))
+    together = chosen(who)
     if len(together) < 2 or together[-1] >= len(shards):
-        raise ValueError(f"who is {together}; allowed are at least two of the {len(shards)} participants")
-    held = [shards[i].samples for i in together]
-    joined = Samples(torch.cat([s.x for s in held]), torch.cat([s.y for s in held]), held[0].classes)
-    indices = np.concatenate([np.asarray(shards[i].indices) for i in together])
-    union = Shard(together[0], joined, indices)
+        raise refusal("who", f"at least two of the {len(shards)} participants", together)
+    members = [shards[i] for i in together]
+    x, y = (torch.cat([getattr(each.samples, part) for each in members]) for part in ("x", "y"))
+    samples = Samples(x, y, members[0].samples.classes)
+    union = Shard(together[0], samples, np.concatenate([np.asarray(each.indices) for each in members]))
     kept = [union if i == together[0] else each for i, each in enumerate(shards) if i not in together[1:]]
     return [replace(each, participant=place) for place, each in enumerate(kept)]
 
 
 def inflated_shard(shards: Sequence[Shard], who: int, times: int) -> list[Shard]:
-    """Let one participant hold each of its samples ``times`` times over: it claims more, and a count cannot tell.
+    """Let one participant repeat each of its samples, so that its shard counts as larger.
+
+    Args:
+        who: The participant.
+        times: Copies of each sample, from 1.
 
     Raises:
-        ValueError: ``who`` is no participant, or ``times`` is not a whole number from 1.
+        ValueError: `who` is no participant, or `times` is not a whole number from 1.
 
     Example:
         >>> import aequa_lite as aq
@@ -102,22 +143,21 @@ def inflated_shard(shards: Sequence[Shard], who: int, times: int) -> list[Shard]
         >>> [len(each) for each in inflated_shard(shards, 0, 10)]
         [30000, 3000]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    _one_of(shards, who)
-    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
-        raise ValueError(f"times is {times!r}; allowed is a whole number from 1")
-    more = _part(shards[who], np.tile(np.arange(len(shards[who])), times))
+    mine = shards[_one_of(shards, who)]
+    number("times", times, 1, whole=True)
+    more = _part(mine, np.tile(np.arange(len(mine)), times))
     return [more if i == who else shard for i, shard in enumerate(shards)]
 
 
-def _one_of(shards: Sequence[Shard], who: int) -> None:
-    """Refuse who is no participant."""
-    if isinstance(who, bool) or not isinstance(who, (int, np.integer)) or not 0 <= who < len(shards):
-        raise ValueError(f"who is {who!r}; allowed is a participant: a whole number from 0 to {len(shards) - 1}")
+def _one_of(shards: Sequence[Shard], who: int) -> int:
+    """A participant; anybody else is refused."""
+    return number("who", who, 0, len(shards) - 1, whole=True)
 
 
-def _part(shard: Shard, places: np.ndarray) -> Shard:
+def _part(shard: Shard, places: NDArray[np.int64]) -> Shard:
     """The samples of a shard at these places."""
-    chosen = torch.as_tensor(places, device=shard.samples.y.device)
-    return replace(shard, samples=shard.samples.take(chosen), indices=np.asarray(shard.indices)[places])
+    taken = shard.samples.take(torch.as_tensor(places, device=shard.samples.y.device))
+    return replace(shard, samples=taken, indices=np.asarray(shard.indices)[places])

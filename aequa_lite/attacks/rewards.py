@@ -1,21 +1,34 @@
-"""What a cheat does to a whole method: its scheme, who it says it is, what it says it has, and what it makes of its pay."""
+"""What participants make of the rewards they have."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..slimmable import Build, State, prefix, slim
+from .._check import refusal
+from ..slimmable import prefix, slim
+from ..types import Build, State
 
 __all__ = ["ensemble", "refilled"]
 
 
 def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
-    r"""Put a slice back into a full network, whose other entries stand as everybody knows them: $\theta_0$ outside the block.
+    r"""Fill a slice up to a full network with the entries of the initial one.
 
-    What a participant trains on its own shard to climb above its reward.
+    A participant can train it on its own shard to exceed its reward.
+
+    Args:
+        build: Constructor of the network.
+        reward: Tensors of the slice.
+        start: Tensors of the initial network $\theta_0$.
+
+    Returns:
+        Tensors of the full network: the reward in the leading block, $\theta_0$ outside it.
+
+    Raises:
+        ValueError: The reward is no slice of this network.
 
     Example:
         >>> import aequa_lite as aq
@@ -24,18 +37,27 @@ def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
         >>> bool((wide["2.weight"][:100] == theta["2.weight"][:100]).all()), bool((wide["2.bias"][100:] == 0).all())
         (True, False)
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    grown = {name: t.clone() for name, t in slim(build, start, 1.0).state_dict().items()}
-    for name, t in reward.items():
-        grown[name][prefix(t.shape)] = t
-    return grown
+    full = {k: t.clone() for k, t in slim(build, start, 1.0).state_dict().items()}
+    if not isinstance(reward, Mapping) or not reward or not set(reward) <= set(full):
+        raise refusal("reward", "tensors of a slice of this network, by name", reward)
+    for k, t in reward.items():
+        full[k][prefix(t.shape)] = t
+    return full
 
 
-def ensemble(nets: Sequence[nn.Module]) -> nn.Module:
-    r"""Return what a coalition answers that keeps its networks apart: the mean of their probabilities, as logits.
+def ensemble(models: Sequence[nn.Module]) -> nn.Module:
+    r"""Return the ensemble of a coalition's networks: $\log \frac1k \sum_j \mathrm{softmax}(f_j(x))$.
 
-    $\log \frac1k \sum_j \mathrm{softmax}(f_j(x))$; of nested slices, the widest one's owner can compute it alone.
+    The owner of the widest of nested slices can compute it alone.
+
+    Args:
+        models: Networks with the same classes, at least one.
+
+    Raises:
+        ValueError: There is no network.
 
     Example:
         >>> import aequa_lite as aq
@@ -43,17 +65,20 @@ def ensemble(nets: Sequence[nn.Module]) -> nn.Module:
         >>> bool((aq.correct(ensemble([net, net]), few) == aq.correct(net, few)).all())
         True
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    return _Vote(nets)
+    if not models or not all(isinstance(each, nn.Module) for each in models):
+        raise refusal("models", "networks, at least one", models)
+    return _Ensemble(models)
 
 
-class _Vote(nn.Module):
-    """Networks that are asked together."""
+class _Ensemble(nn.Module):
+    """Networks whose probabilities are averaged."""
 
-    def __init__(self, nets: Sequence[nn.Module]) -> None:
+    def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(nets)
+        self.members = nn.ModuleList(models)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([net(x).softmax(1) for net in self.members]).mean(0).log()

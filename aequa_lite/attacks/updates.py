@@ -1,145 +1,192 @@
-"""Who cheats, and how: participants who do not send what their data say, as wrappers of a scheme, of shards, of a policy."""
+"""Participants who do not send what their data say: attacks on a strategy, on shards, on a policy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..aggregation.server_optimizers import networks_own
+from .._check import flag, number, refusal
 from ..config import Config
-from ..federate import Policy, Strategy, given_to
-from ..slimmable import State, prefix
-from ..types import Round, Shard, Update, WidthAssignment
+from ..federate import Policy, Strategy
+from ..slimmable import prefix
+from ..types import Round, ServerState, Shard, State, Update
 
-__all__ = ["data_change", "dropout", "flip_labels", "free_rider", "honest_but_curious", "sign_flipper"]
+__all__ = [
+    "copying_rider", "data_change", "dropout", "flip_labels", "free_rider", "honest_but_curious", "noisy_rider",
+    "sign_flipper", "stale_rider",
+]  # fmt: skip
+
+# (what was received, the honest update, generator) -> the update that is sent, or its tensors
+Forge = Callable[[State, Update, np.random.Generator], Update]
+Make = Callable[[Any, Update, np.random.Generator], dict[str, Tensor]]
 
 
-Forge = Callable[[State, Update, np.random.Generator], dict[str, Tensor]]  # received, honest answer, draws -> sent back
+def free_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
+    r"""Let some participants send back what they have received: an update of zeros.
 
-
-Remember = Callable[[State, State, Sequence[Update], int], dict[str, Tensor] | None]
-
-
-def free_rider(
-    strategy: Strategy, who: Collection[int], how: str, *, size: float = 0.1, whose: int | None = None
-) -> Strategy:
-    r"""Let some participants send back something that their data have no part in.
-
-    With $\theta_i$ what participant $i$ has received: ``zero`` sends $\theta_i$ itself; ``noise`` adds to each tensor noise of
-    ``size`` times its root mean square; ``stale`` adds the change that what $i$ is sent has made in the last round in which
-    $i$ took part; ``copy`` adds the change that participant ``whose`` (default: the first honest one) sent in the last
-    round. A change from a wider or a narrower slice is added where both hold the entry. The first answer of ``stale`` and
-    ``copy`` is that of ``zero``.
+    Args:
+        strategy: The honest strategy.
+        who: Participants that attack.
 
     Raises:
-        ValueError: ``how`` is unknown, ``who`` names nobody, ``size`` is negative, or ``whose`` is among ``who``.
+        ValueError: `who` names nobody.
 
     Example:
         >>> import aequa_lite as aq
-        >>> strategy = free_rider(aq.slimmable(aq.MLP), {1}, "zero")
+        >>> strategy = free_rider(aq.slimmable(aq.MLP), {1})
         >>> config, theta = aq.Config(participants=2, local_steps=1), aq.init_params(aq.MLP, seed=0)
         >>> _, shard = aq.data.homogeneous(aq.load("fashion-mini").train, config)
         >>> update = strategy.local(theta, shard, 1.0, config, aq.stream(0, "doc"))
-        >>> all(bool((update.state[name] == t).all()) for name, t in theta.items())
+        >>> all(bool((update.state[k] == t).all()) for k, t in theta.items())
         True
 
-    Source: ours; the riders of CFFL, CGSV and RFFL send zeros, noise or copies.
+    References:
+        The free riders of CFFL, CGSV and RFFL.
     """
-    riders = named(who)
-    if how not in ("zero", "noise", "stale", "copy"):
-        raise ValueError(f"how is {how!r}; allowed are 'zero', 'noise', 'stale' and 'copy'")
-    if not 0 <= size < np.inf:
-        raise ValueError(f"size is {size!r}; allowed is a finite number from 0")
-    if how == "noise":
-        return _forged(strategy, riders, lambda got, honest, rng: _noisy(got, rng, size))
-    if how == "zero":
-        return _forged(strategy, riders, lambda got, honest, rng: {k: t.clone() for k, t in networks_own(got).items()})
-    source = next(i for i in count() if i not in riders) if whose is None else whose
-    if source in riders:
-        raise ValueError(f"whose is {whose!r}, one of the riders; allowed is an honest participant")
-
-    def remember(before: State, after: State, updates: Sequence[Update], rider: int) -> dict[str, Tensor] | None:
-        answers, watched = {u.participant: u for u in updates}, source if how == "copy" else rider
-        if watched not in answers:
-            return None
-        answer = answers[watched]
-        start, next_one = (networks_own(strategy.broadcast(s, watched, answer.width)) for s in (before, after))
-        return _moved(start, answer.state if how == "copy" else next_one)
-
-    return _forged(strategy, riders, _echo, remember)
+    return _forged(strategy, who, _received)
 
 
-def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: float = 1.0) -> Strategy:
-    r"""Let some participants train honestly and send the opposite: $\theta_i - s\,\Delta_i$ with $s$ = ``scale``.
+def noisy_rider(strategy: Strategy, who: Collection[int], size: float = 0.1) -> Strategy:
+    r"""Let some participants send back what they have received, plus noise.
+
+    Args:
+        who: Participants that attack.
+        size: Standard deviation of the noise, in root mean squares of each tensor.
 
     Raises:
-        ValueError: ``who`` names nobody, or ``scale`` is not above 0.
+        ValueError: `who` names nobody, or `size` is negative.
 
     Example:
         >>> import aequa_lite as aq
-        >>> strategy = sign_flipper(aq.slimmable(aq.MLP), {0})
-        >>> strategy.merge == aq.slimmable(aq.MLP).merge
-        False
+        >>> noisy_rider(aq.slimmable(aq.MLP), {1}, size=0.5).local.args[2].keywords["who"]
+        (1,)
 
-    Source: the sign-flipping attack (Li et al. 2019, RSA).
+    References:
+        The free riders of CFFL and RFFL.
     """
-    if not 0 < scale < np.inf:
-        raise ValueError(f"scale is {scale!r}; allowed is a finite number above 0")
+    return _forged(strategy, who, partial(_noisy, size=number("size", size, 0)))
 
-    def opposite(got: State, honest: Update, rng: np.random.Generator) -> dict[str, Tensor]:
-        floating = {k: t for k, t in networks_own(got).items() if t.is_floating_point()}
-        return {**honest.state, **{k: t - scale * (honest.state[k] - t) for k, t in floating.items()}}
 
-    return _forged(strategy, named(who), opposite)
+def stale_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
+    r"""Let some participants repeat what the server has just done.
+
+    Each adds to what it has received the change that the server made to it in the last round in which it took part. Its
+    first update is that of `free_rider`. A change from another width is added where both widths hold the entry.
+
+    Args:
+        who: Participants that attack.
+
+    Raises:
+        ValueError: `who` names nobody.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> stale_rider(aq.slimmable(aq.MLP), {1}).local.args[2].keywords["who"]
+        (1,)
+
+    References:
+        Our choice.
+    """
+    return _echoing(strategy, who, None)
+
+
+def copying_rider(strategy: Strategy, who: Collection[int], whose: int | None = None) -> Strategy:
+    r"""Let some participants send the change that somebody else sent in the last round.
+
+    As `stale_rider`, with the change of participant `whose`.
+
+    Args:
+        who: Participants that attack.
+        whose: An honest participant (default: the first one).
+
+    Raises:
+        ValueError: `who` names nobody, or `whose` is among them.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> copying_rider(aq.slimmable(aq.MLP), {0}).aggregate.args[1:]
+        ((0,), 1)
+
+    References:
+        The free riders of CGSV.
+    """
+    riders = chosen(who)
+    source = min(set(range(len(riders) + 1)) - set(riders)) if whose is None else number("whose", whose, 0, whole=True)
+    if source in riders:
+        raise refusal("whose", "an honest participant", whose)
+    return _echoing(strategy, who, source)
+
+
+def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: float = 1.0) -> Strategy:
+    r"""Let some participants train honestly and send the opposite: $\theta_i - s\,\Delta_i$ with $s$ = `scale`.
+
+    Args:
+        who: Participants that attack.
+        scale: $s$, above 0.
+
+    Raises:
+        ValueError: `who` names nobody, or `scale` is not above 0.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> sign_flipper(aq.slimmable(aq.MLP), {0}, scale=4.0).local.args[2].keywords["who"]
+        (0,)
+
+    References:
+        The sign-flipping attack (Li et al. 2019, RSA).
+    """
+    return _forged(strategy, who, partial(_opposite, scale=number("scale", scale, 0, above=True)))
 
 
 def honest_but_curious(
     strategy: Strategy, who: Collection[int], kept: list[Update], *, received: bool = False
 ) -> Strategy:
-    """Let some participants keep, round after round, what they hold after training: each adds it to ``kept``, in one list.
+    """Let some participants keep what they hold in each round; their updates are honest.
 
-    ``received``: what they are sent, before they train on it. Their answers are honest, and nothing that the server sees is
-    different. It is what no server can take back.
+    It is what no server can take back.
+
+    Args:
+        who: Participants that keep.
+        kept: An empty list, to which everything is added in order.
+        received: Keep what was received, instead of what they hold after training.
 
     Raises:
-        ValueError: ``who`` names nobody.
+        ValueError: `who` names nobody, or `kept` is no empty list.
 
     Example:
         >>> import aequa_lite as aq
         >>> config, kept = aq.Config(participants=2, rounds=3, local_steps=1), []
-        >>> strategy, train = honest_but_curious(aq.slimmable(aq.MLP), {1}, kept), aq.load("fashion-mini").train
-        >>> *_, last = aq.federate(aq.MLP, aq.data.homogeneous(train, config), config, strategy=strategy, progress=False)
+        >>> strategy = honest_but_curious(aq.slimmable(aq.MLP), {1}, kept)
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
+        >>> *_, last = aq.federate(aq.MLP, shards, config, strategy=strategy, progress=False)
         >>> [each.participant for each in kept]
         [1, 1, 1]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    keeping = named(who)
-
-    def merge(state: State, updates: Sequence[Update]) -> State:
-        kept.extend(u for u in updates if u.participant in keeping)
-        return strategy.merge(state, updates)
-
-    def broadcast(state: State, participant: int, width: float) -> State:
-        sent = strategy.broadcast(state, participant, width)
-        if participant in keeping:
-            kept.append(Update(participant, width, {k: t.clone() for k, t in networks_own(sent).items()}, 0.0, 0.0))
-        return sent
-
-    return replace(strategy, broadcast=broadcast) if received else replace(strategy, merge=merge)
+    if not isinstance(kept, list) or kept:
+        raise refusal("kept", "an empty list", kept)
+    if flag("received", received):
+        return replace(strategy, broadcast=partial(_keep_received, strategy.broadcast, chosen(who), kept))
+    return replace(strategy, aggregate=partial(_keep_sent, strategy.aggregate, chosen(who), kept))
 
 
 def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
-    r"""Let some participants call every class by the name of another: $y \leftarrow (y + \mathrm{shift}) \bmod K$.
+    r"""Let some participants label every class as another: $y \leftarrow (y + \mathrm{shift}) \bmod K$.
+
+    Args:
+        who: Participants that attack.
+        shift: A whole number, no multiple of the $K$ classes.
 
     Raises:
-        ValueError: ``who`` names nobody, or ``shift`` changes no label.
+        ValueError: `who` names nobody or somebody who is no participant, or `shift` changes no label.
 
     Example:
         >>> import aequa_lite as aq
@@ -148,148 +195,224 @@ def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -
         >>> int((flipped[1].samples.y - shards[1].samples.y).unique()[-1]), flipped[0] is shards[0]
         (1, True)
 
-    Source: the label-flipping attack (Biggio et al. 2012; Tolpegin et al. 2020), with one shift for all classes.
+    References:
+        The label-flipping attack (Biggio et al. 2012; Tolpegin et al. 2020), with one shift for all classes.
     """
-    liars = named(who)
+    liars = chosen(who)
+    if not set(liars) <= {shard.participant for shard in shards}:
+        raise refusal("who", f"some of the {len(shards)} participants", liars)
     classes = shards[0].samples.classes
-    if shift % classes == 0:
-        raise ValueError(f"shift is {shift!r}; allowed is a whole number that is no multiple of the {classes} classes")
-
-    def flipped(shard: Shard) -> Shard:
-        return replace(shard, samples=replace(shard.samples, y=(shard.samples.y + shift) % classes))
-
-    return [flipped(shard) if shard.participant in liars else shard for shard in shards]
+    if number("shift", shift, whole=True) % classes == 0:
+        raise refusal("shift", f"no multiple of the {classes} classes", shift)
+    moved = [replace(shard.samples, y=(shard.samples.y + shift) % classes) for shard in shards]
+    return [replace(s, samples=m) if s.participant in liars else s for s, m in zip(shards, moved, strict=True)]
 
 
 def data_change(strategy: Strategy, shards: Mapping[int, Shard], rounds: Collection[int]) -> Strategy:
-    """Let some participants train on another shard in some rounds: data that improve, spoil, or come late.
+    """Let some participants train on another shard in some rounds: their data improve, spoil, or come late.
 
-    ``shards``: participant -> what it trains on in these rounds; its weight in the merge stays.
+    Args:
+        shards: Participant -> its shard in these rounds; its aggregation weight stays.
+        rounds: Indices of rounds, such as `range(20, 60)`.
 
     Raises:
-        ValueError: ``shards`` names nobody.
+        ValueError: `shards` names nobody, or a round is not a whole number from 0.
 
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=2, rounds=4, local_steps=1)
         >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
-        >>> spoilt = data_change(aq.slimmable(aq.MLP), {1: aq.attacks.flip_labels(shards, {1})[1]}, range(2, 4))
+        >>> spoilt = data_change(aq.slimmable(aq.MLP), {1: flip_labels(shards, {1})[1]}, range(2, 4))
         >>> len(list(aq.federate(aq.MLP, shards, config, strategy=spoilt, progress=False)))
         4
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    named(shards)
-
-    def now(shard: Shard, config: Config, first: int) -> Shard:
-        return shards.get(shard.participant, shard) if first // config.local_steps in rounds else shard
-
-    def local(
-        sent: State, shard: Shard, width: float, config: Config, rng: Any, *, first: int = 0, **rest: Any
-    ) -> Update:
-        return strategy.local(sent, now(shard, config, first), width, config, rng, first=first, **rest)
-
-    def together(
-        sent: Any, each: Any, widths: Any, config: Config, rng: Any, *, first: int = 0, **rest: Any
-    ) -> list[Update]:
-        theirs = [now(shard, config, first) for shard in each]
-        return strategy.together(sent, theirs, widths, config, rng, first=first, **rest)  # type: ignore[misc]
-
-    return replace(strategy, local=local, together=strategy.together and together)
+    chosen(shards, "shards")
+    return _attacked(strategy, swap=partial(_now, others=dict(shards), rounds=chosen(rounds, "rounds")))
 
 
 def dropout(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Policy:
-    """Let some participants be away in some rounds: they receive nothing and send nothing.
+    """Let some participants be absent in some rounds: they receive nothing and send nothing.
 
-    Late joiners are absent in the first rounds, leavers in the last: ``range(0, 20)``, ``range(20, 60)``.
+    Those who join late are absent in the first rounds, those who leave in the last: `range(0, 20)`, `range(20, 60)`.
+
+    Args:
+        policy: The policy with everybody there.
+        who: Participants that are absent.
+        rounds: Indices of rounds.
 
     Raises:
-        ValueError: ``who`` names nobody.
+        ValueError: `who` names nobody, or a round is not a whole number from 0.
 
     Example:
         >>> import aequa_lite as aq
         >>> late = dropout(aq.full_width, {1}, range(20))
-        >>> late(aq.Config(participants=3), None).widths
+        >>> late(aq.Config(participants=3), None)
         (1.0, 0.0, 1.0)
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    away = named(who)
-
-    def present(config: Config, last: Round | None) -> WidthAssignment:
-        given = given_to(policy(config, last))
-        if (0 if last is None else last.index + 1) not in rounds:
-            return given
-        return replace(given, widths=tuple(0.0 if i in away else w for i, w in enumerate(given.widths)))
-
-    return present
+    return partial(_without, policy, who=chosen(who), rounds=chosen(rounds, "rounds"))
 
 
-def named(who: Collection[int]) -> frozenset[int]:
-    """The participants that are meant, at least one."""
-    found = frozenset(who)
-    if not found or not all(isinstance(i, (int, np.integer)) and i >= 0 for i in found):
-        raise ValueError(
-            f"who is {sorted(found, key=str)!r}; allowed are participants, at least one: whole numbers from 0"
-        )
+def chosen(who: Collection[int], name: str = "who") -> tuple[int, ...]:
+    """Participants or rounds in rising order, at least one."""
+    found = list(who) if isinstance(who, Iterable) else []
+    if not found or not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) and i >= 0 for i in found):
+        raise refusal(name, "whole numbers from 0, at least one", who)
+    return tuple(sorted({int(i) for i in found}))
+
+
+def _without(
+    policy: Policy, config: Config, last: Round | None, *, who: Sequence[int], rounds: Sequence[int]
+) -> tuple[float, ...]:
+    """The policy's widths, 0 for those who are absent."""
+    widths = tuple(policy(config, last))
+    index = 0 if last is None else last.index + 1
+    return tuple(0.0 if index in rounds and i in who else w for i, w in enumerate(widths))
+
+
+def _now(shard: Shard, config: Config, first: int, others: Mapping[int, Shard], rounds: Sequence[int]) -> Shard:
+    """The shard on which a participant trains in this round."""
+    return others.get(shard.participant, shard) if first // config.local_steps in rounds else shard
+
+
+def _keep_sent(
+    aggregate: Callable[..., ServerState], who: Sequence[int], kept: list[Update], state: ServerState,
+    updates: Sequence[Update],
+) -> ServerState:  # fmt: skip
+    """Aggregation, while some keep what they have sent."""
+    kept.extend(u for u in updates if u.participant in who)
+    return aggregate(state, updates)
+
+
+def _keep_received(
+    broadcast: Callable[..., State], who: Sequence[int], kept: list[Update], state: ServerState, participant: int,
+    width: float,
+) -> State:  # fmt: skip
+    """Broadcast, while some keep what they have received."""
+    sent = broadcast(state, participant, width)
+    if participant in who:
+        kept.append(Update(participant, width, {k: t.clone() for k, t in sent.items()}, 0.0, 0.0))
+    return sent
+
+
+# --- local training on another shard, with a forged update ---
+
+
+class _Sent(dict[str, Tensor]):
+    """What a participant has received, and beside it what an attacker remembers of an earlier round."""
+
+    echo: State
+
+
+def _own_shard(shard: Shard, config: Config, first: int) -> Shard:
+    """The participant's own shard."""
+    return shard
+
+
+def _honest(sent: State, update: Update, rng: np.random.Generator) -> Update:
+    """The update itself."""
+    return update
+
+
+def _attacked(strategy: Strategy, swap: Callable[..., Shard] = _own_shard, forge: Forge = _honest) -> Strategy:
+    """The strategy with other shards, or with forged updates."""
+    together = strategy.vectorized and partial(_vectorized, strategy.vectorized, swap, forge)
+    return replace(strategy, local=partial(_local, strategy.local, swap, forge), vectorized=together)
+
+
+def _local(
+    local: Callable[..., Update], swap: Callable[..., Shard], forge: Forge, sent: State, shard: Shard, width: float,
+    config: Config, rng: np.random.Generator, *, first: int = 0, **rest: Any,
+) -> Update:  # fmt: skip
+    """Local training under attack."""
+    return forge(sent, local(sent, swap(shard, config, first), width, config, rng, first=first, **rest), rng)
+
+
+def _vectorized(
+    vectorized: Callable[..., list[Update]], swap: Callable[..., Shard], forge: Forge, sent: Sequence[State],
+    shards: Sequence[Shard], widths: Sequence[float], config: Config, rngs: Sequence[np.random.Generator],
+    *, first: int = 0, **rest: Any,
+) -> list[Update]:  # fmt: skip
+    """Training in one pass under attack."""
+    swapped = [swap(shard, config, first) for shard in shards]
+    updates = vectorized(sent, swapped, widths, config, rngs, first=first, **rest)
+    return [forge(*each) for each in zip(sent, updates, rngs, strict=True)]
+
+
+def _forged(strategy: Strategy, who: Collection[int], make: Make) -> Strategy:
+    """The strategy in which these participants send what `make` returns."""
+    return _attacked(strategy, forge=partial(_forge, who=chosen(who), make=make))
+
+
+def _forge(sent: State, update: Update, rng: np.random.Generator, *, who: Sequence[int], make: Make) -> Update:
+    """A forged update of those who attack."""
+    return replace(update, state=make(sent, update, rng)) if update.participant in who else update
+
+
+def _echoing(strategy: Strategy, who: Collection[int], source: int | None) -> Strategy:
+    """The strategy in which these participants repeat a change of the last round.
+
+    What they remember rides in the server's memory, so that a killed run goes on to the same bits; it is handed to that
+    attacker alone, and the server's own functions do not use it.
+    """
+    return replace(
+        _forged(strategy, who, _echoed),
+        broadcast=partial(_send_echo, strategy.broadcast),
+        aggregate=partial(_remember, strategy, chosen(who), source),
+    )
+
+
+def _send_echo(broadcast: Callable[..., State], state: ServerState, participant: int, width: float) -> State:
+    """What a participant receives, with what it remembers."""
+    found, head = _Sent(broadcast(state, participant, width)), f"echo/{participant}/"
+    found.echo = {k.removeprefix(head): t for k, t in state.memory.items() if k.startswith(head)}
     return found
 
 
-def _forged(strategy: Strategy, who: frozenset[int], forge: Forge, remember: Remember | None = None) -> Strategy:
-    """The scheme in which these participants' answers are forged.
-
-    What a cheat remembers rides in the state like what a server remembers, so that a killed run goes on to the same bits;
-    it is handed back to that cheat alone, and is nothing that the server sends.
-    """
-
-    def mine(state: State, participant: int) -> Iterator[tuple[str, Tensor]]:
-        return ((name, t) for name, t in state.items() if name.startswith(f"echo {participant} of "))
-
-    def broadcast(state: State, participant: int, width: float) -> State:
-        return {**strategy.broadcast(state, participant, width), **dict(mine(state, participant))}
-
-    def answer(got: State, honest: Update, rng: np.random.Generator) -> Update:
-        return replace(honest, state=forge(got, honest, rng)) if honest.participant in who else honest
-
-    def local(sent: State, shard: Shard, width: float, config: Config, rng: Any, **rest: Any) -> Update:
-        return answer(sent, strategy.local(networks_own(sent), shard, width, config, rng, **rest), rng)
-
-    def together(sent: Any, shards: Any, widths: Any, config: Config, rng: Any, **rest: Any) -> list[Update]:
-        honest = strategy.together([networks_own(s) for s in sent], shards, widths, config, rng, **rest)  # type: ignore[misc]
-        return [answer(*each) for each in zip(sent, honest, rng, strict=True)]
-
-    def merge(state: State, updates: Sequence[Update]) -> State:
-        after = dict(strategy.merge(state, updates))
-        for rider in who if remember else ():
-            kept = remember(state, after, updates, rider)
-            echo = dict(mine(state, rider)) if kept is None else {f"echo {rider} of {k}": t for k, t in kept.items()}
-            after.update(echo)
-        return after
-
-    return replace(strategy, broadcast=broadcast, local=local, merge=merge, together=strategy.together and together)
+def _remember(
+    strategy: Strategy, who: Sequence[int], source: int | None, state: ServerState, updates: Sequence[Update]
+) -> ServerState:
+    """Aggregation, after which each attacker remembers a change: of the source, or of what the server sends to itself."""
+    after, by = strategy.aggregate(state, updates), {u.participant: u for u in updates}
+    memory = {**{k: t for k, t in state.memory.items() if k.startswith("echo/")}, **after.memory}
+    for i in who:
+        if u := by.get(i if source is None else source):
+            start = strategy.broadcast(state, u.participant, u.width)
+            end = strategy.broadcast(after, u.participant, u.width) if source is None else u.state
+            memory |= {f"echo/{i}/{k}": t - start[k] for k, t in end.items() if t.is_floating_point()}
+    return replace(after, memory=memory)
 
 
-def _moved(before: State, after: State) -> dict[str, Tensor]:
-    """What a slice has changed by, where the numbers are no whole numbers."""
-    return {k: t - before[k] for k, t in after.items() if t.is_floating_point()}
+def _received(sent: State, update: Update, rng: np.random.Generator) -> dict[str, Tensor]:
+    """What was received."""
+    return {k: t.clone() for k, t in sent.items()}
 
 
-def _echo(got: State, honest: Update, rng: np.random.Generator) -> dict[str, Tensor]:
-    """What was received, plus a remembered change where both hold the entry."""
-    said = {k: t.clone() for k, t in networks_own(got).items()}
-    for name, change in got.items():
-        if " of " in name:
-            entry = said[name.split(" of ", 1)[1]]
-            both = prefix(min(a, b) for a, b in zip(entry.shape, change.shape, strict=True))
-            entry[both] += change[both]
-    return said
-
-
-def _noisy(got: State, rng: np.random.Generator, size: float) -> dict[str, Tensor]:
+def _noisy(sent: State, update: Update, rng: np.random.Generator, *, size: float) -> dict[str, Tensor]:
     """What was received, plus noise in proportion to each tensor's root mean square."""
+    made = _received(sent, update, rng)
+    for k, t in sent.items():
+        if t.is_floating_point():
+            z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
+            made[k] = t + size * t.square().mean().sqrt() * z
+    return made
 
-    def spoilt(t: Tensor) -> Tensor:
-        noise = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
-        return t + size * t.square().mean().sqrt() * noise
 
-    return {k: spoilt(t) if t.is_floating_point() else t.clone() for k, t in networks_own(got).items()}
+def _echoed(sent: _Sent, update: Update, rng: np.random.Generator) -> dict[str, Tensor]:
+    """What was received, plus the remembered change where both widths hold the entry."""
+    made = _received(sent, update, rng)
+    for k, change in sent.echo.items():
+        both = prefix(min(a, b) for a, b in zip(made[k].shape, change.shape, strict=True))
+        made[k][both] += change[both]
+    return made
+
+
+def _opposite(sent: State, update: Update, rng: np.random.Generator, *, scale: float) -> dict[str, Tensor]:
+    """What was received, minus the honest change."""
+    flipped = {k: t - scale * (update.state[k] - t) for k, t in sent.items() if t.is_floating_point()}
+    return {**update.state, **flipped}

@@ -1,27 +1,18 @@
 """Published methods, each an algorithm `(problem, *, train) -> Outcome` over the one training loop."""
 
-from .._lazy import attach
+# not lazily: a file and its function share a name, and the function must win
+from .cffl import cffl
+from .cgsv import cgsv
+from .fedavg import fedavg, fedavg_finetuned
+from .fedsac import compact, fedsac, importance
+from .iafl import iafl
+from .lg_fedavg import lg_fedavg
+from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
+from .shapfed import shapfed, shapfed_wa
+from .sparsify import sparse_numbers
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "cffl": ["cffl"],
-        "cgsv": ["cgsv"],
-        "fedavg": ["fedavg", "fedavg_finetuned"],
-        "fedsac": ["compact", "fedsac", "importance"],
-        "iafl": ["iafl"],
-        "lg_fedavg": ["lg_fedavg"],
-        "reward_mechanisms": [
-            "PartialModel",
-            "by_noise",
-            "by_pruning",
-            "by_subset",
-            "by_width",
-            "by_zeroing",
-            "pooled",
-            "realize",
-        ],
-        "shapfed": ["shapfed", "shapfed_wa"],
-        "sparsify": ["sparse_numbers"],
-    },
-)
+__all__ = [
+    "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",
+    "fedavg_finetuned", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed", "shapfed_wa",
+    "sparse_numbers",
+]  # fmt: skip

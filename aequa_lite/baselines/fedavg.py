@@ -28,7 +28,12 @@ def fedavg_finetuned(problem: Problem, *, share: float = 0.1, train: Train = tra
     number("share", share, 0, 1, below=True)
     plain, rounds = slimmable(problem.build, full_only), problem.config.rounds
     together = rounds - round(share * rounds)  # so many rounds are FedAvg's
-    strategy = replace(plain, broadcast=send_own, aggregate=partial(_agg, plain=plain, together=together), sent=partial(_sent, together=together))
+    strategy = replace(
+        plain,
+        broadcast=send_own,
+        aggregate=partial(_agg, plain=plain, together=together),
+        sent=partial(_sent, together=together),
+    )
     last = train(problem, strategy, weights=problem.by_size)
     return outcome(problem, own_networks(problem, last), last, "fedavg_finetuned")
 

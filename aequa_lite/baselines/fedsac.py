@@ -155,7 +155,9 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
         rows, columns = held[f"{name}.bias"], weight.flatten(2)[:, :, 0].any(0) if weight.ndim > 2 else weight.any(0)
         layer.weight = nn.Parameter(theta[f"{name}.weight"][rows][:, columns].clone())
         layer.bias = nn.Parameter(theta[f"{name}.bias"][rows].clone())
-        attributes = ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
+        attributes = (
+            ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
+        )
         for attribute, count in zip(attributes, layer.weight.shape, strict=False):
             setattr(layer, attribute, count)
     return net

@@ -1,6 +1,6 @@
-"""One factor at a time: the same trained network and the same target accuracies, realised in different ways.
+"""The same trained network and the same target accuracies, realized in different ways.
 
-A way is a function ``(knob, participant) -> Dose``; knob 1 hands out the whole network, and less of it less.
+A mechanism is a function `(amount, participant) -> PartialModel`: amount 1 is the whole network.
 """
 
 from __future__ import annotations
@@ -8,42 +8,51 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from .._check import accuracies, number, refusal
 from ..evaluation import correct
 from ..rng import stream
-from ..slimmable import Build, State, prefix, slim, template
-from ..types import Round, Samples
-from .sparsify import largest, sparse_numbers
+from ..slimmable import prefix, slim, template
+from ..types import Build, Round, Samples, State
+from .sparsify import descending, flatten, largest, sparse_numbers, unflatten
 
 __all__ = ["PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "pooled", "realize"]
+
+LEAST_WIDTH = 1e-6  # one unit in each layer
 
 
 @dataclass(frozen=True, eq=False)
 class PartialModel:
-    """Hold what one participant would receive: the full network's tensors, of them what is ``held``, and its width.
+    """Hold what one participant would receive.
 
-    ``state``: entries that are not held stand at what everybody knows; ``held``: a bool tensor for each tensor;
-    ``numbers``: how many numbers must be sent; ``knob``: where the way's knob stood.
+    Args:
+        state: Tensors of the full network; entries outside the mask are what everybody knows.
+        mask: For each tensor bool, which entries are received.
+        numbers: Numbers that must be sent.
+        amount: The mechanism's argument, in [0, 1].
+        width: Of the network, in (0, 1].
 
     Example:
         >>> import aequa_lite as aq
-        >>> dose = aq.baselines.by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.5, 0)
-        >>> dose.numbers == aq.n_parameters(dose.model(aq.MLP))
+        >>> half = by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.5, 0)
+        >>> half.numbers == aq.n_parameters(half.model(aq.MLP))
         True
     """
 
     state: State
-    held: Mapping[str, Tensor]
+    mask: Mapping[str, Tensor]
     numbers: int
-    knob: float
+    amount: float
     width: float = 1.0
 
     def model(self, build: Build) -> nn.Module:
-        """The network that goes home."""
+        """Return the network that the participant can build."""
         return slim(build, self.state, self.width)
 
 
@@ -51,191 +60,275 @@ Mechanism = Callable[[float, int], PartialModel]
 
 
 def by_width(build: Build, theta: State) -> Mechanism:
-    """Slim the network: the knob is the width, every dense number that is left is sent.
+    """Slim the network: the amount is the width.
+
+    Args:
+        build: Constructor of the network.
+        theta: Tensors of the full network.
+
+    Raises:
+        ValueError: `theta` holds no tensors.
 
     Example:
         >>> import aequa_lite as aq
         >>> by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.25, 0).model(aq.MLP)[2].out_features
         50
 
-    Source: this package's own way.
+    References:
+        The mechanism of this package.
     """
-
-    def dose(knob: float, participant: int) -> PartialModel:
-        width = max(knob, 1e-6)  # the least network has one unit in each layer
-        held = {name: torch.zeros_like(t, dtype=torch.bool) for name, t in theta.items()}
-        for name, t in template(build, width).state_dict().items():
-            held[name][prefix(t.shape)] = True
-        state = {name: t * held[name] for name, t in theta.items()}
-        return PartialModel(state, held, sum(int(m.sum()) for m in held.values()), knob, width)
-
-    return dose
+    _check_state("theta", theta)
+    return partial(_slimmed, build, theta)
 
 
-def _largest_of(full: State, known: State) -> Mechanism:
-    """Keep, tensor by tensor, the entries that differ most from what everybody knows: the knob is their share."""
-    apart = {name: (t - known[name]).flatten() for name, t in full.items()}
-    orders = {name: t.abs().argsort(descending=True, stable=True) for name, t in apart.items()}
-
-    def dose(knob: float, participant: int) -> PartialModel:
-        state, held, numbers = {}, {}, 0
-        for name, order in orders.items():
-            count = math.ceil(knob * len(order) - 1e-9)
-            ones = torch.ones_like(apart[name])
-            held[name] = largest(ones, count, order).bool().view_as(full[name])
-            state[name] = torch.where(held[name], full[name], known[name])
-            numbers += sparse_numbers(count, len(order))
-        return PartialModel(state, held, numbers, knob)
-
-    return dose
+def _slimmed(build: Build, theta: State, amount: float, participant: int) -> PartialModel:
+    """The leading block of every tensor."""
+    width = max(number("amount", amount, 0, 1), LEAST_WIDTH)
+    mask = {k: torch.zeros_like(t, dtype=torch.bool) for k, t in theta.items()}
+    for k, t in template(build, width).state_dict().items():
+        mask[k][prefix(t.shape)] = True
+    state = {k: t * mask[k] for k, t in theta.items()}
+    return PartialModel(state, mask, sum(int(m.sum()) for m in mask.values()), amount, width)
 
 
 def by_zeroing(theta: State, start: State) -> Mechanism:
-    r"""Zero the small entries of what was learnt: $\theta_0 + \mathrm{top}_q(\theta - \theta_0)$, tensor by tensor.
+    r"""Zero the small changes: $\theta_0 + \mathrm{top}_q(\theta - \theta_0)$, tensor by tensor, with $q$ the amount.
+
+    Args:
+        theta: Tensors of the trained network.
+        start: Tensors of the initial network $\theta_0$.
+
+    Raises:
+        ValueError: They do not hold the same tensors.
 
     Example:
-        >>> way = by_zeroing({"w": torch.tensor([3.0, 1.0])}, {"w": torch.tensor([0.0, 0.5])})
-        >>> way(0.5, 0).state["w"].tolist()
+        >>> mechanism = by_zeroing({"w": torch.tensor([3.0, 1.0])}, {"w": torch.tensor([0.0, 0.5])})
+        >>> mechanism(0.5, 0).state["w"].tolist()
         [3.0, 0.5]
 
-    Source: CGSV's download (Xu et al. 2021), of all rounds at once; that everybody knows the initial network is ours.
+    References:
+        The download of CGSV (Xu et al. 2021), of all rounds at once; that everybody knows $\theta_0$ is our choice.
     """
-    return _largest_of(theta, start)
+    _check_state("theta", theta)
+    if not isinstance(start, Mapping) or set(start) != set(theta):
+        raise refusal("start", f"the same {len(theta)} tensors as theta", start)
+    return partial(_sparse, theta, start)
 
 
 def by_pruning(theta: State) -> Mechanism:
-    r"""Zero the small weights themselves: $\mathrm{top}_q(\theta)$, tensor by tensor.
+    r"""Zero the small weights: $\mathrm{top}_q(\theta)$, tensor by tensor, with $q$ the amount.
+
+    Args:
+        theta: Tensors of the trained network.
+
+    Raises:
+        ValueError: `theta` holds no tensors.
 
     Example:
         >>> by_pruning({"w": torch.tensor([3.0, -4.0, 1.0])})(0.34, 0).state["w"].tolist()
         [3.0, -4.0, 0.0]
 
-    Source: pruning by magnitude (Han et al. 2015), without training afterwards.
+    References:
+        Magnitude pruning (Han et al. 2015), without training afterwards.
     """
-    return _largest_of(theta, {name: torch.zeros_like(t) for name, t in theta.items()})
+    _check_state("theta", theta)
+    return partial(_sparse, theta, {k: torch.zeros_like(t) for k, t in theta.items()})
+
+
+def _sparse(theta: State, known: State, amount: float, participant: int) -> PartialModel:
+    """Tensor by tensor, the entries that differ most from what everybody knows."""
+    number("amount", amount, 0, 1)
+    state, mask, numbers = {}, {}, 0
+    for k, t in theta.items():
+        count = math.ceil(amount * t.numel() - 1e-9)
+        order = descending((t - known[k]).flatten())
+        mask[k] = largest(torch.ones(t.numel(), device=t.device), count, order).bool().view_as(t)
+        state[k] = torch.where(mask[k], t, known[k])
+        numbers += sparse_numbers(count, t.numel())
+    return PartialModel(state, mask, numbers, amount)
 
 
 def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
-    r"""Add noise of each participant's own: $\theta + (1 - q)\,m\,\mathrm{sd}(\theta_k)\,z_i$ in tensor $k$, with $m$ = ``most``.
+    r"""Add noise of each participant's own: $\theta_k + (1 - q)\,m\,\mathrm{sd}(\theta_k)\,z_{ik}$ with $q$ the amount.
+
+    Args:
+        theta: Tensors of the trained network.
+        seed: Of the noise $z$.
+        most: $m$, standard deviations of noise at amount 0.
+
+    Raises:
+        ValueError: `theta` holds no tensors, or `most` is negative.
 
     Example:
-        >>> way = by_noise({"w": torch.tensor([3.0, -4.0])}, seed=0)
-        >>> way(1.0, 0).state["w"].tolist(), bool((way(0.5, 0).state["w"] == way(0.5, 1).state["w"]).any())
+        >>> mechanism = by_noise({"w": torch.tensor([3.0, -4.0])}, seed=0)
+        >>> mechanism(1.0, 0).state["w"].tolist(), bool((mechanism(0.5, 0).state["w"] == mechanism(0.5, 1).state["w"]).any())
         ([3.0, -4.0], False)
 
-    Source: ours; noise as a way to lower a model's worth is folklore.
+    References:
+        Our choice.
     """
+    _check_state("theta", theta)
+    number("seed", seed, 0, whole=True)
+    number("most", most, 0)
+    return partial(_noisy, theta, seed, most)
 
-    def dose(knob: float, participant: int) -> PartialModel:
-        rng = stream(seed, "noise", participant)
-        state = {}
-        for name, t in theta.items():
-            z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
-            state[name] = t + (1 - knob) * most * t.std(correction=0) * z
-        held = {name: torch.ones_like(t, dtype=torch.bool) for name, t in theta.items()}
-        return PartialModel(state, held, sum(t.numel() for t in theta.values()), knob)
 
-    return dose
+def _noisy(theta: State, seed: int, most: float, amount: float, participant: int) -> PartialModel:
+    """The whole network, with noise in proportion to each tensor's standard deviation."""
+    number("amount", amount, 0, 1)
+    rng, state = stream(seed, "noise", participant), {}
+    for k, t in theta.items():
+        z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
+        state[k] = t + (1 - amount) * most * t.std(correction=0) * z
+    mask = {k: torch.ones_like(t, dtype=torch.bool) for k, t in theta.items()}
+    return PartialModel(state, mask, sum(t.numel() for t in theta.values()), amount)
 
 
 def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21) -> Mechanism:
-    r"""Hand out some of the updates of all rounds: one's own, and each of the others' with the knob's probability.
+    r"""Send some of the updates of all rounds: one's own, and each of the others' with probability $q$, the amount.
 
-    $\theta_i(q) = \theta_0 + \sum_t \sum_{j \in S_{it}} a_j \Delta_{jt} / \sum_{j \in S_{it}} a_j$ with $S_{it}$ drawn for each
-    participant and round, growing with $q$; with all updates it is the trained network, if the server averaged. The
-    knob moves in ``levels`` steps. ``rounds`` are consumed one by one.
+    $\theta_i(q) = \theta_0 + \sum_t \sum_{j \in S_{it}} a_j \Delta_{jt} / \sum_{j \in S_{it}} a_j$ with $S_{it}$ drawn for
+    each participant and round, growing with $q$. With all updates it is the trained network, if the server averaged.
+
+    Args:
+        rounds: All rounds of a training, consumed one by one.
+        start: Tensors of the initial network $\theta_0$.
+        seed: Of the subsets.
+        levels: Number of amounts that are told apart, from 2.
 
     Raises:
-        ValueError: ``levels`` is below 2.
+        ValueError: `levels` is below 2, `start` holds no tensors, or there are no rounds.
 
     Example:
         >>> import aequa_lite as aq
-        >>> config, start = aq.Config(participants=2, rounds=2, local_steps=1), aq.init_params(aq.MLP, 0)
-        >>> rounds = list(aq.federate(aq.MLP, aq.data.homogeneous(aq.load("fashion-mini").train, config), config, progress=False))
+        >>> config, start = aq.Config(2, 2, 1), aq.init_params(aq.MLP, 0)
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
+        >>> rounds = list(aq.federate(aq.MLP, shards, config, progress=False))
         >>> whole = by_subset(rounds, start, seed=0, levels=3)(1.0, 0).state
         >>> all(torch.allclose(whole[k], rounds[-1].theta[k], atol=1e-6) for k in whole)
         True
 
-    Source: IAFL's subsets (Wu et al. 2024), replayed over the updates of one training instead of trained with.
+    References:
+        The subsets of IAFL (Wu et al. 2024), replayed over the updates of one training instead of trained with.
     """
-    if levels < 2:
-        raise ValueError(f"levels is {levels!r}; allowed is a whole number from 2")
-    shares, before, total, count = np.linspace(0, 1, levels), start, None, 0
+    _check_state("start", start)
+    number("levels", levels, 2, whole=True)
+    total, before = None, start
     for rnd in rounds:
-        kept = [u for u in rnd.updates if u.participant not in rnd.left_out]
-        moved = torch.stack([torch.cat([(u.state[k] - t).flatten() for k, t in before.items()]) for u in kept])
-        count = len(rnd.widths)
-        drawn = stream(seed, "subset", rnd.index).random((count, 1, len(kept)))
-        inside = drawn <= shares[None, :, None]  # (participants, levels, updates)
-        for place, u in enumerate(kept):
-            inside[u.participant, :, place] = True
-        weight = inside * np.array([u.weight for u in kept])
-        weight /= np.maximum(weight.sum(-1, keepdims=True), 1e-30)
-        step = torch.as_tensor(weight.reshape(-1, len(kept)), dtype=moved.dtype, device=moved.device) @ moved
+        step = _subset_steps(rnd, before, seed, levels)
         total, before = step if total is None else total.add_(step), rnd.theta
-    sizes = [t.numel() for t in start.values()]
+    if total is None:
+        raise refusal("rounds", "at least one Round", rounds)
+    return partial(_subset, start, total, levels)
 
-    def dose(knob: float, participant: int) -> PartialModel:
-        level = round(knob * (levels - 1))
-        pieces = total.view(count, levels, -1)[participant, level].split(sizes)
-        state = {k: t + piece.view_as(t) for (k, t), piece in zip(start.items(), pieces, strict=True)}
-        return PartialModel(
-            state, {k: torch.ones_like(t, dtype=torch.bool) for k, t in start.items()}, sum(sizes), knob
-        )
 
-    return dose
+def _subset_steps(rnd: Round, before: State, seed: int, levels: int) -> Tensor:
+    """What one round adds, (participants x levels, entries)."""
+    valid = [u for u in rnd.updates if u.participant not in rnd.left_out]
+    changes = torch.stack([flatten({k: u.state[k] - t for k, t in before.items()}) for u in valid])
+    draws = stream(seed, "subset", rnd.index).random((len(rnd.widths), 1, len(valid)))
+    inside = draws <= np.linspace(0, 1, levels)[None, :, None]  # (participants, levels, updates)
+    for place, u in enumerate(valid):
+        inside[u.participant, :, place] = True
+    weights = inside * np.array([u.weight for u in valid])
+    weights /= np.maximum(weights.sum(-1, keepdims=True), 1e-30)
+    rows = torch.as_tensor(weights.reshape(-1, len(valid)), dtype=changes.dtype, device=changes.device)
+    return rows @ changes
+
+
+def _subset(start: State, total: Tensor, levels: int, amount: float, participant: int) -> PartialModel:
+    """The initial network after the updates of a participant's subsets."""
+    level = round(number("amount", amount, 0, 1) * (levels - 1))
+    change = unflatten(total[participant * levels + level], start)
+    state = {k: t + change[k] for k, t in start.items()}
+    mask = {k: torch.ones_like(t, dtype=torch.bool) for k, t in start.items()}
+    return PartialModel(state, mask, total.shape[1], amount)
 
 
 def realize(
-    way: Mechanism, build: Build, targets: Sequence[float], validation: Samples, steps: int = 10
+    mechanism: Mechanism, build: Build, targets: ArrayLike, validation: Samples, steps: int = 10
 ) -> list[PartialModel]:
-    """Turn each participant's knob down as far as its target accuracy on the validation split allows.
+    """Reduce each participant's amount as far as its target accuracy on validation allows.
 
-    The knob is halved in between ``steps`` times, so that the accuracy stays at or above the target on the upper side;
-    where not even the whole network reaches it, the whole network is handed out. The same rule for every way.
+    The interval is halved `steps` times, and its upper end reaches the target. If not even the whole network reaches it,
+    the participant receives the whole network.
+
+    Args:
+        mechanism: A function (amount, participant) -> partial model.
+        build: Constructor of the network.
+        targets: (n,) accuracies in [0, 1].
+        validation: Samples that measure the accuracy.
+        steps: Halvings, from 1.
+
+    Returns:
+        One partial model for each participant.
 
     Raises:
-        ValueError: ``steps`` is below 1.
+        ValueError: A target is no accuracy, there are no samples, or `steps` is below 1.
 
     Example:
         >>> import aequa_lite as aq
         >>> few, theta = aq.load("fashion-mini").validation.take(slice(0, 100)), aq.init_params(aq.MLP, 0)
-        >>> [dose.knob for dose in realize(aq.baselines.by_width(aq.MLP, theta), aq.MLP, [1.0], few)]
+        >>> [each.amount for each in realize(by_width(aq.MLP, theta), aq.MLP, [1.0], few)]
         [1.0]
 
-    Source: ours.
+    References:
+        Our choice.
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps!r}; allowed is a whole number from 1")
+    number("steps", steps, 1, whole=True)
+    if not isinstance(validation, Samples) or not len(validation):
+        raise refusal("validation", "Samples, at least one", validation)
 
-    def reached(knob: float, i: int) -> float:
-        return float(correct(way(knob, i).model(build).eval(), validation).mean())
+    def reaches(target: float, amount: float, i: int) -> bool:
+        model = mechanism(amount, i).model(build).eval()
+        return float(correct(model, validation).mean()) >= target
 
-    found = []
-    for i, target in enumerate(targets):
-        low, high = 0.0, 1.0
-        for _ in range(steps if reached(1.0, i) >= target else 0):
-            middle = (low + high) / 2
-            low, high = (low, middle) if reached(middle, i) >= target else (middle, high)
-        found.append(way(high, i))
-    return found
+    return [
+        mechanism(_least(partial(reaches, target, i=i), steps), i)
+        for i, target in enumerate(accuracies("targets", targets))
+    ]
 
 
-def pooled(build: Build, doses: Sequence[PartialModel]) -> nn.Module:
-    """Return what a coalition can make of its doses: every entry averaged over those who hold it, at the widest width.
+def _least(reached: Callable[[float], bool], steps: int) -> float:
+    """The least amount that is found to suffice; 1 where not even 1 does."""
+    low, high = 0.0, 1.0
+    for _ in range(steps if reached(high) else 0):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
+
+
+def pooled(build: Build, models: Sequence[PartialModel]) -> nn.Module:
+    """Return the network that a coalition can build: every entry averaged over those who hold it, at the widest width.
+
+    Args:
+        build: Constructor of the network.
+        models: Partial models of the coalition, at least one.
+
+    Raises:
+        ValueError: There is no partial model.
 
     Example:
         >>> import aequa_lite as aq
-        >>> way, x = aq.baselines.by_width(aq.MLP, aq.init_params(aq.MLP, 0)), torch.rand(4, 1, 28, 28)
-        >>> wide, narrow = way(0.5, 0), way(0.2, 1)
+        >>> mechanism, x = by_width(aq.MLP, aq.init_params(aq.MLP, 0)), torch.rand(4, 1, 28, 28)
+        >>> wide, narrow = mechanism(0.5, 0), mechanism(0.2, 1)
         >>> bool((pooled(aq.MLP, [wide, narrow])(x) == wide.model(aq.MLP)(x)).all())
         True
 
-    Source: ours; of nested slices a coalition holds no more than its widest one.
+    References:
+        Our choice. Of nested slices a coalition holds no more than its widest one.
     """
+    if not models:
+        raise refusal("models", "at least one PartialModel", models)
     state = {}
-    for name, known in doses[0].state.items():
-        count = sum(dose.held[name].to(known.dtype) for dose in doses)
-        total = sum(torch.where(dose.held[name], dose.state[name], 0.0) for dose in doses)
-        state[name] = torch.where(count > 0, total / count.clamp_min(1), known)
-    return slim(build, state, max(dose.width for dose in doses))
+    for k, known in models[0].state.items():
+        count = sum(each.mask[k].to(known.dtype) for each in models)
+        total = sum(torch.where(each.mask[k], each.state[k], 0.0) for each in models)
+        state[k] = torch.where(count > 0, total / count.clamp_min(1), known)
+    return slim(build, state, max(each.width for each in models))
+
+
+def _check_state(name: str, state: State) -> None:
+    """Refuse what is no mapping of tensors."""
+    if not isinstance(state, Mapping) or not state:
+        raise refusal(name, "tensors by name, such as rnd.theta", state)

@@ -121,9 +121,7 @@ def _aggregate(
     return ServerState(theta, after)
 
 
-def _standing(
-    state: ServerState, updates: Sequence[Update], participants: int, memory: float
-) -> NDArray[np.float64]:
+def _standing(state: ServerState, updates: Sequence[Update], participants: int, memory: float) -> NDArray[np.float64]:
     """Standings after a round, (participants,); NaN for those who have not sent an update yet."""
     before = np.full(participants, np.nan)
     if STANDING in state.memory:
