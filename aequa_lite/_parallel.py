@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from ._check import number, refusal
+
 __all__ = ["runtime", "workers"]
 
 
 def available() -> int:
     """The processors this process may use; fewer where AEQUA_WORKERS says so."""
-    if said := os.environ.get("AEQUA_WORKERS"):
-        if not said.isdecimal() or int(said) < 1:
-            raise ValueError(f"AEQUA_WORKERS is {said!r}; allowed is a whole number from 1")
-        return int(said)
+    if asked := os.environ.get("AEQUA_WORKERS"):
+        if not asked.isdecimal() or int(asked) < 1:
+            raise refusal("AEQUA_WORKERS", "a whole number from 1", asked)
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -36,11 +38,9 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         >>> with workers(2) as spread:
         ...     list(spread(abs, [-1, -2, -3]))
         [1, 2, 3]
-
-    Source: our choice.
     """
-    if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-        raise ValueError(f"workers is {count!r}; allowed is a whole number from 1, or None for one per processor")
+    if count is not None:
+        number("workers", count, 1, whole=True)
     count = count or (available() if torch.device(device).type == "cpu" else 1)
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -62,8 +62,6 @@ def runtime() -> str:
     Example:
         >>> "torch" in runtime()
         True
-
-    Source: our choice.
     """
     count = available()
     cores = f"{count} processor{'s' * (count > 1)}"
@@ -71,7 +69,7 @@ def runtime() -> str:
         return (
             f"{torch.cuda.get_device_name(0)} and {cores}, torch {torch.__version__}: data and networks go to the GPU by "
             "themselves, and there all participants train in one pass. There is room for more: raise the numbers in the "
-            'next cell, or open reproduce.ipynb, where data = "fashion" is ten times as many photographs.'
+            'next cell, or open reproduce.ipynb, where data = "fashion" is ten times as many images.'
         )
     return (
         f"{cores} and no GPU, torch {torch.__version__}: a chapter takes about as long as it says at its top, which was "

@@ -190,7 +190,7 @@ def change_norm(state: State, sent: State) -> float:
         5.0
     """
     floating = ((k, v) for k, v in state.items() if v.is_floating_point())
-    squares = [(v - sent[k][tuple(map(slice, v.shape))]).double().square().sum() for k, v in floating]
+    squares = [(v - sent[k][tuple(map(slice, v.shape))]).cpu().double().square().sum() for k, v in floating]
     return float(sum(squares, torch.zeros((), dtype=torch.float64)).sqrt())
 
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ._check import refusal
 from ._io import atomic_write, error_text, parse_json
-from ._validation import checked_update, tensors_at
+from ._validation import checked_update, save_tensors, tensors_at
 from .types import Round, ServerState, Shard, State
 
 __all__ = ["describe", "digest", "load_checkpoint", "save_checkpoint"]
@@ -41,8 +40,8 @@ def describe(value: Any, name: str = "") -> Any:
         ValueError: Something cannot be described and there is no `name`.
 
     Example:
-        >>> describe(partial(sorted, reverse=True))
-        {'function': 'builtins:sorted', 'args': [], 'keywords': {'reverse': True}}
+        >>> describe(partial(sorted, reverse=True))["keywords"]
+        {'reverse': True}
     """
     inner = partial(describe, name=name)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -113,7 +112,7 @@ def shards_digest(shards: Sequence[Shard]) -> str:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds: the last round, and the next one's widths."""
+    """What a checkpoint holds: the last round and the next widths."""
 
     last: Round
     widths: tuple[float, ...]
@@ -153,15 +152,6 @@ def save_checkpoint(
     }
     words |= {"format": FORMAT, "sha256": _checksum(tensors, words)}
     save_tensors(path, tensors, words)
-
-
-def save_tensors(
-    path: Path, tensors: State, words: Mapping[str, str]
-) -> None:
-    """Write tensors and metadata, whole or not at all."""
-    ready = {k: t.detach().cpu().contiguous() for k, t in tensors.items()}
-    with atomic_write(path) as half:
-        save_file(ready, half, metadata=dict(words))
 
 
 def _checksum(tensors: State, words: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ._io import error_text
 from .config import Config
 from .report import Report, table
 from .rewards.verification import verify
@@ -48,10 +49,10 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader has gone: `aequa show FOLDER | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"aequa {name}: {error}", file=sys.stderr)
+        print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
         return REFUSED
     except RuntimeError as error:
-        print(f"aequa {name}: {error}", file=sys.stderr)
+        print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\naequa {name}: stopped; the same command goes on with what is not finished", file=sys.stderr)

@@ -77,7 +77,8 @@ def retraining_game(
         >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
         >>> shards = aq.data.homogeneous(data.train, config)
         >>> game = retraining_game(aq.MLP, shards, config, data.validation)
-        >>> bool(abs(sum(aq.shapley(game, 2)) - game([0, 1]) + game([])) < 1e-9)
+        >>> values, gain = aq.shapley(game, 2), game([0, 1]) - game([])
+        >>> bool(abs(values.sum() - gain) < 1e-9)
         True
 
     References:
@@ -92,7 +93,8 @@ def retraining_game(
 
 def _retrained(
     build: Build, shards: Sequence[Shard], config: Config,
-    validation: Samples, options: Mapping[str, Any], coalition: frozenset[int],
+    validation: Samples, options: Mapping[str, Any],
+    coalition: frozenset[int],
 ) -> float:  # fmt: skip
     """Accuracy of the network that a coalition trains."""
     device = shards[0].samples.y.device
@@ -284,7 +286,9 @@ def alignment(
         >>> from aequa_lite.types import Round, ServerState, Update
         >>> start = {"w": torch.zeros(2)}
         >>> ends = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-        >>> us = [Update(i, 1.0, {"w": w}, .5, 0.) for i, w in enumerate(ends)]
+        >>> us = [
+        ...     Update(i, 1.0, {"w": w}, .5, 0.) for i, w in enumerate(ends)
+        ... ]
         >>> rnd = Round(0, ServerState(start), (1., 1.), 0., 4, updates=us)
         >>> alignment(start, rnd).round(6).tolist()
         [0.5, 0.5]
@@ -471,7 +475,7 @@ def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
 
     Args:
         scores: (n,) scores, on any scale.
-        low: Accuracy of the lowest score, such as the least stand-alone one.
+        low: Accuracy of the lowest score, e.g. the least stand-alone one.
         high: Accuracy of the highest score.
 
     Returns:
@@ -521,7 +525,7 @@ def isotonic_calibration(
         [0.5, 0.625, 0.75, 0.75]
 
     References:
-        Isotonic regression (Barlow et al. 1972); its use here is our choice.
+        Isotonic regression (Barlow et al. 1972); using it is our choice.
     """
     s = _finite(scores)
     if not isinstance(known, Mapping) or not known:

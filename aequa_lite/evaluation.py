@@ -134,7 +134,7 @@ class Curve:
 
     @cached_property
     def _blocks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The monotone fit (K,), and where its blocks begin (levels + 1,)."""
+        """The monotone fit (K,), and where blocks begin (levels + 1,)."""
         if (np.diff(self.accuracy) > 0).all():
             return self.accuracy, np.arange(len(self.accuracy) + 1)
         precision = self.standard_error**-2.0

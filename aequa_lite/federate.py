@@ -194,7 +194,8 @@ def aggregation_weights(
         >>> config = aq.Config(participants=2, contribution_power=1.0)
         >>> train = aq.load("fashion-mini").train
         >>> shards = aq.data.homogeneous(train, config)
-        >>> aggregation_weights(shards, config, [0.2, 0.6]).round(6).tolist()
+        >>> a = aggregation_weights(shards, config, [0.2, 0.6])
+        >>> a.round(6).tolist()
         [0.25, 0.75]
 
     References:
@@ -272,8 +273,9 @@ def federate(
     at_once = _vectorized(strategy, build, vectorized, device)
     state = ServerState(init_params(build, config.seed, device))
     parts = {
-        "config": config.to_dict(), "build": build, "weights": mass.tolist(),
-        "strategy": strategy, "policy": policy, "vectorized": at_once,
+        "config": config.to_dict(), "build": build,
+        "weights": mass.tolist(), "strategy": strategy,
+        "policy": policy, "vectorized": at_once,
     }  # fmt: skip
     name = name or ("" if checkpoint else "unnamed")
     identity = describe(parts, name) | {"shards": shards_digest(shards)}
@@ -313,8 +315,8 @@ def federate(
             )  # fmt: skip
             if _versions(last.state) != written:  # slices are views
                 raise ValueError(
-                    "`strategy.local` must not write into what it was sent; "
-                    "copy it first"
+                    "`strategy.local` must not write into what it was "
+                    "sent; copy it first"
                 )
             # 4. aggregate what is valid
             refused = _refused(updates, sent, shards, widths, config)
@@ -445,7 +447,7 @@ def _oversized(
 ) -> list[int]:
     """Whose change is more than `limit` times the usual one.
 
-    Changes are compared per entry, since slices differ in size. Usual is the
+    Changes are compared per entry, as slices differ in size. Usual is the
     round's median; of one or two updates it is the slice's own norm.
     """
     if not limit or not size:

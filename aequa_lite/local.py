@@ -18,8 +18,8 @@ from .slimmable import bind, prefix, split_stem, template
 from .types import Build, Samples, Shard, State, Update
 
 __all__ = [
-    "WidthSampler", "full_and_random", "full_only", "local_sgd", "one_random",
-    "sandwich",
+    "WidthSampler", "full_and_random", "full_only", "local_sgd",
+    "one_random", "sandwich",
 ]  # fmt: skip
 
 # (generator, widest width, config) -> the widths that one step trains
@@ -125,7 +125,7 @@ def logit_offsets(samples: Samples, strength: float) -> Tensor:
 
 
 def loss_shares(widths: Sequence[float], config: Config) -> list[float]:
-    """Weight of each width's loss, summing to one; the widest comes first."""
+    """Weight of each width's loss, the widest first; they sum to one."""
     raw = [(width / widths[0]) ** config.loss_power for width in widths]
     return [each / sum(raw) for each in raw]
 
@@ -282,7 +282,7 @@ def local_sgd(
     r"""Train one participant's slice on its own shard.
 
     Each step draws a batch and a set of widths $W$ and follows
-    $\sum_{v \in W} s_v M_v \nabla F(M_v \theta)$ by SGD with momentum, where
+    $\sum_{v \in W} s_v M_v \nabla F(M_v \theta)$ by SGD with momentum;
     $M_v$ masks the slice of width $v$ and $s_v \propto v^q$ with $q$ =
     `loss_power`. With $b$ = `logit_adjustment`, the loss adds
     $b \log\frac{n_c + 1}{n + C}$ to the logit of class $c$, of which the

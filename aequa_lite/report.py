@@ -1,4 +1,4 @@
-"""The report of a run: rewards judged on the test split."""
+"""The report of a run: rewards measured on the test split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST_BYTES = 1 << 26  # thousands of widths, a thousand participants
 
 @dataclass(frozen=True)
 class Report:
-    """Hold everything a run is judged by; the keys of `report.json`.
+    """Hold everything about a run; the keys of `report.json`.
 
     Accuracies are fractions in [0, 1]. `contribution` is measured on the
     validation split, `standalone` and `test_accuracy` on the test split. A
@@ -88,7 +88,7 @@ class Report:
         path = Path(folder) / "report.json"
         try:
             read = parse_json(read_limited(path, MOST_BYTES))
-            if isinstance(read, dict) and "recipe" in read:
+            if isinstance(read, dict) and "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")
             found = checked_report(read)
             return cls(**{
@@ -103,7 +103,7 @@ class Report:
 
 
 def report(outcome: Outcome) -> Report:
-    r"""Judge the rewards on the test split.
+    r"""Measure the rewards on the test split.
 
     Gain $G_i = A_i - B_i$, with $A_i$ the reward's and $B_i$ the own
     model's test accuracy; $\mathrm{MCG} = \bar G$, $\mathrm{CGS} =

@@ -6,6 +6,8 @@ import hashlib
 
 import numpy as np
 
+from ._check import refusal
+
 __all__ = ["stream"]
 
 
@@ -16,16 +18,17 @@ def stream(seed: int, *tags: str | int) -> np.random.Generator:
     different tags give independent ones.
 
     Raises:
-        ValueError: ``seed`` is negative or not a whole number.
+        ValueError: `seed` is negative or not a whole number.
 
     Example:
-        >>> draws = stream(0, "batches", 3).integers(100, size=2)
-        >>> bool((draws == stream(0, "batches", 3).integers(100, size=2)).all())
+        >>> found = stream(0, "batches", 3).integers(100, size=2)
+        >>> bool((found == stream(0, "batches", 3).integers(100, size=2)).all())
         True
 
-    Source: our choice; SHA-256 keeps tags such as ("a", "bc") and ("ab", "c") apart.
+    References:
+        Our choice; SHA-256 keeps tags such as ("a", "bc") and ("ab", "c") apart.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; allowed is a whole number from 0")
+        raise refusal("seed", "a whole number from 0", seed)
     name = "\x1f".join([str(int(seed)), *(f"{type(tag).__name__}:{tag}" for tag in tags)])
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))

@@ -127,8 +127,8 @@ def view(build: Build, theta: State, width: float) -> nn.Module:
         >>> import aequa_lite as aq
         >>> theta = aq.init_params(aq.MLP, seed=0)
         >>> x = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-        >>> wide, narrow = view(aq.MLP, theta, 0.3), slim(aq.MLP, theta, 0.3)
-        >>> bool((wide(x) == narrow(x)).all())
+        >>> ours, own = view(aq.MLP, theta, 0.3), slim(aq.MLP, theta, 0.3)
+        >>> bool((ours(x) == own(x)).all())
         True
     """
     net, tensors = template(build, width), slice_of(build, theta, width)
@@ -158,8 +158,8 @@ def fractional_slice(
 ) -> dict[str, Tensor]:
     r"""Return the slice at any width, also between two grid widths.
 
-    With $b = \lceil wg \rceil / g$ and $a = b - 1/g$, it is the slice at $b$
-    whose columns that read the units absent at $a$ are multiplied by
+    With $b = \lceil wg \rceil / g$ and $a = b - 1/g$ it is the slice at
+    $b$ whose columns that read the units absent at $a$ are multiplied by
     $f = (w - a)\,g$: zero at $a$, one at $b$, continuous in between. So the
     output is continuous in the width. Where tokens are embedded, the new
     dimensions are scaled in the embedding and where it is read: $f^2$.
@@ -225,7 +225,7 @@ def fractional_slim(
 def split_stem(net: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Split a network into its stem and the rest.
 
-    The stem's output at a width is a prefix of its output at a larger width,
+    The stem's output at a width is a prefix of its output at a larger one,
     since the input is never slimmed. It is empty if the network names none.
     """
     if not (cut := getattr(net, "stem_layers", 0)):

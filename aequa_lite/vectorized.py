@@ -78,7 +78,7 @@ def vectorized_sgd(
         >>> config = aq.Config(participants=2, local_steps=2)
         >>> train = aq.load("fashion-mini", device="cpu").train
         >>> shards = aq.data.homogeneous(train, config)
-        >>> theta, rngs = aq.init_params(aq.MLP, 0), [aq.stream(0, "doc")] * 2
+        >>> theta, rngs = aq.init_params(aq.MLP, 0), [aq.stream(0)] * 2
         >>> two = aq.vectorized.vectorized_sgd(
         ...     aq.MLP, [theta] * 2, shards, [1.0, 0.5], config, rngs)
         >>> [u.width for u in two]
@@ -161,7 +161,7 @@ class _Plan:
     def masks(
         self, step: int, like: Sequence[Tensor]
     ) -> list[Tensor | None]:
-        """The entries each width of this step holds, (K, P, ...) or None."""
+        """The entries that each width holds, (K, P, ...) or None."""
         found: list[Tensor | None] = []
         for axes, t in zip(self.axes, like, strict=True):
             mask = None
@@ -214,7 +214,7 @@ class _Stack:
     def plan(
         self, rngs: Sequence[np.random.Generator], sampler: WidthSampler
     ) -> _Plan:
-        """Draw batches and widths as the plain path does, and upload them."""
+        """Draw batches and widths as the plain path does; upload them."""
         steps, config = self.config.local_steps, self.config
         rows = [
             batches(rng, len(shard), config, steps)
@@ -256,7 +256,7 @@ class _Stack:
     def _positions(
         self, rows: Sequence[NDArray[np.int64]]
     ) -> tuple[Tensor, Tensor]:
-        """Batch positions in all samples, (steps, P, B), and (P, B) weights.
+        """Batch positions (steps, P, B), and weights (P, B).
 
         A smaller shard has smaller batches: they are padded with its first
         sample, whose weight there is zero.
@@ -274,7 +274,7 @@ class _Stack:
         return self._upload(positions), self._upload(samples)
 
     def _axes(self, sizes: NDArray[np.int32]) -> list[dict[int, Tensor]]:
-        """Which positions of each axis a width holds; equal axes share it."""
+        """Which positions of an axis a width holds; equal axes share it."""
         axes = [(k, d, n) for k, t in enumerate(self.theta)
                 for d, n in enumerate(t.shape[1:])]  # fmt: skip
         shared: dict[tuple[int, bytes], Tensor] = {}

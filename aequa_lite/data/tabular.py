@@ -171,7 +171,7 @@ def _checked_header(header: Sequence[str], where: str) -> list[str]:
         raise fault(where, f"have 1 to {MOST_COLUMNS} columns", len(names))
     for i, name in enumerate(names, start=1):
         if not 1 <= len(name) <= MOST_NAME:
-            must = f"have a name of 1 to {MOST_NAME} letters in the first line"
+            must = f"have a name of 1 to {MOST_NAME} characters in the first line"
             raise fault(f"column {i} of {where}", must, short_repr(name))
         if name in names[: i - 1]:
             must, got = "have one name each", f"{short_repr(name)} twice"

@@ -15,7 +15,12 @@ __all__ = ["Source", "check_parameters", "show_source"]
 
 
 class Source(str):
-    """Python source that a notebook displays as a highlighted block."""
+    """Python source that a notebook displays as a highlighted block.
+
+    Example:
+        >>> Source("x = 1")
+        'x = 1'
+    """
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self}\n```"

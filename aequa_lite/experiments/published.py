@@ -1,4 +1,4 @@
-"""What others published, held against the tables of our own runs: matched, trend only, not matched or not tried."""
+"""Published figures compared with the tables of our runs: matched, trend only, not matched or not tried."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ FREE = {"value", "values", "by", "trend"}
 
 @dataclass(frozen=True)
 class Claim:
-    """Hold one published figure, where it is from, and what would count as the same.
+    """Hold one published figure, its source, and the tolerance within which it is matched.
 
-    ``measure``: a column of the table, or "a - b" of two; ``rows``: column -> allowed value or values; ``trend``: what must
-    hold of our mean otherwise: ``above`` a number, ``above column`` another column's mean in the same rows.
+    Args:
+        measure: A column of the table, or "a - b" of two.
+        rows: Column -> allowed value or values.
+        trend: What must hold of our mean otherwise: `above` a number, or `above column` another column's mean.
 
     Example:
         >>> Claim("CFFL, Pearson", "its README", "seen", 0.986, "pearson", {"method": "cffl"}, 0.05, "one run").value
@@ -51,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Hold what our runs say of a claim: the verdict's word, mean and standard deviation over the rows, seeds and devices.
+    """Hold the comparison of a claim with our runs: verdict, mean and standard deviation, seeds and devices.
 
     Example:
         >>> Verdict("not tried").runs
@@ -67,10 +69,10 @@ class Verdict:
 
 
 def published(path: Path | str) -> dict[str, list[Claim]]:
-    """Read the file of published figures: subject -> claims, one for each of its ``values``.
+    """Read the file of published figures: subject -> claims, one for each of its `values`.
 
     Raises:
-        ValueError: a claim lacks a key or has one too many.
+        ValueError: A claim lacks a key or has one too many.
 
     Example:
         >>> import tempfile
@@ -121,9 +123,9 @@ def values_of(rows: pd.DataFrame, measure: str) -> pd.Series:
 
 
 def wins(table: pd.DataFrame, method: str, measure: str = "reward_best") -> tuple[int, int]:
-    """Count in how many cells a method's mean over the seeds is the highest, and the cells; ties count for nobody else.
+    """Return in how many cells a method's mean over the seeds is the highest, and the number of cells.
 
-    A cell is what all columns before ``method`` tell apart, but for the seed; one with a single method does not count.
+    A cell is a combination of all columns before `method` except the seed; cells with a single method are left out.
 
     Example:
         >>> runs = {"data": ["a", "a"], "seed": 0, "method": ["aequa", "fedavg"], "status": "done", "reward_best": [0.8, 0.7]}
@@ -140,7 +142,7 @@ def wins(table: pd.DataFrame, method: str, measure: str = "reward_best") -> tupl
 
 
 def check_claim(claim: Claim, table: pd.DataFrame | None) -> Verdict:
-    r"""Hold a claim against a table of runs: $|\bar x - v| \le$ tolerance is matched, else the trend, else not matched.
+    r"""Compare a claim with a table of runs: $|\bar x - v| \le$ tolerance is matched, else the trend, else not.
 
     Example:
         >>> claim = Claim("", "", "seen", 0.98, "pearson", {"method": "aequa"}, 0.02, "", trend={"above": 0.9})

@@ -1,4 +1,19 @@
-"""Sweep files: which notebook is run with which parameters, and every single run that follows from them."""
+"""Many papermill runs from one file: side by side, resumable; a failed run stays a row with its reason.
+
+The file says which notebook is run, which parameters are fixed and which vary: every case at every combination of the
+grid is a run (of several grids, if `grid` is a list of them)::
+
+    notebook: notebooks/reproduce.ipynb
+    fixed: {participants: 10, methods: "aequa, fedavg"}
+    when:
+      - {if: {data: sst2}, set: {network: TextCNN}}
+    cases: {sandwich: {width_sampler: sandwich}, ours: {}}
+    grid: {data: [fashion, sst2], seed: [0, 1, 2]}
+
+Each run leaves its executed notebook and a report of every method under `runs/NAME/`. What is finished is not repeated;
+what failed is. A run is claimed by a lock on a file in its folder, which ends with the process, so several processes,
+also on machines that share the folder, work on one sweep. The table goes to `results/NAME/`.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +60,7 @@ MOST_LETTERS = 100  # of a value in the name of a run's folder; the digest tells
 
 @dataclass(frozen=True)
 class Run:
-    """Hold one run of a sweep: what tells it apart from the others, its parameters, and the methods that compete in it.
+    """Hold one run of a sweep: its label, its parameters and its methods.
 
     Example:
         >>> Run({"seed": 0}, {"seed": 0, "rounds": 5}, ("aequa", "fedavg")).reports(Path("runs"))["aequa"].parts[-2:]
@@ -58,16 +73,16 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """What the run is known by: its parameters, but not its methods, so that one may be added later."""
+        """Identifies the run by its parameters, without its methods, so that one can be added later."""
         return hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode()).hexdigest()[:8]
 
     def folder(self, root: Path) -> Path:
-        """Where it lies: readable by its label, unique by its parameters."""
+        """Its folder: readable by its label, unique by its digest."""
         words = [folder_name(str(value))[:MOST_LETTERS] for value in self.label.values()]
         return root / "-".join([*words, self.digest])
 
     def reports(self, root: Path) -> dict[str, Path]:
-        """The folder of each method's report; a notebook that knows no methods leaves one report in the run's own."""
+        """The folder of each method's report; a notebook without methods leaves one report in the run's folder."""
         folder = self.folder(root)
         return {word: folder / folder_name(word) for word in self.methods} or {"": folder}
 
@@ -81,10 +96,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Hold a sweep: its notebook, what is fixed, the cases to compare, and the grids that each is run on.
+    """Hold a sweep.
 
-    ``when``: pairs of a condition and what is then set; ``defaults``: the notebook's own; ``text``: the file's, to be kept with
-    the results.
+    Args:
+        fixed: Parameters of all runs.
+        cases: Name -> parameters, for each grid point.
+        grids: Name -> values; every combination is run.
+        when: Pairs of a condition and what is then set.
+        defaults: The notebook's own parameters.
+        text: The file, kept with the results.
 
     Example:
         >>> grid = {"seed": [0, 1], "data": ["mnist"]}
@@ -102,10 +122,9 @@ class Sweep:
     text: str = ""
 
     def runs(self) -> list[Run]:
-        """Every case at each combination of the grids; a run of several grids stands once, with the methods of all.
+        """Return every case at each combination of the grids; a run of several grids appears once, with all methods.
 
-        A grid's last parameter varies first. What a grid or a case says comes before what ``when`` sets, and that before
-        what is fixed.
+        A grid's last parameter varies first. A grid or a case overrides `when`, and that overrides `fixed`.
         """
         keys = list(dict.fromkeys(name for grid in self.grids for name in grid if name != "methods"))
         found: dict[str, Run] = {}
@@ -136,7 +155,7 @@ def _many(value: Any) -> list[Any]:
 
 
 def read_sweep(path: Path | str) -> Sweep:
-    """Read a sweep file and refuse what its notebook does not know.
+    """Read a sweep file; refuse parameters that its notebook does not have.
 
     Raises:
         ValueError: a key is missing or unknown, or a parameter is none of the notebook's; the nearest name is given.
@@ -171,7 +190,7 @@ def read_sweep(path: Path | str) -> Sweep:
 
 
 def _parse_sweep(path: Path) -> Sweep:
-    """What a sweep file says, before it is held against the notebook."""
+    """The content of a sweep file, before it is compared with the notebook."""
     found, text = plain_yaml(path)
     for key in found:
         one_of("key", key, KEYS)
@@ -197,12 +216,12 @@ class _Strict(yaml.SafeLoader):
 
 
 def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
-    """Read YAML of which only what JSON knows comes out: no dates, no infinite numbers, no aliases; and the text itself.
+    """Read YAML that holds only what JSON can (no dates, infinite numbers or aliases), and its text.
 
-    A few aliases of aliases unfold to more than any memory.
+    Aliases are refused since a few aliases of aliases unfold to more than any memory.
 
     Raises:
-        ValueError: it is damaged, too large or nested beyond reason, or holds something else.
+        ValueError: It is damaged, too large, nested too deep, or holds something else.
     """
     text = read_limited(path, most).decode("utf-8")
     try:
@@ -214,13 +233,12 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
 
 
 def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
-    """Return the ``part``-th (from 0) of ``parts`` shares of the runs, each with as many of every kind as the others.
+    """Return one of `parts` balanced shares of the runs (`part` from 0).
 
-    Runs are put in the order of their labels, the seed last, so that those of one case lie together; every share takes each
-    ``parts``-th of them. Each case, and within it each data set, is split evenly to within one run.
+    Runs are sorted by label, the seed last; a share takes every `parts`-th, so each case and data set is split evenly.
 
     Raises:
-        ValueError: there is no such share.
+        ValueError: There is no such share.
 
     Example:
         >>> runs = [Run({"case": case, "seed": seed}, {}) for seed in (0, 1) for case in ("slow", "quick")]
@@ -242,9 +260,9 @@ SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "w
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[bool]:
-    """Claim a run's folder for as long as the block lasts; False where another process holds it.
+    """Claim a run's folder while the block lasts; False if another process has it.
 
-    The claim is a lock of the operating system, so it ends with the process, however that ends.
+    The claim is a lock of the operating system, so it ends with the process.
 
     Example:
         >>> import tempfile
@@ -266,7 +284,7 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 
 def reason_of(error: BaseException, folder: Path) -> str:
-    """Why there is no report: ``no data``, ``refused`` (before any work) or ``failed``, and what was said."""
+    """Why there is no report: `no data`, `refused` (before any work) or `failed`, and the message."""
     kind, said = type(error).__name__, str(error)
     if isinstance(error, PapermillExecutionError):
         kind, said = error.ename, error.evalue
@@ -276,7 +294,7 @@ def reason_of(error: BaseException, folder: Path) -> str:
 
 
 def lacking(run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> list[str]:
-    """The methods of a run that have left no report here and none elsewhere (``kept``: see ``known``)."""
+    """The methods of a run without a report, here and elsewhere (`kept`: see `known`)."""
     return [word for word in run.missing(root) if (run.digest, word) not in kept]
 
 
@@ -307,7 +325,7 @@ def run_one(notebook: Path, run: Run, root: Path, kept: Collection[tuple[str, st
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let every kernel that starts in the block compute with one thread: many such are faster than one with many."""
+    """Kernels that start in the block compute with one thread each: faster than several with many."""
     names = ("OMP_NUM_THREADS", "AEQUA_WORKERS")
     before = {name: os.environ.get(name) for name in names}
     os.environ |= dict.fromkeys(names, "1")
@@ -320,9 +338,13 @@ def one_thread_each() -> Iterator[None]:
 
 
 def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
-    """What another machine has run: the finished rows of ``results/NAME``, by the run's digest and the method.
+    """Return the finished rows of `results/NAME` by digest and method: what another machine has run.
 
-    Only those count whose parameters are still the sweep's, by the sweep file that lies beside the table.
+    Only rows whose parameters are still the sweep's are returned, by the sweep file beside the table.
+
+    Example:
+        >>> known(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
+        {}
     """
     place = results / sweep.name
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
@@ -343,7 +365,11 @@ def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str]
 def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("results")) -> pd.DataFrame:
     """Write the tables of a sweep to `results/NAME` and return the table of all runs.
 
-    Rows that the table holds from elsewhere stay.
+    Rows that the table has from elsewhere stay.
+
+    Example:
+        >>> gather.__name__  # see `aequa sweep`
+        'gather'
     """
     return write_tables(sweep, known(sweep, results), root, results)
 
@@ -357,12 +383,16 @@ def run_sweep(
 ) -> None:
     """Run what has not been finished yet, with a bar over the runs.
 
-    ``shard``: (i, n) takes a balanced n-th of the runs, for machines that share no folder; ``workers``: how many run side
-    by side (default: one for each processor, with one thread each; a single one where there is a GPU); ``kept``: what need
-    not be run, being ``known``.
+    Args:
+        shard: (i, n), a balanced n-th of the runs, for machines that share no folder.
+        workers: Runs side by side (default: one a processor, with one thread each; one on a GPU).
+        kept: What need not be run (`known`).
 
     Raises:
-        ValueError: there is no such share, or ``workers`` is not a whole number from 1.
+        ValueError: There is no such share, or `workers` is not a whole number from 1.
+
+    Example:
+        >>> run_sweep(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))  # no grid, no runs
     """
     if workers is not None:
         number("workers", workers, 1, whole=True)
@@ -390,6 +420,11 @@ def sweep_table(
 
     Raises:
         ValueError: The file or the share is not one; or no run of the sweep is done.
+
+    Example:
+        >>> sweep_table("nowhere.yml")
+        Traceback (most recent call last):
+        ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
     """
     sweep, pieces = read_sweep(file), shard.split("/")
     if len(pieces) != 2 or not all(each.isdecimal() for each in pieces):

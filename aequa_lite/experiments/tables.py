@@ -1,4 +1,4 @@
-"""Many reports become one tidy table, a row for each run and method, with its means, its spreads and where it is from."""
+"""Many reports as one tidy table, a row for each run and method, with its summary and its origin."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of p
 
 
 def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.DataFrame:
-    """Write what came of a sweep to ``results/NAME``: the table of all runs, its summary, where it is from; return the table.
+    """Write the tables of a sweep to `results/NAME`; return the table of all runs.
 
-    ``runs.csv`` has a row for each run and method, also for those that failed, were refused or have not run yet;
-    ``runs.parquet`` is the same where pandas can write it (``pip install pyarrow``); ``summary.csv`` has means, spreads and
-    seeds; ``about.json`` command, minutes, devices, versions and dates; ``sweep.yml`` is the file that was run. What the
-    table held already and this machine has not run stays: `kept`.
+    `runs.csv` has a row for each run and method, also for those that failed, were refused or have not run yet;
+    `runs.parquet` is the same if pyarrow is installed; `summary.csv` has means, spreads and seeds; `about.json` command,
+    minutes, devices, versions and dates; `sweep.yml` is the file that was run. Rows of `kept` that this machine has not
+    run stay.
     """
     here, place = root / sweep.name, results / sweep.name
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
@@ -77,7 +77,7 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
 
 
 def _writes_parquet() -> bool:
-    """Whether pandas can write Parquet here: pyarrow is heavy, and everything can be read without it."""
+    """Whether pandas can write Parquet here; pyarrow is heavy, so it is not required."""
     try:
         return bool(version("pyarrow"))
     except PackageNotFoundError:
@@ -85,8 +85,8 @@ def _writes_parquet() -> bool:
 
 
 def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dict[str, Any]]:
-    """One run as rows: what tells it apart, and what came of each of its methods, here or (``kept``) elsewhere."""
-    extra, rows = _told(run.folder(root) / "run.json"), []
+    """One run as rows, one for each method: run here, or elsewhere (`kept`)."""
+    extra, rows = _notes(run.folder(root) / "run.json"), []
     for word, folder in run.reports(root).items():
         label = {**run.label, "method": word} if word else run.label
         if not (folder / "report.json").exists():
@@ -105,8 +105,8 @@ def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dic
     return rows
 
 
-def _told(notes: Path) -> dict[str, Any]:
-    """What a run noted about itself beside its reports; nothing where that is missing or damaged."""
+def _notes(notes: Path) -> dict[str, Any]:
+    """What a run noted beside its reports; nothing if that is missing or damaged."""
     try:
         found = parse_json(read_limited(notes, MOST_NOTE_BYTES)) if notes.exists() else {}
     except (OSError, ValueError):
@@ -120,8 +120,8 @@ def _told(notes: Path) -> dict[str, Any]:
 
 
 def _figures(found: Report) -> dict[str, Any]:
-    """The figures of a report as columns."""
-    fair, alone, paid = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
+    """The measures of a report as columns."""
+    fair, alone, rewards = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
     low, high = fair.get("pearson_ceiling_interval") or (None, None)
     error = math.sqrt(float((alone * (1 - alone)).mean()) / found.data["sizes"]["test"])
     return {
@@ -137,9 +137,9 @@ def _figures(found: Report) -> dict[str, Any]:
         "alone_best": alone.max(),
         "alone_worst": alone.min(),
         "alone_sd": alone.std(),
-        "reward_best": paid.max(),
-        "reward_mean": paid.mean(),
-        **_currency(found),
+        "reward_best": rewards.max(),
+        "reward_mean": rewards.mean(),
+        **_curve_measures(found),
         "mean_width": None if found.widths is None else float(np.mean(found.widths)),
         "parameters_sent": found.parameters_sent,
         "seconds": found.seconds,
@@ -150,7 +150,7 @@ def _figures(found: Report) -> dict[str, Any]:
 
 
 def _circular_pearson(found: Report) -> float | None:
-    """Pearson as FedSAC's and FedRAC's code has it: contributions are the very test accuracies it is measured against."""
+    """Pearson as in FedSAC's and FedRAC's code: contributions are the test accuracies that it is measured against."""
     if not found.curve or not found.curve["test"]:
         return None
     curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
@@ -158,15 +158,15 @@ def _circular_pearson(found: Report) -> float | None:
     return pearson(found.standalone, np.array(found.curve["test"])[np.searchsorted(curve.widths, plan.widths)])
 
 
-def _currency(found: Report) -> dict[str, float]:
-    """How good the shared network's curve is: its ends, a quarter and half of it, its small change, its departures."""
+def _curve_measures(found: Report) -> dict[str, float]:
+    """How good the global model's curve is: its ends, a quarter and half of it, its steps, where it is not monotone."""
     if not found.curve:
         return {}
     curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
-    judged = curve_diagnostics(curve, found.contribution)
+    diagnostics = curve_diagnostics(curve, found.contribution)
     of_grid = curve.widths * found.config["grid"]
-    departs, paid = np.abs(curve.fitted - curve.accuracy), curve.widths >= min(found.widths or (1.0,)) - 1e-9
-    whole = (np.abs(of_grid - of_grid.round()) < 1e-3) | (curve.widths == curve.widths[0])  # the others fade
+    departs, rewarded = np.abs(curve.fitted - curve.accuracy), curve.widths >= min(found.widths or (1.0,)) - 1e-9
+    whole = (np.abs(of_grid - of_grid.round()) < 1e-3) | (curve.widths == curve.widths[0])  # the others are fractional
     test = np.array(found.curve["test"] or found.curve["validation"])
     grown = np.searchsorted(curve.widths, np.array(WIDTHS) + 1e-9, side="right") - 1  # the size a width has
     return {
@@ -174,11 +174,11 @@ def _currency(found: Report) -> dict[str, float]:
         "half": float(np.interp(0.5, curve.widths, test)),
         "quarter": float(np.interp(0.25, curve.widths, test)),
         "least": test[0],
-        "largest_step": judged["largest_step"],
+        "largest_step": diagnostics["largest_step"],
         "largest_whole_step": curve_diagnostics(_only(curve, whole), found.contribution)["largest_step"],
-        "noise": judged["noise"],
+        "noise": diagnostics["noise"],
         "not_monotone": float(departs.max()),
-        "not_monotone_where_paid": float(departs[paid].max()),
+        "not_monotone_where_paid": float(departs[rewarded].max()),
         **{f"at_{width}": test[k] for width, k in zip(WIDTHS, grown) if k >= 0},
     }
 
@@ -189,7 +189,7 @@ def _only(curve: Curve, kept: np.ndarray) -> Curve:
 
 
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return means and standard deviations over the seeds, a row for each cell and method, with the seeds themselves.
+    """Return means and standard deviations over the seeds, a row for each cell and method.
 
     Example:
         >>> runs = pd.DataFrame({"status": "done", "seed": [0, 1], "data": "mnist", "method": "aequa", "cgs": [0.01, 0.03]})
@@ -213,7 +213,7 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def about(table: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Return where a table is from: command, counts, minutes, devices, versions and dates.
+    """Return the origin of a table: command, counts, minutes, devices, versions and dates.
 
     Example:
         >>> about(pd.DataFrame({"status": ["done", "refused: no"], "seconds": [60.0, None]}), "mini")["minutes"]

@@ -219,7 +219,7 @@ def _per_step(
 
 
 def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
-    """Finite numbers from 0, brought to this shape."""
+    """Finite numbers from 0, broadcast to this shape."""
     try:
         found = np.array(value, dtype=float)
         found = found if shape is None else np.broadcast_to(found, shape)
