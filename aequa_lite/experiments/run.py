@@ -160,6 +160,7 @@ def compete(
 
     Example:
         >>> import tempfile
+        >>> from aequa_lite.method import assess
         >>> setup, config = Setup(methods="fedavg"), Config(participants=2, rounds=1, local_steps=1)
         >>> data, build, shards = prepare(setup, config)
         >>> problem = assess(build, shards, config, data, progress=False)
