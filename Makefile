@@ -7,9 +7,11 @@ STAMP := $(VENV)/.installed
 EXTRAS := book,test
 QUICK := runs/quickstart
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
+CORE := $(addprefix aequa_lite/,$(addsuffix .py,allocation/exact checkpoint config contribution evaluation federate local method \
+  metrics report shapley slimmable training_time types vectorized))
 AXE := $(abspath $(VENV)/package/axe.min.js)
 
-.PHONY: help quickstart test lint unit nbval strict book pdf notebooks colab bench clean distclean
+.PHONY: help quickstart test lint unit nbval strict book pdf notebooks colab gpu lock bench clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print what every verb does
@@ -27,8 +29,8 @@ $(STAMP): pyproject.toml
 
 quickstart: $(STAMP) ## run the whole system on real data (about a minute) and print who earned what
 	@mkdir -p $(QUICK)
-	$(BIN)/papermill --log-output --no-progress-bar notebooks/01_quickstart.ipynb $(QUICK)/00_quickstart.ipynb -p out $(QUICK)
-	@$(BIN)/python -m aequa_lite $(QUICK)
+	$(BIN)/papermill --log-output --no-progress-bar notebooks/01_quickstart.ipynb $(QUICK)/01_quickstart.ipynb -p out $(QUICK)
+	@$(BIN)/aequa show $(QUICK)
 
 test: lint unit nbval strict ## run everything that CI runs: lint, unit tests, notebooks, strict book build
 	@echo "lint, unit tests, notebooks and book: all passed"
@@ -36,6 +38,7 @@ test: lint unit nbval strict ## run everything that CI runs: lint, unit tests, n
 lint: $(STAMP) ## check style and spelling of code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --line-length 76 $(CORE)
 	$(BIN)/codespell
 
 # two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other
@@ -66,6 +69,13 @@ notebooks: $(STAMP) ## run the notebooks again and refresh their committed outpu
 
 colab: $(STAMP) ## run every notebook with Colab's packages and no others (COLAB_PYTHON=path of a Python 3.13; half an hour)
 	$(BIN)/python scripts/colab_check.py $(if $(COLAB_PYTHON),--python $(COLAB_PYTHON))
+
+gpu: $(STAMP) ## on a machine with a GPU: check it and measure it (under nine minutes), into results/gpu
+	$(BIN)/pytest -q -n0 -m gpu tests
+	$(BIN)/python benchmarks/gpu.py
+
+lock: $(STAMP) ## write requirements.lock anew: what a fresh environment installs, with hashes
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml --extra book --extra test -o requirements.lock
 
 bench: $(STAMP) ## measure the speeds on this machine and write the book's page of them (keep it quiet for five minutes)
 	$(BIN)/python benchmarks/speed.py
