@@ -2,9 +2,9 @@
 
 usage: python benchmarks/flower_fleet.py [--folder results/flower] [--participants 3 10]      (needs `aequa-lite[flower]`)
 
-One run for each number of participants, widths spread over [0.1, 1]. Every participant reaches the server through a door
-that counts bytes, so what is counted is all that crosses the socket: slices, rewards, polls and Flower's own words. The same
-rounds are then run in one process; the networks must agree to the bit.
+One run for each number of participants, rewarded while training. Every participant reaches the server through a proxy
+that counts bytes: slices, rewards, polls and Flower's own messages. The same run follows in one process; the networks must
+agree to the bit.
 """
 
 from __future__ import annotations
@@ -19,31 +19,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from measure import ROOT, store, where
 from safetensors.torch import load_file
 
 import aequa_lite as aq
 from aequa_lite.flower.fleet import Fleet
-from aequa_lite.flower.settings import WELL
 
 PARTITION = "homogeneous"
 
 
-class Door:
+class CountingProxy:
     """Pass bytes between one participant and the server, and count them."""
 
     def __init__(self, port: int) -> None:
         self.port, self.down, self.up = port, 0, 0
         self.listening = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self._welcome, daemon=True).start()
+        threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.listening.getsockname()[1]}"
 
-    def _welcome(self) -> None:
+    def _accept(self) -> None:
         while True:
             here, _ = self.listening.accept()
             try:
@@ -51,28 +49,28 @@ class Door:
             except OSError:  # the server has gone
                 here.close()
                 continue
-            for pair, way in (((here, there), "up"), ((there, here), "down")):
-                threading.Thread(target=self._carry, args=(*pair, way), daemon=True).start()
+            for pair, direction in (((here, there), "up"), ((there, here), "down")):
+                threading.Thread(target=self._forward, args=(*pair, direction), daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, way: str) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         try:
             while content := source.recv(1 << 16):
                 target.sendall(content)
-                setattr(self, way, getattr(self, way) + len(content))
+                setattr(self, direction, getattr(self, direction) + len(content))
             target.shutdown(socket.SHUT_WR)
         except OSError:
             pass
 
 
-class Counted(Fleet):
-    """A fleet whose participants come through counting doors."""
+class CountedFleet(Fleet):
+    """A fleet whose participants connect through counting proxies."""
 
-    doors: dict[int, Door]
+    proxies: dict[int, CountingProxy]
 
-    def door(self, number: int) -> str:
-        self.doors = getattr(self, "doors", {})
-        self.doors[number] = Door(self.port)
-        return self.doors[number].address
+    def address_for(self, participant: int) -> str:
+        self.proxies = getattr(self, "proxies", {})
+        self.proxies[participant] = CountingProxy(self.port)
+        return self.proxies[participant].address
 
 
 def most_memory(pid: int) -> float:
@@ -84,40 +82,41 @@ def most_memory(pid: int) -> float:
 def measured(participants: int, rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of one run: of the rounds, and of the participants."""
     config = aq.Config(participants=participants, rounds=rounds)
-    widths = [round(float(w), 3) for w in np.linspace(0.1, 1.0, participants)]
-    policy = f"fixed_widths({tuple(widths)})"
-    with tempfile.TemporaryDirectory() as folder, Counted(folder, participants, partition=PARTITION) as fleet:
-        asked, started = fleet.settings(policy=policy), time.perf_counter()
-        fleet.submit(asked, config)
-        assert fleet.wait(asked) == WELL, fleet.tail("server")
-        whole, held = time.perf_counter() - started, most_memory(fleet.processes["server"].pid)
-        ledger = json.loads((Path(asked.folder) / "ledger.json").read_text())["rounds"]
-        theta = load_file(Path(asked.folder) / "theta.safetensors")
-        crossed = {i: (door.down, door.up) for i, door in fleet.doors.items()}
-    shards = aq.registry.partition(PARTITION)(aq.load("fashion-mini", device="cpu").train, config)
-    started = time.perf_counter()
-    *_, last = aq.federate(aq.MLP, shards, config, policy=policy(policy), progress=False)
+    with tempfile.TemporaryDirectory() as folder, CountedFleet(folder, participants, partition=PARTITION) as fleet:
+        settings, started = fleet.settings(algorithm="aequa(schedule='training_time(0.0)')"), time.perf_counter()
+        report = fleet.run(settings, config)
+        whole, link = time.perf_counter() - started, most_memory(fleet.processes["server"].pid)
+        rows = json.loads((Path(settings.folder) / "run.json").read_text())["rounds"]
+        theta = load_file(Path(settings.folder) / "state.safetensors")
+        crossed = {i: (proxy.down, proxy.up) for i, proxy in fleet.proxies.items()}
+    dataset = aq.load("fashion-mini", device="cpu")
+    shards = aq.registry.lookup("partition", PARTITION)(dataset.train, config)
+    build = aq.for_dataset(aq.MLP, dataset)
+    problem = aq.method.assess(build, shards, config, dataset, progress=False)
+    policy = aq.training_time(0.0)(build, dataset.validation, problem.contribution)
+    weights, started = aq.aggregation_weights(shards, config, problem.contribution), time.perf_counter()
+    *_, last = aq.federate(build, shards, config, policy=policy, weights=weights, progress=False)
     alone = (time.perf_counter() - started) / rounds
-    assert all(torch.equal(theta[k], last.theta[k]) for k in theta), "the networks differ"
+    assert all(torch.equal(theta[f"theta/{k}"], t) for k, t in last.theta.items()), "the networks differ"
     about = {"participants": participants, "net": "MLP", "local_steps": config.local_steps, "flwr": version("flwr")}
     times = [
         {**about, "round": row["round"], "seconds": row["seconds"], "seconds_in_process": round(alone, 3),
-         "overhead": round(row["seconds"] - alone, 3), "app_memory_mb": row["memory_mb"], "link_memory_mb": held,
+         "overhead": round(row["seconds"] - alone, 3), "app_memory_mb": row["memory_mb"], "link_memory_mb": link,
          "run_seconds": round(whole, 1)}
-        for row in ledger
+        for row in rows
     ]  # fmt: skip
     sizes = []
-    for i, width in enumerate(widths):
-        slice_ = 4 * aq.n_parameters(aq.MLP(width))
-        sent = [row["participants"][str(i)]["down"] for row in ledger]
-        sizes.append({**about, "participant": i, "width": width, "slice_bytes": slice_, "sent_per_round": sent[0],
-                      "rounds": rounds, "socket_down": crossed[i][0], "socket_up": crossed[i][1],
-                      "beyond_slices": crossed[i][0] - (rounds + 1) * slice_})  # fmt: skip
+    for i in range(participants):
+        own = [row["participants"][str(i)] for row in rows]
+        slices = 4 * sum(aq.n_parameters(build(each["width"])) for each in own) + 4 * report.parameters[i]
+        sizes.append({**about, "participant": i, "width": own[-1]["width"], "slice_bytes": slices,
+                      "sent_per_round": own[-1]["down"], "rounds": rounds, "socket_down": crossed[i][0],
+                      "socket_up": crossed[i][1], "beyond_slices": crossed[i][0] - slices})  # fmt: skip
     return times, sizes
 
 
 def main() -> None:
-    """Measure and write ``rounds.csv`` and ``bytes.csv``."""
+    """Measure and write `rounds.csv` and `bytes.csv`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "results" / "flower")
     parser.add_argument("--participants", type=int, nargs="+", default=[3, 10])

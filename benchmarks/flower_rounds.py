@@ -3,7 +3,7 @@
 usage: python benchmarks/flower_rounds.py [--folder results/speed]      (needs `pip install "flwr[simulation]>=1.42,<1.43"`)
 
 Ten participants. A Flower round and one of ours in turn, in the same process; both run the package's own local steps on the
-same slices and merge in the same order, so the networks must agree to the bit. What differs is the engine: Ray's processes
+same slices and aggregate in the same order, so the networks must agree to the bit. What differs is the engine: Ray's processes
 and Flower's messages there, worker threads here. The fewer the local steps, the more of a round is the engine's own.
 """
 
@@ -35,8 +35,8 @@ def shards_of(config: aq.Config) -> list[aq.Shard]:
     return aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
 
 
-def answer(message: Any, context: Any) -> Any:
-    """What a node does with a message: the package's local steps."""
+def reply(message: Any, context: Any) -> Any:
+    """A node's reply to a message: the package's local steps."""
     from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
     asked = message.content["asked"]
@@ -44,16 +44,16 @@ def answer(message: Any, context: Any) -> Any:
         aq.Config(lr=0.002, local_steps=asked["steps"], rounds=ROUNDS, participants=10),
         context.node_config["partition-id"],
     )
-    draws = aq.stream(config.seed, "local", asked["round"], i)
+    rng = aq.stream(config.seed, "local", asked["round"], i)
     state = message.content["state"].to_torch_state_dict()
     first = asked["round"] * config.local_steps
-    update = aq.local_sgd(aq.MLP, state, shards_of(config)[i], 1.0, config, draws, first=first)
-    said = {"state": ArrayRecord(update.state), "by": ConfigRecord({"participant": int(i)})}
-    return Message(content=RecordDict(said), reply_to=message)
+    update = aq.local_sgd(aq.MLP, state, shards_of(config)[i], 1.0, config, rng, first=first)
+    content = {"state": ArrayRecord(update.state), "by": ConfigRecord({"participant": int(i)})}
+    return Message(content=RecordDict(content), reply_to=message)
 
 
 def flower_round(grid: Any, state: dict, config: aq.Config, index: int) -> dict:
-    """Send the state to every node, wait for all, merge in the order of the participants."""
+    """Send the state to every node, wait for all, aggregate in the order of the participants."""
     from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
     asked = ConfigRecord({"steps": config.local_steps, "round": index})
@@ -110,7 +110,7 @@ def main() -> None:
     except (ImportError, PackageNotFoundError):
         sys.exit('Flower\'s simulation is not installed here: pip install "flwr[simulation]>=1.42,<1.43"')
     nodes, server, rows = ClientApp(), ServerApp(), []
-    nodes.train()(answer)
+    nodes.train()(reply)
 
     @server.main()
     def _(grid: Any, context: Any) -> None:

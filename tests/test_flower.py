@@ -175,6 +175,29 @@ def test_the_report_and_the_rewards_are_those_of_one_process(
         assert aq.load_reward(mine) is not None
 
 
+@pytest.mark.parametrize("name", ["fedavg", "cgsv(0.5)", "fedavg_finetuned(0.5)", "fedsac"])
+def test_baselines_give_the_report_of_one_process(
+    name: str, data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path
+) -> None:
+    asked = replace(asked, algorithm=name)
+    report = server.run_over(Inline(asked, three, tmp_path), asked, three)
+    shards = aq.registry.lookup("partition", PARTITION)(data.train, three)
+    problem = aq.method.assess(aq.for_dataset(aq.MLP, data), shards, three, data, progress=False)
+    outcome = aq.registry.algorithm(name)(problem, train=partial(aq.method.train, progress=False))
+    assert result(report) == result(replace(outcome, partition=PARTITION).report)
+    for i, model in enumerate(outcome.models):
+        files = list((tmp_path / f"{i}").glob("*.safetensors"))
+        if name == "fedsac":  # its networks have other layers than the constructor's
+            assert not files
+        else:
+            assert same(files[0], model.state_dict())
+
+
+def test_every_algorithm_with_a_name_can_be_trained_by_participants(three: aq.Config, asked: Settings) -> None:
+    for name in aq.registry.TABLES["algorithm"]:
+        server.prepare(replace(asked, algorithm=name), three)
+
+
 def test_a_finished_run_hands_out_its_rewards_again(
     data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from ..networks.base import for_dataset
 from ..registry import algorithm, network
 from ..report import Report
 from ..rewards.files import VOCABULARY, save_rewards
-from ..slimmable import slim
+from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard
 from .participants import ParticipantRegistry, roster
 from .remote import remote_train, sampler_name
@@ -146,14 +146,19 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
 
 
 def _reward_files(outcome: Outcome, folder: Path) -> list[Path]:
-    """The files of the rewards; full networks where the algorithm has no widths."""
-    problem = outcome.problem
+    """The files of the rewards; none where they are no networks of the constructor, as FedSAC's."""
+    problem, models = outcome.problem, outcome.models
     if outcome.plan is None:
+        full = n_parameters(problem.build(1.0))
+        if any(n_parameters(model) != full for model in models):
+            print(
+                f"the rewards of {outcome.method} cannot be sent: they are no networks of the constructor", flush=True
+            )
+            return []
         identity = {"trained": dict(outcome.last.identity), "rewarded": dict(outcome.rewarding)}
-        widths = [1.0] * len(outcome.models)
-        save_rewards(folder, problem.build, outcome.models, widths, problem.config, identity=identity,
+        save_rewards(folder, problem.build, models, [1.0] * len(models), problem.config, identity=identity,
                      vocabulary=problem.data.words)  # fmt: skip
-    return [folder / f"participant-{i:02d}.safetensors" for i in range(len(outcome.models))]
+    return [folder / f"participant-{i:02d}.safetensors" for i in range(len(models))]
 
 
 def _hand_out(registry: ParticipantRegistry, paths: Sequence[Path], deadline: float) -> None:
