@@ -1,28 +1,68 @@
-"""What CONTRIBUTING.md shows is run: its examples, and the sweep file in it."""
+"""CONTRIBUTING.md is tested: its examples run, their words resolve, and what it mentions exists."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import aequa_lite as aq
+from aequa_lite import _check, registry
 from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.S)
+EXAMPLE = re.compile(
+    r'File: `aequa_lite/([\w/]+\.py)`\. Line of `registry\.py`, in `"(\w+)"`:\s`"(\w+)": "([\w.]+):(\w+)"`\.'
+    r"\n\n```python\n(.*?)```",
+    flags=re.S,
+)
+EXAMPLES = EXAMPLE.findall(TEXT)
 
 
-def test_there_are_three_programs_and_a_sweep() -> None:
-    assert len(PROGRAMS) == 3
+def test_there_is_an_example_of_each_kind() -> None:
+    assert [each[1] for each in EXAMPLES] == ["allocation", "network", "partition", "contribution", "algorithm"]
+    assert TEXT.count("```python") == len(EXAMPLES)
     assert TEXT.count("```yaml") == 1
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: re.findall(r"^(?:class|def) (\w+)", text, re.M)[0])
-def test_a_worked_example_runs(program: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "kind", "word", "path", "name", "program"), EXAMPLES, ids=[each[2] for each in EXAMPLES]
+)
+def test_an_example_runs_and_its_line_of_the_registry_finds_it(
+    file: str, kind: str, word: str, path: str, name: str, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "assert " in program
-    exec(program, {})  # our own page
+    defined: dict[str, Any] = {}
+    exec(program, defined)  # our own page
+    assert (ROOT / "aequa_lite" / file).exists()
+    assert file == path.replace(".", "/") + ".py"
+    assert word not in registry.TABLES[kind]
+    assert not hasattr(importlib.import_module(f"aequa_lite.{path}"), name)
+    monkeypatch.setattr(importlib.import_module(f"aequa_lite.{path}"), name, defined[name], raising=False)
+    monkeypatch.setitem(registry.TABLES[kind], word, f"{path}:{name}")
+    assert registry.lookup(kind, word) is defined[name]
+
+
+def test_an_example_can_be_used_in_a_run() -> None:
+    defined: dict[str, Any] = {}
+    for *_, program in EXAMPLES:
+        exec(program, defined)
+    data, config = aq.load("fashion-mini"), aq.Config(participants=3, rounds=1, local_steps=1, grid=20)
+    outcome = aq.aequa(
+        aq.for_dataset(defined["OneLayer"], data),
+        defined["halving"](data.train, config),
+        config,
+        data,
+        contribution=defined["balanced_accuracy"],
+        allocation=defined["halves"],
+        progress=False,
+    )
+    assert set(outcome.plan.widths) <= {outcome.curve.level_widths[0], outcome.curve.level_widths[-1]}
 
 
 def test_the_sweep_is_one_that_its_notebook_knows(tmp_path: Path) -> None:
@@ -33,17 +73,22 @@ def test_the_sweep_is_one_that_its_notebook_knows(tmp_path: Path) -> None:
     assert every[0].methods == ("aequa", "fedavg")
 
 
-def test_every_file_and_name_that_is_mentioned_exists() -> None:
-    prose = re.sub(r"```.*?```", "", TEXT, flags=re.S)
-    for name in re.findall(r"`((?:tests|scripts|book|sweeps)/[\w./]+\.\w+)`", prose):
+def test_every_file_that_is_mentioned_exists() -> None:
+    for name in re.findall(r"`((?:tests|scripts|book|sweeps|aequa_lite)/[\w./]*)`", PROSE):
         assert (ROOT / name).exists() or "NAME" in name, name
-    code = "\n".join(
-        path.read_text(encoding="utf-8") for folder in ("aequa_lite", "tests") for path in (ROOT / folder).glob("*.py")
-    )
-    for room, name in re.findall(r"`(\w+)\.([A-Z]+)`", prose):
-        assert re.search(rf"^{name}\b", (ROOT / "aequa_lite" / f"{room}.py").read_text(encoding="utf-8"), re.M), name
-    for name in ("units", "spread_minus_gain", "OBJECTIVES", "METHODS"):
-        assert name in code
+    for name in re.findall(r"`(_?\w+\.py)`", PROSE):
+        assert name == "__init__.py" or (ROOT / "aequa_lite" / name).exists(), name
+
+
+def test_every_name_that_is_mentioned_exists() -> None:
+    for path in re.findall(r"`aq\.([\w.]+)", PROSE):
+        found: Any = aq
+        for name in () if "NAME" in path else path.split("."):
+            found = getattr(found, name)
+    (checks,) = re.findall(r"`_check\.py` write it: ([^.]*)\.", PROSE)
+    assert sorted(re.findall(r"`(\w+)`", checks)) == _check.__all__
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for verb in re.findall(r"`make (\w+)`", prose):
+    for verb in re.findall(r"`make (\w+)`", PROSE):
         assert re.search(rf"^{verb}:", makefile, re.M), verb
+    for name in re.findall(r"`(test_\w+)`", PROSE):
+        assert any(f"def {name}(" in path.read_text() for path in (ROOT / "tests").glob("test_*.py")), name
