@@ -33,7 +33,7 @@ ROUNDS = 11  # the first is not counted: pfl judges the network in it
 NETS = {"MLP": aq.MLP, "LeNet": aq.LeNet}
 
 
-def judged(net: nn.Module) -> nn.Module:
+def evaluation_mode(net: nn.Module) -> nn.Module:
     """The network with the two functions that pfl asks of it."""
     net.loss = lambda x, y, eval=False: cross_entropy(net(x), y)
     net.metrics = lambda x, y, eval=False: {"loss": 0.0}
@@ -65,8 +65,8 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
 
         def iter(self, batch_size: int | None) -> Iterator[list[torch.Tensor]]:
             x, y = self.raw_data
-            draws = aq.stream(config.seed, "local", len(last), self.user_id)
-            for chosen in torch.as_tensor(batches(draws, len(y), config, config.local_steps)):
+            rng = aq.stream(config.seed, "local", len(last), self.user_id)
+            for chosen in torch.as_tensor(batches(rng, len(y), config, config.local_steps)):
                 yield [x[chosen], y[chosen]]
 
     class Turn(TrainingProcessCallback):
@@ -80,7 +80,7 @@ def compare(name: str, steps: int) -> list[dict[str, Any]]:
             seconds["aequa_lite"].append(self.started - between)
             return False, Metrics()
 
-    net = judged(aq.slim(build, init_params(build, config.seed), 1.0))
+    net = evaluation_mode(aq.slim(build, init_params(build, config.seed), 1.0))
     model = PyTorchModel(
         net,
         local_optimizer_create=lambda weights, lr: torch.optim.SGD(weights, lr, config.momentum),

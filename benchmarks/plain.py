@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import aequa_lite as aq
-from aequa_lite.local import WidthSampler, batches, shares
+from aequa_lite.local import WidthSampler, batches, loss_shares
 from aequa_lite.networks.base import init_params, n_units
 from aequa_lite.slimmable import Build
 
@@ -78,7 +78,12 @@ def with_slices(net: nn.Module, build: Build, width: float, x: Tensor, y: Tensor
 
 
 def rounds(
-    build: Build, shards: list[aq.Shard], config: aq.Config, *, sliced: bool, draw: WidthSampler = aq.full_and_random
+    build: Build,
+    shards: list[aq.Shard],
+    config: aq.Config,
+    *,
+    sliced: bool,
+    width_sampler: WidthSampler = aq.full_and_random,
 ):
     """Train together for all rounds, one participant after another; return the final state as a list of tensors."""
     net, backward = (SLICED[build](), with_slices) if sliced else (build(1.0), with_copies)
@@ -88,25 +93,27 @@ def rounds(
             p.copy_(start)
     mass = np.array([len(shard) for shard in shards], dtype=float)
     for index in range(config.rounds):
-        trained = [local(net, backward, build, shard, config, index, draw) for shard in shards]
+        trained = [local(net, backward, build, shard, config, index, width_sampler) for shard in shards]
         with torch.no_grad():
             for p, *own in zip(net.parameters(), *(each.parameters() for each in trained), strict=True):
                 p.copy_(sum(m * q for m, q in zip((mass / mass.sum()).tolist(), own, strict=True)))
     return [p.detach() for p in net.parameters()]
 
 
-def local(net, backward, build: Build, shard: aq.Shard, config: aq.Config, index: int, draw: WidthSampler) -> nn.Module:
+def local(
+    net, backward, build: Build, shard: aq.Shard, config: aq.Config, index: int, width_sampler: WidthSampler
+) -> nn.Module:
     """One participant's steps on its own copy."""
     own = copy.deepcopy(net)
     optimiser = torch.optim.SGD(own.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
-    draws = aq.stream(config.seed, "local", index, shard.participant)
-    order = torch.as_tensor(batches(draws, len(shard), config, config.local_steps), device=shard.samples.y.device)
+    rng = aq.stream(config.seed, "local", index, shard.participant)
+    order = torch.as_tensor(batches(rng, len(shard), config, config.local_steps), device=shard.samples.y.device)
     for step, chosen in enumerate(order, start=index * config.local_steps):
         optimiser.param_groups[0]["lr"] = config.lr_at(step)
         x, y = shard.samples.x[chosen], shard.samples.y[chosen]
         optimiser.zero_grad()
-        widths = draw(draws, 1.0, config)
-        for width, share in zip(widths, shares(widths, config), strict=True):
+        widths = width_sampler(rng, 1.0, config)
+        for width, share in zip(widths, loss_shares(widths, config), strict=True):
             backward(own, build, width, x, y, share)
         optimiser.step()
     return own
@@ -118,8 +125,8 @@ def bare(build: Build, shard: aq.Shard, config: aq.Config) -> list[Tensor]:
     optimiser = torch.optim.SGD(net.parameters(), config.lr, config.momentum)
     for index in range(config.rounds):
         optimiser.state.clear()  # momentum begins anew in every round
-        draws = aq.stream(config.seed, "local", index, shard.participant)
-        order = torch.as_tensor(batches(draws, len(shard), config, config.local_steps), device=shard.samples.y.device)
+        rng = aq.stream(config.seed, "local", index, shard.participant)
+        order = torch.as_tensor(batches(rng, len(shard), config, config.local_steps), device=shard.samples.y.device)
         for step, chosen in enumerate(order, start=index * config.local_steps):
             optimiser.param_groups[0]["lr"] = config.lr_at(step)
             optimiser.zero_grad()

@@ -62,7 +62,7 @@ class Scale:
     batches: tuple[int, ...] = (1, 256)
 
 
-def recipe_of(scale: Scale, **changes: Any) -> aq.Config:
+def config_of(scale: Scale, **changes: Any) -> aq.Config:
     """The recipe that all ways of a comparison share.
 
     Its rate is small: over a hundred steps a large one turns the last digit of a sum into another network.
@@ -72,10 +72,14 @@ def recipe_of(scale: Scale, **changes: Any) -> aq.Config:
 
 
 def final(
-    build: Build, shards: Sequence[aq.Shard], config: aq.Config, draw: WidthSampler = aq.full_and_random, **options: Any
+    build: Build,
+    shards: Sequence[aq.Shard],
+    config: aq.Config,
+    width_sampler: WidthSampler = aq.full_and_random,
+    **options: Any,
 ) -> list[torch.Tensor]:
     """Train together with the package; the final state as a list of tensors."""
-    strategy = aq.slimmable(build, width_sampler=draw)
+    strategy = aq.slimmable(build, width_sampler=width_sampler)
     *_, last = aq.federate(build, shards, config, strategy=strategy, progress=False, **options)
     return list(last.theta.values())
 
@@ -97,7 +101,7 @@ def with_threads(threads: int, rival: Callable[[], Any]) -> Callable[[], Any]:
 def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """Against the plainest sequential loop that does the same work, written in two ways, with two settings of threads."""
     build, rows = NETS[net], []
-    config = recipe_of(scale)
+    config = config_of(scale)
     shards = aq.data.homogeneous(aq.load("fashion-mini", device=device).train, config)
     rivals = {"aequa_lite": with_threads(scale.threads, lambda: final(build, shards, config))}
     if device == "cuda":  # where the default is to train all participants in one pass
@@ -115,10 +119,10 @@ def plain(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
 def overhead(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """What the loop costs beyond forward, backward and step: one participant, one worker, full width only."""
     build, rows = NETS[net], []
-    config = recipe_of(scale, participants=1, rounds=2, local_steps=scale.bare_steps // 2)
+    config = config_of(scale, participants=1, rounds=2, local_steps=scale.bare_steps // 2)
     shards = aq.data.homogeneous(aq.load("fashion-mini", device=device).train, config)
     rivals = {
-        "aequa_lite": with_threads(1, lambda: final(build, shards, config, aq.full_only, count=1, vectorized=False)),
+        "aequa_lite": with_threads(1, lambda: final(build, shards, config, aq.full_only, workers=1, vectorized=False)),
         "bare steps": with_threads(1, lambda: bare(build, shards[0], config)),
     }
     seconds, found = in_turn(rivals, 2 * scale.repeats, device)
@@ -132,10 +136,10 @@ def overhead(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
 def workers(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """One, two and four workers: the same bits, less time."""
     build, rows = NETS[net], []
-    config = recipe_of(scale)
+    config = config_of(scale)
     shards = aq.data.homogeneous(aq.load("fashion-mini", device=device).train, config)
     rivals = {
-        str(count): (lambda count=count: final(build, shards, config, count=count, vectorized=False))
+        str(count): (lambda count=count: final(build, shards, config, workers=count, vectorized=False))
         for count in (1, 2, 4)
     }
     seconds, found = in_turn(rivals, scale.repeats, device)
