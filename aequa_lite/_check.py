@@ -44,9 +44,9 @@ def number(
     """
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
     right = isinstance(value, kinds) and not isinstance(value, bool)
-    if right and abs(value) < math.inf and low <= value <= high:
-        if not (above and value == low) and not (below and value == high):
-            return value
+    at_end = right and ((above and value == low) or (below and value == high))
+    if right and abs(value) < math.inf and low <= value <= high and not at_end:
+        return value
     kind = "a whole number" if whole else "a number"
     if math.isinf(low) and math.isinf(high):
         raise refusal(name, kind if whole else "a finite number", value)

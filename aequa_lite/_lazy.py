@@ -13,11 +13,11 @@ def attach(
     """Return `__getattr__`, `__dir__` and `__all__` for a package whose files hold these names."""
     home = {name: file for file, names in files.items() for name in names}
 
-    def __getattr__(name: str) -> Any:
+    def load(name: str) -> Any:
         if name in home:
             return getattr(import_module(f"{package}.{home[name]}"), name)
         if name in files:
             return import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return __getattr__, lambda: sorted({*home, *files}), sorted(home)
+    return load, lambda: sorted({*home, *files}), sorted(home)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._check import refusal
-from ._io import atomic_write, error_text, parse_json
+from ._io import error_text, parse_json
 from ._validation import checked_update, save_tensors, tensors_at
 from .types import Round, ServerState, Shard, State
 

@@ -48,6 +48,7 @@ Contribution = Callable[
     [Sequence[nn.Module], Sequence[Shard], Dataset], NDArray[np.float64]
 ]
 Rule = Callable[[NDArray[np.float64], Curve], Plan]
+RATIONAL: Rule = partial(allocate, individually_rational=True)
 
 
 def standalone_accuracy(
@@ -192,16 +193,8 @@ def train(problem: Problem, strategy: Strategy, **options: Any) -> Round:
         >>> train(problem, aq.slimmable(aq.MLP), progress=False).index
         0
     """
-    last = None
-    for last in federate(
-        problem.build,
-        problem.shards,
-        problem.config,
-        strategy=strategy,
-        **options,
-    ):
-        pass
-    assert last is not None  # a config has at least one round
+    build, shards, config = problem.build, problem.shards, problem.config
+    *_, last = federate(build, shards, config, strategy=strategy, **options)
     return last
 
 
@@ -256,7 +249,7 @@ def slimmable_rewards(
     problem: Problem,
     *,
     schedule: Schedule | None = None,
-    allocation: Rule = partial(allocate, individually_rational=True),
+    allocation: Rule = RATIONAL,
     width_sampler: WidthSampler = full_and_random,
     server: ServerOptimizer | None = None,
     aggregate: Aggregator = aggregate,
@@ -311,7 +304,7 @@ def aequa(
     *,
     schedule: Schedule | None = None,
     contribution: Contribution | ArrayLike = standalone_accuracy,
-    allocation: Rule = partial(allocate, individually_rational=True),
+    allocation: Rule = RATIONAL,
     width_sampler: WidthSampler = full_and_random,
     server: ServerOptimizer | None = None,
     aggregate: Aggregator = aggregate,

@@ -66,8 +66,8 @@ def write_cells(notebooks: list[Path]) -> None:
             print(f"{path.name}: first cell written")
 
 
-def said(*command: str | Path, **options: object) -> str:
-    """Run a command and return what it said; what went wrong is shown whole."""
+def output_of(*command: str | Path, **options: object) -> str:
+    """Run a command and return its output; a failure is shown whole."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)  # type: ignore[call-overload]
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command[:6]))} ... failed:\n{done.stdout}{done.stderr}")
@@ -77,24 +77,24 @@ def said(*command: str | Path, **options: object) -> str:
 def machine(python: str, place: Path) -> Path:
     """Copy an interpreter, so that it is no virtual environment, and install what Colab has; return its executable."""
     where = "import sys, sysconfig; print(sys.base_prefix); print(sysconfig.get_path('purelib', vars={'base': ''}))"
-    base, site = said(python, "-c", where).split()
+    base, site = output_of(python, "-c", where).split()
     if base == "/usr":
         sys.exit(
             f"--python is {python}, which the system owns; allowed is one in a folder of its own (pyenv, uv, conda)"
         )
     shutil.copytree(base, place, symlinks=True, ignore=shutil.ignore_patterns("site-packages", "test", "__pycache__"))
     site_packages, executable = place / site.strip("/"), place / "bin" / "python3"
-    said(executable, "-m", "ensurepip")
+    output_of(executable, "-m", "ensurepip")
     lines = [line for line in LISTED.read_text().splitlines() if line and not line.startswith("#")]
     own = [line for line in lines if line.startswith(("torch=", "torchvision="))]
     put = (sys.executable, "-m", "uv", "pip", "install", "-q", "--python", executable)
-    said(*put, "--no-deps", "--reinstall", "pip==24.1.2")  # Colab's; its script now starts this interpreter
-    said(*put, "--no-deps", *[line for line in lines if line not in own])
+    output_of(*put, "--no-deps", "--reinstall", "pip==24.1.2")  # Colab's; its script now starts this interpreter
+    output_of(*put, "--no-deps", *[line for line in lines if line not in own])
     spec = find_spec("nvidia")
     if spec is None or not spec.submodule_search_locations:
-        said(*put, *lines)  # with whatever torch asks for
+        output_of(*put, *lines)  # with whatever torch asks for
     else:
-        said(*put, "--no-deps", *own)
+        output_of(*put, "--no-deps", *own)
         (site_packages / "nvidia").symlink_to(next(iter(spec.submodule_search_locations)))
     (site_packages / "google" / "colab").mkdir(parents=True)
     (site_packages / "google" / "colab" / "__init__.py").write_text("")
@@ -107,7 +107,7 @@ def machine(python: str, place: Path) -> Path:
 
 def installed(executable: Path) -> dict[str, str]:
     """Every package of the simulated machine and its version."""
-    listed = json.loads(said(executable, *PIP, "list", "--format", "json"))
+    listed = json.loads(output_of(executable, *PIP, "list", "--format", "json"))
     return {each["name"].lower(): each["version"] for each in listed}
 
 
@@ -123,7 +123,7 @@ def kernel(executable: Path, place: Path) -> dict[str, str]:
 
 
 def run(path: Path, wheel: Path, empty: Path, env: dict[str, str]) -> tuple[bool, str]:
-    """Run one notebook in an empty folder; return whether it went through and what is to be said of it."""
+    """Run one notebook in an empty folder; return whether it went through and a sentence about it."""
     empty.mkdir()
     text = (
         path.read_text(encoding="utf-8").replace(PACKAGE, wheel.as_uri()).replace(TABLES, (ROOT / "results").as_uri())
@@ -154,13 +154,13 @@ def main() -> None:
     if not executable.exists():
         machine(asked.python, place / "colab")
     env = kernel(executable, runs)
-    said(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", runs, ROOT)
+    output_of(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", runs, ROOT)
     (wheel,) = runs.glob("aequa_lite-*.whl")
     remove = (executable, *PIP, "uninstall", "-q", "-y", "aequa-lite")
-    said(*remove)  # a check that was killed has left it on a machine that is used again
+    output_of(*remove)  # a check that was killed has left it on a machine that is used again
     before, bad = installed(executable), 0
     print(
-        f"Python {error_text(executable, '-V').split()[1]}, torch {before['torch']}, {len(before)} packages", flush=True
+        f"Python {output_of(executable, '-V').split()[1]}, torch {before['torch']}, {len(before)} packages", flush=True
     )
     for number, path in enumerate(notebooks):
         started = time.perf_counter()
@@ -171,7 +171,7 @@ def main() -> None:
         bad += not well
         print(f"{'ok' if well else 'FAILED'}  {path.name}  {time.perf_counter() - started:.0f} s  "
               f"changed: {sorted(touched)}\n    {words}", flush=True)  # fmt: skip
-        said(*remove)
+        output_of(*remove)
     sys.exit(f"{bad} of {len(notebooks)} notebooks failed" if bad else 0)
 
 

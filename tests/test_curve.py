@@ -80,11 +80,7 @@ def test_a_curve_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("contribution", "said"),
-    [
-        ([0.4, 0.95], "below the best participant"),
-        ([0.05, 0.85], "lower min_width"),
-        ([0.35, 0.85], "far apart"),
-    ],
+    [([0.4, 0.95], "below the best participant"), ([0.05, 0.85], "lower min_width"), ([0.35, 0.85], "far apart")],
 )
 def test_the_range_report_names_what_to_change(contribution: list[float], said: str) -> None:
     curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.7, 0.9), samples=4000)

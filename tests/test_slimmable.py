@@ -104,7 +104,8 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "grid", "said"), [(1.01, 200, "`width` must be"), (0.0, 200, "`width` must be"), (0.5, 0, "`grid` must be")]
+    ("width", "grid", "said"),
+    [(1.01, 200, "`width` must be"), (0.0, 200, "`width` must be"), (0.5, 0, "`grid` must be")],
 )
 def test_what_lies_between_no_two_sizes_is_refused(width: float, grid: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
