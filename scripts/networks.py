@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.registry import NETWORKS
+from aequa_lite.registry import TABLES, lookup
 
 PAGE = Path(__file__).resolve().parents[1] / "book" / "networks.md"
 BEGIN, END = "<!-- table: begin, written by scripts/networks.py -->\n", "<!-- table: end -->\n"
@@ -31,7 +31,7 @@ TYPES = {TOKENS: torch.int64, (15,): torch.float32}
 def constructor(name: str) -> tuple[Callable[..., nn.Module], Tensor]:
     """A network of the package for its usual input, and one such input."""
     shape = SHAPES.get(name, COLOR_IMAGE)
-    return partial(NETWORKS[name], shape=shape), torch.zeros(1, *shape, dtype=TYPES.get(shape, torch.uint8))
+    return partial(lookup("network", name), shape=shape), torch.zeros(1, *shape, dtype=TYPES.get(shape, torch.uint8))
 
 
 def short(number: float) -> str:
@@ -45,7 +45,7 @@ def short(number: float) -> str:
 def rows(title: str, value: Callable[[Callable[..., nn.Module], Tensor, float], float]) -> str:
     """One table: a row for each network, a column for each width."""
     lines = [f"| {title} | " + " | ".join(f"{w:g}" for w in WIDTHS) + " |", "| --- |" + " ---: |" * len(WIDTHS)]
-    for name in NETWORKS:
+    for name in TABLES["network"]:
         build, x = constructor(name)
         lines.append(f"| `{name}` | " + " | ".join(short(value(build, x, w)) for w in WIDTHS) + " |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""Finish each page: link the package's names and the glossary's words, and mend what the theme's HTML gets wrong.
+"""Finish each page: link the package's names and the glossary's terms, and mend what the theme's HTML gets wrong.
 
 Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is
-built. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API page; a glossary word is linked
+built. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary term is linked
 where a page first uses it.
 """
 
@@ -12,49 +12,55 @@ from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
 
-CODE = re.compile(r'<span class="n">aq</span><span class="o">\.</span><span class="n">(\w+)</span>')
+DOT, NAME = '<span class="o">.</span>', r'<span class="n">(\w+)</span>'
+CODE = re.compile(rf'<span class="n">aq</span>{re.escape(DOT)}{NAME}(?:{re.escape(DOT)}{NAME})?')
 PROSE = re.compile(
-    r'(?<!reference internal">)<code class="docutils literal notranslate"><span class="pre">aq\.(\w+)([^<]*)</span></code>'
+    r'(?<!reference internal">)<code class="docutils literal notranslate"><span class="pre">'
+    r"aq\.(\w+)(?:\.(\w+))?[^<]*</span></code>"
 )
 PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
 KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
 FORMULA = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([-.,;:!?)’”]+)')
 MAP_COMMENT = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ ?\*/)\s*$")
 LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
-UNREAD = ("book/glossary", "book/api", "book/bibliography", "genindex", "search")
+API = "book/api/"  # its pages are the aims of the links
+UNREAD = ("book/glossary", "book/bibliography", "genindex", "search")
 
 
 def _names(app: Any) -> dict[str, str]:
-    """The package's public names and where each is documented."""
+    """The package's public names, as `load` or `data.by_size`, and where each is documented."""
     found = app.env.get_domain("py").objects
     return {
-        name.split(".")[1]: f"{each.docname}.html#{each.node_id}"
+        name.removeprefix("aequa_lite."): f"{each.docname}.html#{each.node_id}"
         for name, each in found.items()
-        if re.fullmatch(r"aequa_lite\.\w+", name)
+        if each.objtype in ("class", "function", "exception")
     }
 
 
 def _terms(app: Any) -> dict[str, str]:
-    """The glossary's words and where each is explained; longer words first, so that they win."""
+    """The glossary's terms and where each is explained; longer terms first, so that they win."""
     found = app.env.get_domain("std").objects
     terms = {name: f"{doc}.html#{anchor}" for (kind, name), (doc, anchor) in found.items() if kind == "term"}
     return dict(sorted(terms.items(), key=lambda pair: -len(pair[0])))
 
 
 def link_names(body: str, names: dict[str, str], there: str) -> str:
-    """Link ``aq.name`` in code and prose to its place in the API page; ``there``: the way to the book's root."""
+    """Link `aq.name` and `aq.namespace.name` to the API pages; `there`: the way to the book's root."""
 
-    def code(m: re.Match[str]) -> str:
-        return f'<a class="api-link" href="{there}{names[m[1]]}">{m[0]}</a>' if m[1] in names else m[0]
+    def linked(m: re.Match[str]) -> str:
+        full, first = f"{m[1]}.{m[2]}", m[1]
+        if full not in names and first not in names:
+            return m[0]
+        part = m[0]
+        if full not in names and m[2] and part.startswith("<span"):  # a method: only its class is linked
+            part = part[: part.rindex(DOT)]
+        return f'<a class="api-link" href="{there}{names.get(full, names.get(first))}">{part}</a>{m[0][len(part) :]}'
 
-    def prose(m: re.Match[str]) -> str:
-        return f'<a class="api-link" href="{there}{names[m[1]]}">{m[0]}</a>' if m[1] in names else m[0]
-
-    return PROSE.sub(prose, CODE.sub(code, body))
+    return PROSE.sub(linked, CODE.sub(linked, body))
 
 
 def link_terms(body: str, terms: dict[str, str], there: str) -> str:
-    """Link the first use of each glossary word in the paragraphs of a page."""
+    """Link the first use of each glossary term in the paragraphs of a page."""
     left = dict(terms)
 
     def words(text: str) -> str:
@@ -109,8 +115,11 @@ def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any],
     if doctree is None or "body" not in context:
         return
     there = relpath(".", dirname(pagename) or ".") + "/"
-    body = context["body"] if pagename == "book/api" else link_names(context["body"], _names(app), there)
-    context["body"] = glue(body if pagename in UNREAD else link_terms(body, _terms(app), there))
+    body = context["body"]
+    if not pagename.startswith(API):
+        body = link_names(body, _names(app), there)
+        body = body if pagename in UNREAD else link_terms(body, _terms(app), there)
+    context["body"] = glue(body)
 
 
 def _mend_all(app: Any, error: Exception | None) -> None:
