@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from formats import write_sst2
 from safetensors.torch import load_file
 
 import aequa_lite as aq
@@ -191,6 +192,24 @@ def test_baselines_give_the_report_of_one_process(
             assert not files
         else:
             assert same(files[0], model.state_dict())
+
+
+def test_a_text_travels_with_its_vocabulary(asked: Settings, tmp_path: Path) -> None:
+    folder = write_sst2(tmp_path / "sst2")
+    config = aq.Config(participants=2, rounds=1, local_steps=1, batch=8)
+    asked = replace(asked, network="TextCNN", data=str(folder))
+    grid = Inline(asked, config, tmp_path)
+    for context in grid.nodes.values():
+        context.node_config |= {"data": str(folder), "partition": "homogeneous"}
+    report = server.run_over(grid, asked, config)
+    dataset = aq.load(folder, device="cpu")
+    shards = aq.data.homogeneous(dataset.train, config)
+    build = aq.for_dataset(aq.networks.TextCNN, dataset)
+    outcome = aq.aequa(build, shards, config, dataset, partition=PARTITION, progress=False)
+    assert result(report) == result(outcome.report)
+    for i in range(2):
+        (mine,) = (tmp_path / f"{i}").glob("*.safetensors")
+        assert aq.rewards.load_vocabulary(mine) == dataset.words
 
 
 def test_every_algorithm_with_a_name_can_be_trained_by_participants(three: aq.Config, asked: Settings) -> None:

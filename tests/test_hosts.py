@@ -24,7 +24,7 @@ def logical(name: str) -> list[str]:
 
 
 def started(home: Path, *, days: str = "365") -> str:
-    """Run server.sh with a SuperLink that only says what it was asked; return that."""
+    """Run server.sh with a SuperLink that only prints its arguments; return them."""
     programs = home / "bin"
     programs.mkdir(exist_ok=True)
     (programs / "flower-superlink").write_text('#!/bin/sh\necho "$@"\n')
@@ -44,7 +44,7 @@ def test_the_servers_script_makes_certificates_once_and_renews_only_the_servers(
     asked = started(tmp_path, days="20")
     assert f"--ssl-certfile {keys}/server.pem" in asked
     first = {name: (keys / name).read_bytes() for name in ("ca.crt", "ca.key", "server.pem")}
-    started(tmp_path)  # what ends within a month is made anew, by the same authority
+    started(tmp_path)  # what expires within a month is renewed, by the same authority
     again = {name: (keys / name).read_bytes() for name in first}
     assert [name for name in first if first[name] != again[name]] == ["server.pem"]
     started(tmp_path)
@@ -55,7 +55,7 @@ def test_the_servers_script_makes_certificates_once_and_renews_only_the_servers(
         assert subprocess.run(command, capture_output=True).returncode == 0, name
     for name in ("ca.key", "server.key"):
         assert stat.S_IMODE((keys / name).stat().st_mode) == 0o600
-    assert (keys / "ca.crt").stat().st_mode & stat.S_IROTH  # participants are given it
+    assert (keys / "ca.crt").stat().st_mode & stat.S_IROTH  # participants need it
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_unit_writes_only_where_it_may(unit: Path) -> None:
         line.split("=", 1) for line in logical(unit.name) if "=" in line and not line.startswith("Environment")
     )
     assert (lines["User"], lines["StateDirectory"], lines["ProtectSystem"]) == ("aequa", "aequa", "strict")
-    assert lines["PrivateTmp"] == "true"  # a reward is tried aside, in /tmp
+    assert lines["PrivateTmp"] == "true"  # a reward is checked aside, in /tmp
     homes = re.findall(r"FLWR_HOME=(\S+)", unit.read_text())
     assert homes == ["/var/lib/aequa/flwr"]
     node = tomllib.loads((EXAMPLES / "node.toml").read_text())
@@ -95,8 +95,8 @@ def test_systemd_takes_the_units(unit: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("there is no systemd-analyze here")
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if unit.name in line]
-    assert all("is not executable" in line for line in said), said  # what it starts is installed on the real host
+    printed = [line for line in done.stderr.splitlines() if unit.name in line]
+    assert all("is not executable" in line for line in printed), printed  # what it starts is installed on the real host
 
 
 def test_the_container_copies_what_is_there_and_needs_no_other_program() -> None:

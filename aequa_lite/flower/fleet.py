@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +23,9 @@ from .settings import COMPLETED, Settings, toml_lines, write_app
 from .state import writable
 
 __all__ = ["Fleet", "Server", "join", "run_fleet", "serve"]
+
+
+GONE = 10.0  # seconds without the server's app after which the run has ended
 
 
 class Server(Processes):
@@ -114,17 +119,27 @@ class Server(Processes):
         """Wait until the run has ended and return how.
 
         Raises:
-            RuntimeError: The server has died.
+            RuntimeError: The server has died, or its app has ended without writing a result.
             TimeoutError: The run has not ended within `patience` seconds.
         """
-        until, path = time.monotonic() + patience, Path(settings.folder) / "outcome.json"
+        began, path, seen = time.monotonic(), Path(settings.folder) / "outcome.json", 0.0
         while not path.exists():
             if self.processes["server"].poll() is not None:
                 raise RuntimeError(f"the server died; the end of its log:\n{self.tail('server')}")
-            if time.monotonic() > until:
+            if time.monotonic() > began + patience:
                 raise TimeoutError(f"the run has not ended in {patience:g} s; see {self.folder / 'logs'}")
-            time.sleep(0.2)
+            if self._app_runs():
+                seen = time.monotonic()
+            elif seen and time.monotonic() > seen + GONE and not path.exists():
+                self._flwr("log", "log", "--show", *re.findall(r"started run (\d+)", self.tail("run"))[-1:])
+                raise RuntimeError(f"the run ended without a result; the end of its log:\n{self.tail('log')}")
+            time.sleep(1)
         return str(json.loads(path.read_text())["outcome"])
+
+    def _app_runs(self) -> bool:
+        """Whether the process that runs `flower.server` is alive."""
+        listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+        return any("flwr-serverapp" in line and f":{self.port} " in line for line in listed.splitlines())
 
     def run(self, settings: Settings, config: Config) -> Report:
         """Run to the end and return the report.
