@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from aequa_lite._io import atomic_write
-from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, wins
+from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, rows_for, wins
 from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "results.md"
+CORRECTED = ("cffl", "fedavg_finetuned")  # after version 0.1
+NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
 
 
@@ -32,6 +35,19 @@ def rows_of(name: str) -> pd.DataFrame:
     """The finished rows of a sweep."""
     table = table_of(name)
     return pd.DataFrame() if table is None else table[table["status"] == "done"]
+
+
+def outdated(table: pd.DataFrame) -> pd.Series:
+    """Which rows are of a method whose code was corrected after they were measured."""
+    if "method" not in table:
+        return pd.Series(False, index=table.index)
+    name = table["method"].astype(str).str.split("(").str[0]
+    return name.isin(CORRECTED) & table["version_aequa-lite"].astype(str).str.startswith("0.1.")
+
+
+def label(runs: pd.DataFrame) -> str:
+    """The method of these rows, with a mark if its code was corrected since."""
+    return f"`{runs['method'].iloc[0]}`" + ("\u00a0†" if outdated(runs).any() else "")
 
 
 def not_tried(name: str) -> str:
@@ -66,7 +82,7 @@ def within_noise(told: pd.DataFrame) -> pd.Series:
     return (told["pearson"] >= told["pearson_ceiling_low"]) & (told["cgs"] <= told["cgs_ceiling_high"])
 
 
-def judged(runs: pd.DataFrame) -> str:
+def within(runs: pd.DataFrame) -> str:
     """In how many of the informative runs Pearson and CGS lie within what noise allows."""
     told = runs[informative(runs)]
     if told.empty:
@@ -85,31 +101,33 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def fairness(name: str, by: list[str]) -> str:
-    """Our runs beside plain FedAvg's, a line for each cell of the grid."""
+    """Our runs beside FedAvg's, a line for each cell of the grid."""
     table = rows_of(name)
     ours, plain = table[table["case"] == "ours"], table[table["case"] == "plain FedAvg"]
     rows = []
     for key, runs in ours.groupby(by, sort=False):
         same = (plain[by] == pd.Series(dict(zip(by, key)))).all(axis=1)
         columns = [spread(runs["alone_best"]), spread(runs["full"]), spread(plain[same]["full"])]
-        columns += [spread(runs["pearson"]), judged(runs), spread(runs["cgs"]), spread(runs["mcg"])]
+        columns += [spread(runs["pearson"]), within(runs), spread(runs["cgs"]), spread(runs["mcg"])]
         rows.append([*key, *columns, spread(runs["min_gain"]), str(int(runs["worse_off"].sum()))])
-    head = [*by, "best alone", "full width", "FedAvg", "Pearson", "within noise", "CGS", "mean gain", "smallest gain"]
+    head = [*by, "best alone", "full width", "FedAvg", "Pearson", "within noise", "CGS", "MCG", "smallest gain"]
     return markdown([*head, "worse off"], rows)
 
 
 def ways(name: str) -> str:
-    """The finalists of the screening, our way and plain FedAvg."""
+    """The finalists of the screening, our way of training and FedAvg."""
     table = rows_of(name)
     rows = []
     for (data, case), runs in table.groupby(["data", "case"], sort=False):
         columns = [spread(runs[each]) for each in ("full", "quarter", "pearson", "cgs", "min_gain", "mean_width")]
         rows.append([data, case, *columns])
-    return markdown(["data", "way", "full width", "a quarter", "Pearson", "CGS", "smallest gain", "mean width"], rows)
+    return markdown(
+        ["data", "training", "full width", "width 0.25", "Pearson", "CGS", "smallest gain", "mean width"], rows
+    )
 
 
-def small_change(name: str) -> str:
-    """The largest step of the curve, and in how many runs noise hides it: with whole units, and with units that fade in."""
+def steps_of_curve(name: str) -> str:
+    """The largest step of the curve, and in how many runs it is below the noise: whole and fractional widths."""
     table, rows = rows_of(name), []
     for partition, runs in table[table["case"] == "ours"].groupby("partition", sort=False):
         steps = [runs["largest_whole_step"], runs["largest_step"]]
@@ -117,7 +135,7 @@ def small_change(name: str) -> str:
         departs = runs["not_monotone_where_paid"]
         hidden.append(f"{int((departs <= runs['noise']).sum())} of {len(runs)}")
         rows.append([partition, *map(spread, steps), spread(runs["noise"]), *hidden])
-    head = ["largest step, whole units", "fading in", "noise", "hidden by noise, whole units", "fading in", "monotone"]
+    head = ["largest step, whole", "fractional", "noise", "below noise, whole", "fractional", "monotone"]
     return markdown(["partition", *head], rows)
 
 
@@ -138,37 +156,40 @@ def choices(name: str) -> str:
 def methods(name: str) -> str:
     """A line for each method: over all cells of a sweep, and Pearson over those that say something."""
     table, rows = rows_of(name), []
+    valid = table[~outdated(table)]
     for method, runs in table.groupby("method", sort=False):
-        told, (won, cells) = runs[informative(runs)], wins(table, str(method))
+        told, (won, cells) = runs[informative(runs)], wins(valid, str(method))
         columns = [spread(runs[each]) for each in ("reward_best", "reward_mean", "mcg", "cgs")]
         known = f"{told['pearson'].notna().sum()} of {len(told)}"
-        rows.append([f"`{method}`", str(len(runs)), f"{won} of {cells}", *columns, spread(told["pearson"]), known])
+        highest_in = "-" if outdated(runs).any() else f"{won} of {cells}"
+        rows.append([label(runs), str(len(runs)), highest_in, *columns, spread(told["pearson"]), known])
         rows[-1] += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
-    head = ["method", "runs", "highest best reward", "best reward", "mean reward", "mean gain", "CGS", "Pearson"]
-    return markdown([*head, "defined in", "smallest gain", "worse off"], rows)
+    head = ["method", "runs", "highest best reward", "best reward", "mean reward", "MCG", "CGS", "Pearson"]
+    return markdown([*head, "defined in", "smallest gain", "worse off"], rows) + NOTE * bool(outdated(table).any())
 
 
 def cells(name: str) -> str:
-    """A line for each cell: alone, ours, FedAvg, the best rival by its best reward and by its Pearson."""
+    """A line for each cell: alone, ours, FedAvg, the best other baseline by its best reward and by its Pearson."""
     table = rows_of(name)
+    table = table[~outdated(table)]
     by = [each for each in ("data", "partition", "network") if each in table]
     rows = []
     for key, runs in table.groupby(by, sort=False):
-        ours, rivals = runs[runs["method"] == "aequa"], runs[~runs["method"].isin(["aequa", "fedavg"])]
-        told = rivals if bool(informative(runs).all()) else rivals[:0]
+        ours, others = runs[runs["method"] == "aequa"], runs[~runs["method"].isin(["aequa", "fedavg"])]
+        told = others if bool(informative(runs).all()) else others[:0]
         columns = [spread(ours["alone_best"]), spread(ours["reward_best"])]
-        columns += [spread(runs[runs["method"] == "fedavg"]["reward_best"]), highest(rivals, "reward_best")]
-        columns += [spread(ours["pearson"]), judged(ours), highest(told, "pearson"), str(int(ours["worse_off"].sum()))]
+        columns += [spread(runs[runs["method"] == "fedavg"]["reward_best"]), highest(others, "reward_best")]
+        columns += [spread(ours["pearson"]), within(ours), highest(told, "pearson"), str(int(ours["worse_off"].sum()))]
         rows.append([*key, *columns])
     head = [
         *by,
         "best alone",
         "ours, best",
         "FedAvg",
-        "highest rival",
+        "highest other",
         "ours, Pearson",
         "within noise",
-        "fairest rival",
+        "fairest other",
     ]
     return markdown([*head, "worse off, ours"], rows)
 
@@ -182,37 +203,29 @@ def highest(runs: pd.DataFrame, measure: str) -> str:
 
 def protocol(name: str) -> str:
     """FedRAC's protocol: a line for each partition and method, with Pearson ours and their way."""
-    rows = []
-    for (case, method), runs in rows_of(name).groupby(["case", "method"], sort=False):
+    table, rows = rows_of(name), []
+    for (case, _), runs in table.groupby(["case", "method"], sort=False):
         columns = [
             spread(runs[each]) for each in ("alone_best", "reward_best", "pearson", "pearson_circular", "min_gain")
         ]
-        rows.append([case, f"`{method}`", *columns, str(int(runs["worse_off"].sum())), str(runs["seed"].nunique())])
-    head = [
-        "partition",
-        "method",
-        "best alone",
-        "best reward",
-        "Pearson",
-        "circular Pearson",
-        "smallest gain",
-        "worse off",
-    ]
-    return markdown([*head, "seeds"], rows)
+        rows.append([case, label(runs), *columns, str(int(runs["worse_off"].sum())), str(runs["seed"].nunique())])
+    head = ["partition", "method", "best alone", "best reward", "Pearson", "circular Pearson", "smallest gain"]
+    return markdown([*head, "worse off", "seeds"], rows) + NOTE * bool(outdated(table).any())
 
 
-def said_of_cells(name: str) -> str:
-    """In how many runs of a sweep `aequa` is as fair as noise allows, outbid by a rival, and leaves somebody worse off."""
+def summary_of_cells(name: str) -> str:
+    """In how many runs of a sweep `aequa` is as fair as noise allows, is beaten, and leaves somebody worse off."""
     table = rows_of(name)
+    table = table[~outdated(table)]
     run = [each for each in ("data", "partition", "network", "seed") if each in table]
     best = table.pivot(index=run, columns="method", values="reward_best")
     ours = table[table["method"] == "aequa"].set_index(run, drop=False).loc[best.index]
-    fair, outbid = within_noise(ours[informative(ours)]), best.drop(columns="aequa").max(axis=1) > best["aequa"] + 0.005
+    fair, beaten = within_noise(ours[informative(ours)]), best.drop(columns="aequa").max(axis=1) > best["aequa"] + 0.005
     gains = best["fedavg"] > ours["alone_best"] + 0.01 + 2 * error_alone(ours)
     unhurt = ours["worse_off"][gains] == 0
     return (
         f"\nPearson and CGS of `aequa` both lie within what noise allows in {fair.sum()} of {len(fair)} informative runs. "
-        f"Some rival's best reward is more than half a point above ours in {outbid.sum()} of {len(outbid)} runs. Nobody is "
+        f"Some baseline's best reward is more than half a point above ours in {beaten.sum()} of {len(beaten)} runs. Nobody is "
         f"worse off in {unhurt.sum()} of the {len(unhurt)} runs in which FedAvg beats the best participant alone by more than "
         f"a point and two standard errors.\n"
     )
@@ -246,12 +259,7 @@ def rows_to_fill(name: str) -> str:
     for run in sweep.runs():
         wanted.setdefault(run.label["data"], set()).add(run.parameters["partition"])
     rows = [
-        [
-            data,
-            str(len(parts)),
-            "tried" if data in done else "not tried here",
-            f"`aequa sweep sweeps/{name}.yml`",
-        ]
+        [data, str(len(parts)), "tried" if data in done else "not tried here", f"`aequa sweep sweeps/{name}.yml`"]
         for data, parts in wanted.items()
     ]
     return markdown(["data", "partitions", "paper scale", "filled by"], rows)
@@ -261,7 +269,7 @@ def claims(name: str) -> str:
     """Every published figure of the subject beside ours, with its verdict; what was not tried is folded away."""
     tried, untried = [], []
     for each in published(ROOT / "results" / "published.yml")[name]:
-        found = {scale: check_claim(each, table_of(sweep)) for scale, sweep in each.sweeps.items()}
+        found = {scale: checked(each, table_of(sweep)) for scale, sweep in each.sweeps.items()}
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
@@ -272,6 +280,15 @@ def claims(name: str) -> str:
         many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
         table += folded(f"{many}, and the sweeps that would", rest)
     return table
+
+
+def checked(claim: Claim, table: pd.DataFrame | None) -> Verdict:
+    """The verdict; withdrawn where the claim's rows are of a method whose code was corrected since."""
+    if table is None:
+        return check_claim(claim, table)
+    if outdated(rows_for(table, claim.rows)).any():
+        return replace(check_claim(claim, table), word="withdrawn")
+    return check_claim(claim, table[~outdated(table)])
 
 
 def source_of(claim: Claim) -> str:
@@ -298,10 +315,7 @@ def stamp(name: str) -> str:
     table = rows_of(name)
     if table.empty:
         return ""
-    said = [f"seeds {', '.join(map(str, sorted(table['seed'].unique())))}"]
-    for column in ("version_aequa-lite", "version_torch", "version_numpy", "version_python", "device", "date"):
-        values = ", ".join(sorted(map(str, table[column].unique())))
-        said.append(f"{column.removeprefix('version_')} {values}" if column.startswith("version") else values)
+    said = [f"seeds {', '.join(map(str, sorted(table['seed'].unique())))}", *origin(table)]
     about = ROOT / "results" / name / "about.json"
     if about.exists():
         said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes of computing")
@@ -309,85 +323,42 @@ def stamp(name: str) -> str:
     return f"\n{count}; {'; '.join(said)}.\n"
 
 
-AFTER = "aequa"  # the scheme that pays after training
-LOOKS = (6, 12, 24)  # rounds after which the table says what is held
-
-
-def by_round(name: str) -> str:
-    """Pay while training beside pay after it: a line for each partition and score, then what that says of three goals."""
-    places = [ROOT / "results" / name / f"{each}.csv" for each in ("by_round", "ends")]
-    if not all(place.exists() for place in places):
-        return "Not tried here. `python scripts/training_time.py` fills it.\n"
-    held, ends = map(pd.read_csv, places)
-    rows = []
-    for (partition, method), runs in ends.groupby(["partition", "method"], sort=False):
-        looks = held[(held["partition"] == partition) & (held["method"] == method)]
-        columns = [spread(looks[looks["round"] == each]["pearson"]) for each in LOOKS] + [spread(runs["pearson"])]
-        columns += [spread(runs[each]) for each in ("alone_best", "full", "mcg", "cgs", "min_gain")]
-        told = "" if bool(runs["informative"].all()) else " (uninformative)"
-        rows.append([partition + told, f"`{method}`", *columns, str(int(runs["worse_off"].sum()))])
-    head = ["partition", "method", *(f"Pearson, round {each}" for each in LOOKS), "at the end", "best alone"]
-    table = markdown([*head, "full width", "mean gain", "CGS", "smallest gain", "worse off"], rows)
-    goals = [
-        *changes(ends),
-        *(goal(held, ends, method) for method in ends["method"].unique() if not method.startswith(AFTER)),
-    ]
-    return table + "\n" + "\n".join(goals) + stamp_of(ROOT / "results" / name / "by_round.json")
-
-
-def changes(ends: pd.DataFrame) -> list[str]:
-    """How far the whole network of each other way to pay after training is from the plain one's, by partition."""
-    full = ends.pivot_table(index=["partition", "seed"], columns="method", values="full", sort=False)
+def origin(table: pd.DataFrame) -> list[str]:
+    """Versions, device and date of rows."""
     said = []
-    for method in (each for each in ends["method"].unique() if each.startswith(AFTER) and each != AFTER):
-        moved = (100 * (full[method] - full[AFTER])).groupby("partition", sort=False).agg(["mean", "std"]).fillna(0.0)
-        points = ", ".join(
-            f"{row['mean']:+.1f} ± {row['std']:.1f} ({partition})" for partition, row in moved.iterrows()
-        )
-        said.append(f"`{method}`: points at full width against `{AFTER}`, paired by seed: {points}.\n")
+    for column in ("version_aequa-lite", "version_torch", "version_numpy", "version_python", "device", "date"):
+        values = ", ".join(sorted(map(str, table[column].unique())))
+        name = {"version_aequa-lite": "measured with version"}.get(column, column.removeprefix("version_"))
+        said.append(f"{name} {values}" if column.startswith("version") else values)
     return said
 
 
-def goal(held: pd.DataFrame, ends: pd.DataFrame, method: str) -> str:
-    """What the rows of a score say of three goals: full width, Pearson from the first third on, nobody worse off."""
-    run = ["partition", "seed"]
-    while_, after = (ends[ends["method"] == each].set_index(run) for each in (method, AFTER))
-    lost, fair = 100 * (after["full"] - while_["full"]), after["worse_off"] == 0
-    held = held.fillna({"pearson": 0.0})  # where all hold the same, nothing follows what was brought
-    looks = held[(held["method"] == method) & held.set_index(run).index.map(while_["informative"]).to_numpy(dtype=bool)]
-    settled = looks["round"][looks["round"] <= looks["round"].max() / 3].max()  # the last look of the first third
-    least = looks[looks["round"] >= settled].groupby(run)["pearson"].min()
-    kept, end = int((least > 0.95).sum()), while_[while_["informative"]]["pearson"].fillna(0.0)
-    last = held[(held["method"] == method) & (held["round"] == held["round"].max())]
-    inverted = int((last["full"] < last["held_mean"]).sum())
-    unhurt = int((while_["worse_off"][fair] == 0).sum())
-    return (
-        f"`{method}`: the full width is within a point of `{AFTER}`'s in {int((lost <= 1).sum())} of {len(lost)} runs "
-        f"({lost.mean():.1f} points lost on average, {lost.max():.1f} at most). Pearson is above 0.95 from the first third of "
-        f"the rounds on in {kept} of {len(least)} informative runs, and at the end in {int((end > 0.95).sum())} "
-        f"(lowest {end.min():.2f}). Nobody is worse off at the end in {unhurt} of the {int(fair.sum())} runs in which "
-        f"`{AFTER}` manages that. The whole network is worse in the end than what is held on average in {inverted} of "
-        f"{len(lost)} runs.\n"
-    )
-
-
-def stamp_of(path: Path) -> str:
-    """Seeds, versions, device and date of a script's table."""
-    about = json.loads(path.read_text())
-    versions = "; ".join(f"{name} {about['versions'][name]}" for name in ("aequa-lite", "torch", "numpy", "python"))
-    said = (f"seeds {', '.join(map(str, about['seeds']))}", versions, about["device"], about["date"])
-    return f"\nBy `python {about['script']}`; {'; '.join(said)}.\n"
+def allowances(name: str) -> str:
+    """Rewards while training beside rewards after it: a line for each cell and allowance."""
+    path = ROOT / "results" / name / "allowances.csv"
+    if not path.exists():
+        return "Not tried here. `python scripts/training_time.py` fills it.\n"
+    table, rows = pd.read_csv(path), []
+    for (data, partition, factor), runs in table.groupby(["data", "partition", "factor"], sort=False, dropna=False):
+        allowance = "after training" if pd.isna(factor) else spread(runs["allowance"])
+        columns = [spread(runs[each]) for each in ("full", "pearson", "mcg", "cgs", "min_gain", "overpaid_final")]
+        columns += [spread(runs["pearson_best_held"]), spread(runs["parameters_sent"] / 1e6, 0)]
+        rows.append([data, partition, allowance, *columns, str(int(runs["worse_off"].sum()))])
+    head = ["data", "partition", "allowance", "full width", "Pearson", "MCG", "CGS", "smallest gain", "excess"]
+    count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
+    stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([count, *origin(table)])}.\n"
+    return markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows) + stamp
 
 
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
     "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
-    "small_change": (small_change, "nine_partitions"),
-    "lenet": (lambda name: fairness(name, ["partition"]) + "\n" + small_change(name), "lenet"),
+    "steps": (steps_of_curve, "nine_partitions"),
+    "lenet": (lambda name: fairness(name, ["partition"]) + "\n" + steps_of_curve(name), "lenet"),
     "loss_and_aggregation": (choices, "loss_and_aggregation"),
     "finalists": (ways, "finalists"),
     "methods": (methods, "baselines_mini"),
-    "cells": (lambda name: cells(name) + said_of_cells(name) + others(name), "baselines_mini"),
+    "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
     "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
     "fedrac": (protocol, "fedrac"),
     "fedrac_long": (protocol, "fedrac_long"),
@@ -402,8 +373,8 @@ def filled(mark: str) -> str:
         return claims(CLAIMS[mark])
     if mark == "to_fill":
         return rows_to_fill("baselines_paper")
-    if mark == "by_round":
-        return by_round("training_time")
+    if mark == "allowances":
+        return allowances("training_time")
     table, sweep = TABLES[mark]
     return table(sweep) + stamp(sweep) if len(rows_of(sweep)) else not_tried(sweep)
 
