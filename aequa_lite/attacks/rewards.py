@@ -25,7 +25,7 @@ def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
         start: Tensors of the initial network $\theta_0$.
 
     Returns:
-        Tensors of the full network: the reward in the leading block, $\theta_0$ outside it.
+        Tensors of the full network, with the reward in the leading block and $\theta_0$ outside it.
 
     Raises:
         ValueError: The reward is no slice of this network.

@@ -51,7 +51,7 @@ def load(
             (n, h, w, c) uint8, tables (n, d) uint8 or float32), of a LEAF FEMNIST folder,
             or of a folder with SST-2's train.tsv, test.tsv and, if it exists, dev.tsv.
         root: The folder of data sets; else AEQUA_DATA, else ~/.cache/aequa-lite.
-        device: Where the tensors lie; by default :func:`default_device`.
+        device: Where the tensors lie; by default :func:`~aequa_lite.data.default_device`.
         seed: Decides which samples are set aside for validation, and for a table which
             rows belong to which split.
         validation: How many are set aside, as class-balanced as can be, if the data set

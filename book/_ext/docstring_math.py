@@ -1,4 +1,4 @@
-"""Let docstrings write mathematics between dollar signs, as the chapters do."""
+"""Prepare docstrings: mathematics between dollar signs, as in the chapters, and what Napoleon would read wrongly."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import re
 from typing import Any
 
 
+STAR = re.compile(r"(?<=[(\s])\*(?=[,\w])(?![^\n]*\w\*)")  # of a signature, `(problem, *, train)`: no emphasis
+
+
 def _to_roles(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Turn dollars into math roles, also where a formula runs over a line's end; examples are left alone."""
-    text = "\n".join(lines)
-    lines[:] = re.sub(r"(?<![\\$])\$([^$`]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text).split("\n")
+    text = "\n".join(line if ">>>" in line or "..." in line else STAR.sub(r"\\*", line) for line in lines)
+    text = re.sub(r"(?<![\\$])\$([^$`]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
+    if what == "property":
+        text = "\n" + text  # the words before a colon in the first line are no type
+    lines[:] = text.split("\n")
 
 
 def setup(app: Any) -> dict[str, Any]:
