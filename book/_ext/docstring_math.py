@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-
 STAR = re.compile(r"(?<=[(\s])\*(?=[,\w])(?![^\n]*\w\*)")  # of a signature, `(problem, *, train)`: no emphasis
 
 
