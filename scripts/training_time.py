@@ -1,131 +1,211 @@
-"""Pay while training and after it, round by round; two tables under results/training_time/.
+"""Compare rewards while training with rewards after it and write results/training_time/allowances.csv.
 
-usage: python scripts/training_time.py [SEEDS] [--gather]     (--gather: only the tables, of what has been measured)
+usage: python scripts/training_time.py [SEEDS]
 
-Ten participants, an MLP, Fashion-MNIST (the folder AEQUA_DATA), 40 rounds of 15 steps; five partitions; seeds 0, 1, ...
-(default: three). In each run all methods share the shards, the models trained alone and the contributions. Writes
-by_round.csv (what participants hold after every third round, judged on the test split), ends.csv (what they take home) and
-by_round.json (recipe, versions, device, date). A run that is done is not repeated; a few minutes each on one core.
+Ten participants, an MLP, 40 rounds of 15 steps, Fashion-MNIST and CIFAR-10 (from the folder AEQUA_DATA), six partitions,
+seeds 0, 1, ... (default: three). All runs of a cell share shards, models trained alone and contributions: `aequa` after
+training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4). Rows are written as they finish;
+a run that has its row is not repeated. Accuracies are of the test split, `seconds` of CPU time without measuring.
+Columns `fine_...` are of the same training with rewards settled on the final curve instead of the coarse grid.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import NDArray
+from torch import nn
 from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.report import device_in_words, versions_of_run
+from aequa_lite.method import assess, slimmable_rewards
+from aequa_lite.report import device_name, versions
+from aequa_lite.training_time import HeldModels, earned_accuracy, held_models, settle, widest_within
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS, DONE = ROOT / "results" / "training_time", ROOT / "runs" / "training_time_by_round"
-RECIPE = aq.Config(
-    participants=10, rounds=40, local_steps=15, contribution_power=2.0, fractions=0
-)  # as sweeps/training_time.yml has it
-PARTITIONS = ("power_law", "class_imbalance", "dirichlet(0.5)", "imbalanced(0.4, 2)", "label_skew(3)")
-WORDS = ("aequa", "aequa(balance=1.0)", "earned", "earned(balance=0.0)", "earned('alignment')")
-EVERY = 3  # rounds from one look to the next
-TABLES = ("by_round", "ends")
-TOLD = ("pearson", "mcg", "cgs", "min_gain")
+TABLE = Path(__file__).resolve().parents[1] / "results" / "training_time" / "allowances.csv"
+CONFIG = aq.Config(participants=10, rounds=40, local_steps=15)
+DATA = ("fashion", "cifar10")
+PARTITIONS = (
+    *("class_imbalance", "power_law", "dirichlet(0.3)", "dirichlet(0.5)"),
+    *("imbalanced(0.4, 2)", "label_skew(3)"),
+)
+FACTORS = (None, 1.0, 0.5, 2.0)  # of the allowance; None: after training
+DRAWS = 1000  # of the test samples, with replacement
 
-
-class World:
-    """One partition and seed: what all methods share."""
-
-    def __init__(self, partition: str, seed: int) -> None:
-        self.head = {"partition": partition, "seed": seed}
-        self.data, self.config = aq.load("fashion", device="cpu", seed=seed), replace(RECIPE, seed=seed)
-        self.build = aq.for_dataset(aq.MLP, self.data)
-        self.shards = aq.registry.partition(partition)(self.data.train, self.config)
-        self.alone = aq.standalone(self.build, self.shards, self.config, progress=False)
-        self.contribution, self.own = (aq.accuracy(self.alone, s) for s in (self.data.validation, self.data.test))
-
-    def looked_at(self, rounds: Iterator[aq.Round], sent: list[int]) -> Iterator[dict[str, object]]:
-        """What everybody holds before every third round; the last round stays at ``self.last``."""
-        for rnd in rounds:
-            sent.append(rnd.parameters_sent)
-            self.last = rnd
-            if rnd.index and rnd.index % EVERY == 0:
-                (held,) = aq.training_time.held_models(self.build, [rnd], self.data.test)
-                yield self.row(rnd.index, held.accuracy, held.full, np.array(rnd.widths))
-
-    def row(self, after: int, held: np.ndarray, full: float, widths: np.ndarray) -> dict[str, object]:
-        """A line of the table; without a Pearson where all hold the same."""
-        return {"round": after, "pearson": aq.pearson(self.own, held), "full": full, "held_mean": float(held.mean()),
-                "narrowest": float(widths.min()), "mean_width": float(widths.mean())}  # fmt: skip
-
-    def run(self, word: str) -> tuple[list[dict[str, object]], dict[str, object]]:
-        """A method's line for every look, and what came of it."""
-        task = aq.Problem(self.build, self.shards, self.config, self.data.validation, self.contribution)
-        entry, sent = aq.registry.algorithm(word).enter(task), []
-        rounds = entry.rounds(self.build, self.shards, self.config, progress=False)
-        rows = list(self.looked_at(rounds, sent))
-        paid = entry.pay(self.last)
-        given = (paid.models, self.alone, None, None, self.data, self.config)
-        found = aq.report(*given, contribution=self.contribution, method=word)
-        (full,) = aq.accuracy([aq.slim(self.build, self.last.theta, 1.0)], self.data.test)
-        tested, widths = np.array(found.test_accuracy), np.array(paid.plan.widths)
-        rows.append(self.row(self.config.rounds, tested, float(full), widths))
-        error = np.sqrt((self.own * (1 - self.own)).mean() / len(self.data.test))
-        end = {"full": float(full), **{name: found.fairness[name] for name in TOLD},
-               "worse_off": len(found.fairness["worse_off"]), "alone_best": float(self.own.max()),
-               "informative": bool(self.own.std() >= 3 * error), "parameters_sent": sum(sent)}  # fmt: skip
-        return [{**self.head, "method": word, **row} for row in rows], {**self.head, "method": word, **end}
+Correct = NDArray[np.bool_]  # (participants, test samples)
 
 
-def paths_of(partition: str, seed: int, word: str) -> list[Path]:
-    """Where the two tables of a method in a run are kept."""
-    folder = DONE / f"{aq.registry.folder_named(partition)}-{seed}"
-    return [folder / f"{aq.registry.folder_named(word)}-{name}.csv" for name in TABLES]
+def cells(seeds: int) -> Iterator[tuple[str, str, int]]:
+    """Yield data, partition and seed: all of seed 0 first."""
+    for seed in range(seeds):
+        for data in DATA:
+            yield from ((data, partition, seed) for partition in PARTITIONS)
 
 
-def measure(partition: str, seed: int) -> None:
-    """Measure what is missing of one partition and seed."""
-    world = None
-    for word in WORDS:
-        paths = paths_of(partition, seed, word)
-        if not all(path.exists() for path in paths):
-            world = world or World(partition, seed)
-            rows, end = world.run(word)
-            for path, found in zip(paths, (rows, [end]), strict=True):
-                with atomic_write(path) as half:
-                    pd.DataFrame(found).to_csv(half, index=False, float_format="%.6g")
+@dataclass
+class Recorder:
+    """Train as `aequa` does and keep what participants held in each round."""
+
+    seconds: float = 0.0  # spent on measuring
+    held: list[HeldModels] = field(default_factory=list)
+
+    def train(self, problem: aq.Problem, strategy: aq.Strategy, **options: object) -> aq.Round:
+        """Train to the end; the argument `train` of an algorithm."""
+        rounds = aq.federate(
+            problem.build, problem.shards, problem.config, strategy=strategy, progress=False, **options
+        )
+        for last in rounds:
+            started = time.process_time()
+            self.held += held_models(problem.build, [last], problem.data.test)
+            self.seconds += time.process_time() - started
+        return last
+
+
+def overpaid(own: NDArray[np.float64], held: list[HeldModels], full: float) -> tuple[float, float]:
+    """Return by how much held models exceed what is earned in the end, and what is earned in their round, at most."""
+    accuracy, now = np.stack([each.accuracy for each in held]), np.array([each.full for each in held])
+    final = own + max(0.0, full - own.max())
+    earned = np.minimum(now[:, None], own + np.maximum(0, now - own.max())[:, None])
+    return float((accuracy - final).max()), float((accuracy - earned).max())
+
+
+def pearson_lost(own: Correct, after: Correct, reward: Correct, seed: int) -> tuple[float, float]:
+    """Return the 95% interval of Pearson after training minus this one, paired on test samples drawn again."""
+    samples = own.shape[1]
+    times = aq.stream(seed, "pearson lost").multinomial(samples, np.full(samples, 1 / samples), size=DRAWS)
+    both = np.vstack([own, after, reward]).T.astype(np.float32)
+    drawn = np.split(times.astype(np.float32) @ both / samples, 3, axis=1)
+    pairs = [(aq.pearson(a, b), aq.pearson(a, c)) for a, b, c in zip(*drawn, strict=True)]
+    lost = [post - this for post, this in pairs if post is not None and this is not None]
+    low, high = np.quantile(lost or [np.nan], [0.025, 0.975])
+    return float(low), float(high)
+
+
+class Cell:
+    """One data set, partition and seed: what all of its runs share."""
+
+    def __init__(self, data: str, partition: str, seed: int) -> None:
+        self.head = {"data": data, "partition": partition, "seed": seed}
+        config = replace(CONFIG, seed=seed)
+        samples = aq.load(data, device="cpu", seed=seed)
+        shards = aq.registry.lookup("partition", partition)(samples.train, config)
+        build = aq.for_dataset(aq.MLP, samples)
+        self.problem = assess(build, shards, config, samples, progress=False)
+        self.own = np.stack([aq.correct(net, samples.test) for net in self.problem.alone])
+        self.spread = float(self.problem.contribution.std())
+        self.after: Correct | None = None  # the rewards after training
+
+    def run(self, factor: float | None) -> dict[str, object]:
+        """Return the row of one allowance; of rewards after training without one."""
+        allowance = None if factor is None else factor * min(0.02, self.spread / 4)
+        schedule = None if allowance is None else aq.training_time(allowance)
+        recorder, started = Recorder(), time.process_time()
+        outcome = slimmable_rewards(self.problem, schedule=schedule, train=recorder.train)
+        seconds = time.process_time() - started - recorder.seconds
+        method = "aequa" if schedule is None else "training_time"
+        row = {**self.head, "method": method, "factor": factor, "allowance": allowance}
+        return {**row, **self.measured(outcome, recorder.held, allowance), "seconds": seconds, **origin(self.problem)}
+
+    def measured(self, outcome: aq.Outcome, held: list[HeldModels], allowance: float | None) -> dict[str, object]:
+        """Return every measure of a run."""
+        problem, own = self.problem, self.own.mean(1)
+        test, ceiling = problem.data.test, aq.report(outcome).fairness
+        full = float(aq.accuracy([aq.slim(problem.build, outcome.last.theta, 1.0)], test)[0])
+        rewards = self.correct(outcome.models)
+        best = np.max([*(each.accuracy for each in held), rewards.mean(1)], axis=0)
+        final, now = overpaid(own, held, full)
+        error = float(np.sqrt((own * (1 - own)).mean() / len(test)))
+        return {
+            "full": full, "alone_best": float(own.max()), "alone_sd": float(own.std()),
+            "informative": bool(own.std() >= 3 * error),
+            "contribution_sd": self.spread, "tau": outcome.plan.tau,
+            **self.fairness(rewards),
+            "pearson_ceiling_low": first(ceiling["pearson_ceiling_interval"]),
+            "cgs_ceiling_high": first(ceiling["cgs_ceiling_interval"][::-1]),
+            "overpaid_final": final, "overpaid_now": now,
+            "pearson_best_held": aq.pearson(own, best),
+            "width_held": float(np.mean([each.widths for each in held])),
+            "width_reward": float(np.mean(outcome.plan.widths)),
+            "parameters_sent": outcome.last.total_sent,
+            "refused": len(outcome.last.total_left_out),
+            **{f"fine_{name}": each for name, each in self.fairness(self.fine(outcome, allowance)).items()},
+        }  # fmt: skip
+
+    def correct(self, models: Sequence[nn.Module]) -> Correct:
+        """Return which test samples each model gets right."""
+        return np.stack([aq.correct(net.eval(), self.problem.data.test) for net in models])
+
+    def fine(self, outcome: aq.Outcome, allowance: float | None) -> Correct:
+        """Return the same for rewards settled on the final curve, instead of the schedule's coarse grid."""
+        curve, b = outcome.curve, self.problem.contribution
+        plan = aq.allocate(b, curve, individually_rational=True)
+        if allowance is not None:
+            plan = settle(plan, widest_within(curve, earned_accuracy(curve, b) + allowance), curve, b)
+        models = [aq.model_at(self.problem.build, outcome.last.theta, curve, w) for w in plan.widths]
+        return self.correct(models)
+
+    def fairness(self, rewards: Correct) -> dict[str, object]:
+        """Return the measures of fairness, and the interval of what Pearson loses against rewards after training."""
+        self.after = rewards if self.after is None else self.after  # the first run is the one after training
+        found = aq.metrics.measure(self.own, rewards, self.problem.config.seed)
+        low, high = pearson_lost(self.own, self.after, rewards, self.problem.config.seed)
+        measures = {name: found[name] for name in ("pearson", "mcg", "cgs", "min_gain")}
+        lost = {"pearson_lost_low": low, "pearson_lost_high": high}
+        return {**measures, "worse_off": len(found["worse_off"]), **lost}
+
+
+def first(interval: tuple[float, ...] | None) -> float | None:
+    """The first number of an interval that may be missing."""
+    return interval[0] if interval else None
+
+
+def origin(problem: aq.Problem) -> dict[str, object]:
+    """Versions, device and date."""
+    found = {f"version_{name}": each for name, each in versions().items()}
+    device = device_name(problem.validation.y.device)
+    return {**found, "device": device, "date": date.today().isoformat()}
+
+
+def rows() -> list[dict[str, object]]:
+    """The rows written so far."""
+    return pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
+
+
+def key(row: dict[str, object]) -> tuple[object, ...]:
+    """What identifies a row."""
+    factor = row["factor"]
+    after = factor is None or np.isnan(factor)
+    return row["data"], row["partition"], row["seed"], None if after else factor
+
+
+def measure(cell: tuple[str, str, int]) -> None:
+    """Add the rows that a cell lacks."""
+    done = {key(row) for row in rows()}
+    if all((*cell, factor) in done for factor in FACTORS):
+        return
+    shared = Cell(*cell)
+    for factor in FACTORS:
+        if factor is not None and (*cell, factor) in done:
+            continue
+        row = shared.run(factor)
+        if (*cell, factor) not in done:
+            with atomic_write(TABLE) as half:
+                pd.DataFrame([*rows(), row]).to_csv(half, index=False, float_format="%.6g")
 
 
 def main() -> None:
-    """Measure what is missing and write the tables, of those runs in which every method is done."""
-    given = [word for word in sys.argv[1:] if word != "--gather"]
-    runs = [(p, seed) for seed in range(int(given[0]) if given else 3) for p in PARTITIONS]
-    for run in tqdm([] if "--gather" in sys.argv else runs, desc="runs"):
-        measure(*run)
-    found = {run: [paths_of(*run, word) for word in WORDS] for run in runs}
-    done = {run: paths for run, paths in found.items() if all(path.exists() for each in paths for path in each)}
-    if not done:
-        sys.exit("nothing has been measured yet")
-    for k, name in enumerate(TABLES):
-        with atomic_write(RESULTS / f"{name}.csv") as half:
-            parts = [pd.read_csv(each[k]) for paths in done.values() for each in paths]
-            pd.concat(parts).to_csv(half, index=False, float_format="%.6g")
-    about = {
-        "script": "scripts/training_time.py",
-        "seeds": sorted({seed for _, seed in done}),
-        "runs": [f"{partition}, seed {seed}" for partition, seed in done],
-        "recipe": {**RECIPE.to_dict(), "seed": "each of the seeds"},
-        "versions": versions_of_run(),
-        "device": device_in_words(torch.device("cpu")),
-        "date": date.today().isoformat(),
-    }
-    with atomic_write(RESULTS / "by_round.json") as half:
-        half.write_text(json.dumps(about, indent=1) + "\n")
+    """Measure all cells that are missing."""
+    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    for cell in tqdm(list(cells(seeds)), desc="cells"):
+        measure(cell)
 
 
 if __name__ == "__main__":
