@@ -4,15 +4,17 @@
 from .cffl import cffl
 from .cgsv import cgsv
 from .fedavg import fedavg, fedavg_finetuned
-from .fedsac import compact, fedsac, importance
+from .fedrac import fedrac
+from .fedsac import fedsac, importance
 from .iafl import iafl
 from .lg_fedavg import lg_fedavg
 from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
 from .shapfed import shapfed, shapfed_wa
 from .sparsify import sparse_numbers
+from .submodels import compact
 
 __all__ = [
     "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",
-    "fedavg_finetuned", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed", "shapfed_wa",
+    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed", "shapfed_wa",
     "sparse_numbers",
 ]  # fmt: skip

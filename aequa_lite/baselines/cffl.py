@@ -1,4 +1,4 @@
-"""CFFL: each participant keeps its own update and downloads a share of the others', as its credit and size allow."""
+"""CFFL: each participant keeps its own update and downloads a part of the others', as its credit and size allow."""
 
 from __future__ import annotations
 
@@ -19,56 +19,79 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import (
-    SENT,
-    STANDING,
-    as_changes,
-    outcome,
-    own_network,
-    own_networks,
-    own_starts,
-    remember_network,
-    send_own,
-    size_of,
-)
-from .sparsify import add, descending, flatten, largest, sparse_numbers, unflatten, weighted_sum
+from .common import ROUNDS, SENT, STANDING, own_changes, own_network, remember_network, remembered, reward_own, send_own
+from .sparsify import add, descending, flatten, largest, size_of, sparse_numbers, unflatten, weighted_sum
 
 __all__ = ["cffl"]
 
 
 def cffl(
-    problem: Problem,
-    *,
-    upload: float = 0.1,
-    alpha: float = 5.0,
-    memory: float = 0.2,
-    threshold: float = 1 / 3,
-    train: Train = train,
-) -> Outcome:
+    problem: Problem, *, upload: float = 1.0, clip: float | None = 1e-3, memory: float = 0.8, alpha: float = 5.0,
+    alpha_final: float = 10.0, threshold: float = 1 / 3, train: Train = train,
+) -> Outcome:  # fmt: skip
+    r"""Keep one's own update, and download as many entries of the sum of all as credit and size allow.
+
+    Everybody uploads the share `upload` of its change that is largest, each entry clipped to [-`clip`, `clip`]:
+    $\tilde\Delta_i$. The server tries each on its validation split, $c_i \leftarrow m c_i + (1 - m)\,a_i / \sum_j a_j$ with
+    $m$ = `memory`, then $c \leftarrow \sinh(\alpha c)$, divided by its sum; whoever falls below `threshold` / n is excluded
+    from then on. The sum is $u = \sum_j \tilde\Delta_j$ over the others. Participant $i$ keeps its own change, receives the
+    share $\frac{c_i}{\max c} s_i$ of $u$ that is largest, and takes out its own part $s_i \tilde\Delta_i$, with
+    $s_i = |D_i| / \max_j |D_j|$.
+
+    Args:
+        upload: Share of the entries that is uploaded, in (0, 1]. With 1 the server tries each participant's own network.
+        clip: Bound of an uploaded entry, above 0; None: no bound.
+        memory: $m$, share of the earlier credit, in [0, 1).
+        alpha: $\alpha$ in the first round, above 0.
+        alpha_final: $\alpha$ in the last round.
+        threshold: Least credit, in equal shares, in [0, 1].
+
+    Raises:
+        ValueError: A constant is outside its range.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> problem = aq.method.assess(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
+        >>> len(cffl(problem, upload=0.1, train=partial(train, progress=False)).models)
+        2
+
+    References:
+        CFFL (Lyu et al. 2020), Algorithm 1, with the constants of its released code: memory 0.8, alpha 5 to 10, clip 0.001,
+        threshold 1/3, and an upload of 1 (default) or 0.1, its two settings.
+        Deviation: nobody pretrains alone; that $\alpha$ grows linearly is our reading.
+    """
     number("upload", upload, 0, 1, above=True)
-    number("alpha", alpha, 0, above=True)
+    if clip is not None:
+        number("clip", clip, 0, above=True)
     number("memory", memory, 0, 1, below=True)
-    number("threshold", threshold, 0)
+    number("alpha", alpha, 0, above=True)
+    number("alpha_final", alpha_final, 0, above=True)
+    number("threshold", threshold, 0, 1)
     step = partial(
-        _aggregate,
-        build=problem.build,
-        validation=problem.validation,
-        by_size=problem.by_size,
-        upload=upload,
-        credit=partial(credits, memory=memory, threshold=threshold, alpha=alpha),
-    )
+        _aggregate, build=problem.build, validation=problem.validation, upload=upload, clip=clip,
+        size=problem.by_size / problem.by_size.max(), credit=partial(credits, memory=memory, threshold=threshold),
+        alphas=np.linspace(alpha, alpha_final, problem.config.rounds),
+    )  # fmt: skip
     strategy = replace(
         slimmable(problem.build, full_only), broadcast=send_own, aggregate=step, sent=partial(_sent, upload=upload)
     )
-    last = train(problem, strategy, weights=problem.by_size)
-    return outcome(problem, own_networks(problem, last), last, "cffl")
+    return reward_own(problem, strategy, train, "cffl")
 
 
-def credits(before, here, tried, *, alpha: float, memory: float, threshold: float) -> NDArray[np.float64]:
-    credit, tried = before.copy(), np.asarray(tried, dtype=float)
-    seen = np.array([i for i in here if before[i] != 0], dtype=int)  # also who is new
-    worth = np.array([a for i, a in zip(here, tried, strict=True) if before[i] != 0])
-    credit[seen] = memory * np.nan_to_num(before[seen]) + (1 - memory) * worth / max(worth.sum(), 1e-12)
+def credits(
+    before: NDArray[np.float64], here: Sequence[int], accuracy: ArrayLike,
+    *, alpha: float, memory: float, threshold: float,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Credits after a round, (participants,), summing to one; 0 for who is excluded, NaN for who has not come yet.
+
+    Who comes for the first time has credit 0. Credits are compared among all who have come, present or not.
+    """
+    credit, found = before.copy(), np.full(len(before), np.nan)
+    found[list(here)] = accuracy
+    seen = [i for i in here if before[i] != 0]  # NaN as well: who is new
+    share = found[seen] / max(found[seen].sum(), 1e-12)
+    credit[seen] = memory * np.nan_to_num(before[seen]) + (1 - memory) * share
     known = np.flatnonzero(np.nan_to_num(credit) > 0)
     credit[known] = np.sinh(alpha * credit[known])
     credit[known] /= credit[known].sum()
@@ -76,48 +99,42 @@ def credits(before, here, tried, *, alpha: float, memory: float, threshold: floa
     return credit / np.nansum(credit)
 
 
-def _aggregate(state, updates, *, build, validation, by_size, upload, credit):
-    changes = as_changes(own_starts(state, updates), updates)
-    shown = [replace(u, state=_uploaded(u.state, upload)) for u in changes]
-    tried = [_tried(build, validation, state, u, s, upload) for u, s in zip(updates, shown, strict=True)]
-    before = np.full(len(by_size), np.nan)
-    if STANDING in state.memory:
-        before = state.memory[STANDING].cpu().numpy()
-    found = credit(before, [u.participant for u in updates], tried)
-    trusted = [u for u in shown if found[u.participant] > 0]
-    common = weighted_sum(shown, [by_size[u.participant] * (found[u.participant] > 0) for u in shown])
-    memory = {**state.memory, STANDING: torch.tensor(found)}
-    memory |= _topped_up(by_size, state, changes, trusted, common, found)
-    return ServerState(add(state.theta, common), memory)
+def _aggregate(
+    state: ServerState, updates: Sequence[Update], *, build: Build, validation: Samples, upload: float,
+    clip: float | None, size: NDArray[np.float64], credit: partial[NDArray[np.float64]], alphas: NDArray[np.float64],
+) -> ServerState:  # fmt: skip
+    """One round of CFFL."""
+    index, here = int(state.memory.get(ROUNDS, 0)), [u.participant for u in updates]
+    changes = own_changes(state, updates)
+    uploads = [replace(u, state=_uploaded(u.state, upload, clip)) for u in changes]
+    tried = [u.state if upload == 1 else add(state.theta, s.state) for u, s in zip(updates, uploads, strict=True)]
+    accuracy = [float(correct(view(build, net, 1.0), validation).mean()) for net in tried]
+    before = remembered(state, STANDING, torch.full((len(size),), torch.nan, dtype=torch.float64)).numpy()
+    found = credit(before, here, accuracy, alpha=float(alphas[index]))
+    u = weighted_sum(uploads, (found[here] > 0).tolist())
+    shares = np.nan_to_num(found) / np.nanmax(found) * size
+    flat = flatten(u)
+    order, nonzero = descending(flat), int(flat.count_nonzero())  # a zero need not be sent
+    memory, sent = {**state.memory, STANDING: torch.tensor(found), ROUNDS: torch.tensor(index + 1)}, 0
+    for i, change, own in zip(here, changes, uploads, strict=True):
+        count = min(int(shares[i] * len(flat) + 1e-9), nonzero)
+        network = add(own_network(state, i), change.state)
+        if found[i] > 0:
+            network = add(add(network, unflatten(largest(flat, count, order), u)), own.state, -float(size[i]))
+        memory |= remember_network(i, network)
+        sent += sparse_numbers(count, len(flat))
+    return ServerState(add(state.theta, u), {**memory, SENT: torch.tensor(sent)})
 
 
-def _uploaded(change, share):
+def _uploaded(change: State, share: float, clip: float | None) -> dict[str, Tensor]:
+    """The largest entries of a change over all tensors, clipped; the others are zero."""
     flat = flatten(change)
-    return dict(change) if share == 1 else unflatten(largest(flat, math.ceil(share * len(flat))), change)
+    if share < 1:
+        flat = largest(flat, math.ceil(share * len(flat)))
+    return unflatten(flat if clip is None else flat.clamp(-clip, clip), change)
 
 
-def _tried(build, validation, state, update, shown, upload):
-    network = update.state if upload == 1 else add(state.theta, shown.state)
-    return float(correct(view(build, network, 1.0), validation).mean())
-
-
-def _topped_up(size, state, moved, trusted, common, credit):
-    flat, shown = flatten(common), {u.participant: u for u in trusted}
-    order, filled = flat.abs().argsort(descending=True, stable=True), int(flat.count_nonzero())
-    after, sent = {}, 0
-    for u in moved:
-        i = u.participant
-        network = add(own_network(state, i), u.state)
-        if i in shown:
-            quota = credit[i] / np.nanmax(credit) * size[i] / size.max()
-            count = min(int(quota * len(flat) + 1e-9), filled)  # a zero need not be sent
-            network = add(network, unflatten(largest(flat, count, order), common))
-            network = add(network, shown[i].state, -float(size[i]))
-            sent += sparse_numbers(count, len(flat))
-        after |= remember_network(i, network)
-    return {**after, SENT: torch.tensor(sent)}
-
-
-def _sent(state, updates, *, upload):
+def _sent(state: ServerState, updates: Sequence[Update], *, upload: float) -> int:
+    """Sparse updates up, sparse ones down."""
     entries = size_of(state.theta)
     return int(state.memory[SENT]) + len(updates) * sparse_numbers(math.ceil(upload * entries), entries)

@@ -19,17 +19,15 @@ from ..types import ServerState, Update
 from .common import (
     SENT,
     STANDING,
-    as_changes,
     as_round,
-    outcome,
+    own_changes,
     own_network,
-    own_networks,
-    own_starts,
     remember_network,
+    remembered,
+    reward_own,
     send_own,
-    size_of,
 )
-from .sparsify import add, sparse_shares, weighted_sum, with_norm
+from .sparsify import add, size_of, sparse_shares, weighted_sum, with_norm
 
 __all__ = ["cgsv"]
 
@@ -44,7 +42,8 @@ def cgsv(
     adds, tensor by tensor, the share $q_i$ of $u$ that is largest in magnitude to its own network, and nothing of its own.
 
     Args:
-        length: $\Gamma$, norm of an update, above 0.
+        length: $\Gamma$, norm of an update, above 0. It must fit the network, the learning rate and the number of rounds:
+            choose it on validation, for instance among 0.1, 0.25, 0.5 and 0.75.
         beta: $\beta$, above 0; the larger, the more equal the rewards.
         alpha: $\alpha$, share of the earlier standing, in [0, 1).
 
@@ -60,7 +59,9 @@ def cgsv(
         2
 
     References:
-        CGSV (Xu et al. 2021), Algorithm 1 and Equations 1 to 3, and its released code.
+        CGSV (Xu et al. 2021) and its released code, which leaves out one entry of each tensor also at $q_i = 1$. Its
+        constants (0.5 for MNIST, 0.15 for CIFAR-10, 1 for text) belong to its CNNs and 200 rounds of 3 epochs.
+        Deviation: the config's local steps and learning rate; participants may be absent.
     """
     number("length", length, 0, above=True)
     number("beta", beta, 0, above=True)
@@ -71,25 +72,18 @@ def cgsv(
         aggregate=partial(_aggregate, by_size=problem.by_size, length=length, beta=beta, alpha=alpha),
         sent=_sent,
     )
-    last = train(problem, strategy, weights=problem.by_size)
-    return outcome(problem, own_networks(problem, last), last, "cgsv")
+    return reward_own(problem, strategy, train, "cgsv")
 
 
 def _aggregate(
-    state: ServerState,
-    updates: Sequence[Update],
-    *,
-    by_size: NDArray[np.float64],
-    length: float,
-    beta: float,
+    state: ServerState, updates: Sequence[Update], *, by_size: NDArray[np.float64], length: float, beta: float,
     alpha: float,
-) -> ServerState:
+) -> ServerState:  # fmt: skip
     """One round of CGSV."""
     here = [u.participant for u in updates]
-    changes = as_changes(own_starts(state, updates), updates)
-    standing, known = by_size.copy(), STANDING in state.memory
-    if known:
-        standing = state.memory[STANDING].cpu().numpy().copy()
+    changes = own_changes(state, updates)
+    known = STANDING in state.memory
+    standing = remembered(state, STANDING, torch.tensor(by_size)).numpy().copy()
     share = standing[here] / standing[here].sum()
     zero, rnd = as_round(state.theta, changes)
     standing[here] = standing[here].sum() * alignment(zero, rnd, share if known else None, alpha=alpha)

@@ -7,13 +7,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ..method import Outcome, Problem
+from ..federate import Strategy
+from ..method import Outcome, Problem, Train
 from ..slimmable import slim
 from ..types import Round, ServerState, State, Update
 
 ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memory
+
+
+def reward_global(
+    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None
+) -> Outcome:
+    """Train (weights: by size) and reward everybody with the global model."""
+    last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
+    return outcome(problem, [slim(problem.build, last.theta, 1.0) for _ in problem.shards], last, method)
+
+
+def reward_own(
+    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None
+) -> Outcome:
+    """Train (weights: by size) and reward everybody with its own network."""
+    last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
+    models = [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
+    return outcome(problem, models, last, method)
+
+
+def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: str) -> Outcome:
+    """The outcome of a method without widths."""
+    return Outcome(problem, models, last, method=method, seconds=time.perf_counter() - problem.started)
 
 
 def own_network(state: ServerState, participant: int) -> dict[str, Tensor]:
@@ -31,9 +55,9 @@ def send_own(state: ServerState, participant: int, width: float) -> dict[str, Te
     return own_network(state, participant)
 
 
-def own_starts(state: ServerState, updates: Sequence[Update]) -> dict[int, dict[str, Tensor]]:
-    """The own network of everyone who sent an update, by participant."""
-    return {u.participant: own_network(state, u.participant) for u in updates}
+def own_changes(state: ServerState, updates: Sequence[Update]) -> list[Update]:
+    """The updates as changes of each participant's own network."""
+    return as_changes({u.participant: own_network(state, u.participant) for u in updates}, updates)
 
 
 def as_changes(starts: Mapping[int, State], updates: Sequence[Update]) -> list[Update]:
@@ -52,21 +76,6 @@ def as_round(theta: State, changes: Sequence[Update]) -> tuple[dict[str, Tensor]
     return zero, Round(0, ServerState(zero), (), 0.0, 0, updates=tuple(changes))
 
 
-def size_of(theta: State) -> int:
-    """Numbers in a network."""
-    return sum(t.numel() for t in theta.values())
-
-
-def own_networks(problem: Problem, last: Round) -> list[nn.Module]:
-    """Everybody's own network as its reward."""
-    return [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
-
-
-def global_models(problem: Problem, last: Round) -> list[nn.Module]:
-    """The global model as everybody's reward."""
-    return [slim(problem.build, last.theta, 1.0) for _ in problem.shards]
-
-
-def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: str) -> Outcome:
-    """The outcome of a method without widths."""
-    return Outcome(problem, models, last, method=method, seconds=time.perf_counter() - problem.started)
+def remembered(state: ServerState, key: str, default: Tensor) -> Tensor:
+    """A tensor of the memory, on the CPU."""
+    return state.memory.get(key, default).cpu()

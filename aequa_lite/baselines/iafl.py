@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,9 +17,9 @@ from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
-from ..types import ServerState, Update
-from .common import ROUNDS, as_changes, outcome, own_network, own_networks, remember_network, size_of
-from .sparsify import add, weighted_sum
+from ..types import ServerState, State, Update
+from .common import ROUNDS, as_changes, own_network, remember_network, reward_own
+from .sparsify import add, size_of, weighted_sum
 
 __all__ = ["iafl"]
 
@@ -64,8 +64,7 @@ def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: 
         aggregate=partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed),
         sent=partial(_sent, participants=len(gamma)),
     )
-    last = train(problem, strategy, weights=problem.by_size)
-    return outcome(problem, own_networks(problem, last), last, "iafl")
+    return reward_own(problem, strategy, train, "iafl")
 
 
 def _start(state: ServerState, participant: int, width: float, *, seed: int, recovery: float) -> dict[str, Tensor]:
@@ -76,12 +75,7 @@ def _start(state: ServerState, participant: int, width: float, *, seed: int, rec
 
 
 def _aggregate(
-    state: ServerState,
-    updates: Sequence[Update],
-    *,
-    start: partial[dict[str, Tensor]],
-    gamma: NDArray[np.float64],
-    seed: int,
+    state: ServerState, updates: Sequence[Update], *, start: Callable[..., State], gamma: NDArray[np.float64], seed: int
 ) -> ServerState:
     """One round of IAFL."""
     index = int(state.memory.get(ROUNDS, 0))

@@ -15,7 +15,8 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import outcome, own_networks, remember_network, send_own, size_of
+from .common import remember_network, reward_own, send_own
+from .sparsify import size_of
 
 __all__ = ["lg_fedavg"]
 
@@ -52,8 +53,7 @@ def lg_fedavg(problem: Problem, *, shared: int = 1, train: Train = train) -> Out
         aggregate=partial(_aggregate, shared=shared),
         sent=partial(_sent, shared=shared),
     )
-    last = train(problem, strategy, weights=np.ones(len(problem.shards)) / len(problem.shards))
-    return outcome(problem, own_networks(problem, last), last, "lg_fedavg")
+    return reward_own(problem, strategy, train, "lg_fedavg", np.full(len(problem.shards), 1 / len(problem.shards)))
 
 
 def _split(theta: State, shared: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -18,17 +18,7 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import (
-    STANDING,
-    as_changes,
-    as_round,
-    global_models,
-    outcome,
-    own_networks,
-    own_starts,
-    remember_network,
-    send_own,
-)
+from .common import STANDING, as_round, own_changes, remember_network, remembered, reward_global, reward_own, send_own
 
 __all__ = ["shapfed", "shapfed_wa"]
 
@@ -62,8 +52,7 @@ def shapfed_wa(problem: Problem, *, memory: float = 0.9, train: Train = train) -
     number("memory", memory, 0, 1, below=True)
     step = partial(_aggregate, participants=len(problem.shards), memory=memory, personal=False)
     strategy = replace(slimmable(problem.build, full_only), aggregate=step)
-    last = train(problem, strategy, weights=problem.by_size)
-    return outcome(problem, global_models(problem, last), last, "shapfed_wa")
+    return reward_global(problem, strategy, train, "shapfed_wa")
 
 
 def shapfed(problem: Problem, *, memory: float = 0.9, relative: bool = False, train: Train = train) -> Outcome:
@@ -96,19 +85,13 @@ def shapfed(problem: Problem, *, memory: float = 0.9, relative: bool = False, tr
     constants = {"memory": memory, "personal": True, "relative": flag("relative", relative)}
     step = partial(_aggregate, participants=len(problem.shards), **constants)
     strategy = replace(slimmable(problem.build, full_only), broadcast=send_own, aggregate=step)
-    last = train(problem, strategy, weights=problem.by_size)
-    return outcome(problem, own_networks(problem, last), last, "shapfed")
+    return reward_own(problem, strategy, train, "shapfed")
 
 
 def _aggregate(
-    state: ServerState,
-    updates: Sequence[Update],
-    *,
-    participants: int,
-    memory: float,
-    personal: bool,
+    state: ServerState, updates: Sequence[Update], *, participants: int, memory: float, personal: bool,
     relative: bool = False,
-) -> ServerState:
+) -> ServerState:  # fmt: skip
     """One round of ShapFed, with or without its personalised broadcast."""
     standing = _standing(state, updates, participants, memory)
     weights = np.maximum(standing, LEAST)
@@ -123,18 +106,13 @@ def _aggregate(
 
 def _standing(state: ServerState, updates: Sequence[Update], participants: int, memory: float) -> NDArray[np.float64]:
     """Standings after a round, (participants,); NaN for those who have not sent an update yet."""
-    before = np.full(participants, np.nan)
-    if STANDING in state.memory:
-        before = state.memory[STANDING].cpu().numpy()
-    here = [u.participant for u in updates]
-    known = before[here]
-    weights = np.ones(len(here)) if np.isnan(known).any() else np.maximum(known, LEAST)
-    changes = as_changes(own_starts(state, updates), updates)
-    cosine = class_alignment(
-        *as_round(state.theta, [replace(c, weight=float(w)) for c, w in zip(changes, weights, strict=True)])
-    )
+    before = remembered(state, STANDING, torch.full((participants,), torch.nan, dtype=torch.float64)).numpy()
+    known = before[[u.participant for u in updates]]
+    weights = np.ones(len(known)) if np.isnan(known).any() else np.maximum(known, LEAST)
+    pairs = zip(own_changes(state, updates), weights, strict=True)
+    cosine = class_alignment(*as_round(state.theta, [replace(c, weight=float(w)) for c, w in pairs]))
     after = before.copy()
-    after[here] = np.where(np.isnan(known), cosine, memory * known + (1 - memory) * cosine)
+    after[[u.participant for u in updates]] = np.where(np.isnan(known), cosine, memory * known + (1 - memory) * cosine)
     return after
 
 

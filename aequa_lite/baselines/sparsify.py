@@ -64,6 +64,11 @@ def largest(flat: Tensor, count: int, order: Tensor | None = None) -> Tensor:
     return torch.zeros_like(flat).index_copy(0, chosen, flat[chosen])
 
 
+def size_of(theta: State) -> int:
+    """Numbers in a network."""
+    return sum(t.numel() for t in theta.values())
+
+
 def descending(flat: Tensor) -> Tensor:
     """Positions by falling magnitude; among equals the first comes first."""
     return flat.abs().argsort(descending=True, stable=True)
@@ -100,12 +105,16 @@ def with_norm(change: State, norm: float) -> dict[str, Tensor]:
 
 
 def sparse_shares(change: State, shares: Sequence[float]) -> tuple[list[dict[str, Tensor]], int]:
-    """For each share that much of every tensor, largest entries first; and how many numbers travel in all."""
+    """For each share that much of every tensor, largest entries first, never all; and how many numbers travel in all.
+
+    As in CGSV's code, at least one entry of a tensor of several is left out, also at share 1.
+    """
     flats = {k: t.flatten() for k, t in change.items()}
     orders = {k: descending(flat) for k, flat in flats.items()}
     parts, sent = [], 0
     for share in shares:
-        count = {k: math.ceil(min(share, 1.0) * len(flat) - 1e-9) for k, flat in flats.items()}
+        most = {k: max(len(flat) - 1, 1) for k, flat in flats.items()}
+        count = {k: min(math.ceil(share * len(flat) - 1e-9), most[k]) for k, flat in flats.items()}
         parts.append({k: largest(flats[k], count[k], orders[k]).view_as(t) for k, t in change.items()})
         sent += sum(sparse_numbers(count[k], len(flat)) for k, flat in flats.items())
     return parts, sent
