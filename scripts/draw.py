@@ -1,4 +1,4 @@
-"""Draw the pictures of the book that no chapter draws: layers, one round, two times of rewarding, the first screen.
+"""Draw the pictures of the book that no chapter draws: the package, one round, two times of rewarding, the first screen.
 
 usage: python scripts/draw.py [RUN]     (RUN: a folder with report.json, default runs/quickstart)
 """
@@ -12,6 +12,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
@@ -22,7 +23,9 @@ STATIC = BOOK / "_static"
 COLOURS = ("#3b528b", "#365a8c", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
 SHADES = ("#1f4e79", "#3f8f8b", "#9fd3a6")  # dark is wide, light is narrow, as in the figures
 FONT = "text{font-family:DejaVu Sans,Verdana,sans-serif;font-size:15px}.t{fill:#222}.s{fill:#555;font-size:13px}"
-STRONG = ("slimmable", "federate", "exact")  # the three files to read first
+GAP = 0.002  # accuracy between two levels of the first screen
+WIDE = 800  # pixels of the drawing of the package
+STRONG = ("slimmable", "federate", "method")  # the three files to read first
 
 
 def svg(width: float, height: float, label: str, parts: list[str], style: str = FONT) -> str:
@@ -32,33 +35,35 @@ def svg(width: float, height: float, label: str, parts: list[str], style: str = 
     return f"{head}<style>{style}</style>{card}{''.join(parts)}</svg>\n"
 
 
-def table_of_layers() -> dict[str, list[str]]:
-    """The files and folders of each layer, from the table of the architecture page."""
+def table_of_parts() -> dict[str, list[str]]:
+    """The files of each part, from the table of the architecture page, in reading order."""
     found: dict[str, list[str]] = {}
-    rows = re.findall(r"^\| ([A-Za-z ]*)\| (`[^|]*(?:\.py|/)`[^|]*)\|", (BOOK / "architecture.md").read_text(), re.M)
-    for layer, files in rows:
-        title = layer.strip() or list(found)[-1]
-        found.setdefault(title, []).extend(re.findall(r"`(?:\w+/)*?(\w+)(?:\.py|/)`", files))
+    for part, files in re.findall(
+        r"^\| ([a-z ]*)\| (`[^|]*\.py`[^|]*)\|", (BOOK / "architecture.md").read_text(), re.M
+    ):
+        title = part.strip() or list(found)[-1]
+        found.setdefault(title, []).extend(re.findall(r"`(?:\w+/)*(\w+)\.py`", files))
     return found
 
 
 def layers() -> str:
-    """The layers of the package in the order of the imports."""
-    parts, table, right = [], table_of_layers(), 0.0
-    for k, ((title, names), colour) in enumerate(zip(table.items(), cycle(COLOURS))):
-        y, x = 20 + k * 62, 150.0
-        parts.append(f'<text x="134" y="{y + 25}" text-anchor="end" class="t">{title}</text>')
+    """The parts of the package in reading order: a file imports only from files further up or to its left."""
+    parts, y = [], 20.0
+    for (title, names), colour in zip(table_of_parts().items(), cycle(COLOURS)):
+        x = 132.0
+        parts.append(f'<text x="118" y="{y + 21:.0f}" text-anchor="end" class="t">{title}</text>')
         for name in names:
-            w, look = 24 + 8.4 * len(name), "b" if name in STRONG else "n"
-            parts.append(f'<rect x="{x:.0f}" y="{y}" width="{w:.0f}" height="38" rx="6" fill="{colour}"/>')
-            parts.append(f'<text x="{x + w / 2:.0f}" y="{y + 24}" text-anchor="middle" class="{look}">{name}</text>')
-            x += w + 8
-            right = max(right, x)
-        if k + 1 < len(table):
-            arrow = f"M166 {y + 40} v18 m-5 -6 l5 6 l5 -6"
-            parts.append(f'<path d="{arrow}" stroke="#555" fill="none" stroke-width="1.5"/>')
+            w, look = 20 + 8.2 * len(name), "b" if name in STRONG else "n"
+            if x + w > WIDE:
+                x, y = 132.0, y + 36
+            parts.append(f'<rect x="{x:.0f}" y="{y:.0f}" width="{w:.0f}" height="30" rx="6" fill="{colour}"/>')
+            parts.append(
+                f'<text x="{x + w / 2:.0f}" y="{y + 20:.0f}" text-anchor="middle" class="{look}">{name}</text>'
+            )
+            x += w + 7
+        y += 46
     style = f"{FONT}text{{font-size:14px}}.n{{fill:#fff}}.b{{fill:#fff;font-weight:bold}}"
-    return svg(right + 12, 62 * len(table) + 16, "The layers of the package", parts, style)
+    return svg(WIDE + 12, y, "The files of the package by part, in reading order", parts, style)
 
 
 def nested(x: float, y: float, size: float, widths: tuple[float, ...]) -> str:
@@ -113,14 +118,27 @@ def block(x: float, y: float, width: float) -> str:
     return f'{full}<rect x="{x}" y="{y}" width="{44 * width:.0f}" height="{44 * width:.0f}" fill="{shade}"/>'
 
 
+def distinct_levels(curve: aq.Curve) -> NDArray[np.intp]:
+    """The levels that lie GAP or more apart, from the top: closer ones are far below the noise of the curve.
+
+    Among closer levels the optimum follows coincidences, and a higher contribution may earn a slightly narrower width.
+    """
+    kept = [len(curve.levels) - 1]
+    for k in range(len(curve.levels) - 2, -1, -1):
+        if curve.levels[kept[-1]] - curve.levels[k] >= GAP:
+            kept.append(k)
+    return np.array(kept[::-1])
+
+
 def landing(found: aq.Report) -> str:
     """The interactive first screen: from a contribution to width and accuracy, on the run's own curve."""
     curve = aq.Curve(found.curve["widths"], found.curve["validation"], samples=found.data["sizes"]["validation"])
+    kept = distinct_levels(curve)
     values = {
         "b": [round(float(b), 4) for b in found.contribution],
-        "levels": [round(float(a), 6) for a in curve.levels],
-        "widths": [round(float(w), 4) for w in curve.level_widths],
-        "parameters": [aq.n_parameters(aq.MLP(float(w))) for w in curve.level_widths],
+        "levels": [round(float(a), 6) for a in curve.levels[kept]],
+        "widths": [round(float(w), 4) for w in curve.level_widths[kept]],
+        "parameters": [aq.n_parameters(aq.MLP(float(w))) for w in curve.level_widths[kept]],
         "weight": round(0.5 / float(np.sqrt(len(found.contribution) - 1)), 3),
         "scale": SCALE,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(params=["light", "dark"])
 def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A fresh page that notes what it complains of and what it asks for elsewhere."""
+    """A fresh page that records its errors and the requests that leave it."""
     fresh = browser.new_page(color_scheme=request.param, viewport={"width": 1280, "height": 900})
     fresh.set_default_timeout(180_000)  # on a busy machine a page of formulas takes its time
-    fresh.said, fresh.asked = [], []
-    fresh.on("console", lambda m: fresh.said.append(m.text) if m.type == "error" else None)
-    fresh.on("pageerror", lambda e: fresh.said.append(str(e)))
+    fresh.errors, fresh.asked = [], []
+    fresh.on("console", lambda m: fresh.errors.append(m.text) if m.type == "error" else None)
+    fresh.on("pageerror", lambda e: fresh.errors.append(str(e)))
     fresh.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else fresh.asked.append(r.url))
     yield fresh
     fresh.close()
@@ -64,44 +65,72 @@ def test_a_page_is_silent_whole_narrow_and_accessible(page: Any, path: Path) -> 
         assert not grave
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    assert not page.said
+    assert not page.errors
     assert not page.asked
 
 
 def test_the_landing_pages_slider_moves_the_reward(page: Any) -> None:
     assert BOOK is not None
     opened(page, BOOK / "book" / "intro.html")
-    words, slider = page.locator(".aequa-landing [data-out=words]"), page.locator("#aequa-brought")
+    summary, slider = page.locator(".aequa-landing [data-out=summary]"), page.locator("#aequa-contribution")
     slider.focus()
     page.keyboard.press("Home")
-    low = words.inner_text()
+    assert "It contributed 0.50" in summary.inner_text()
     page.keyboard.press("End")
-    assert "It contributed 0.50" in low
-    assert "It contributed 0.90" in words.inner_text()
-    assert "loses" in words.inner_text()  # more than the full network can pay
+    assert "It contributed 0.90" in summary.inner_text()
+    assert "loses" in summary.inner_text()  # more than the full network attains
+
+
+def test_the_landing_pages_reward_rises_with_the_contribution_and_nobody_loses_below_the_top(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "book" / "intro.html")
+    found = page.evaluate(
+        """() => {
+          const slider = document.querySelector('#aequa-contribution'), root = document.querySelector('.aequa-landing');
+          const read = name => +root.dataset[name];
+          return Array.from({length: 81}, (_, k) => {
+            slider.value = 0.5 + 0.005 * k;
+            slider.dispatchEvent(new Event('input'));
+            return [read('contribution'), read('width'), read('reward'), read('top')];
+          });
+        }"""
+    )
+    assert [round(b, 3) for b, *_ in found] == [round(0.5 + 0.005 * k, 3) for k in range(81)]
+    for (_, narrow, low, _), (_, wide, high, _) in pairwise(found):
+        assert narrow <= wide
+        assert low <= high
+    assert all(reward >= b - 1e-9 for b, _, reward, top in found if b <= top)
+    assert all(reward == top for b, _, reward, top in found if b > top)
 
 
 def test_the_stepper_goes_through_one_round(page: Any) -> None:
     assert BOOK is not None
-    opened(page, BOOK / "notebooks" / "02_federated_training.html")
-    box = page.locator("#stepper-round")
-    for title in ("shared network", "broadcast", "train", "merge"):
+    opened(page, BOOK / "notebooks" / "03_federated_training.html")
+    box, titles = page.locator("#stepper-round"), ("global model", "broadcast", "train", "aggregate")
+    for title in titles:
         assert title in box.locator("section:not([hidden]) b").inner_text()
-        if title != "merge":
+        if title != titles[-1]:
             box.locator("[data-move='1']").press("Enter")
     assert box.locator("[data-move='1']").is_disabled()
 
 
-def test_a_code_cells_functions_and_a_pages_words_are_linked(page: Any) -> None:
+def test_a_code_cells_functions_and_a_pages_terms_are_linked(page: Any) -> None:
     assert BOOK is not None
-    opened(page, BOOK / "notebooks" / "00_quickstart.html")
+    opened(page, BOOK / "notebooks" / "01_quickstart.html")
     assert page.locator("pre a.api-link", has_text="allocate").first.get_attribute("href").endswith(".allocate")
     assert "glossary.html#term-" in page.locator("a.term-link").first.get_attribute("href")
 
 
+@pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name == "notebooks"], ids=lambda p: p.stem)
+def test_no_line_of_code_is_cut_on_a_laptop(page: Any, path: Path) -> None:
+    opened(page, path)
+    wide = "all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 80))"
+    assert not page.eval_on_selector_all(".cell_input pre", wide)
+
+
 def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:
     assert BOOK is not None
-    opened(page, BOOK / "notebooks" / "00_quickstart.html")
+    opened(page, BOOK / "notebooks" / "01_quickstart.html")
     faces = page.eval_on_selector_all("article img", "all => all.map(e => getComputedStyle(e).backgroundColor)")
     assert set(faces) == {"rgb(255, 255, 255)"}
 
@@ -109,7 +138,7 @@ def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:
 def test_a_figure_of_many_panels_scrolls_on_a_telephone_and_a_formula_keeps_its_full_stop(page: Any) -> None:
     assert BOOK is not None
     page.set_viewport_size({"width": 390, "height": 844})
-    opened(page, BOOK / "notebooks" / "06_training_time_allocation.html")
+    opened(page, BOOK / "notebooks" / "07_training_time_allocation.html")
     inside = page.eval_on_selector_all(".wide", "all => all.map(e => [e.scrollWidth, e.clientWidth])")
     assert inside
     assert all(scrolls > shown for scrolls, shown in inside)

@@ -28,14 +28,15 @@ def test_the_page_finds_the_plan_that_allocate_finds() -> None:
             b, levels = b.round(1), np.unique(levels.round(2))
         weight = round(float(rng.uniform(0, 1)), 2)
         curve = aq.Curve(np.linspace(0.1, 1, len(levels)) if len(levels) > 1 else [1.0], levels, 1000)
-        plan = aq.allocate(b, curve, objective=aq.allocation.spread_minus_gain(weight))
-        cases.append([b.tolist(), levels.tolist(), weight])
+        rational = seed % 3 > 0
+        plan = aq.allocate(b, curve, objective=aq.allocation.spread_minus_gain(weight), individually_rational=rational)
+        cases.append([b.tolist(), levels.tolist(), weight, rational])
         expected.append((plan.certificate.value, np.searchsorted(levels, plan.predicted_accuracy - 1e-12).tolist()))
     search = asset("sliders.js")
-    code = f"{search}\nconsole.log(JSON.stringify({json.dumps(cases)}.map(c => best(c[0], c[1], c[2]))));"
+    code = f"{search}\nconsole.log(JSON.stringify({json.dumps(cases)}.map(c => best(...c))));"
     output = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=True).stdout
     same = 0
-    for (b, levels, weight), (value, chosen), found in zip(cases, expected, json.loads(output), strict=True):
+    for (b, levels, weight, _), (value, chosen), found in zip(cases, expected, json.loads(output), strict=True):
         gains = np.array(levels)[found] - b
         assert gains.std() - weight * gains.mean() == pytest.approx(value, abs=1e-9)
         same += found == chosen

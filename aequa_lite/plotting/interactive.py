@@ -54,7 +54,7 @@ def asset(name: str) -> str:
 
 def _still(contribution: NDArray[np.float64], curve: Curve) -> str:
     """The same figure as a picture, for a page without scripts."""
-    figure = draw_curve(curve, allocate(contribution, curve), contribution)
+    figure = draw_curve(curve, allocate(contribution, curve, individually_rational=True), contribution)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     plt.close(figure)
@@ -67,7 +67,7 @@ def _still(contribution: NDArray[np.float64], curve: Curve) -> str:
 def sliders(contribution: ArrayLike, curve: Curve, name: str = "allocation") -> Page:
     r"""Show the allocation under three sliders: trade-off weight, least width, and noise of the contributions.
 
-    The page computes rewards by the same sweep over $\tau$ as `allocate`, for reading A.
+    The page computes individually rational rewards by the same sweep over $\tau$ as `allocate`, for reading A.
 
     Args:
         contribution: (n,) accuracies in [0, 1].
