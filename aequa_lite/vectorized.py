@@ -4,15 +4,16 @@ A network of width $w$ is the full one with the entries outside its leading
 blocks set to zero, $M_w\theta$: units beyond the width contribute nothing.
 So participants that train different widths in the same step share one
 vectorised pass. Batches, widths and updates are those of the plain path, up
-to rounding. A round's random numbers are drawn before its first step and
-uploaded once, so no step waits for the device.
+to rounding. A round's random numbers are drawn and uploaded before its
+first step, so no step waits for the device; all widths of a step are one
+pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ from .types import Build, Shard, State, Update
 
 __all__ = ["half_precision", "vectorized_sgd"]
 
-MOST_BYTES = 4 << 30  # of stacked parameters, momentum and gradients
+CPU_BYTES = 4 << 30  # that one pass may take; of a GPU it may take half
 
 
 def vectorized_sgd(
@@ -87,27 +88,21 @@ def vectorized_sgd(
     References:
         Our choice; vectorised gradients by torch.func.
     """
-    for name, each in {
-        "sent": sent,
-        "widths": widths,
-        "rngs": rngs,
-    }.items():
-        one_each(name, each, len(shards))
-    if buffers := [
-        name for name, _ in template(build, 1.0).named_buffers()
-    ]:
+    one_each("sent", sent, len(shards))
+    one_each("widths", widths, len(shards))
+    one_each("rngs", rngs, len(shards))
+    if buffers := [k for k, _ in template(build, 1.0).named_buffers()]:
         raise refusal("build", "a network without buffers", buffers[0],
                       "train it with vectorized=False")  # fmt: skip
     weights = [1.0] * len(shards) if weights is None else weights
     updates: list[Update] = []
-    most = _participants_per_pass(build, max(widths))
+    most = _participants_per_pass(build, max(widths), shards[0], config)
     for start in range(0, len(shards), most):
         part = slice(start, start + most)
-        stack = _Stack(
-            build, sent[part], shards[part], widths[part], config
-        )
+        few = sent[part], shards[part], widths[part]
+        stack = _Stack(build, *few, config, precision)
         plan = stack.plan(rngs[part], width_sampler)
-        losses = stack.train(plan, first, precision)
+        losses = stack.train(plan, first)
         updates += stack.updates(weights[part], losses)
     return updates
 
@@ -127,13 +122,34 @@ def half_precision(device: Any) -> torch.dtype | None:
     return torch.bfloat16 if new else torch.float16
 
 
-def _participants_per_pass(build: Build, widest: float) -> int:
+def _participants_per_pass(
+    build: Build, widest: float, shard: Shard, config: Config
+) -> int:
     """How many stacked networks fit the memory that one pass may take."""
-    tensors = template(build, widest).state_dict().values()
-    size = sum(t.numel() * t.element_size() for t in tensors)
-    return max(
-        1, MOST_BYTES // (8 * size)
-    )  # theta, velocity, two widths ...
+    x, most = shard.samples.x, CPU_BYTES
+    if x.is_cuda:
+        gpu = torch.cuda.get_device_properties(x.device)
+        most = gpu.total_memory // 2
+    shape = config.batch, *x.shape[1:]
+    own, saved = _bytes(build, widest, shape, x.dtype)
+    many = config.widths_per_step + 2  # widths, at most
+    return max(1, most // ((4 + 2 * many) * own + many * saved))
+
+
+@lru_cache(maxsize=64)
+def _bytes(
+    build: Build, width: float, shape: tuple[int, ...], dtype: torch.dtype
+) -> tuple[int, int]:
+    """Bytes of the parameters, and of what a backward pass needs."""
+    net, saved = template(build, width), [0]
+
+    def add(t: Tensor) -> Tensor:
+        saved[0] += t.nbytes
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(add, lambda t: t):
+        net(torch.empty(shape, dtype=dtype, device="meta"))
+    return sum(t.nbytes for t in net.parameters()), saved[0]
 
 
 @lru_cache(maxsize=4096)
@@ -143,166 +159,145 @@ def _axis_sizes(build: Build, width: float) -> tuple[int, ...]:
     return tuple(size for t in shapes for size in t.shape)
 
 
+@dataclass(frozen=True)
 class _Plan:
-    """A round's random choices, on the device, made before its first step.
+    """A round's random choices, on the device before its first step.
 
-    K widths a step, P participants: batch positions (steps, P, B), the
-    weight of each sample (P, B), shares of the loss (steps, K, P), and for
-    each tensor {axis: (steps, K, P, size) bool} of the entries that a width
-    holds, only for axes that some width cuts.
+    K widths a step, P participants, batches of B. `axes` has for each
+    tensor the entries of each axis that a width holds, to be broadcast,
+    (steps, K, P, ..., size, ...) bool, for axes that some width cuts.
     """
 
-    def __init__(self, **tensors: Any) -> None:
-        self.positions: Tensor = tensors["positions"]
-        self.samples: Tensor = tensors["samples"]
-        self.shares: Tensor = tensors["shares"]
-        self.axes: list[dict[int, Tensor]] = tensors["axes"]
+    positions: Tensor  # (steps, K P, B)
+    samples: Tensor  # (P, B), the weight of each sample in its batch
+    shares: Tensor  # (steps, K, P), of the loss
+    axes: list[list[Tensor]]
+    whole: bool  # every step trains all that a participant holds
 
-    def masks(
-        self, step: int, like: Sequence[Tensor]
-    ) -> list[Tensor | None]:
-        """The entries that each width holds, (K, P, ...) or None."""
-        found: list[Tensor | None] = []
-        for axes, t in zip(self.axes, like, strict=True):
-            mask = None
-            for axis, inside in axes.items():
-                shape = [1] * (t.dim() - 1)
-                shape[axis] = inside.shape[-1]
-                one = inside[step].reshape(*inside.shape[1:3], *shape)
-                mask = one if mask is None else mask & one
-            found.append(mask)
-        return found
+    def masks(self, step: int) -> list[Tensor | None]:
+        """The entries of each tensor that a width holds, (K, P, ...)."""
+        made: dict[tuple[int, ...], Tensor | None] = {(): None}
+        keys = [tuple(map(id, each)) for each in self.axes]
+        for key, axes in zip(keys, self.axes, strict=True):
+            if key not in made:
+                made[key] = reduce(torch.mul, [t[step] for t in axes])
+        return [made[key] for key in keys]
 
 
 class _Stack:
     """Some participants as tensors with a new first axis, (P, ...)."""
 
     def __init__(
-        self,
-        build: Build,
-        sent: Sequence[State],
-        shards: Sequence[Shard],
-        widths: Sequence[float],
-        config: Config,
-    ) -> None:
-        self.build, self.shards = build, shards
-        self.widths, self.config = widths, config
+        self, build: Build, sent: Sequence[State], shards: Sequence[Shard],
+        widths: Sequence[float], config: Config,
+        precision: torch.dtype | None,
+    ) -> None:  # fmt: skip
+        self.build, self.shards, self.widths = build, shards, widths
+        self.config, self.precision = config, precision
         self.net = template(build, max(widths))
         self.device = shards[0].samples.y.device
-        like = self.net.state_dict()
-        stacked = {
-            k: torch.zeros(
-                len(shards), *t.shape, dtype=t.dtype, device=self.device
-            )
-            for k, t in like.items()
-        }
+        like, n = self.net.state_dict(), len(shards)
+        self.names = list(like)
+        self.theta = [
+            torch.zeros(n, *t.shape, dtype=t.dtype, device=self.device)
+            for t in like.values()
+        ]
         for i, state in enumerate(sent):
-            for k, t in state.items():
-                stacked[k][i][prefix(t.shape)] = t
-        self.names, self.theta = list(stacked), list(stacked.values())
+            pairs = zip(self.theta, map(state.__getitem__, self.names))
+            blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
+            torch._foreach_copy_(*map(list, zip(*blocks)))
+        # rows that nn.Embedding does not train, which vmap does not know
+        self.padding = [
+            (self.names.index(f"{path}.weight"), each.padding_idx)
+            for path, each in self.net.named_modules()
+            if getattr(each, "padding_idx", None) is not None
+        ]
         self.velocity = [torch.zeros_like(t) for t in self.theta]
-        proximal = config.proximal
-        self.start = [t.clone() for t in self.theta] if proximal else []
+        self.start = [t.clone() for t in self.theta if config.proximal]
         self.x = torch.cat([shard.samples.x for shard in shards])
         self.y = torch.cat([shard.samples.y for shard in shards])
-        b = config.logit_adjustment
-        rows = (
-            [logit_offsets(s.samples, b)[None] for s in shards] if b else []
-        )
-        self.offset = torch.stack(rows) if b else None  # (P, 1, classes)
+        self.offset = None  # (P, 1, classes)
+        if b := config.logit_adjustment:
+            rows = [logit_offsets(shard.samples, b) for shard in shards]
+            self.offset = torch.stack(rows)[:, None]
 
     def plan(
         self, rngs: Sequence[np.random.Generator], sampler: WidthSampler
     ) -> _Plan:
         """Draw batches and widths as the plain path does; upload them."""
-        steps, config = self.config.local_steps, self.config
-        rows = [
-            batches(rng, len(shard), config, steps)
-            for rng, shard in zip(rngs, self.shards, strict=True)
-        ]
+        config, steps = self.config, self.config.local_steps
+        own = list(zip(rngs, self.shards, self.widths, strict=True))
+        rows = [batches(rng, len(s), config, steps) for rng, s, _ in own]
         drawn = [
-            [
-                sorted(sampler(rng, w, config), reverse=True)
-                for rng, w in zip(rngs, self.widths, strict=True)
-            ]
+            [sorted(sampler(r, w, config), reverse=True) for r, _, w in own]
             for _ in range(steps)
         ]  # [steps][P][K]
-        # outside its slice a participant's tensors are zero and stay zero
-        self.whole_slices = all(
-            each[0] == w
-            for step in drawn
-            for each, w in zip(step, self.widths, strict=True)
-        )
-        shares = [[loss_shares(each, config) for each in s] for s in drawn]
+        shares = [[loss_shares(ws, config) for ws in s] for s in drawn]
         sizes = [
-            [[_axis_sizes(self.build, w) for w in each] for each in step]
+            [[_axis_sizes(self.build, w) for w in ws] for ws in step]
             for step in drawn
         ]  # [steps][P][K][axes]
-        positions, samples = self._positions(rows)
         return _Plan(
-            positions=positions,
-            samples=samples,
-            shares=self._upload(np.float32(shares).transpose(0, 2, 1)),
-            axes=self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
+            *self._positions(rows, many=len(drawn[0][0])),
+            self._upload(np.float32(shares).transpose(0, 2, 1)),
+            self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
+            all(ws[0] == w for s in drawn for ws, w in zip(s, self.widths)),
         )
 
     def _upload(self, array: NDArray[Any]) -> Tensor:
         """A tensor on the device; from pinned memory, so nothing waits."""
         t = torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type == "cuda":
-            t = t.pin_memory()
+        t = t.pin_memory() if self.device.type == "cuda" else t
         return t.to(self.device, non_blocking=True)
 
     def _positions(
-        self, rows: Sequence[NDArray[np.int64]]
+        self, rows: Sequence[NDArray[np.int64]], many: int
     ) -> tuple[Tensor, Tensor]:
-        """Batch positions (steps, P, B), and weights (P, B).
+        """Batch positions (steps, K P, B), and weights (P, B).
 
         A smaller shard has smaller batches: they are padded with its first
         sample, whose weight there is zero.
         """
         size = max(each.shape[1] for each in rows)
         begin = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        steps = self.config.local_steps
-        positions = np.empty((steps, len(rows), size), dtype=np.int64)
+        positions = np.empty((len(rows[0]), len(rows), size), dtype=int)
         samples = np.zeros((len(rows), size), dtype=np.float32)
         for i, each in enumerate(rows):
             batch = each.shape[1]
             positions[:, i] = begin[i]
             positions[:, i, :batch] += each
             samples[i, :batch] = 1 / batch
-        return self._upload(positions), self._upload(samples)
+        every = np.tile(positions, (1, many, 1))
+        return self._upload(every), self._upload(samples)
 
-    def _axes(self, sizes: NDArray[np.int32]) -> list[dict[int, Tensor]]:
+    def _axes(self, sizes: NDArray[np.int32]) -> list[list[Tensor]]:
         """Which positions of an axis a width holds; equal axes share it."""
-        axes = [(k, d, n) for k, t in enumerate(self.theta)
-                for d, n in enumerate(t.shape[1:])]  # fmt: skip
-        shared: dict[tuple[int, bytes], Tensor] = {}
-        found: list[dict[int, Tensor]] = [{} for _ in self.theta]
-        for column, (k, axis, size) in enumerate(axes):
-            kept = sizes[..., column]  # (steps, K, P)
-            if (kept == size).all():
-                continue
-            key = (size, kept.tobytes())
-            if key not in shared:
-                places = torch.arange(size, device=self.device)
-                shared[key] = places < self._upload(kept)[..., None]
-            found[k][axis] = shared[key]
+        kept, column = self._upload(sizes), 0  # (steps, K, P, axes)
+        made: dict[tuple[Any, ...], Tensor] = {}
+        found: list[list[Tensor]] = []
+        for t in self.theta:
+            found.append([])
+            for axis, size in enumerate(shape := t.shape[1:]):
+                held = sizes[..., column]
+                key = (axis, len(shape), size, held.tobytes())
+                if (held < size).any() and key not in made:
+                    view = [1] * len(shape)
+                    view[axis] = size
+                    place = torch.arange(size, device=self.device)
+                    inside = place < kept[..., column, None]
+                    made[key] = inside.view(*held.shape, *view)
+                found[-1] += [made[key]] if key in made else []
+                column += 1
         return found
 
-    def train(
-        self, plan: _Plan, first: int, precision: torch.dtype | None
-    ) -> Tensor:
+    def train(self, plan: _Plan, first: int) -> Tensor:
         """Take all local steps; return the mean losses, (P,)."""
         steps = self.config.local_steps
         losses = torch.zeros(len(self.shards), device=self.device)
         for step in range(steps):
-            masks = plan.masks(step, self.theta)
-            shares = plan.shares[step]
-            grads, loss = self._gradient(
-                plan.positions[step], plan.samples, shares, masks, precision
-            )
-            moved = None if self.whole_slices else [
+            masks = plan.masks(step)
+            grads, loss = self._gradient(plan, step, masks)
+            moved = None if plan.whole else [
                 torch.ones_like(t[:1]) if m is None else m[0].to(t.dtype)
                 for m, t in zip(masks, self.theta, strict=True)
             ]  # fmt: skip
@@ -313,89 +308,75 @@ class _Stack:
         return losses / steps
 
     def _gradient(
-        self,
-        positions: Tensor,
-        samples: Tensor,
-        shares: Tensor,
-        masks: Sequence[Tensor | None],
-        precision: torch.dtype | None,
+        self, plan: _Plan, step: int, masks: Sequence[Tensor | None]
     ) -> tuple[list[Tensor], Tensor]:
         """Everybody's gradient, and everybody's loss, (P,).
 
-        Participants do not meet in the forward pass, so the gradient of the
-        sum of their losses is everybody's own.
+        Networks do not meet in the forward pass, so the gradient of the sum
+        of their losses is everybody's own.
         """
-        x, y = self.x[positions], self.y[positions]  # (P, B, ...), (P, B)
+        shares, distill = plan.shares[step], self.config.distill  # (K, P)
         leaves = [t.detach().requires_grad_() for t in self.theta]
-        outputs = [
-            vmap(partial(self._logits, precision))(
-                [t if m is None else t * m[k]
-                 for t, m in zip(leaves, masks, strict=True)], x,
-            )
-            for k in range(len(shares))
-        ]  # fmt: skip
-        loss = partial(_per_participant, samples)
+        masked = [
+            t.expand(len(shares), *t.shape) if m is None else t * m
+            for t, m in zip(leaves, masks, strict=True)
+        ]
+        chosen = plan.positions[step]
+        stacked = [t.flatten(0, 1) for t in masked], self.x[chosen]
+        logits = vmap(self._logits)(*stacked).unflatten(0, shares.shape)
+        y = self.y[chosen].unflatten(0, shares.shape)  # (K, P, B)
+        outputs, each = [logits], [shares]  # all widths at once
+        if distill:
+            outputs, each, y = list(logits), list(shares), y[0]
+        loss = partial(_per_participant, plan.samples)
         losses = loss_over_widths(
-            outputs, y, list(shares), self.offset, self.config.distill, loss
+            outputs, y, each, self.offset, distill, loss
         )
-        scale = (
-            1024.0 if precision == torch.float16 else 1.0
-        )  # small numbers
+        losses = losses.view(-1, len(self.shards)).sum(0)
+        # small numbers of half the bits would vanish
+        scale = 1024.0 if self.precision == torch.float16 else 1.0
         grads = torch.autograd.grad(losses.sum() * scale, leaves)
+        for k, row in self.padding:
+            grads[k][:, row] = 0.0
         return _unscaled(grads, scale), losses.detach()
 
-    def _logits(
-        self,
-        precision: torch.dtype | None,
-        tensors: list[Tensor],
-        x: Tensor,
-    ) -> Tensor:
-        """One participant's outputs, (batch, classes)."""
-        cast = (
-            torch.autocast(x.device.type, precision) if precision else None
-        )
-        with cast or nullcontext():
-            net = bind(
-                self.net, dict(zip(self.names, tensors, strict=True))
-            )
-            return net(x).float()
+    def _logits(self, tensors: list[Tensor], x: Tensor) -> Tensor:
+        """One network's outputs, (batch, classes)."""
+        own, half = dict(zip(self.names, tensors)), self.precision
+        with torch.autocast(x.device.type, half, enabled=bool(half)):
+            return bind(self.net, own)(x).float()
 
     def updates(
         self, weights: Sequence[float], losses: Tensor
     ) -> list[Update]:
         """Each participant's slice after training."""
-        means = losses.tolist()
-        found = []
-        for i, (shard, width) in enumerate(zip(self.shards, self.widths)):
+        means, found = losses.tolist(), []
+        for i, shard in enumerate(self.shards):
             own = {k: t[i] for k, t in zip(self.names, self.theta)}
-            slices = slice_of(self.build, own, width)
+            slices = slice_of(self.build, own, self.widths[i])
             state = {k: t.clone() for k, t in slices.items()}
-            weight = float(weights[i])
-            found.append(
-                Update(shard.participant, width, state, weight, means[i])
-            )
+            rest = self.widths[i], state, float(weights[i]), means[i]
+            found.append(Update(shard.participant, *rest))
         return found
 
 
 def _per_participant(
     samples: Tensor, logits: Tensor, target: Tensor
 ) -> Tensor:
-    """Mean cross entropy of each participant's batch, (P,)."""
+    """Mean cross entropy of each network's batch, (..., P)."""
     soft = target.dim() == logits.dim()
-    flat = target.flatten(0, 1) if soft else target.flatten()
-    each = cross_entropy(logits.flatten(0, 1), flat, reduction="none")
-    return (samples * each.view(samples.shape)).sum(1)
+    flat = target.flatten(0, -2) if soft else target.flatten()
+    each = cross_entropy(logits.flatten(0, -2), flat, reduction="none")
+    return (samples * each.view(logits.shape[:-1])).sum(-1)
 
 
 def _unscaled(grads: Sequence[Tensor], scale: float) -> list[Tensor]:
     """Gradients of the loss itself; one that overflowed moves nobody."""
     if scale == 1.0:
         return list(grads)
-    fine = torch.stack([g.flatten(1).isfinite().all(1) for g in grads]).all(
-        0
-    )
-    found = []
-    for g in grads:
-        keep = fine.view(-1, *[1] * (g.dim() - 1))
-        found.append(torch.where(keep, g / scale, 0.0))
-    return found
+    fine = [g.flatten(1).isfinite().all(1) for g in grads]
+    keep = torch.stack(fine).all(0)  # (P,)
+    return [
+        torch.where(keep.view(-1, *[1] * (g.dim() - 1)), g / scale, 0.0)
+        for g in grads
+    ]

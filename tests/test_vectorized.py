@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import aequa_lite as aq
-from aequa_lite import vectorized
+from aequa_lite import networks, vectorized
 from aequa_lite.slimmable import slice_of
 
 WAYS = [
@@ -30,8 +30,9 @@ def shards_of(few: aq.Dataset, sizes: tuple[int, ...] = (200, 9, 60)) -> list[aq
     return aq.data.by_size(few.train, aq.Config(participants=len(sizes)), sizes=sizes)
 
 
-def both(build, few: aq.Dataset, config: aq.Config, sampler, **more) -> tuple[list[aq.Update], list[aq.Update]]:
-    theta, shards = aq.init_params(build, seed=0), shards_of(few)
+def both(build, few, config: aq.Config, sampler, **more) -> tuple[list[aq.Update], list[aq.Update]]:
+    """Three participants of a data set, or three shards, trained in one pass and one by one."""
+    theta, shards = aq.init_params(build, seed=0), few if isinstance(few, list) else shards_of(few)
     sent = [slice_of(build, theta, w) for w in WIDTHS]
     rngs = [aq.stream(0, "vectorized", i) for i in range(3)]
     together = vectorized.vectorized_sgd(
@@ -43,6 +44,40 @@ def both(build, few: aq.Dataset, config: aq.Config, sampler, **more) -> tuple[li
         for s, shard, w, rng in zip(sent, shards, WIDTHS, rngs, strict=True)
     ]
     return together, alone
+
+
+def drawn(shape: tuple[int, ...], words: int, classes: int) -> list[aq.Shard]:
+    """Three shards of random images, sentences (where there are words) or rows of a table."""
+    rng, found = np.random.default_rng(0), []
+    for i, size in enumerate((40, 9, 30)):
+        if words:
+            x = torch.from_numpy(rng.integers(1, words, (size, *shape)))
+            x[:, shape[0] // 2 :] *= torch.from_numpy(rng.integers(0, 2, (size, 1)))  # 0 pads a short one
+        else:
+            x = torch.from_numpy(rng.normal(size=(size, *shape)).astype(np.float32))
+        y = torch.from_numpy(rng.integers(0, classes, size))
+        found.append(aq.Shard(i, aq.Samples(x, y, classes), np.arange(size)))
+    return found
+
+
+OTHERS = {  # constructor, shape of a sample, words, options
+    "ConvNet": (networks.ConvNet, (3, 16, 16), 0, {}),
+    "ResNet18": (networks.ResNet18, (1, 8, 8), 0, {"channels": 8}),
+    "TabularMLP": (networks.TabularMLP, (15,), 0, {"hidden": 40}),
+    "TextCNN": (networks.TextCNN, (12,), 30, {"embedding": 16, "maps": 16}),
+    "Transformer": (networks.Transformer, (12,), 30, {"heads": 4, "size": 4}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_network_trains_in_one_pass_as_one_by_one(name: str) -> None:
+    build, shape, words, options = OTHERS[name]
+    fitted = partial(build, shape=shape, classes=4, **({"words": words} if words else {}), **options)
+    config = aq.Config(participants=3, rounds=2, local_steps=3, batch=16, distill=0.3 if words else 0.0)
+    for together, alone in zip(*both(fitted, drawn(shape, words, 4), config, aq.full_and_random), strict=True):
+        assert together.loss == pytest.approx(alone.loss, rel=1e-5)
+        for key, t in alone.state.items():
+            torch.testing.assert_close(together.state[key], t, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("build", [aq.MLP, partial(aq.LeNet, multiple=2)], ids=["MLP", "LeNet"])
@@ -80,10 +115,12 @@ def test_half_precision_suits_the_card(capability, dtype, monkeypatch: pytest.Mo
     assert aq.vectorized.half_precision("cpu") is None
 
 
-def test_participants_beyond_the_memory_of_one_pass_take_another(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_participants_beyond_the_memory_of_one_pass_take_another(
+    few: aq.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
     once, _ = both(aq.MLP, few, config, aq.full_and_random)
-    monkeypatch.setattr(vectorized, "_participants_per_pass", lambda build, widest: 2)
+    monkeypatch.setattr(vectorized, "_participants_per_pass", lambda *which: 2)
     twice, _ = both(aq.MLP, few, config, aq.full_and_random)
     assert [u.participant for u in twice] == [0, 1, 2]
     for a, b in zip(once, twice, strict=True):
@@ -113,6 +150,14 @@ def test_a_network_with_other_state_is_refused_and_trained_one_by_one(few: aq.Da
     config = aq.Config(participants=3, rounds=1, local_steps=1, batch=8)
     with pytest.raises(ValueError, match=r"running_mean.*vectorized=False"):
         both(Counting, few, config, aq.full_only)
+
+
+def test_a_pass_takes_as_many_participants_as_fit_the_memory(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard, config = shards_of(few)[0], aq.Config(participants=3, batch=16)
+    many = vectorized._participants_per_pass(aq.LeNet, 1.0, shard, config)
+    assert many > vectorized._participants_per_pass(aq.LeNet, 1.0, shard, replace(config, batch=64)) > 1
+    monkeypatch.setattr(vectorized, "CPU_BYTES", 1)
+    assert vectorized._participants_per_pass(aq.LeNet, 1.0, shard, config) == 1
 
 
 def test_lists_of_different_length_are_refused(few: aq.Dataset) -> None:
