@@ -13,7 +13,7 @@ def _to_roles(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     text = "\n".join(line if ">>>" in line or "..." in line else STAR.sub(r"\\*", line) for line in lines)
     text = re.sub(r"(?<![\\$])\$([^$`]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
     if what == "property":
-        text = "\n" + text  # the words before a colon in the first line are no type
+        text = text.replace(": ", ", ", 1)  # Napoleon takes what stands before a colon for a type
     lines[:] = text.split("\n")
 
 
