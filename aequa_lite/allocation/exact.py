@@ -1,4 +1,4 @@
-"""Allocate after training: contributions and a curve become one width each."""
+"""Allocate: contributions and a curve become one width for each."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def spread_per_gain() -> Objective:
 
 
 def gain_minus_variance(weight: float) -> Objective:
-    r"""Return reading C: maximise $\mathrm{MCG} - \lambda\,\mathrm{Var}(G)$.
+    r"""Return reading C: maximise $\mathrm{MCG} - \lambda \mathrm{Var}(G)$.
 
     Its negative is minimised.
 
@@ -226,7 +226,7 @@ ONE_TAU = (_linear, _ratio, _quadratic)
 
 
 def checked(contribution: ArrayLike, curve: Curve) -> NDArray[np.float64]:
-    """The contributions, (n,), once both arguments are what they must be."""
+    """The contributions, (n,), once both arguments are checked."""
     if not isinstance(curve, Curve):
         raise refusal("curve", "a Curve", curve)
     return accuracies("contribution", contribution)
