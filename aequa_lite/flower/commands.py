@@ -12,7 +12,8 @@ from inspect import Parameter, signature
 
 from ..config import Config
 from ..report import Report, table
-from .fleet import join, run_fleet, serve
+from .fleet import run_fleet, serve
+from .node import join
 from .settings import Settings
 
 __all__ = ["COMMANDS", "add_arguments", "main"]

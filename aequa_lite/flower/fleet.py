@@ -1,4 +1,4 @@
-"""A server, a participant, or a whole fleet as processes of this machine."""
+"""A server, or a server and all participants, as processes of this machine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from .._check import number, refusal
 from ..config import Config
 from ..registry import lookup
 from ..report import Report
 from .keys import write_certificates, write_key
+from .node import node_command
 from .participants import roster as read_roster
 from .processes import Processes, free_port
 from .server import prepare
 from .settings import COMPLETED, Settings, toml_lines, write_app
 from .state import writable
 
-__all__ = ["Fleet", "Server", "join", "run_fleet", "serve"]
+__all__ = ["Fleet", "Server", "run_fleet", "serve"]
 
 
 GONE = 10.0  # seconds without the server's app after which the run has ended
@@ -215,17 +214,6 @@ class Fleet(Server):
         self.start(f"participant-{participant:02d}", command, home / "flwr")
 
 
-def node_command(
-    home: Path, address: str, node: Mapping[str, object], key: Path | str | None, authority: Path | str | None
-) -> list[str]:
-    """The command of a SuperNode, whose configuration is written to `home/node.toml`."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "node.toml").write_text("\n".join(toml_lines(node)) + "\n")
-    safe = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    command = ["flower-supernode", *(safe if key and authority else ["--insecure"]), "--superlink", address]
-    return [*command, "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(home / "node.toml")]
-
-
 def run_fleet(
     folder: Path | str,
     config: Config,
@@ -293,47 +281,3 @@ def serve(
         server.start_server()
         server.register()
         return server.run(settings, config)
-
-
-def join(
-    address: str,
-    participant: int,
-    *,
-    folder: Path | str = "runs/join",
-    data: str = "",
-    partition: str = "",
-    key: str = "",
-    authority: str = "",
-    device: str = "cpu",
-) -> None:
-    """Take part from this machine, until the process is interrupted.
-
-    Args:
-        address: The server's, as HOST:PORT.
-        participant: Number of this participant, from 0.
-        folder: Everything is written below it; the reward to its subfolder rewards.
-        data: An .npz file with x and y of this participant; with a partition, a known data set.
-        partition: For a trial, how a known data set becomes shards.
-        key: This participant's private key.
-        authority: The server's ca.crt.
-        device: On which to train.
-
-    Raises:
-        RuntimeError: The connection ended; the sentence holds the end of the log.
-        ValueError: Arguments do not fit together; nothing was started.
-    """
-    number("participant", participant, 0, whole=True)
-    if partition:
-        lookup("partition", partition)
-    elif not Path(data).is_file():
-        raise refusal("data", "an .npz file, or a known data set with a partition", data)
-    if bool(key) != bool(authority):
-        raise refusal("key", "given together with authority", key)
-    node = {"participant": participant, "device": device, "partition": partition}
-    node["data"] = str(Path(data).resolve()) if Path(data).is_file() else data
-    node["rewards"] = str((Path(folder) / "rewards").resolve())
-    with Processes(writable(folder)) as own:
-        given = {name: value for name, value in node.items() if value != ""}
-        command = node_command(own.folder, address, given, key, authority)
-        own.start("participant", command, own.folder / "flwr").wait()
-        raise RuntimeError(f"the connection to {address} ended; the end of its log:\n{own.tail('participant')}")

@@ -115,7 +115,7 @@ def _trial(problem: Problem, strategy: Strategy, **options: Any) -> Round:
 
 
 def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
-    """Run an algorithm with the participants at the other end of the grid, hand out rewards and return the report.
+    """Run an algorithm with the participants at the other end of the grid, send rewards and return the report.
 
     Goes on from the folder's last checkpoint, if there is one. Local steps and models trained alone are the
     participants' work; everything else happens here.
@@ -141,7 +141,7 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
     outcome = chosen(problem, train=partial(remote_train, registry=registry, settings=settings))
     outcome = replace(outcome, partition=settings.partition)
     outcome.save(folder)
-    _hand_out(registry, _reward_files(outcome, folder / "rewards"), settings.deadline)
+    _send_rewards(registry, _reward_files(outcome, folder / "rewards"), settings.deadline)
     return outcome.report
 
 
@@ -161,7 +161,7 @@ def _reward_files(outcome: Outcome, folder: Path) -> list[Path]:
     return [folder / f"participant-{i:02d}.safetensors" for i in range(len(models))]
 
 
-def _hand_out(registry: ParticipantRegistry, paths: Sequence[Path], deadline: float) -> None:
+def _send_rewards(registry: ParticipantRegistry, paths: Sequence[Path], deadline: float) -> None:
     """Send each participant its reward; whoever is away receives it when the same run is started again."""
 
     def messages() -> Iterator[tuple[int, RecordDict]]:
