@@ -129,7 +129,7 @@ def test_the_table_is_whole(measured: pd.DataFrame) -> None:
     known = measured[["alone", "honest", "reward", "others", "others_honest"]]
     assert ((known.isna()) | ((known >= 0) & (known <= 1))).all(axis=None)
     assert set(map(str, about["epsilon"])) == {
-        each.split(", ")[1] for each in measured["defence"].unique() if each.startswith("private")
+        each.split(", ")[1] for each in measured["defence"].unique() if each.startswith(("private", "dp_gaussian"))
     }
 
 
