@@ -146,6 +146,7 @@ def _replayed(
     coalition: frozenset[int],
 ) -> float:  # fmt: skip
     """Accuracy after the updates of a coalition alone."""
+    before = _beside(before, rnd)
     chosen = [rnd.updates[i] for i in sorted(coalition)]
     valid = [u for u in chosen if u.participant not in rnd.left_out]
     theta = aggregate(before, [(u.state, u.weight) for u in valid])
@@ -423,7 +424,7 @@ def _changes(
     It is zero where a participant does not hold an entry, and for a refused
     update.
     """
-    found = []
+    found, before = [], _beside(before, rnd)
     for u in rnd.updates:
         state = before if u.participant in rnd.left_out else u.state
         real = {k: t for k, t in state.items() if t.is_floating_point()}
@@ -433,6 +434,12 @@ def _changes(
             change[k][block] = t - before[k][block]
         found.append(join(change).cpu().numpy())
     return np.stack(found)
+
+
+def _beside(before: State, rnd: Round) -> State:
+    """A model, on the device of the round's updates."""
+    device = next(iter(rnd.updates[0].state.values())).device
+    return {k: t.to(device) for k, t in before.items()}
 
 
 def _flat(change: State) -> Tensor:

@@ -112,7 +112,7 @@ def by_zeroing(theta: State, start: State) -> Mechanism:
     _check_state("theta", theta)
     if not isinstance(start, Mapping) or set(start) != set(theta):
         raise refusal("start", f"the same {len(theta)} tensors as theta", start)
-    return partial(_sparse, theta, start)
+    return partial(_sparse, theta, {k: t.to(theta[k].device) for k, t in start.items()})
 
 
 def by_pruning(theta: State) -> Mechanism:
@@ -219,12 +219,14 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
         total, before = step if total is None else total.add_(step), rnd.theta
     if total is None:
         raise refusal("rounds", "at least one Round", rounds)
-    return partial(_subset, start, total, levels)
+    return partial(_subset, {k: t.to(total.device) for k, t in start.items()}, total, levels)
 
 
 def _subset_steps(rnd: Round, before: State, seed: int, levels: int) -> Tensor:
     """What one round adds, (participants x levels, entries)."""
     valid = [u for u in rnd.updates if u.participant not in rnd.left_out]
+    device = valid[0].state[next(iter(before))].device
+    before = {k: t.to(device) for k, t in before.items()}
     changes = torch.stack([flatten({k: u.state[k] - t for k, t in before.items()}) for u in valid])
     draws = stream(seed, "subset", rnd.index).random((len(rnd.widths), 1, len(valid)))
     inside = draws <= np.linspace(0, 1, levels)[None, :, None]  # (participants, levels, updates)

@@ -1,0 +1,275 @@
+"""Everything that computes, as on a machine with a GPU: no tensor meets one of another device, numbers are the CPU's.
+
+The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pretend_cuda import Device, pretend_cuda
+
+import aequa_lite as aq
+from aequa_lite import contribution
+from aequa_lite.registry import TABLES, algorithm, lookup
+
+CONFIG = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, grid=20, fractions=2)
+NETS = {"MLP": (aq.MLP, {}), "LeNet": (aq.LeNet, {}), "ResNet18": (aq.networks.ResNet18, {"channels": 4})}
+VALUES = {  # of the words that need some
+    "dp_gaussian": "dp_gaussian(1.0, 0.1, seed=0)",
+    "anneal": "anneal(steps=20)",
+    "capped": "capped(2.0)",
+    "thresholded": "thresholded(0.1)",
+}
+KNOWN = ("2.14",)  # versions of torch; the pretend device uses interfaces that change without notice
+
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is here: `python benchmarks/gpu.py` uses it"),
+    pytest.mark.skipif(
+        not torch.__version__.startswith(KNOWN), reason=f"the pretend GPU knows torch {KNOWN}, not {torch.__version__}"
+    ),
+]
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with pretend_cuda() as found:
+        yield found
+
+
+def place(device: str | None = None) -> tuple[aq.Dataset, list[aq.Shard]]:
+    """A little data, and three shards; on the GPU unless told otherwise."""
+    data = aq.load("fashion-mini", device=device)
+    sizes = {"train": 300, "validation": 100, "test": 100}
+    few = replace(data, **{k: getattr(data, k).take(slice(0, n)) for k, n in sizes.items()})
+    return few, aq.data.by_size(few.train, CONFIG, sizes=(20, 60, 120))
+
+
+def final(build, shards: list[aq.Shard], config: aq.Config = CONFIG, **options) -> aq.Round:
+    *_, last = aq.federate(build, shards, config, progress=False, **options)
+    return last
+
+
+def on_gpu(state: aq.types.State) -> bool:
+    return all(t.is_cuda for t in state.values())
+
+
+@pytest.mark.parametrize("at_once", [None, False], ids=["vectorised", "one by one"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_federation_is_the_cpus(device: Device, name: str, at_once: bool | None) -> None:
+    (here, mine), (data, shards) = place("cpu"), place()
+    build = aq.for_dataset(NETS[name][0], here, **NETS[name][1])
+    assert data.train.x.is_cuda
+    config = replace(CONFIG, rounds=1) if name == "ResNet18" else CONFIG
+    there, plain = final(build, shards, config, vectorized=at_once), final(build, mine, config)
+    assert on_gpu(there.theta)
+    for key, t in plain.theta.items():
+        torch.testing.assert_close(there.theta[key].cpu(), t, atol=1e-4, rtol=1e-3)
+
+
+def test_vectorised_training_is_the_default_on_a_gpu(device: Device) -> None:
+    _, shards = place()
+    assert final(aq.MLP, shards).identity["vectorized"] is True
+
+
+def test_a_federation_of_batch_norms_is_trained_one_by_one(device: Device) -> None:
+    data, shards = place()
+    build = aq.for_dataset(aq.networks.BatchResNet18, data, channels=4)
+    last = final(build, shards, replace(CONFIG, rounds=1))
+    net = aq.networks.recalibrate_batchnorm(aq.slim(build, last.theta, 0.5), data.train.take(slice(0, 40)))
+    assert aq.accuracy([net], data.test).shape == (1,)
+
+
+@pytest.mark.parametrize("schedule", [None, aq.training_time()], ids=["post-training", "training-time"])
+def test_the_method_and_its_rewards(device: Device, tmp_path: Path, schedule) -> None:
+    (here, mine), (data, shards) = place("cpu"), place()
+    outcome = aq.aequa(aq.MLP, shards, CONFIG, data, schedule=schedule, progress=False)
+    assert aq.correct(outcome.models[0], here.test).shape == (100,)  # samples of the CPU, a network of the GPU
+    plain = aq.aequa(aq.MLP, mine, CONFIG, here, schedule=schedule, vectorized=False, progress=False)
+    np.testing.assert_allclose(outcome.problem.contribution, plain.problem.contribution, atol=0.011)
+    outcome.save(tmp_path)
+    net = aq.load_reward(tmp_path / "rewards" / "participant-00.safetensors")
+    x = data.test.x[:5]
+    torch.testing.assert_close(net(x.cpu()), outcome.models[0](x).cpu(), atol=1e-5, rtol=1e-4)
+    assert aq.accuracy([net], data.test).shape == (1,)  # a network of the CPU, samples of the GPU
+    assert all(each.fault is None for each in aq.rewards.verify(tmp_path / "rewards"))
+
+
+def test_the_method_step_by_step(device: Device) -> None:
+    data, shards = place()
+    last, alone = final(aq.MLP, shards), aq.standalone(aq.MLP, shards, CONFIG, progress=False)
+    for curve in (
+        aq.accuracy_curve(aq.MLP, last.theta, data.validation, grid=(0.1, 0.5, 1.0)),
+        aq.reward_curve(aq.MLP, last.theta, data.validation, CONFIG),
+    ):
+        plan = aq.allocate(aq.accuracy(alone, data.validation), curve)
+        models = [aq.model_at(aq.MLP, last.theta, curve, w) for w in plan.widths]
+        assert all(on_gpu(each.state_dict()) for each in models)
+        assert aq.accuracy(models, data.test).shape == (3,)
+
+
+@pytest.mark.parametrize("at_once", [None, False], ids=["vectorised", "one by one"])
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(device: Device, tmp_path: Path, at_once: bool | None) -> None:
+    _, shards = place()
+    strategy = aq.slimmable(aq.MLP, server=lookup("server", "fedavgm"))
+    options = {"strategy": strategy, "vectorized": at_once}
+    longer = replace(CONFIG, rounds=3)
+    run = aq.federate(aq.MLP, shards, longer, checkpoint=tmp_path / "run", progress=False, **options)
+    next(run)
+    run.close()
+    resumed = final(aq.MLP, shards, longer, checkpoint=tmp_path / "run", **options)
+    whole = final(aq.MLP, shards, longer, **options)
+    assert on_gpu(resumed.theta)
+    assert on_gpu(resumed.state.memory)
+    assert all(torch.equal(t.cpu(), resumed.theta[k].cpu()) for k, t in whole.theta.items())
+
+
+@pytest.mark.parametrize("kind", ["server", "aggregate", "width_sampler"])
+def test_every_function_of_a_strategy(device: Device, kind: str) -> None:
+    _, shards = place()
+    for word in TABLES[kind]:
+        strategy = aq.slimmable(aq.MLP, **{kind: lookup(kind, VALUES.get(word, word))})
+        for at_once in (True, False):
+            assert on_gpu(final(aq.MLP, shards, strategy=strategy, vectorized=at_once).theta)
+
+
+def test_updates_weighted_by_their_accuracy(device: Device) -> None:
+    data, shards = place()
+    reweight = aq.aggregation.validation_weights(aq.MLP, data.validation)
+    assert on_gpu(final(aq.MLP, shards, strategy=aq.slimmable(aq.MLP, reweight=reweight)).theta)
+
+
+@pytest.mark.parametrize("fields", [{"proximal": 0.1, "weight_decay": 0.01}, {"distill": 0.5, "logit_adjustment": 0.5}])
+@pytest.mark.parametrize("at_once", [True, False], ids=["vectorised", "one by one"])
+def test_every_term_of_the_loss(device: Device, fields: dict, at_once: bool) -> None:
+    (_, mine), (_, shards) = place("cpu"), place()
+    config = replace(CONFIG, **fields)
+    there, plain = final(aq.MLP, shards, config, vectorized=at_once), final(aq.MLP, mine, config)
+    for key, t in plain.theta.items():
+        torch.testing.assert_close(there.theta[key].cpu(), t, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("word", TABLES["algorithm"])
+def test_every_algorithm(device: Device, word: str) -> None:
+    data, shards = place()
+    build = aq.for_dataset(aq.MLP, data, hidden=40)
+    problem = aq.method.assess(build, shards, CONFIG, data, progress=False)
+    outcome = algorithm(word)(problem, train=partial(aq.method.train, progress=False))
+    assert aq.accuracy(outcome.models, data.test).shape == (3,)
+    assert outcome.report
+
+
+def test_every_contribution_score(device: Device) -> None:
+    data, shards = place()
+    rounds = list(aq.federate(aq.MLP, shards, CONFIG, progress=False))
+    shapley = contribution.update_shapley(aq.MLP, data.validation)
+    for place_of_start in ("cuda", "cpu"):  # `init_params` gives the CPU's unless asked
+        start = aq.init_params(aq.MLP, CONFIG.seed, place_of_start)
+        for score in (aq.alignment, contribution.class_alignment, contribution.class_shapley, shapley):
+            assert all(np.isfinite(found).all() for found in aq.contributions(score, rounds, start))
+    game = contribution.retraining_game(aq.MLP, shards, replace(CONFIG, rounds=1), data.validation)
+    assert aq.shapley(game, 3).shape == (3,)
+
+
+def test_every_reward_mechanism(device: Device) -> None:
+    data, shards = place()
+    rounds = list(aq.federate(aq.MLP, shards, CONFIG, progress=False))
+    theta, start = rounds[-1].theta, aq.init_params(aq.MLP, CONFIG.seed)
+    mechanisms = aq.baselines.reward_mechanisms
+    for mechanism in (
+        mechanisms.by_width(aq.MLP, theta),
+        mechanisms.by_zeroing(theta, start),
+        mechanisms.by_pruning(theta),
+        mechanisms.by_noise(theta, seed=0),
+        mechanisms.by_subset(rounds, start, seed=0, levels=3),
+    ):
+        models = mechanisms.realize(mechanism, aq.MLP, [0.1, 0.2, 0.9], data.validation, steps=2)
+        assert aq.accuracy([mechanisms.pooled(aq.MLP, models)], data.test).shape == (1,)
+
+
+@pytest.mark.parametrize("attack", ["free_rider", "noisy_rider", "stale_rider", "copying_rider", "sign_flipper"])
+def test_every_attack_on_updates(device: Device, attack: str) -> None:
+    _, shards = place()
+    strategy = getattr(aq.attacks, attack)(aq.slimmable(aq.MLP), who=[0])
+    assert on_gpu(final(aq.MLP, shards, strategy=strategy).theta)
+
+
+@pytest.mark.parametrize("name", ["TextCNN", "Transformer"])
+def test_text(device: Device, name: str) -> None:
+    x = torch.randint(0, 30, (60, 12), generator=torch.Generator().manual_seed(0)).to("cuda")
+    samples = aq.Samples(x, torch.arange(60, device="cuda") % 2, 2)
+    shards = [aq.Shard(i, samples.take(slice(20 * i, 20 * i + 20)), np.arange(20)) for i in range(3)]
+    build = partial(getattr(aq.networks, name), words=30, shape=(12,))
+    for at_once in (True, False):
+        assert on_gpu(final(build, shards, vectorized=at_once).theta)
+
+
+def test_a_table(device: Device) -> None:
+    data = aq.load("hospitals")
+    shards = aq.data.natural(data.train, replace(CONFIG, participants=4))
+    build = aq.for_dataset(aq.networks.TabularMLP, data)
+    assert on_gpu(final(build, shards, replace(CONFIG, participants=4)).theta)
+
+
+def spent(build, config: aq.Config, **options) -> tuple[int, int]:
+    """Launches and waits of a run of one round after another."""
+    with pretend_cuda() as device:
+        train = aq.load("fashion-mini").train
+        shards = aq.data.homogeneous(train, config)
+        before = device.launches, device.waits
+        final(build, shards, config, **options)
+        return device.launches - before[0], device.waits - before[1]
+
+
+LAUNCHES = {"MLP": 65, "LeNet": 100, "ResNet18": 533}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_vectorised_step_launches_few_kernels_and_never_waits(name: str) -> None:
+    data, _ = place("cpu")
+    build = aq.for_dataset(NETS[name][0], data, **NETS[name][1])
+    for participants in (3, 10) if name != "ResNet18" else (3,):  # as many kernels for many as for few
+        config = replace(CONFIG, participants=participants, rounds=1)
+        one, two = (spent(build, replace(config, local_steps=steps)) for steps in (1, 2))
+        assert two[0] - one[0] <= LAUNCHES[name]
+        assert two[1] == one[1]
+
+
+def test_a_step_one_by_one_never_waits() -> None:
+    config = replace(CONFIG, rounds=1)
+    one, two = (spent(aq.MLP, replace(config, local_steps=steps), vectorized=False)[1] for steps in (1, 2))
+    assert two == one
+
+
+def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
+    one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds))[1] for rounds in (1, 2))
+    assert two - one == 2
+    one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds), vectorized=False)[1] for rounds in (1, 2))
+    assert two - one == CONFIG.participants * 2 + 1  # each uploads its batches and reports its loss
+
+
+def test_the_pretend_device_refuses_what_a_gpu_refuses(device: Device) -> None:
+    there, here = torch.zeros(2, device="cuda"), torch.zeros(2)
+    for mixed in (
+        lambda: there + here,
+        lambda: here[there.long()],
+        lambda: here.add_(there),
+        lambda: torch.cat([there, here]),
+    ):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with pytest.raises(TypeError, match="cpu"):
+        there.numpy()
+    assert (there + torch.tensor(1.0)).is_cuda  # a number from the CPU is allowed
+    waits = device.waits
+    there.sum().item()
+    here.to("cuda", non_blocking=True)  # not pinned: the host waits whatever it was told
+    assert device.waits == waits + 2
+    here.pin_memory().to("cuda", non_blocking=True)
+    assert device.waits == waits + 2
