@@ -25,19 +25,19 @@ PLACE = '<span class="pdf-place"></span>'
 
 
 def chromium() -> str | None:
-    """Where the browser lies."""
+    """The path of the browser."""
     found = os.environ.get("AEQUA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     return found if found and Path(found).exists() else None
 
 
 def pages(html: Path) -> list[Path]:
-    """The pages in the order of the contents."""
+    """The pages in the order of the contents; the API, half of all sheets, is left to the screen."""
     names = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
-    return [html / f"{name}.html" for name in names]
+    return [html / f"{name}.html" for name in names if not name.startswith("book/api/")]
 
 
 def printed(html: Path, browser_path: str) -> PdfWriter:
-    """All pages, each printed by the browser in its light dress with mathematics drawn and answers open."""
+    """All pages, each printed by the browser in its light theme, with mathematics drawn and solutions open."""
     book = PdfWriter()
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
@@ -66,7 +66,9 @@ def main() -> None:
     with atomic_write(html / NAME) as half:
         book.write(str(half))
     landing = html / "book" / "intro.html"
-    link = PLACE.replace("></", f'><a href="../{NAME}">The whole book as one PDF, {len(book.pages)} sheets.</a></')
+    link = PLACE.replace(
+        "></", f'><a href="../{NAME}">The book as one PDF, without the API: {len(book.pages)} sheets.</a></'
+    )
     text = landing.read_text(encoding="utf-8").replace(PLACE, link)
     with atomic_write(landing) as half:
         half.write_text(text, encoding="utf-8")

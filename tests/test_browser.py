@@ -52,7 +52,7 @@ def opened(page: Any, path: Path) -> None:
     page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_a_page_is_silent_whole_narrow_and_accessible(page: Any, path: Path) -> None:
     opened(page, path)
     assert page.evaluate("document.querySelectorAll('span.math, div.math').length > 0") == bool(

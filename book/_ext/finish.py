@@ -93,6 +93,7 @@ def mend(page: str) -> str:
     page = re.sub(r'\s*<script async="async" src="[^"]*sphinx-thebe\.js[^"]*"></script>', "", page)
     page = re.sub(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1", page)
     page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    page = re.sub(r'<summary>(?=<span class="toctree-toggle")', '<summary aria-label="Pages of this section">', page)
     page = re.sub(r'(<i class="theme-switch[^>]*?)\s+title="[^"]*"', r'\1 aria-hidden="true"', page)
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
