@@ -91,6 +91,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "fedavg": "baselines.fedavg:fedavg",
         "fedavg_finetuned": "baselines.fedavg:fedavg_finetuned",
         "fedsac": "baselines.fedsac:fedsac",
+        "fedrac": "baselines.fedrac:fedrac",
         "iafl": "baselines.iafl:iafl",
         "lg_fedavg": "baselines.lg_fedavg:lg_fedavg",
         "shapfed": "baselines.shapfed:shapfed",

@@ -257,6 +257,13 @@ def save_outcome(outcome: Outcome, folder: Path | str, *, name: str = "") -> Pat
     Raises:
         ValueError: As in `save_rewards`.
         OSError: The folder cannot be written to.
+
+    Example:
+        >>> import tempfile, aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> outcome = aq.aequa(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
+        >>> sorted(each.name for each in save_outcome(outcome, tempfile.mkdtemp()).iterdir())
+        ['report.json', 'rewards']
     """
     outcome.report.save(folder)
     if outcome.plan is not None:
