@@ -37,10 +37,9 @@ def svg(width: float, height: float, label: str, parts: list[str], style: str = 
 
 def table_of_parts() -> dict[str, list[str]]:
     """The files of each part, from the table of the architecture page, in reading order."""
-    found: dict[str, list[str]] = {}
-    for part, files in re.findall(
-        r"^\| ([a-z ]*)\| (`[^|]*\.py`[^|]*)\|", (BOOK / "architecture.md").read_text(), re.M
-    ):
+    page, found = (BOOK / "architecture.md").read_text(), dict[str, list[str]]()
+    table = page[page.index("| part | file |") : page.index("## To change X")]
+    for part, files in re.findall(r"^\| ([a-z ]*)\| (`[^|]*\.py`[^|]*)\|", table, re.M):
         title = part.strip() or list(found)[-1]
         found.setdefault(title, []).extend(re.findall(r"`(?:\w+/)*(\w+)\.py`", files))
     return found

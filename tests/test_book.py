@@ -84,6 +84,13 @@ def test_the_book_is_small() -> None:
         assert page.stat().st_size < 300e3, page.name
 
 
+def test_the_drawing_of_the_package_shows_every_file() -> None:
+    root = Path(__file__).resolve().parents[1]
+    drawing = (root / "book" / "_static" / "layers.svg").read_text(encoding="utf-8")
+    files = {path.stem for path in (root / "aequa_lite").rglob("*.py")} - {"__init__", "__main__"}
+    assert set(re.findall(r'class="[bn]">(\w+)<', drawing)) == files  # python scripts/draw.py draws it anew
+
+
 def test_no_source_map_is_shipped_or_asked_for() -> None:
     assert BOOK is not None
     for path in BOOK.rglob("_static/**/*"):
