@@ -54,7 +54,7 @@ def nothing(strategy: aq.Strategy) -> aq.Strategy:
 
 
 class World:
-    """One seed: shards, networks trained alone and contributions, of the honest and of those who pretend."""
+    """One seed: shards, networks trained alone and contributions, of honest and of attacking participants."""
 
     def __init__(self, seed: int) -> None:
         self.seed, self.config = seed, replace(CONFIG, seed=seed)
@@ -93,7 +93,7 @@ def run(
     w: World, algorithm: aq.Algorithm, shards: Sequence[aq.Shard] | None = None, attack: Attack = nothing,
     told: Mapping[int, float] | None = None, alone: Sequence[nn.Module] | None = None,
 ) -> aq.Outcome:  # fmt: skip
-    """The outcome of an algorithm where some pretend; `told`: contributions that are not as measured."""
+    """The outcome of an attacked algorithm; `told`: contributions that are not as measured."""
     shards = w.shards if shards is None else shards
     alone = w.alone(shards) if alone is None else alone
     contribution = aq.accuracy(alone, w.data.validation)

@@ -17,7 +17,7 @@ import aequa_lite as aq
 from aequa_lite.baselines import fedavg, fedrac, fedsac
 from aequa_lite.baselines.fedrac import bonus, first_units, widest_allowed
 from aequa_lite.baselines.fedsac import selected
-from aequa_lite.baselines.submodels import average, masks
+from aequa_lite.baselines.subnetworks import average, masks
 
 NAMES = {aq.MLP: ["2", "4", "6"], aq.LeNet: ["1", "4", "8", "10", "12"]}
 hidden = partial(fedsac, beta=20.0, samples=50, prune_outputs=False)
@@ -87,10 +87,10 @@ def test_importance_is_what_the_loss_rises_by_without_the_unit(build, few: aq.Da
 
 def test_every_entry_is_averaged_over_those_who_hold_it_by_hand() -> None:
     theta = {"w": torch.tensor([1.0, 1.0, 1.0])}
-    held = {0: {"w": torch.tensor([True, True, False])}, 1: {"w": torch.tensor([True, False, False])}}
+    masks_of = {0: {"w": torch.tensor([True, True, False])}, 1: {"w": torch.tensor([True, False, False])}}
     ends = ([3.0, 5.0, 9.0], [7.0, 9.0, 9.0])
     updates = [aq.Update(i, 1.0, {"w": torch.tensor(end)}, 0.5, 0.0) for i, end in enumerate(ends)]
-    assert average(theta, updates, held)["w"].tolist() == [5.0, 5.0, 1.0]
+    assert average(theta, updates, masks_of)["w"].tolist() == [5.0, 5.0, 1.0]
 
 
 @pytest.mark.parametrize("algorithm", [fedsac, fedrac])
@@ -138,8 +138,8 @@ def test_what_a_pruned_output_learns_is_dropped(task: aq.Problem) -> None:
 
 def test_entries_are_averaged_over_those_who_hold_them(task: aq.Problem) -> None:
     found, strategy = rounds_of(hidden, task), strategy_of(hidden, task)
-    held = [strategy.broadcast(found[0].state, i, 1.0)["4.weight"] != 0 for i in range(3)]
-    only = held[2] & ~held[1] & ~held[0]
+    holds = [strategy.broadcast(found[0].state, i, 1.0)["4.weight"] != 0 for i in range(3)]
+    only = holds[2] & ~holds[1] & ~holds[0]
     assert only.any()
     assert torch.allclose(found[1].theta["4.weight"][only], found[1].updates[2].state["4.weight"][only], atol=1e-6)
 

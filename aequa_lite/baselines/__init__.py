@@ -11,7 +11,7 @@ from .lg_fedavg import lg_fedavg
 from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
 from .shapfed import shapfed, shapfed_wa
 from .sparsify import sparse_numbers
-from .submodels import compact
+from .subnetworks import compact
 
 __all__ = [
     "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",

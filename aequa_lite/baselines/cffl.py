@@ -83,13 +83,13 @@ def credits(
     before: NDArray[np.float64], here: Sequence[int], accuracy: ArrayLike,
     *, alpha: float, memory: float, threshold: float,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Credits after a round, (participants,), summing to one; 0 for who is excluded, NaN for who has not come yet.
+    """Credits after a round, (participants,), summing to one; 0 for the excluded, NaN before the first update.
 
-    Who comes for the first time has credit 0. Credits are compared among all who have come, present or not.
+    A newcomer's earlier credit is 0. Credits are compared among all who have taken part so far, present or not.
     """
     credit, found = before.copy(), np.full(len(before), np.nan)
     found[list(here)] = accuracy
-    seen = [i for i in here if before[i] != 0]  # NaN as well: who is new
+    seen = [i for i in here if before[i] != 0]  # newcomers as well: NaN
     share = found[seen] / max(found[seen].sum(), 1e-12)
     credit[seen] = memory * np.nan_to_num(before[seen]) + (1 - memory) * share
     known = np.flatnonzero(np.nan_to_num(credit) > 0)

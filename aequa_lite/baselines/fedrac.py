@@ -17,7 +17,7 @@ from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
 from ..types import Build, Samples, ServerState, State, Update
 from .common import ROUNDS, remembered
-from .submodels import chain, masked, masks, train_submodels
+from .subnetworks import chain, masked, masks, train_subnetworks
 
 __all__ = ["fedrac"]
 
@@ -71,7 +71,7 @@ def fedrac(
         _measure, build=problem.build, validation=problem.validation, contribution=problem.contribution, sizes=sizes,
         grid=[(k + 1) / widths for k in range(widths)], bonus=partial(bonus, beta=beta, lam=lam, zeta=zeta, kappa=kappa),
     )  # fmt: skip
-    return train_submodels(problem, partial(_units, sizes=sizes), measure, train, "fedrac")
+    return train_subnetworks(problem, partial(_units, sizes=sizes), measure, train, "fedrac")
 
 
 def bonus(

@@ -16,7 +16,7 @@ from ..method import Outcome, Problem, Train, train
 from ..slimmable import slim
 from ..types import Build, Samples, ServerState, State, Update
 from .common import ROUNDS, remembered
-from .submodels import chain, train_submodels
+from .subnetworks import chain, train_subnetworks
 
 __all__ = ["fedsac", "importance"]
 
@@ -67,7 +67,7 @@ def fedsac(
     reputation = 100 * np.exp(beta * (problem.contribution - problem.contribution.max()))
     units = partial(_units, sizes=sizes, reputation=reputation)
     few = problem.validation.take(slice(0, samples))
-    return train_submodels(
+    return train_subnetworks(
         problem, units, partial(_measure, build=problem.build, samples=few, every=every), train, "fedsac"
     )
 

@@ -55,14 +55,14 @@ def masked(theta: State, mask: Masks) -> dict[str, Tensor]:
     return {k: t * mask[k] for k, t in theta.items()}
 
 
-def average(theta: State, updates: Sequence[Update], held: Mapping[int, Masks]) -> dict[str, Tensor]:
+def average(theta: State, updates: Sequence[Update], masks_of: Mapping[int, Masks]) -> dict[str, Tensor]:
     """The average of every entry over those who hold it; entries that nobody holds keep their value."""
     after = {}
     for k, t in theta.items():
         push, mass = torch.zeros_like(t), torch.zeros_like(t)
         for u in updates:
-            push += u.weight * held[u.participant][k] * (u.state[k] - t)
-            mass += u.weight * held[u.participant][k]
+            push += u.weight * masks_of[u.participant][k] * (u.state[k] - t)
+            mass += u.weight * masks_of[u.participant][k]
         after[k] = t + push / mass.clamp_min(1e-30)
     return after
 
@@ -107,7 +107,7 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     return net
 
 
-def train_submodels(
+def train_subnetworks(
     problem: Problem, units: Callable[[ServerState, int], Units], measure: Measure, train: Train, method: str
 ) -> Outcome:
     """Train and reward with sub-networks: `units` says which units a participant has, `measure` what is remembered."""
@@ -139,11 +139,9 @@ def _aggregate(
     measure: Measure,
 ) -> ServerState:
     """The average over those who hold an entry, and what is measured of it."""
-    held = {u.participant: masks(state.theta, names, units(state, u.participant)) for u in updates}
-    theta, entries = (
-        average(state.theta, updates, held),
-        sum(int(m.sum()) for each in held.values() for m in each.values()),
-    )
+    masks_of = {u.participant: masks(state.theta, names, units(state, u.participant)) for u in updates}
+    theta = average(state.theta, updates, masks_of)
+    entries = sum(int(mask.sum()) for each in masks_of.values() for mask in each.values())
     known = {ROUNDS: torch.tensor(int(state.memory.get(ROUNDS, 0)) + 1), SENT: torch.tensor(2 * entries)}
     return ServerState(theta, {**state.memory, **known, **measure(state, theta, updates)})
 
