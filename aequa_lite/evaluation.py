@@ -235,6 +235,7 @@ def accuracy_curve(
     r"""Measure the accuracy at every width, $\hat\phi(w)$ on `samples`.
 
     Args:
+        samples: Moved to the device of theta.
         grid: Widths to measure (default: from `least` to 1). Those at which
             the network does not grow are dropped, unless it is fractional.
         fraction_grid: As in `Curve`.
@@ -259,10 +260,12 @@ def accuracy_curve(
         split_stem(_bound(build, theta, w, fraction_grid).eval())
         for w in tried
     ]
-    with pool(workers, samples.y.device) as spread:
+    device = next(iter(theta.values())).device
+    with pool(workers, device) as spread:
         stem, _ = nets[int(np.argmax(tried))]
-        parts = spread(partial(_outputs, stem), samples.x.split(1000))
-        features = replace(samples, x=torch.cat(list(parts)))
+        batches = (x.to(device) for x in samples.x.split(1000))
+        x = torch.cat(list(spread(partial(_outputs, stem), batches)))
+        features = replace(samples, x=x, y=samples.y.to(device))
 
         def right(pair: tuple[nn.Module, nn.Module]) -> NDArray[np.bool_]:
             own, head = pair

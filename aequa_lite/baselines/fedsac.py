@@ -90,7 +90,7 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
 
     Example:
         >>> import aequa_lite as aq
-        >>> some = aq.load("fashion-mini").validation.take(slice(0, 50))
+        >>> some = aq.load("fashion-mini", device="cpu").validation.take(slice(0, 50))
         >>> importance(aq.MLP, aq.init_params(aq.MLP, 0), some).shape
         (410,)
 

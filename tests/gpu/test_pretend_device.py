@@ -112,6 +112,8 @@ def test_the_method_step_by_step(device: Device) -> None:
         models = [aq.model_at(aq.MLP, last.theta, curve, w) for w in plan.widths]
         assert all(on_gpu(each.state_dict()) for each in models)
         assert aq.accuracy(models, data.test).shape == (3,)
+    own = {k: t.cpu() for k, t in last.theta.items()}  # a network of the CPU, samples of the GPU
+    assert aq.reward_curve(aq.MLP, own, data.validation, CONFIG).accuracy == pytest.approx(curve.accuracy, abs=0.011)
 
 
 @pytest.mark.parametrize("at_once", [None, False], ids=["vectorised", "one by one"])
