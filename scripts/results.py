@@ -20,7 +20,7 @@ from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "book" / "results.md"
-CORRECTED = ("cffl", "fedavg_finetuned")  # after version 0.1
+CORRECTED = ("cffl", "fedavg_finetuned", "fedsac")  # after version 0.1
 NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
 
