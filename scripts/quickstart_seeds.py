@@ -32,9 +32,9 @@ def run(seed: int) -> aq.Report:
     out = ROOT / "runs" / "quickstart-seeds" / str(seed)
     if not (out / "report.json").exists():
         out.mkdir(parents=True, exist_ok=True)
-        given = {"seed": seed, "out": str(out)}
+        parameters = {"seed": seed, "out": str(out)}
         try:
-            papermill.execute_notebook(str(NOTEBOOK), str(out / "executed.ipynb"), given, progress_bar=False)
+            papermill.execute_notebook(str(NOTEBOOK), str(out / "executed.ipynb"), parameters, progress_bar=False)
         except papermill.PapermillExecutionError as error:
             if not (out / "report.json").exists():
                 raise
