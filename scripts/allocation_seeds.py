@@ -2,34 +2,34 @@
 
 usage: python scripts/allocation_seeds.py [SEEDS]
 
-Runs notebooks/05_post_training_allocation.ipynb through papermill once for each seed 0, 1, ..., reads what it has found, and
-writes results/allocation/rules.csv (a row for each seed and rule) and summary.json (noise, claims, optimism; with config,
-versions, device and date). Seeds that are finished are not run again.
+Runs notebooks/06_post_training_allocation.ipynb through papermill once for each seed 0, 1, ... (default: three), reads its
+results, and writes results/allocation/rules.csv (a row for each seed and rule) and summary.json (noise, false reports,
+optimism, fractional rewards, coalitions; with config, versions, device and date). Finished seeds are not run again.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import papermill
+import torch
 from tqdm import tqdm
 
 from aequa_lite._io import atomic_write
+from aequa_lite.report import device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK, RESULTS = ROOT / "notebooks" / "05_post_training_allocation.ipynb", ROOT / "results" / "allocation"
+NOTEBOOK, RESULTS = ROOT / "notebooks" / "06_post_training_allocation.ipynb", ROOT / "results" / "allocation"
 CONFIG = {"rounds": 60, "local_steps": 15}
 
 
 def run(seed: int) -> dict:
-    """Run the chapter with this seed, unless it has been run."""
+    """Run the chapter with this seed, unless it is finished, and return its results."""
     out = ROOT / "runs" / "allocation-seeds" / str(seed)
     if not (out / "allocation.json").exists():
         out.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def run(seed: int) -> dict:
 
 
 def rows(seed: int, found: dict) -> list[dict[str, object]]:
-    """One row for each rule: its gains in points, Pearson between contribution and prediction, the sum of widths."""
+    """One row for each rule: its gains in points, Pearson between contribution and predicted accuracy, the sum of widths."""
     table = []
     for rule, (*gains, r, widths) in found["gains"].items():
         points = np.array(gains)
@@ -51,22 +51,29 @@ def rows(seed: int, found: dict) -> list[dict[str, object]]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Mean, least and most over the seeds."""
+    """Mean, smallest and largest value over the seeds."""
     return {"mean": round(float(np.mean(values)), 4), "least": round(min(values), 4), "most": round(max(values), 4)}
 
 
 def summary(found: dict[int, dict]) -> dict[str, object]:
-    """The figures that may be quoted."""
+    """What the pages quote."""
     runs = list(found.values())
     return {
         "seeds": sorted(found),
         "optimism": {name: spread([each["optimism"][name] for each in runs]) for name in runs[0]["optimism"]},
-        "broken_of_40": {name: [each["broken"][name] for each in runs] for name in runs[0]["broken"]},
-        "claims_believed": {
-            k: spread([float(np.mean(each["believed"][k])) for each in runs]) for k in runs[0]["believed"]
+        "not_confirmed_of_40": {
+            name: [each["not_confirmed"][name] for each in runs] for name in runs[0]["not_confirmed"]
         },
-        "claims_measured_most": {k: spread([max(each["measured"][k]) for each in runs]) for k in runs[0]["measured"]},
+        "false_reports": {
+            k: spread([float(np.mean(each["reported"][k])) for each in runs]) for k in runs[0]["reported"]
+        },
+        "false_reports_measured_most": {
+            k: spread([max(each["measured"][k]) for each in runs]) for k in runs[0]["measured"]
+        },
         "largest_step": spread([each["largest_step"] for each in runs]),
+        "undone_most": spread([max(each["undone"]) for each in runs]),
+        "blocking_coalitions_of_15": [each["blocking"] for each in runs],
+        "mean_gain": {k: spread([float(np.mean(each["stable"][k])) for each in runs]) for k in runs[0]["stable"]},
         "pearson_intervals": [each["pearson_interval"] for each in runs],
         "cgs_intervals": [each["cgs_interval"] for each in runs],
         "samples_needed": [each["samples_needed"] for each in runs],
@@ -78,11 +85,8 @@ def summary(found: dict[int, dict]) -> dict[str, object]:
             "network": "MLP",
             "data": "fashion-mini",
         },
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("aequa-lite", "torch", "numpy", "scipy")},
-        },
-        "device": f"cpu ({platform.machine()})",
+        "versions": versions(),
+        "device": device_name(torch.device("cpu")),
         "date": date.today().isoformat(),
     }
 
