@@ -128,7 +128,7 @@ ALLOWED = re.compile(
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_names_and_docstrings_speak_the_fields_language(path: Path) -> None:
     text = ALLOWED.sub("", path.read_text())
-    found = {word for word in re.findall(r"[a-z]+", re.sub(r"([A-Z])", r" \1", text).replace("_", " ").lower())}
+    found = set(re.findall(r"[a-z]+", re.sub(r"([A-Z])", r" \1", text).replace("_", " ").lower()))
     assert found & set(PRIVATE) == set()
 
 
