@@ -315,30 +315,38 @@ class _Stack:
         Networks do not meet in the forward pass, so the gradient of the sum
         of their losses is everybody's own.
         """
-        shares, distill = plan.shares[step], self.config.distill  # (K, P)
         leaves = [t.detach().requires_grad_() for t in self.theta]
-        masked = [
-            t.expand(len(shares), *t.shape) if m is None else t * m
-            for t, m in zip(leaves, masks, strict=True)
-        ]
         chosen = plan.positions[step]
-        stacked = [t.flatten(0, 1) for t in masked], self.x[chosen]
-        logits = vmap(self._logits)(*stacked).unflatten(0, shares.shape)
-        y = self.y[chosen].unflatten(0, shares.shape)  # (K, P, B)
-        outputs, each = [logits], [shares]  # all widths at once
-        if distill:
-            outputs, each, y = list(logits), list(shares), y[0]
-        loss = partial(_per_participant, plan.samples)
-        losses = loss_over_widths(
-            outputs, y, each, self.offset, distill, loss
-        )
-        losses = losses.view(-1, len(self.shards)).sum(0)
+        batch = self.x[chosen], self.y[chosen]  # (K P, B, ...), (K P, B)
+        weights = plan.samples, plan.shares[step]
+        losses = self._losses(leaves, masks, *batch, *weights)
         # small numbers of half the bits would vanish
         scale = 1024.0 if self.precision == torch.float16 else 1.0
         grads = torch.autograd.grad(losses.sum() * scale, leaves)
         for k, row in self.padding:
             grads[k][:, row] = 0.0
         return _unscaled(grads, scale), losses.detach()
+
+    def _losses(
+        self, theta: list[Tensor], masks: Sequence[Tensor | None],
+        x: Tensor, y: Tensor, samples: Tensor, shares: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Everybody's loss over its widths, (P,)."""
+        masked = [
+            t.expand(len(shares), *t.shape) if m is None else t * m
+            for t, m in zip(theta, masks, strict=True)
+        ]
+        stacked = [t.flatten(0, 1) for t in masked]  # (K P, ...)
+        logits = vmap(self._logits)(stacked, x)
+        logits, y = (t.unflatten(0, shares.shape) for t in (logits, y))
+        outputs, each = [logits], [shares]  # all widths at once
+        if self.config.distill:
+            outputs, each, y = list(logits), list(shares), y[0]
+        loss = partial(_per_participant, samples)
+        losses = loss_over_widths(
+            outputs, y, each, self.offset, self.config.distill, loss
+        )
+        return losses.view(-1, len(self.shards)).sum(0)
 
     def _logits(self, tensors: list[Tensor], x: Tensor) -> Tensor:
         """One network's outputs, (batch, classes)."""

@@ -5,12 +5,14 @@ The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pretend_cuda import Device, pretend_cuda
@@ -254,6 +256,21 @@ def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
     assert two - one == 2
     one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds), vectorized=False)[1] for rounds in (1, 2))
     assert two - one == CONFIG.participants * 2 + 1  # each uploads its batches and reports its loss
+
+
+def test_the_benchmark_of_a_gpu_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    import gpu
+
+    with pytest.raises(SystemExit, match="needs a GPU"):
+        gpu.main([])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["--pretend", "--tiny", "--folder", str(tmp_path)])
+    assert ended.value.code == 0, capsys.readouterr().out
+    tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
+    assert set(tables) == {"equality", "determinism", "launches", "precision", "speed"}
+    assert all(table["ok"].all() for table in tables.values())
+    assert (tables["launches"]["waits_a_step"] == 0).all()
 
 
 def test_the_pretend_device_refuses_what_a_gpu_refuses(device: Device) -> None:

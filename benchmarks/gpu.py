@@ -1,0 +1,282 @@
+"""Compare a GPU with the CPU and measure it: one command, under nine minutes, tables in results/gpu.
+
+usage: python benchmarks/gpu.py [--folder results/gpu] [--minutes 8] [--tiny] [--pretend]
+
+It ends with an error if the GPU disagrees. Tables are written row by row, correctness first; where the minutes are over,
+the rest is not measured.
+
+equality.csv: weights trained on the GPU against those of the CPU, one by one and vectorised, without and with TF32.
+determinism.csv: the same run twice, with PyTorch's default and with its deterministic algorithms.
+launches.csv: kernel launches of a step, and how often it makes the host wait.
+precision.csv: float32, TF32, bfloat16 and float16: time, loss and accuracy after the same steps.
+speed.csv: a step of 5 to 200 participants one by one, vectorised and compiled; peak memory.
+--pretend uses the pretend GPU of the tests (times mean nothing there), --tiny makes everything small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: deterministic matrix products
+import numpy as np
+import pandas as pd
+import torch
+from measure import ROOT, apart, where
+
+import aequa_lite as aq
+from aequa_lite import networks, vectorized
+from aequa_lite.types import Build
+
+Row = dict[str, Any]
+WORDS, LENGTH = 2000, 56  # of the random sentences
+NETS: dict[str, tuple[Any, dict[str, int]]] = {
+    "MLP": (aq.MLP, {}),
+    "LeNet": (aq.LeNet, {}),
+    "ConvNet": (networks.ConvNet, {}),
+    "ResNet18": (networks.ResNet18, {"channels": 64}),
+    "TextCNN": (networks.TextCNN, {}),
+}
+SMALL = {"ResNet18": {"channels": 16}, "TextCNN": {"embedding": 16, "maps": 16}}
+WAYS = {"one by one": False, "vectorised": True}
+# of weights around 0.1 after ten steps in float32: sums in another order, and max pooling that flips at a tie
+TOLERANCE = {"MLP": 2e-4, "LeNet": 2e-4, "ConvNet": 2e-3, "ResNet18": 2e-3, "TextCNN": 1e-3}
+
+
+def names(small: bool) -> list[str]:
+    """The networks that are measured."""
+    return ["MLP", "TextCNN"] if small else list(NETS)
+
+
+def built(name: str, small: bool) -> Build:
+    """The network of this name for what it is measured on."""
+    build, options = NETS[name]
+    if small:
+        options = SMALL.get(name, options)
+    text = {"shape": (LENGTH,), "classes": 2, "words": WORDS}
+    return partial(build, **options, **(text if name == "TextCNN" else {"shape": (1, 28, 28), "classes": 10}))
+
+
+def samples(name: str, device: str) -> tuple[aq.Samples, aq.Samples]:
+    """Training and test samples: images, or sentences whose class is whether most of their tokens are small numbers."""
+    if name != "TextCNN":
+        data = aq.load("fashion-mini", device=device)
+        return data.train, data.test
+    x = aq.stream(0, "sentences").integers(2, WORDS, (4000, LENGTH))
+    y = ((x < WORDS // 2).mean(1) > 0.5).astype(np.int64)
+    both = aq.Samples(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device), 2)
+    return both.take(slice(0, 3000)), both.take(slice(3000, None))
+
+
+def setting(name: str, device: str, participants: int, **changes: Any) -> tuple[list[aq.Shard], aq.Config]:
+    """Everybody with 128 samples drawn anew, so that each one's work is the same however many they are."""
+    fields = {"participants": participants, "rounds": 2, "local_steps": 5, "batch": 64, "lr": 0.01, **changes}
+    train, _ = samples(name, device)
+    drawn = [aq.stream(0, "shard", i).permutation(len(train))[:128] for i in range(participants)]
+    shards = [aq.Shard(i, train.take(torch.from_numpy(each).to(device)), each) for i, each in enumerate(drawn)]
+    return shards, aq.Config(**fields)
+
+
+def final(build: Build, shards: list[aq.Shard], config: aq.Config, **options: Any) -> aq.Round:
+    """The last round of a federation."""
+    *_, last = aq.federate(build, shards, config, progress=False, **options)
+    return last
+
+
+def difference(a: aq.Round, b: aq.Round) -> float:
+    """The largest difference between two rounds' networks."""
+    return apart((t.cpu() for t in a.theta.values()), (t.cpu() for t in b.theta.values()))
+
+
+@contextmanager
+def tf32(on: bool) -> Iterator[None]:
+    """Products with ten bits of mantissa: PyTorch's default for convolutions, not for matrices."""
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in flags]
+    for each in flags:
+        each.allow_tf32 = on
+    try:
+        yield
+    finally:
+        for each, value in zip(flags, before, strict=True):
+            each.allow_tf32 = value
+
+
+def equality(small: bool) -> Iterator[Row]:
+    """The GPU's weights against the CPU's."""
+    for name in names(small):
+        build = built(name, small=True)
+        steps = {"batch": 16, "local_steps": 2 if small else 5}
+        (mine, config), (shards, _) = (setting(name, device, 3, **steps) for device in ("cpu", "cuda"))
+        plain = final(build, mine, config)
+        for fast in (False,) if small else (False, True):
+            for way, at_once in WAYS.items():
+                with tf32(fast):
+                    found = difference(final(build, shards, config, vectorized=at_once), plain)
+                most = np.inf if fast else TOLERANCE[name]
+                yield {"net": name, "way": way, "tf32": fast, "difference": found, "allowed": most, "ok": found <= most}
+
+
+def determinism(small: bool) -> Iterator[Row]:
+    """The same run twice."""
+    for name in names(small):
+        build, (shards, config) = built(name, small), setting(name, "cuda", 3, local_steps=2 if small else 5)
+        for strict in (True,) if small else (False, True):
+            torch.use_deterministic_algorithms(strict, warn_only=True)
+            for way, at_once in WAYS.items():
+                found = difference(*(final(build, shards, config, vectorized=at_once) for _ in range(2)))
+                yield {"net": name, "way": way, "strict": strict, "difference": found, "ok": found == 0 or not strict}
+    torch.use_deterministic_algorithms(False)
+
+
+def spent(run: Callable[[], Any]) -> tuple[int, int]:
+    """Kernel launches and waits of a run, counted by PyTorch's profiler and its warnings of synchronisation."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        run()
+        torch.cuda.set_sync_debug_mode("default")
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        torch.cuda.synchronize()
+    launches = sum(each.count for each in profile.key_averages() if "LaunchKernel" in each.key)
+    return launches, sum("synchroniz" in str(each.message) for each in caught)
+
+
+def launches(small: bool, count: Callable[[Callable[[], Any]], tuple[int, int]] = spent) -> Iterator[Row]:
+    """What one more step asks of the GPU; the first run of each is not counted."""
+    for name in names(small):
+        build = built(name, small)
+        for way, at_once in WAYS.items():
+            found = []
+            for steps in (1, 2):
+                shards, config = setting(name, "cuda", 3 if small else 10, rounds=1, local_steps=steps)
+                run = partial(final, build, shards, config, vectorized=at_once)
+                run()
+                found.append(count(run))
+            step, waits = (two - one for one, two in zip(*found, strict=True))
+            yield {"net": name, "way": way, "launches_a_step": step, "waits_a_step": waits, "ok": waits == 0}
+
+
+def timed(build: Build, shards: list[aq.Shard], config: aq.Config, seconds: float, **options: Any) -> Row:
+    """Milliseconds of a step in the quickest round after the first, and the GPU's peak memory."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    ends: list[float] = []
+    for _ in (run := aq.federate(build, shards, config, progress=False, **options)):
+        torch.cuda.synchronize()
+        ends.append(time.perf_counter())
+        if len(ends) > 1 and ends[-1] - ends[0] > seconds:
+            run.close()
+            break
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    return {"ms_a_step": 1e3 * float(np.diff(ends).min()) / config.local_steps, "peak_gb": peak}
+
+
+def precision(small: bool) -> Iterator[Row]:
+    """The same steps in fewer bits."""
+    kinds = {"float32": (None, False), "tf32": (None, True), "bfloat16": (torch.bfloat16, True),
+             "float16": (torch.float16, True)}  # fmt: skip
+    for name in names(small):
+        build = built(name, small)
+        _, test = samples(name, "cuda")
+        rounds = {"rounds": 2, "local_steps": 2} if small else {"rounds": 6, "local_steps": 10, "lr": 0.05}
+        shards, config = setting(name, "cuda", 3 if small else 10, **rounds)
+        for kind, (dtype, fast) in kinds.items():
+            with tf32(fast):
+                options = {"strategy": aq.slimmable(build, precision=dtype), "vectorized": True}
+                took = timed(build, shards, config, 2.0, **options)
+                last = final(build, shards, config, **options)
+            (right,) = aq.accuracy([aq.slim(build, last.theta, 1.0)], test)
+            ok = bool(np.isfinite(last.loss)) and not last.total_left_out
+            yield {"net": name, "precision": kind, **took, "loss": last.loss, "accuracy": right, "ok": ok}
+
+
+def compiled() -> Any:
+    """Inside, a step's forward pass is compiled; `torch.compile` compiles its backward pass with it."""
+    faster = torch.compile(vectorized._Stack._losses, dynamic=False)
+    return mock.patch.object(vectorized._Stack, "_losses", faster)
+
+
+def speed(small: bool) -> Iterator[Row]:
+    """Few and many participants, one by one, vectorised and compiled; small networks first."""
+    for participants in (2,) if small else (10, 50, 5, 200):
+        for name in names(small):
+            build = built(name, small)
+            steps = {"rounds": 3, "local_steps": 2 if small else 5}
+            shards, config = setting(name, "cuda", participants, **steps)
+            for way in ("one by one", "vectorised", "compiled")[: 3 if participants == 10 else 2]:
+                row = {"net": name, "participants": participants, "way": way}
+                try:
+                    with compiled() if way == "compiled" else nullcontext():
+                        took = timed(build, shards, config, 4.0, vectorized=way != "one by one")
+                    yield {**row, **took, "ok": True}
+                except Exception as error:  # out of memory, or a compiler that is missing: a row of its own
+                    yield {
+                        **row,
+                        "ms_a_step": np.nan,
+                        "peak_gb": np.nan,
+                        "error": str(error)[:100],
+                        "ok": way == "compiled",
+                    }
+
+
+def measured(parts: dict[str, Iterator[Row]], folder: Path, minutes: float) -> int:
+    """Write the tables row by row until the minutes are over; return how many rows disagree."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here, end, wrong = where("cuda"), time.monotonic() + 60 * minutes, 0
+    for part, found in parts.items():
+        rows: list[Row] = []
+        for row in found:
+            rows.append({**row, **here})
+            pd.DataFrame(rows).to_csv(folder / f"{part}.csv", index=False)
+            wrong += not row["ok"]
+            print(part, {k: f"{v:.3g}" if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            if time.monotonic() > end:
+                print(f"stopped after {minutes:g} minutes in {part}; what was measured is in {folder}")
+                return wrong
+    return wrong
+
+
+def pretend_spent(device: Any, run: Callable[[], Any]) -> tuple[int, int]:
+    """Kernel launches and waits of a run, as the pretend GPU counts them."""
+    before = device.launches, device.waits
+    run()
+    return device.launches - before[0], device.waits - before[1]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / "results" / "gpu")
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--pretend", action="store_true")
+    asked = parser.parse_args(arguments)
+    if not (asked.pretend or torch.cuda.is_available()):
+        sys.exit("gpu.py needs a GPU that torch.cuda can use, and this machine has none.")
+    count, gpu = spent, nullcontext()
+    if asked.pretend:
+        sys.path.insert(0, str(ROOT / "tests" / "gpu"))
+        from pretend_cuda import DEVICE, pretend_cuda
+
+        count, gpu = partial(pretend_spent, DEVICE), pretend_cuda()
+    with gpu:
+        parts = {part.__name__: part(asked.tiny) for part in (equality, determinism)}
+        parts["launches"] = launches(asked.tiny, count)
+        parts |= {part.__name__: part(asked.tiny) for part in (precision, speed)}
+        wrong = measured(parts, asked.folder, asked.minutes)
+    sys.exit(f"{wrong} rows disagree; see the column `ok` in {asked.folder}" if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
