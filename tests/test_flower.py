@@ -722,7 +722,9 @@ def test_keys_certificates_a_full_disk_and_the_quorum(started: Callable[..., Fle
 def test_no_process_outlives_a_fleet_that_is_stopped(number: int, status: int, tmp_path: Path) -> None:
     own = [sys.executable, "-m", "aequa_lite", "fleet", "--participants", "2", "--folder", str(tmp_path / "fleet")]
     with (tmp_path / "printed").open("wb") as out:
-        process = subprocess.Popen(own, stdout=out, stderr=out)
+        # a shell starts what runs in its background with Ctrl-C ignored, and children inherit that
+        listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(own, stdout=out, stderr=out, preexec_fn=listening)
     try:
         until(lambda: len(processes(tmp_path, "flower-superexec")) == 3)
         process.send_signal(number)

@@ -342,7 +342,7 @@ def test_a_split_that_would_lack_a_label_is_refused(tmp_path):
 
 FILES = {
     "empty.csv must have 1 to 1000 columns, got 0": b"",
-    "column 1 of empty.csv must have a name of 1 to 100 letters": b",b\n1,2\n",
+    "column 1 of empty.csv must have a name of 1 to 100 characters": b",b\n1,2\n",
     "the columns of empty.csv must have one name each, got 'a' twice": b"a,b,a\n",
     "line 3 of empty.csv must have 2 fields, got 3": b"a,b\n1,2\n1,2,3\n",
     "must be in UTF-8, got .*; save it again as 'CSV UTF-8'": b"a,b\n\xe9,2\n",

@@ -201,7 +201,8 @@ def _to(t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
-    return _real_tensor(data, **options).to(device or "cpu")
+    found = _real_tensor(data, **options)
+    return found if device is None else found.to(device)
 
 
 def _as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
