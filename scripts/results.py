@@ -347,7 +347,26 @@ def allowances(name: str) -> str:
     head = ["data", "partition", "allowance", "full width", "Pearson", "MCG", "CGS", "smallest gain", "excess"]
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([count, *origin(table)])}.\n"
-    return markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows) + stamp
+    table_and_aims = markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows) + allowance_aims(table)
+    return table_and_aims + stamp
+
+
+def allowance_aims(table: pd.DataFrame) -> str:
+    """In how many runs, by factor of the allowance, full width, Pearson and everybody's reward are as after training."""
+    cell, rows = ["data", "partition", "seed"], []
+    after = table[table["factor"].isna()].set_index(cell)
+    for factor, runs in table.groupby("factor"):
+        runs = runs.set_index(cell)
+        lost = 100 * (after["full"].reindex(runs.index) - runs["full"])
+        told = runs[informative(runs)]
+        columns = [f"{(lost <= 1).sum()} of {len(lost)}", f"{lost.max():.1f}"]
+        for way in ("", "fine_"):
+            columns.append(f"{(told[f'{way}pearson_lost_low'] <= 0).sum()} of {len(told)}")
+            columns.append(f"{(runs[f'{way}worse_off'] == 0).sum()} of {len(runs)}")
+        rows.append([f"{factor:g}", *columns])
+    head = ["times the allowance", "full width within a point", "points lost, most", "Pearson within noise"]
+    head += ["nobody worse off", "Pearson within noise, fine", "nobody worse off, fine"]
+    return "\n" + markdown(head, rows)
 
 
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
