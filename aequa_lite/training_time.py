@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._check import accuracies, number, one_each
 from .allocation.exact import Plan, plan_of
 from .config import Config
-from .evaluation import Curve, accuracy, accuracy_curve
+from .evaluation import Curve, accuracy, accuracy_curve, reward_curve
 from .federate import Policy
 from .slimmable import slim
 from .types import Build, Round, Samples
@@ -105,8 +105,11 @@ def _policy(
     one_each("contribution", contribution, config.participants)
     if last is None:  # an untrained network is worth nothing
         return (1.0,) * config.participants
-    tried = [w for w in grid if w >= config.min_width - 1e-9]
-    curve = accuracy_curve(build, last.theta, validation, grid=tried)
+    if last.index + 1 < config.rounds:
+        tried = [w for w in grid if w >= config.min_width - 1e-9]
+        curve = accuracy_curve(build, last.theta, validation, grid=tried)
+    else:  # for the settlement: what rewards are chosen from
+        curve = reward_curve(build, last.theta, validation, config)
     target = earned_accuracy(curve, contribution) + allowance
     return tuple(widest_within(curve, target).tolist())
 
