@@ -75,11 +75,11 @@ class Config:
     fractions: int = _within(
         0,
         4096,
-        64,
+        0,
         "fractional rewards between two widths, at most; 0: none",
     )
     loss_power: float = _within(
-        0.0, 16.0, 3.0, "loss weight of a width: (width / widest) ** power"
+        0.0, 16.0, 2.0, "loss weight of a width: (width / widest) ** power"
     )
     distill: float = _within(
         0.0, 1.0, 0.0, "share of soft labels in the loss of narrow widths"
@@ -92,7 +92,7 @@ class Config:
         0.0, 16.0, 1.0, "aggregation weight: size ** size_power ..."
     )
     contribution_power: float = _within(
-        0.0, 16.0, 1.0, "... times contribution ** contribution_power"
+        0.0, 16.0, 2.0, "... times contribution ** contribution_power"
     )
     participation: float = _within(
         1e-6, 1.0, 1.0, "share of participants drawn into each round"
