@@ -1,4 +1,4 @@
-"""Fill the tables and verdicts of the book's page of results from the files under results/, and from nothing else.
+"""Fill the tables, figures and verdicts of the book's page of results from the files under results/ and nothing else.
 
 usage: python scripts/results.py [--check]     (--check: only say whether the page is up to date)
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import result_figures as figures
 
 from aequa_lite._io import atomic_write
 from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, rows_for, wins
@@ -265,6 +266,93 @@ def rows_to_fill(name: str) -> str:
     return markdown(["data", "partitions", "paper scale", "filled by"], rows)
 
 
+def all_tried() -> dict[str, list[tuple[Claim, str, Verdict]]]:
+    """Every published figure that was tried, by subject, with the scale and the verdict of each trial."""
+    found: dict[str, list[tuple[Claim, str, Verdict]]] = {}
+    for subject, each in published(ROOT / "results" / "published.yml").items():
+        verdicts = [(claim, scale, checked(claim, table_of(sweep))) for claim in each for scale, sweep in claim.sweeps.items()]
+        found[subject] = [trial for trial in verdicts if trial[2].runs]
+    return found
+
+
+def scorecard() -> str:
+    """One line: how many published figures are matched, and how many of them are the paper's own."""
+    found = all_tried()
+    every = published(ROOT / "results" / "published.yml")
+    tried = [verdict.word for each in found.values() for _, _, verdict in each]
+    own = [verdict.word for _, _, verdict in found["aequa"]]
+    waiting = sum(not any(checked(c, table_of(s)).runs for s in c.sweeps.values()) for each in every.values() for c in each)
+    counted = [f"**{tried.count(word)} {word}**" for word in ("matched", "trend only", "not matched")]
+    theirs = ", ".join(f"{own.count(word)} {word}" for word in ("matched", "trend only", "not matched"))
+    return (
+        f"\nOf {len(tried)} comparisons with published figures: {', '.join(counted)}, {tried.count('withdrawn')} withdrawn. "
+        f"Of the paper's own {len(own)}: {theirs}. {waiting} figures were not tried at any scale.\n"
+    )
+
+
+def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean Pearson of `aequa` by data set and partition, and whether most of a cell's runs are informative."""
+    mini = rows_of("baselines_mini")
+    mini = mini[(mini["method"] == "aequa") & (mini["network"] != "LeNet")]
+    today = rows_of("nine_partitions")
+    today = today[today["case"] == "ours"].assign(data="fashion, defaults of 0.2")
+    table = pd.concat([today, mini])
+    table = table.assign(told=informative(table).astype(float))
+    means = table.groupby(["data", "partition"], sort=False)[["pearson", "told"]].mean()
+    order = list(today["partition"].unique())
+    data = [today["data"].iloc[0], *mini["data"].unique()]
+    values, told = (means[each].unstack().reindex(index=data, columns=order) for each in ("pearson", "told"))
+    return values, told >= 0.5
+
+
+def fairness_and_accuracy() -> pd.DataFrame:
+    """For each method its best reward above FedAvg's in the same run, in points, and its Pearson: means, standard errors."""
+    table = rows_of("baselines_mini")
+    table = table[informative(table)].assign(old=outdated)
+    run = ["data", "partition", "network", "seed"]
+    base = table[table["method"] == "fedavg"].set_index(run)["reward_best"]
+    above = 100 * (table.set_index(run)["reward_best"] - base.reindex(pd.MultiIndex.from_frame(table[run])))
+    table = table.assign(above=above.to_numpy(), name=table["method"].str.split("(").str[0])
+    table = table[table["pearson"].notna()]
+    by = table.groupby("name", sort=False)
+    return pd.DataFrame(
+        {
+            "accuracy": by["above"].mean(),
+            "accuracy_error": by["above"].sem(),
+            "pearson": by["pearson"].mean(),
+            "pearson_error": by["pearson"].sem(),
+            "runs": by.size(),
+            "valid": ~by["old"].any(),
+        }
+    )
+
+
+def participants_gains() -> pd.DataFrame:
+    """The gain of each participant under each method, over the seeds of chapter 8."""
+    table = pd.read_csv(ROOT / "results" / "baseline_seeds" / "methods.csv")
+    table = table[~table["method"].str.contains("(", regex=False)]
+    return table.assign(gain=table["test"] - table["alone"])[["partition", "seed", "method", "participant", "alone", "gain"]]
+
+
+def draw(check: bool = False) -> list[str]:
+    """Draw the figures whose rows changed; with `check`, only name them."""
+    found = {s: [t for t in each if t[2].word in figures.VERDICTS] for s, each in all_tried().items()}
+    found = {TITLES[s]: each for s, each in found.items() if each}
+    values, told = pearson_cells()
+    trade, gains = fairness_and_accuracy(), participants_gains()
+    wanted = {
+        "forest": (lambda: figures.forest(found), [repr(found)]),
+        "pearson": (lambda: figures.heat(values, told), [values, told]),
+        "pareto": (lambda: figures.pareto(trade), [trade]),
+        "gains": (lambda: figures.strips(gains, CORRECTED), [gains]),
+    }
+    old = [name for name, (_, rows) in wanted.items() if not figures.is_current(name, rows)]
+    if not check:
+        for name in old:
+            figures.save(name, *wanted[name])
+    return old
+
+
 def claims(name: str) -> str:
     """Every published figure of the subject beside ours, with its verdict; what was not tried is folded away."""
     tried, untried = [], []
@@ -273,13 +361,13 @@ def claims(name: str) -> str:
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
-    head = ["claim", "published", "ours", "verdict", "tolerance", "seeds", "scale", "source", "why so wide", "device"]
-    table = markdown(head, tried) if tried else ""
+    table = markdown(["claim", "published", "tolerance", "ours", "verdict", "runs", "scale", "source"], tried) if tried else ""
     if untried:
-        rest = markdown(["claim", "published", "tolerance", "filled by", "source", "why so wide"], untried)
+        rest = markdown(["claim", "published", "tolerance", "filled by", "source"], untried)
         many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
         table += folded(f"{many}, and the sweeps that would", rest)
-    return table
+    reasons = dict.fromkeys((each.tolerance, each.why) for each in published(ROOT / "results" / "published.yml")[name])
+    return table + "\nTolerances: " + "; ".join(f"{tolerance:.3f}, {why}" for tolerance, why in reasons) + ".\n"
 
 
 def checked(claim: Claim, table: pd.DataFrame | None) -> Verdict:
@@ -299,15 +387,14 @@ def source_of(claim: Claim) -> str:
 def untried_row(claim: Claim, sweeps: list[str]) -> list[str]:
     """A claim that waits for its sweeps as a line of the table."""
     filled = ", ".join(f"`sweeps/{sweep}.yml`" for sweep in sweeps)
-    return [claim.claim, f"{claim.value:.3f}", f"{claim.tolerance:.3f}", filled, source_of(claim), claim.why]
+    return [claim.claim, f"{claim.value:.3f}", f"{claim.tolerance:.3f}", filled, source_of(claim)]
 
 
 def claim_row(claim: Claim, scale: str, found: Verdict) -> list[str]:
     """One claim as a line of the table."""
     mean = f"{found.mean:.3f}" + ("" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}")
-    seeds = f"{', '.join(map(str, found.seeds))} ({found.runs} runs)"
-    columns = [f"{claim.value:.3f}", mean, f"**{found.word}**", f"{claim.tolerance:.3f}", seeds, scale]
-    return [claim.claim, *columns, source_of(claim), claim.why, "; ".join(found.devices)]
+    columns = [f"{claim.value:.3f}", f"{claim.tolerance:.3f}", mean, f"**{found.word}**", str(found.runs), scale]
+    return [claim.claim, *columns, source_of(claim)]
 
 
 def stamp(name: str) -> str:
@@ -320,7 +407,7 @@ def stamp(name: str) -> str:
     if about.exists():
         said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes of computing")
     count = f"{len(table)} rows" if "method" in table else f"{len(table)} runs"
-    return f"\n{count}; {'; '.join(said)}.\n"
+    return f"\n{{download}}`{count} (CSV) <../results/{name}/runs.csv>`; {'; '.join(said)}.\n"
 
 
 def origin(table: pd.DataFrame) -> list[str]:
@@ -346,7 +433,8 @@ def allowances(name: str) -> str:
         rows.append([data, partition, allowance, *columns, str(int(runs["worse_off"].sum()))])
     head = ["data", "partition", "allowance", "full width", "Pearson", "MCG", "CGS", "smallest gain", "excess"]
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
-    stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([count, *origin(table)])}.\n"
+    rows_link = f"{{download}}`{count} (CSV) <../results/{name}/allowances.csv>`"
+    stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([rows_link, *origin(table)])}.\n"
     table_and_aims = markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows) + allowance_aims(table)
     return table_and_aims + stamp
 
@@ -383,6 +471,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "fedrac_long": (protocol, "fedrac_long"),
     "cffl": (protocol, "cffl"),
 }
+TITLES = {"aequa": "the paper", "cffl": "CFFL on MNIST", "fedrac": "FedRAC's protocol", "widths": "accuracy by width"}
 CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac", "widths")}
 
 
@@ -390,6 +479,8 @@ def filled(mark: str) -> str:
     """What stands under a mark of the page."""
     if mark in CLAIMS:
         return claims(CLAIMS[mark])
+    if mark == "scorecard":
+        return scorecard()
     if mark == "to_fill":
         return rows_to_fill("baselines_paper")
     if mark == "allowances":
@@ -407,7 +498,9 @@ def main() -> None:
     """Write the page, or check it."""
     wanted = page()
     if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == wanted else f"{PAGE.name} is out of date; run python scripts/results.py")
+        old = [*draw(check=True), *([] if PAGE.read_text() == wanted else [PAGE.name])]
+        sys.exit(f"out of date: {', '.join(old)}; run python scripts/results.py" if old else 0)
+    draw()
     with atomic_write(PAGE) as half:
         half.write_text(wanted)
 
