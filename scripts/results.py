@@ -20,7 +20,7 @@ from aequa_lite.experiments.published import Claim, Verdict, check_claim, publis
 from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "book" / "results.md"
+PAGES = [ROOT / "book" / f"{name}.md" for name in ("results", "intro", "conclusion")]
 CORRECTED = ("cffl", "fedavg_finetuned", "fedsac")  # after version 0.1
 NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
@@ -290,6 +290,79 @@ def scorecard() -> str:
     )
 
 
+def headline() -> str:
+    """One sentence about the run of chapter 1, over its seeds."""
+    table = pd.read_csv(ROOT / "results" / "quickstart" / "seeds.csv")
+    pearson = table.groupby("seed")["pearson"].first()
+    return (
+        f"\n**Over {len(pearson)} seeds of the first chapter, rewards follow contributions with a correlation of "
+        f"{pearson.mean():.3f} (at least {pearson.min():.3f}), and {int(table['worse_off'].sum())} of {len(table)} rewards are "
+        f"significantly worse than the model that the participant trains alone.**\n"
+    )
+
+
+def shown() -> str:
+    """What the method does with its defaults, in numbers."""
+    table = rows_of("nine_partitions")
+    ours, plain = (table[table["case"] == case].set_index(["partition", "seed"]) for case in ("ours", "plain FedAvg"))
+    told = ours[informative(ours)]
+    lost = 100 * (plain["full"].reindex(ours.index) - ours["full"])
+    trade = fairness_and_accuracy()
+    other = trade[trade["valid"]].drop("aequa")
+    above = int(((other["pearson"] > trade["pearson"]["aequa"]) | (other["accuracy"] > trade["accuracy"]["aequa"])).sum())
+    return (
+        f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies {lost.median():.1f} points "
+        f"below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what noise allows in "
+        f"{int(within_noise(told).sum())} of {len(told)} informative runs, and {int(ours['worse_off'].sum())} of {10 * len(ours)} "
+        f"rewards are significantly worse than alone. In the comparison with {len(other)} other methods that have a "
+        f"Pearson, {above} reach a higher mean Pearson or a more accurate best reward.\n"
+    )
+
+
+def lost() -> str:
+    """How often the method loses, in which respect, and where the rows are."""
+    table, today = rows_of("baselines_mini"), rows_of("nine_partitions")
+    ours = table[table["method"] == "aequa"]
+    today = today[today["case"] == "ours"]
+    behind = behind_others(table)
+    while_training = pd.read_csv(ROOT / "results" / "training_time" / "allowances.csv")
+    default = while_training[while_training["factor"] == 1]
+    tried = [verdict.word for each in all_tried().values() for _, _, verdict in each]
+    rows = [
+        ["runs in which a baseline's best reward is more than half a point above ours", f"{(behind > 0.5 + 1e-9).sum()} of {len(behind)}"],
+        ["rewards significantly worse than alone, older defaults, all data sets", f"{int(ours['worse_off'].sum())} of {10 * len(ours)}"],
+        ["the same with the defaults, nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
+        ["runs with rewards while training in which somebody is worse off", f"{(default['worse_off'] > 0).sum()} of {len(default)}"],
+        ["published figures whose value and trend we miss", f"{tried.count('not matched')} of {len(tried)}"],
+    ]
+    return "\n" + markdown(["where we lose", "how often"], rows) + "\n{doc}`results` lists them.\n"
+
+
+def behind_others(table: pd.DataFrame) -> pd.Series:
+    """By how many points the best reward of any other method exceeds ours, for each run."""
+    run = ["data", "partition", "network", "seed"]
+    best = table[~outdated(table)].pivot(index=run, columns="method", values="reward_best")
+    return 100 * (best.drop(columns="aequa").max(axis=1) - best["aequa"])
+
+
+def losses() -> str:
+    """Every cell in which another method's best reward exceeds ours by more than half a point, the largest first."""
+    table = rows_of("baselines_mini")
+    table, cell = table[~outdated(table)], ["data", "partition", "network"]
+    means = table.groupby([*cell, "method"])["reward_best"].mean().unstack()
+    worse = table[table["method"] == "aequa"].groupby(cell)["worse_off"].sum()
+    others = means.drop(columns="aequa")
+    points = (100 * (others.max(axis=1) - means["aequa"])).sort_values(ascending=False)
+    rows = [
+        [*key, f"{means['aequa'][key]:.3f}", f"`{others.loc[key].idxmax()}`", f"{others.loc[key].max():.3f}", f"{lead:.1f}", str(int(worse[key]))]
+        for key, lead in points[points > 0.5 + 1e-9].items()
+    ]
+    rows = [[r[0], r[1], r[2].split("(")[0], *r[3:]] for r in rows]
+    head = ["data", "partition", "network", "ours, best", "highest", "its best", "points", "worse off, ours"]
+    every = f"\n{len(rows)} of {len(points)} cells of the comparison with all methods, means over their seeds:\n\n"
+    return every + markdown(head, rows)
+
+
 def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean Pearson of `aequa` by data set and partition, and whether most of a cell's runs are informative."""
     mini = rows_of("baselines_mini")
@@ -475,12 +548,15 @@ TITLES = {"aequa": "the paper", "cffl": "CFFL on MNIST", "fedrac": "FedRAC's pro
 CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac", "widths")}
 
 
+SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses}
+
+
 def filled(mark: str) -> str:
     """What stands under a mark of the page."""
     if mark in CLAIMS:
         return claims(CLAIMS[mark])
-    if mark == "scorecard":
-        return scorecard()
+    if mark in SENTENCES:
+        return SENTENCES[mark]()
     if mark == "to_fill":
         return rows_to_fill("baselines_paper")
     if mark == "allowances":
@@ -489,20 +565,22 @@ def filled(mark: str) -> str:
     return table(sweep) + stamp(sweep) if len(rows_of(sweep)) else not_tried(sweep)
 
 
-def page() -> str:
-    """The page with its tables filled from the rows."""
-    return MARK.sub(lambda m: m[1] + "\n" + filled(m[2]) + "\n" + m[3], PAGE.read_text())
+def page(path: Path) -> str:
+    """A page with its tables filled from the rows."""
+    return MARK.sub(lambda m: m[1] + "\n" + filled(m[2]) + "\n" + m[3], path.read_text())
 
 
 def main() -> None:
-    """Write the page, or check it."""
-    wanted = page()
+    """Write the pages and draw the figures, or check them."""
+    wanted = {path: page(path) for path in PAGES}
+    old = [path for path, text in wanted.items() if path.read_text() != text]
     if "--check" in sys.argv:
-        old = [*draw(check=True), *([] if PAGE.read_text() == wanted else [PAGE.name])]
-        sys.exit(f"out of date: {', '.join(old)}; run python scripts/results.py" if old else 0)
+        names = [*draw(check=True), *(path.name for path in old)]
+        sys.exit(f"out of date: {', '.join(names)}; run python scripts/results.py" if names else 0)
     draw()
-    with atomic_write(PAGE) as half:
-        half.write_text(wanted)
+    for path in old:
+        with atomic_write(path) as half:
+            half.write_text(wanted[path])
 
 
 if __name__ == "__main__":
