@@ -181,7 +181,7 @@ def cells(name: str) -> str:
         columns = [spread(ours["alone_best"]), spread(ours["reward_best"])]
         columns += [spread(runs[runs["method"] == "fedavg"]["reward_best"]), highest(others, "reward_best")]
         columns += [spread(ours["pearson"]), within(ours), highest(told, "pearson"), str(int(ours["worse_off"].sum()))]
-        rows.append([*key, *columns])
+        rows.append([*(str(each).split("(embedding")[0] for each in key), *columns])
     head = [
         *by,
         "best alone",

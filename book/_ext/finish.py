@@ -53,11 +53,19 @@ def _terms(app: Any) -> dict[str, str]:
     return dict(sorted(terms.items(), key=lambda pair: -len(pair[0])))
 
 
+def _words(definition: Any) -> str:
+    """The first paragraph of a definition as plain text, without its citations."""
+    paragraph = next(iter(definition.findall(lambda node: node.tagname == "paragraph"))).deepcopy()
+    for cited in list(paragraph.findall(lambda node: node.get("refdomain") == "cite" if hasattr(node, "get") else False)):
+        cited.parent.remove(cited)
+    return re.sub(r"\s+([.,:;])", r"\1", " ".join(paragraph.astext().split()))
+
+
 def _meanings(app: Any) -> dict[str, str]:
     """What each of the glossary's terms means, by its anchor."""
     if not hasattr(app, "aequa_meanings"):
         app.aequa_meanings = {
-            anchor: item[-1].astext().split("\n\n")[0].replace("\n", " ")
+            anchor: _words(item[-1])
             for item in app.env.get_doctree("book/glossary").findall(lambda node: node.tagname == "definition_list_item")
             for term in item.findall(lambda node: node.tagname == "term")
             for anchor in term["ids"]
@@ -91,7 +99,7 @@ def link_names(body: str, names: dict[str, str], there: str) -> str:
 
 def link_terms(body: str, terms: dict[str, str], there: str, meanings: dict[str, str]) -> str:
     """Link the first use of each glossary term in the paragraphs of a page."""
-    left = dict(terms)
+    left = {name: place for name, place in terms.items() if f'#{place.split("#")[1]}"' not in body}  # linked by the author
 
     def words(text: str) -> str:
         if not left:
