@@ -114,8 +114,8 @@ def four_steps() -> str:
         parts.append(f'<text x="{241 + 38 * i}" y="170" text-anchor="middle" class="s">{i}</text>')
         x, y = 432 + 42 * i, 150 - high
         parts.append(f'<circle cx="{x}" cy="{y}" r="7" fill="{shade}"/><path d="M{x} {y + 9} V155" class="d"/>')
-        side = (33, 66, 110)[i]
-        parts.append(f'<rect x="{620 + (0, 40, 113)[i]}" y="{158 - 0.6 * side}" width="{0.6 * side}" height="{0.6 * side}" fill="{shade}"/>')
+        left, side = 620 + (0, 40, 113)[i], 0.6 * (33, 66, 110)[i]
+        parts.append(f'<rect x="{left}" y="{158 - side}" width="{side}" height="{side}" fill="{shade}"/>')
     parts.append('<path d="M420 155 C 430 115, 440 120, 460 95 S 500 58, 545 50" class="a"/>')
     parts.append('<path d="M420 155 H548" class="a"/><text x="480" y="172" text-anchor="middle" class="s">width</text>')
     style = FONT + ".a{stroke:#555;fill:none;stroke-width:1.6}.d{stroke:#777;fill:none;stroke-dasharray:3 3}"

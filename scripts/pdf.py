@@ -58,7 +58,11 @@ def printed(html: Path, browser_path: str) -> PdfWriter:
             page.goto(path.as_uri())
             page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
             page.evaluate(OPEN, LONG)
-            paper = {"format": "A4", "scale": SCALE, "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm")}
+            paper = {
+                "format": "A4",
+                "scale": SCALE,
+                "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm"),
+            }
             sheet = PdfReader(io.BytesIO(page.pdf(print_background=True, **paper)))
             book.append(sheet, outline_item=page.title().split(" — ")[0])
         browser.close()

@@ -37,7 +37,9 @@ def forest(tried: Mapping[str, Sequence[Tried]]) -> Figure:
             continue
         _forest_row(ax, y, *row)
     ax.axvline(0, color=INK, lw=0.8)
-    ticks = {y: f"{r[0].claim}{'' if r[1] == 'mini' else f' ({r[1]})'}" for y, r in enumerate(rows) if isinstance(r, tuple)}
+    ticks = {
+        y: f"{r[0].claim}{'' if r[1] == 'mini' else f' ({r[1]})'}" for y, r in enumerate(rows) if isinstance(r, tuple)
+    }
     ax.set_yticks(list(ticks), list(ticks.values()), size=7.5)
     ax.set(xlim=(-REACH, REACH), ylim=(len(rows) - 0.3, -0.7), xlabel="ours minus published")
     ax.tick_params(axis="y", length=0)
@@ -98,14 +100,33 @@ def pareto(found: pd.DataFrame) -> Figure:
     ax.plot(front["accuracy"], front["pearson"], color="#999999", lw=1.2, ls="--", zorder=1)
     for name, row in found.iterrows():
         face = "#0072b2" if name == "aequa" else INK if row["valid"] else "white"
-        ax.errorbar(row["accuracy"], row["pearson"], row["pearson_error"], row["accuracy_error"], color="#bbbbbb", lw=1, zorder=0)
+        ax.errorbar(
+            row["accuracy"],
+            row["pearson"],
+            row["pearson_error"],
+            row["accuracy_error"],
+            color="#bbbbbb",
+            lw=1,
+            zorder=0,
+        )
         ax.scatter(row["accuracy"], row["pearson"], s=60, color=face, edgecolor=INK, zorder=3)
         near = (abs(found["accuracy"] - row["accuracy"]) < 2) & (abs(found["pearson"] - row["pearson"]) < 0.08)
         below = (found[near]["pearson"] > row["pearson"]).any()
         label, place = f"{name}{'' if row['valid'] else ' †'}", (7, -15 if below else 6)
-        ax.annotate(label, (row["accuracy"], row["pearson"]), xytext=place, textcoords="offset points", size=9.5, color=INK)
+        ax.annotate(
+            label, (row["accuracy"], row["pearson"]), xytext=place, textcoords="offset points", size=9.5, color=INK
+        )
     ax.axvline(0, color="#777777", lw=1, ls=":")
-    ax.text(0, 0.02, "FedAvg: one model for all, no Pearson  ", rotation=90, ha="right", va="bottom", size=8.5, color="#555555")
+    ax.text(
+        0,
+        0.02,
+        "FedAvg: one model for all, no Pearson  ",
+        rotation=90,
+        ha="right",
+        va="bottom",
+        size=8.5,
+        color="#555555",
+    )
     ax.set(xlabel="best reward, in points above or below FedAvg's", ylabel="Pearson", ylim=(-0.05, 1.08))
     ax.set_xlim(right=1.2)
     return figure
@@ -123,7 +144,9 @@ def strips(gains: pd.DataFrame, alone: Sequence[str]) -> Figure:
         for y, method in enumerate(methods):
             rows = here[here["method"] == method]
             height = y + jitter.uniform(-0.22, 0.22, len(rows))
-            ax.scatter(100 * rows["gain"], height, c=rows["alone"], cmap="crest", norm=norm, s=22, edgecolor=INK, lw=0.3)
+            ax.scatter(
+                100 * rows["gain"], height, c=rows["alone"], cmap="crest", norm=norm, s=22, edgecolor=INK, lw=0.3
+            )
         ax.set_title(partition.replace("_", " "), size=10)
         ax.set_xlabel("gain, points")
         ax.grid(axis="y", color="#eeeeee")
@@ -134,6 +157,42 @@ def strips(gains: pd.DataFrame, alone: Sequence[str]) -> Figure:
     bar = figure.colorbar(mpl.cm.ScalarMappable(norm, "crest"), ax=panels, pad=0.015, aspect=30)
     bar.set_label("accuracy alone", size=9)
     return figure
+
+
+def bars(plain: pd.DataFrame, pfl: pd.DataFrame, flower: pd.DataFrame, workers: pd.DataFrame) -> Figure:
+    """Times relative to ours, a panel each for plain loops, other engines, and workers."""
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(10.4, 3.4), width_ratios=(1.2, 1.2, 0.8), layout="constrained"
+    )
+    loops = plain[plain["way"] != "aequa_lite"].assign(way=lambda t: t["way"].str.removeprefix("plain loop, "))
+    engines = pd.concat([pfl, flower])
+    engines = engines[engines["way"] != "aequa_lite"]
+    steps = engines["local_steps"].map(lambda k: f"{k} local step{'s' * (k > 1)}")
+    engines = engines.assign(way=engines["way"] + ", " + steps)
+    for ax, table, title in ((left, loops, "plain loops"), (middle, engines, "other engines")):
+        _paired_bars(ax, table)
+        ax.axvline(1, color=INK, lw=1)
+        ax.set_title(title, size=11)
+        ax.set_xlabel("times as long as aequa_lite")
+    for (net, runs), colour in zip(workers.groupby("net", sort=False), ("#0072b2", "#d55e00")):
+        right.plot(runs["workers"], runs["speedup_median"], color=colour, marker="o", label=net)
+    right.set(xticks=sorted(set(workers["workers"])), ylim=(0, None), xlabel="workers", ylabel="speedup")
+    right.set_title("workers, two cores", size=11)
+    right.legend(fontsize=8.5)
+    return figure
+
+
+def _paired_bars(ax: Axes, table: pd.DataFrame) -> None:
+    """Bars of both networks beside each other, with their numbers."""
+    wide = table.pivot(index="way", columns="net", values="times_ours_median").reindex(table["way"].unique())
+    for k, (net, colour) in enumerate(zip(("MLP", "LeNet"), ("#0072b2", "#d55e00"))):
+        if net not in wide:
+            continue
+        drawn = ax.barh(np.arange(len(wide)) + 0.4 * k - 0.2, wide[net], 0.38, color=colour, label=net)
+        ax.bar_label(drawn, ["" if np.isnan(v) else f"{v:.1f}" for v in wide[net]], size=8, padding=2)
+    ax.set_yticks(range(len(wide)), wide.index, size=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
 
 
 def save(name: str, draw: Callable[[], Figure], rows: Sequence[pd.DataFrame | str]) -> None:

@@ -20,7 +20,7 @@ from aequa_lite.experiments.published import Claim, Verdict, check_claim, publis
 from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "book" / f"{name}.md" for name in ("results", "intro", "conclusion")]
+PAGES = [ROOT / "book" / f"{name}.md" for name in ("results", "intro", "conclusion", "run", "speed")]
 CORRECTED = ("cffl", "fedavg_finetuned", "fedsac")  # after version 0.1
 NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
@@ -270,7 +270,9 @@ def all_tried() -> dict[str, list[tuple[Claim, str, Verdict]]]:
     """Every published figure that was tried, by subject, with the scale and the verdict of each trial."""
     found: dict[str, list[tuple[Claim, str, Verdict]]] = {}
     for subject, each in published(ROOT / "results" / "published.yml").items():
-        verdicts = [(claim, scale, checked(claim, table_of(sweep))) for claim in each for scale, sweep in claim.sweeps.items()]
+        verdicts = [
+            (claim, scale, checked(claim, table_of(sweep))) for claim in each for scale, sweep in claim.sweeps.items()
+        ]
         found[subject] = [trial for trial in verdicts if trial[2].runs]
     return found
 
@@ -281,7 +283,9 @@ def scorecard() -> str:
     every = published(ROOT / "results" / "published.yml")
     tried = [verdict.word for each in found.values() for _, _, verdict in each]
     own = [verdict.word for _, _, verdict in found["aequa"]]
-    waiting = sum(not any(checked(c, table_of(s)).runs for s in c.sweeps.values()) for each in every.values() for c in each)
+    waiting = sum(
+        not any(checked(c, table_of(s)).runs for s in c.sweeps.values()) for each in every.values() for c in each
+    )
     counted = [f"**{tried.count(word)} {word}**" for word in ("matched", "trend only", "not matched")]
     theirs = ", ".join(f"{own.count(word)} {word}" for word in ("matched", "trend only", "not matched"))
     return (
@@ -309,7 +313,9 @@ def shown() -> str:
     lost = 100 * (plain["full"].reindex(ours.index) - ours["full"])
     trade = fairness_and_accuracy()
     other = trade[trade["valid"]].drop("aequa")
-    above = int(((other["pearson"] > trade["pearson"]["aequa"]) | (other["accuracy"] > trade["accuracy"]["aequa"])).sum())
+    above = int(
+        ((other["pearson"] > trade["pearson"]["aequa"]) | (other["accuracy"] > trade["accuracy"]["aequa"])).sum()
+    )
     return (
         f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies {lost.median():.1f} points "
         f"below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what noise allows in "
@@ -329,10 +335,19 @@ def lost() -> str:
     default = while_training[while_training["factor"] == 1]
     tried = [verdict.word for each in all_tried().values() for _, _, verdict in each]
     rows = [
-        ["runs in which a baseline's best reward is more than half a point above ours", f"{(behind > 0.5 + 1e-9).sum()} of {len(behind)}"],
-        ["rewards significantly worse than alone, older defaults, all data sets", f"{int(ours['worse_off'].sum())} of {10 * len(ours)}"],
+        [
+            "runs in which a baseline's best reward is more than half a point above ours",
+            f"{(behind > 0.5 + 1e-9).sum()} of {len(behind)}",
+        ],
+        [
+            "rewards significantly worse than alone, older defaults, all data sets",
+            f"{int(ours['worse_off'].sum())} of {10 * len(ours)}",
+        ],
         ["the same with the defaults, nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
-        ["runs with rewards while training in which somebody is worse off", f"{(default['worse_off'] > 0).sum()} of {len(default)}"],
+        [
+            "runs with rewards while training in which somebody is worse off",
+            f"{(default['worse_off'] > 0).sum()} of {len(default)}",
+        ],
         ["published figures whose value and trend we miss", f"{tried.count('not matched')} of {len(tried)}"],
     ]
     return "\n" + markdown(["where we lose", "how often"], rows) + "\n{doc}`results` lists them.\n"
@@ -354,7 +369,14 @@ def losses() -> str:
     others = means.drop(columns="aequa")
     points = (100 * (others.max(axis=1) - means["aequa"])).sort_values(ascending=False)
     rows = [
-        [*key, f"{means['aequa'][key]:.3f}", f"`{others.loc[key].idxmax()}`", f"{others.loc[key].max():.3f}", f"{lead:.1f}", str(int(worse[key]))]
+        [
+            *key,
+            f"{means['aequa'][key]:.3f}",
+            f"`{others.loc[key].idxmax()}`",
+            f"{others.loc[key].max():.3f}",
+            f"{lead:.1f}",
+            str(int(worse[key])),
+        ]
         for key, lead in points[points > 0.5 + 1e-9].items()
     ]
     rows = [[r[0], r[1], r[2].split("(")[0], *r[3:]] for r in rows]
@@ -404,7 +426,9 @@ def participants_gains() -> pd.DataFrame:
     """The gain of each participant under each method, over the seeds of chapter 8."""
     table = pd.read_csv(ROOT / "results" / "baseline_seeds" / "methods.csv")
     table = table[~table["method"].str.contains("(", regex=False)]
-    return table.assign(gain=table["test"] - table["alone"])[["partition", "seed", "method", "participant", "alone", "gain"]]
+    return table.assign(gain=table["test"] - table["alone"])[
+        ["partition", "seed", "method", "participant", "alone", "gain"]
+    ]
 
 
 def draw(check: bool = False) -> list[str]:
@@ -418,6 +442,7 @@ def draw(check: bool = False) -> list[str]:
         "pearson": (lambda: figures.heat(values, told), [values, told]),
         "pareto": (lambda: figures.pareto(trade), [trade]),
         "gains": (lambda: figures.strips(gains, CORRECTED), [gains]),
+        "speed": (lambda: figures.bars(*speeds()), speeds()),
     }
     old = [name for name, (_, rows) in wanted.items() if not figures.is_current(name, rows)]
     if not check:
@@ -434,7 +459,11 @@ def claims(name: str) -> str:
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
-    table = markdown(["claim", "published", "tolerance", "ours", "verdict", "runs", "scale", "source"], tried) if tried else ""
+    table = (
+        markdown(["claim", "published", "tolerance", "ours", "verdict", "runs", "scale", "source"], tried)
+        if tried
+        else ""
+    )
     if untried:
         rest = markdown(["claim", "published", "tolerance", "filled by", "source"], untried)
         many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
@@ -548,7 +577,28 @@ TITLES = {"aequa": "the paper", "cffl": "CFFL on MNIST", "fedrac": "FedRAC's pro
 CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac", "widths")}
 
 
-SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses}
+def run_times() -> str:
+    """How long each notebook takes, as it was measured when its outputs were stored."""
+    path = ROOT / "results" / "run_times" / "notebooks.csv"
+    if not path.exists():
+        return "Not measured here. `python scripts/refresh.py` runs all notebooks and fills it.\n"
+    table = pd.read_csv(path)
+    rows = [
+        [f"{{doc}}`../notebooks/{r.notebook}`", f"{r.seconds:.0f}", f"{r.load:.1f}", r.date] for r in table.itertuples()
+    ]
+    where = f"{int(table['cores'].iloc[0])} cores, torch {', '.join(sorted(set(table['torch'])))}"
+    return markdown(["notebook", "seconds", "load of the machine", "date"], rows) + f"\nOn one machine: {where}.\n"
+
+
+def speeds() -> list[pd.DataFrame]:
+    """The tables of the page of speeds that its figure shows."""
+    names = ("plain", "pfl", "flower", "workers")
+    tables = [pd.read_csv(ROOT / "results" / "speed" / f"{name}.csv") for name in names]
+    return [table[table["device"] == table["device"].iloc[0]] for table in tables]
+
+
+SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
+             "run_times": run_times}  # fmt: skip
 
 
 def filled(mark: str) -> str:

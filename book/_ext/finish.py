@@ -1,9 +1,9 @@
 """Finish each page: link the package's names and the glossary's terms, and mend what the theme's HTML gets wrong.
 
 Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is
-built. Where the variable AEQUA_REPOSITORY (or GITHUB_REPOSITORY, in a fork's CI) names another owner/name, all
-links and buttons lead there. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary term is linked
-where a page first uses it.
+built. Where the variable AEQUA_REPOSITORY (or GITHUB_REPOSITORY, in a fork's CI) names another owner/name, all links and
+buttons lead there. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary
+term is linked where a page first uses it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # 
 FORMULA = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([-.,;:!?)’”]+)')
 MAP_COMMENT = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ ?\*/)\s*$")
 TERM_LINK = re.compile(r'<a class="reference internal" href="([^"]*glossary\.html)?#(term-[^"]+)"')
-ICON = re.compile(r'(?:"([\w-]+)"|([\w$]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?')  # Font Awesome's
+ICON = re.compile(
+    r'(?:"([\w-]+)"|([\w$]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?'
+)  # Font Awesome's
 OUTPUT = re.compile(r'(<div class="output [^"]*">(?:<div class="[^"]*">)*)<pre>(.*?)</pre>', re.S)
 COLUMNS = 84  # characters of an output that fit beside both sidebars of a laptop
 HOME = "aequa-lite/aequa-lite"  # owner/name, as in _config.yml
@@ -56,7 +58,9 @@ def _terms(app: Any) -> dict[str, str]:
 def _words(definition: Any) -> str:
     """The first paragraph of a definition as plain text, without its citations."""
     paragraph = next(iter(definition.findall(lambda node: node.tagname == "paragraph"))).deepcopy()
-    for cited in list(paragraph.findall(lambda node: node.get("refdomain") == "cite" if hasattr(node, "get") else False)):
+    for cited in list(
+        paragraph.findall(lambda node: node.get("refdomain") == "cite" if hasattr(node, "get") else False)
+    ):
         cited.parent.remove(cited)
     return re.sub(r"\s+([.,:;])", r"\1", " ".join(paragraph.astext().split()))
 
@@ -66,7 +70,9 @@ def _meanings(app: Any) -> dict[str, str]:
     if not hasattr(app, "aequa_meanings"):
         app.aequa_meanings = {
             anchor: _words(item[-1])
-            for item in app.env.get_doctree("book/glossary").findall(lambda node: node.tagname == "definition_list_item")
+            for item in app.env.get_doctree("book/glossary").findall(
+                lambda node: node.tagname == "definition_list_item"
+            )
             for term in item.findall(lambda node: node.tagname == "term")
             for anchor in term["ids"]
         }
@@ -99,7 +105,9 @@ def link_names(body: str, names: dict[str, str], there: str) -> str:
 
 def link_terms(body: str, terms: dict[str, str], there: str, meanings: dict[str, str]) -> str:
     """Link the first use of each glossary term in the paragraphs of a page."""
-    left = {name: place for name, place in terms.items() if f'#{place.split("#")[1]}"' not in body}  # linked by the author
+    left = {
+        name: place for name, place in terms.items() if f'#{place.split("#")[1]}"' not in body
+    }  # linked by the author
 
     def words(text: str) -> str:
         if not left:
