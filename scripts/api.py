@@ -1,4 +1,4 @@
-"""Write the book's API pages from the package: the top level in reading order, then a page for each namespace.
+"""Write the book's API pages: the twelve names of a first run, the rest of the top level, a page for each namespace.
 
 usage: python scripts/api.py [--check]     (--check: only say whether the pages are up to date)
 """
@@ -20,10 +20,13 @@ NAMESPACES = (
     "aggregation", "baselines", "attacks", "theory", "rewards", "plotting", "registry", "checkpoint", "vectorized",
     "slimmable", "experiments", "flower",
 )  # fmt: skip
-HEAD = """# API
+HEAD = """`import aequa_lite as aq`. The twelve names that a first run needs:
 
-`import aequa_lite as aq`. These names are `aq.NAME`; a page for each namespace follows. Start with the twelve that a
-first run needs: {first}.
+| name | what it does |
+| --- | --- |
+{rows}
+
+{{doc}}`top` documents the other names of the top level, and a page for each namespace follows. Each entry links its source.
 """
 FIRST = ("load", "Config", "MLP", "for_dataset", "aequa", "federate", "slim", "standalone", "accuracy", "reward_curve",
          "allocate", "report")  # fmt: skip
@@ -42,6 +45,11 @@ def page(title: str, about: str, prefix: str, names: list[str], owner: object) -
     return f"# {title}\n\n{about}\n\n```{{eval-rst}}\n{entries}\n```\n"
 
 
+def about(thing: object) -> str:
+    """The first line of a docstring, for a cell of a table."""
+    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
 def top_level() -> list[str]:
     """The functions and classes of the top level, in the order of `__init__.py`."""
     tree = ast.parse(Path(aq.__file__).read_text())
@@ -51,16 +59,20 @@ def top_level() -> list[str]:
 
 def pages() -> dict[str, str]:
     """Every page by its file name."""
-    first = ", ".join(f"{{py:obj}}`~aequa_lite.{name}`" for name in FIRST)
     names = top_level()
-    start = page("API", "", "aequa_lite", names, aq)
-    found = {"index.md": HEAD.format(first=first) + start.split("\n", 2)[2]}
+    rows = "\n".join(f"| {{py:obj}}`~aequa_lite.{name}` | {about(getattr(aq, name))} |" for name in FIRST)
+    rest = [name for name in names if name not in FIRST]
+    more = "The other names of the top level, in reading order. {doc}`index` documents the first twelve."
+    found = {
+        "index.md": page("API: the twelve you need", HEAD.format(rows=rows).strip(), "aequa_lite", list(FIRST), aq),
+        "top.md": page("The rest of aq", more, "aequa_lite", rest, aq),
+    }
     for namespace in NAMESPACES:
         module = importlib.import_module(f"aequa_lite.{namespace}")
-        about = (module.__doc__ or "").strip().split("\n\n")[0]
+        first = (module.__doc__ or "").strip().split("\n\n")[0]
         own = [name for name in getattr(module, "__all__", []) if name not in names]
         if own:
-            found[f"{namespace}.md"] = page(f"aq.{namespace}", about, f"aequa_lite.{namespace}", own, module)
+            found[f"{namespace}.md"] = page(f"aq.{namespace}", first, f"aequa_lite.{namespace}", own, module)
     return found
 
 

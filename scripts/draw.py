@@ -92,6 +92,36 @@ def one_round() -> str:
     return svg(800, 365, "One round of training", parts, FONT + ".a{stroke:#555;fill:none;stroke-width:1.6}")
 
 
+def four_steps() -> str:
+    """The method in four steps: train together, measure contributions, allocate widths, cut and hand out."""
+    titles = ("1. Train together", "2. Measure", "3. Allocate", "4. Cut and hand out")
+    notes = (
+        ("one network that works", "at every width"),
+        ("each contribution, and the", "network at every width"),
+        ("one width for each,", "equal gains where possible"),
+        ("leading blocks of the", "network are the rewards"),
+    )
+    parts = []
+    for k, (title, lines) in enumerate(zip(titles, notes)):
+        x = 20 + 200 * k
+        parts.append(f'<text x="{x}" y="32" class="t" font-weight="bold">{title}</text>')
+        parts += [f'<text x="{x}" y="{190 + 18 * j}" class="s">{line}</text>' for j, line in enumerate(lines)]
+        if k < 3:
+            parts.append(f'<path d="M{x + 150} 105 h28 m-8 -5 l8 5 l-8 5" class="a"/>')
+    parts.append(nested(20, 50, 110, (1.0, 0.6, 0.3)))
+    for i, (high, shade) in enumerate(zip((30, 62, 95), reversed(SHADES))):  # bars of contributions, then the rewards
+        parts.append(f'<rect x="{228 + 38 * i}" y="{155 - high}" width="26" height="{high}" fill="#8c510a"/>')
+        parts.append(f'<text x="{241 + 38 * i}" y="170" text-anchor="middle" class="s">{i}</text>')
+        x, y = 432 + 42 * i, 150 - high
+        parts.append(f'<circle cx="{x}" cy="{y}" r="7" fill="{shade}"/><path d="M{x} {y + 9} V155" class="d"/>')
+        left, side = 620 + (0, 40, 113)[i], 0.6 * (33, 66, 110)[i]
+        parts.append(f'<rect x="{left}" y="{158 - side}" width="{side}" height="{side}" fill="{shade}"/>')
+    parts.append('<path d="M420 155 C 430 115, 440 120, 460 95 S 500 58, 545 50" class="a"/>')
+    parts.append('<path d="M420 155 H548" class="a"/><text x="480" y="172" text-anchor="middle" class="s">width</text>')
+    style = FONT + ".a{stroke:#555;fill:none;stroke-width:1.6}.d{stroke:#777;fill:none;stroke-dasharray:3 3}"
+    return svg(810, 225, "The method in four steps", parts, style)
+
+
 def reward_times() -> str:
     """Rewards after training beside rewards while training: the width of each of three participants in each round."""
     times = {
@@ -145,9 +175,14 @@ def landing(found: aq.Report) -> str:
     return page.replace("__VALUES__", json.dumps(values)).replace("__SEARCH__", asset("sliders.js"))
 
 
+def pictures() -> dict[str, str]:
+    """The pictures that need no run, by name."""
+    return {"layers": layers(), "round": one_round(), "reward_times": reward_times(), "steps": four_steps()}
+
+
 def main() -> None:
     """Write all pictures; the first screen only for a run."""
-    for name, picture in {"layers": layers(), "round": one_round(), "reward_times": reward_times()}.items():
+    for name, picture in pictures().items():
         with atomic_write(STATIC / f"{name}.svg") as half:
             half.write_text(picture)
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")

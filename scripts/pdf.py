@@ -21,6 +21,18 @@ from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "aequa-in-the-open.pdf"
+SCALE = 0.78  # of the screen's sizes: text of 9.4 points
+LONG = 24  # a table of more rows is left to the screen
+OPEN = """least => {
+  document.querySelectorAll('details').forEach(e => e.open = true);
+  document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
+  document.querySelectorAll('article table').forEach(t => {
+    if (t.rows.length <= least) return;
+    const note = document.createElement('p'), rows = t.tBodies[0] ? t.tBodies[0].rows.length : t.rows.length;
+    note.textContent = `[A table of ${rows} rows stands on the page of the book and in its CSV.]`;
+    t.replaceWith(note);
+  });
+}"""
 PLACE = '<span class="pdf-place"></span>'
 
 
@@ -45,8 +57,12 @@ def printed(html: Path, browser_path: str) -> PdfWriter:
         for path in pages(html):
             page.goto(path.as_uri())
             page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
-            page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
-            paper = {"format": "A4", "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm")}
+            page.evaluate(OPEN, LONG)
+            paper = {
+                "format": "A4",
+                "scale": SCALE,
+                "margin": dict.fromkeys(("top", "bottom", "left", "right"), "16mm"),
+            }
             sheet = PdfReader(io.BytesIO(page.pdf(print_background=True, **paper)))
             book.append(sheet, outline_item=page.title().split(" — ")[0])
         browser.close()

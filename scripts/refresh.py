@@ -3,21 +3,28 @@
 usage: python scripts/refresh.py [NOTEBOOK ...]     (default: all of notebooks/)
 
 Progress bars and other words on stderr, timings and versions are dropped, so that a second refresh changes nothing but
-what a run changes. A notebook is written whole or not at all.
+what a run changes. A notebook is written whole or not at all. How long each took, and where, goes into
+results/run_times/notebooks.csv; `python scripts/results.py` shows it in the book.
 """
 
 from __future__ import annotations
 
+import datetime
+import os
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
+import torch
 from nbclient import NotebookClient
 
+import aequa_lite as aq
 from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
+TIMES = ROOT / "results" / "run_times" / "notebooks.csv"
 
 
 def refresh(path: Path) -> None:
@@ -35,6 +42,23 @@ def refresh(path: Path) -> None:
         nbformat.write(notebook, half)
 
 
+def record(path: Path, seconds: float) -> None:
+    """Put a notebook's time of execution into the table of run times, in place of an older one."""
+    row = {
+        "notebook": path.stem,
+        "seconds": round(seconds, 1),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+    row |= {"torch": torch.__version__, "aequa-lite": aq.__version__, "date": datetime.date.today().isoformat()}
+    known = pd.read_csv(TIMES) if TIMES.exists() else pd.DataFrame(columns=list(row))
+    table = (
+        pd.concat([known[known["notebook"] != path.stem], pd.DataFrame([row])]) if len(known) else pd.DataFrame([row])
+    )
+    with atomic_write(TIMES) as half:
+        table.sort_values("notebook").to_csv(half, index=False)
+
+
 def main() -> None:
     """Refresh the notebooks that were named, or all."""
     chosen = [Path(name).resolve() for name in sys.argv[1:]] or sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -42,7 +66,9 @@ def main() -> None:
         print(f"{path.name} ...", end=" ", flush=True)
         started = time.perf_counter()
         refresh(path)
-        print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        seconds = time.perf_counter() - started
+        record(path, seconds)
+        print(f"{seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

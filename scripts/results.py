@@ -1,4 +1,4 @@
-"""Fill the tables and verdicts of the book's page of results from the files under results/, and from nothing else.
+"""Fill the tables, figures and verdicts of the book's page of results from the files under results/ and nothing else.
 
 usage: python scripts/results.py [--check]     (--check: only say whether the page is up to date)
 """
@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import result_figures as figures
 
 from aequa_lite._io import atomic_write
 from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, rows_for, wins
 from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "book" / "results.md"
+PAGES = [ROOT / "book" / f"{name}.md" for name in ("results", "intro", "conclusion", "run", "speed")]
 CORRECTED = ("cffl", "fedavg_finetuned", "fedsac")  # after version 0.1
 NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
@@ -180,7 +181,7 @@ def cells(name: str) -> str:
         columns = [spread(ours["alone_best"]), spread(ours["reward_best"])]
         columns += [spread(runs[runs["method"] == "fedavg"]["reward_best"]), highest(others, "reward_best")]
         columns += [spread(ours["pearson"]), within(ours), highest(told, "pearson"), str(int(ours["worse_off"].sum()))]
-        rows.append([*key, *columns])
+        rows.append([*(str(each).split("(embedding")[0] for each in key), *columns])
     head = [
         *by,
         "best alone",
@@ -265,6 +266,191 @@ def rows_to_fill(name: str) -> str:
     return markdown(["data", "partitions", "paper scale", "filled by"], rows)
 
 
+def all_tried() -> dict[str, list[tuple[Claim, str, Verdict]]]:
+    """Every published figure that was tried, by subject, with the scale and the verdict of each trial."""
+    found: dict[str, list[tuple[Claim, str, Verdict]]] = {}
+    for subject, each in published(ROOT / "results" / "published.yml").items():
+        verdicts = [
+            (claim, scale, checked(claim, table_of(sweep))) for claim in each for scale, sweep in claim.sweeps.items()
+        ]
+        found[subject] = [trial for trial in verdicts if trial[2].runs]
+    return found
+
+
+def scorecard() -> str:
+    """One line: how many published figures are matched, and how many of them are the paper's own."""
+    found = all_tried()
+    every = published(ROOT / "results" / "published.yml")
+    tried = [verdict.word for each in found.values() for _, _, verdict in each]
+    own = [verdict.word for _, _, verdict in found["aequa"]]
+    waiting = sum(
+        not any(checked(c, table_of(s)).runs for s in c.sweeps.values()) for each in every.values() for c in each
+    )
+    counted = [f"**{tried.count(word)} {word}**" for word in ("matched", "trend only", "not matched")]
+    theirs = ", ".join(f"{own.count(word)} {word}" for word in ("matched", "trend only", "not matched"))
+    return (
+        f"\nOf {len(tried)} comparisons with published figures: {', '.join(counted)}, {tried.count('withdrawn')} withdrawn. "
+        f"Of the paper's own {len(own)}: {theirs}. {waiting} figures were not tried at any scale.\n"
+    )
+
+
+def headline() -> str:
+    """One sentence about the run of chapter 1, over its seeds."""
+    table = pd.read_csv(ROOT / "results" / "quickstart" / "seeds.csv")
+    pearson = table.groupby("seed")["pearson"].first()
+    return (
+        f"\n**Over {len(pearson)} seeds of the first chapter, rewards follow contributions with a correlation of "
+        f"{pearson.mean():.3f} (at least {pearson.min():.3f}), and {int(table['worse_off'].sum())} of {len(table)} rewards are "
+        f"significantly worse than the model that the participant trains alone.**\n"
+    )
+
+
+def shown() -> str:
+    """What the method does with its defaults, in numbers."""
+    table = rows_of("nine_partitions")
+    ours, plain = (table[table["case"] == case].set_index(["partition", "seed"]) for case in ("ours", "plain FedAvg"))
+    told = ours[informative(ours)]
+    lost = 100 * (plain["full"].reindex(ours.index) - ours["full"])
+    trade = fairness_and_accuracy()
+    other = trade[trade["valid"]].drop("aequa")
+    above = int(
+        ((other["pearson"] > trade["pearson"]["aequa"]) | (other["accuracy"] > trade["accuracy"]["aequa"])).sum()
+    )
+    return (
+        f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies {lost.median():.1f} points "
+        f"below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what noise allows in "
+        f"{int(within_noise(told).sum())} of {len(told)} informative runs, and {int(ours['worse_off'].sum())} of {10 * len(ours)} "
+        f"rewards are significantly worse than alone. In the comparison with {len(other)} other methods that have a "
+        f"Pearson, {above} reach a higher mean Pearson or a more accurate best reward.\n"
+    )
+
+
+def lost() -> str:
+    """How often the method loses, in which respect, and where the rows are."""
+    table, today = rows_of("baselines_mini"), rows_of("nine_partitions")
+    ours = table[table["method"] == "aequa"]
+    today = today[today["case"] == "ours"]
+    behind = behind_others(table)
+    while_training = pd.read_csv(ROOT / "results" / "training_time" / "allowances.csv")
+    default = while_training[while_training["factor"] == 1]
+    tried = [verdict.word for each in all_tried().values() for _, _, verdict in each]
+    rows = [
+        [
+            "runs in which a baseline's best reward is more than half a point above ours",
+            f"{(behind > 0.5 + 1e-9).sum()} of {len(behind)}",
+        ],
+        [
+            "rewards significantly worse than alone, older defaults, all data sets",
+            f"{int(ours['worse_off'].sum())} of {10 * len(ours)}",
+        ],
+        ["the same with the defaults, nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
+        [
+            "runs with rewards while training in which somebody is worse off",
+            f"{(default['worse_off'] > 0).sum()} of {len(default)}",
+        ],
+        ["published figures whose value and trend we miss", f"{tried.count('not matched')} of {len(tried)}"],
+    ]
+    return "\n" + markdown(["where we lose", "how often"], rows) + "\n{doc}`results` lists them.\n"
+
+
+def behind_others(table: pd.DataFrame) -> pd.Series:
+    """By how many points the best reward of any other method exceeds ours, for each run."""
+    run = ["data", "partition", "network", "seed"]
+    best = table[~outdated(table)].pivot(index=run, columns="method", values="reward_best")
+    return 100 * (best.drop(columns="aequa").max(axis=1) - best["aequa"])
+
+
+def losses() -> str:
+    """Every cell in which another method's best reward exceeds ours by more than half a point, the largest first."""
+    table = rows_of("baselines_mini")
+    table, cell = table[~outdated(table)], ["data", "partition", "network"]
+    means = table.groupby([*cell, "method"])["reward_best"].mean().unstack()
+    worse = table[table["method"] == "aequa"].groupby(cell)["worse_off"].sum()
+    others = means.drop(columns="aequa")
+    points = (100 * (others.max(axis=1) - means["aequa"])).sort_values(ascending=False)
+    rows = [
+        [
+            *key,
+            f"{means['aequa'][key]:.3f}",
+            f"`{others.loc[key].idxmax()}`",
+            f"{others.loc[key].max():.3f}",
+            f"{lead:.1f}",
+            str(int(worse[key])),
+        ]
+        for key, lead in points[points > 0.5 + 1e-9].items()
+    ]
+    rows = [[r[0], r[1], r[2].split("(")[0], *r[3:]] for r in rows]
+    head = ["data", "partition", "network", "ours, best", "highest", "its best", "points", "worse off, ours"]
+    every = f"\n{len(rows)} of {len(points)} cells of the comparison with all methods, means over their seeds:\n\n"
+    return every + markdown(head, rows)
+
+
+def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean Pearson of `aequa` by data set and partition, and whether most of a cell's runs are informative."""
+    mini = rows_of("baselines_mini")
+    mini = mini[(mini["method"] == "aequa") & (mini["network"] != "LeNet")]
+    today = rows_of("nine_partitions")
+    today = today[today["case"] == "ours"].assign(data="fashion, defaults of 0.2")
+    table = pd.concat([today, mini])
+    table = table.assign(told=informative(table).astype(float))
+    means = table.groupby(["data", "partition"], sort=False)[["pearson", "told"]].mean()
+    order = list(today["partition"].unique())
+    data = [today["data"].iloc[0], *mini["data"].unique()]
+    values, told = (means[each].unstack().reindex(index=data, columns=order) for each in ("pearson", "told"))
+    return values, told >= 0.5
+
+
+def fairness_and_accuracy() -> pd.DataFrame:
+    """For each method its best reward above FedAvg's in the same run, in points, and its Pearson: means, standard errors."""
+    table = rows_of("baselines_mini")
+    table = table[informative(table)].assign(old=outdated)
+    run = ["data", "partition", "network", "seed"]
+    base = table[table["method"] == "fedavg"].set_index(run)["reward_best"]
+    above = 100 * (table.set_index(run)["reward_best"] - base.reindex(pd.MultiIndex.from_frame(table[run])))
+    table = table.assign(above=above.to_numpy(), name=table["method"].str.split("(").str[0])
+    table = table[table["pearson"].notna()]
+    by = table.groupby("name", sort=False)
+    return pd.DataFrame(
+        {
+            "accuracy": by["above"].mean(),
+            "accuracy_error": by["above"].sem(),
+            "pearson": by["pearson"].mean(),
+            "pearson_error": by["pearson"].sem(),
+            "runs": by.size(),
+            "valid": ~by["old"].any(),
+        }
+    )
+
+
+def participants_gains() -> pd.DataFrame:
+    """The gain of each participant under each method, over the seeds of chapter 8."""
+    table = pd.read_csv(ROOT / "results" / "baseline_seeds" / "methods.csv")
+    table = table[~table["method"].str.contains("(", regex=False)]
+    return table.assign(gain=table["test"] - table["alone"])[
+        ["partition", "seed", "method", "participant", "alone", "gain"]
+    ]
+
+
+def draw(check: bool = False) -> list[str]:
+    """Draw the figures whose rows changed; with `check`, only name them."""
+    found = {s: [t for t in each if t[2].word in figures.VERDICTS] for s, each in all_tried().items()}
+    found = {TITLES[s]: each for s, each in found.items() if each}
+    values, told = pearson_cells()
+    trade, gains = fairness_and_accuracy(), participants_gains()
+    wanted = {
+        "forest": (lambda: figures.forest(found), [repr(found)]),
+        "pearson": (lambda: figures.heat(values, told), [values, told]),
+        "pareto": (lambda: figures.pareto(trade), [trade]),
+        "gains": (lambda: figures.strips(gains, CORRECTED), [gains]),
+        "speed": (lambda: figures.bars(*speeds()), speeds()),
+    }
+    old = [name for name, (_, rows) in wanted.items() if not figures.is_current(name, rows)]
+    if not check:
+        for name in old:
+            figures.save(name, *wanted[name])
+    return old
+
+
 def claims(name: str) -> str:
     """Every published figure of the subject beside ours, with its verdict; what was not tried is folded away."""
     tried, untried = [], []
@@ -273,13 +459,17 @@ def claims(name: str) -> str:
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
-    head = ["claim", "published", "ours", "verdict", "tolerance", "seeds", "scale", "source", "why so wide", "device"]
-    table = markdown(head, tried) if tried else ""
+    table = (
+        markdown(["claim", "published", "tolerance", "ours", "verdict", "runs", "scale", "source"], tried)
+        if tried
+        else ""
+    )
     if untried:
-        rest = markdown(["claim", "published", "tolerance", "filled by", "source", "why so wide"], untried)
+        rest = markdown(["claim", "published", "tolerance", "filled by", "source"], untried)
         many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
         table += folded(f"{many}, and the sweeps that would", rest)
-    return table
+    reasons = dict.fromkeys((each.tolerance, each.why) for each in published(ROOT / "results" / "published.yml")[name])
+    return table + "\nTolerances: " + "; ".join(f"{tolerance:.3f}, {why}" for tolerance, why in reasons) + ".\n"
 
 
 def checked(claim: Claim, table: pd.DataFrame | None) -> Verdict:
@@ -299,15 +489,14 @@ def source_of(claim: Claim) -> str:
 def untried_row(claim: Claim, sweeps: list[str]) -> list[str]:
     """A claim that waits for its sweeps as a line of the table."""
     filled = ", ".join(f"`sweeps/{sweep}.yml`" for sweep in sweeps)
-    return [claim.claim, f"{claim.value:.3f}", f"{claim.tolerance:.3f}", filled, source_of(claim), claim.why]
+    return [claim.claim, f"{claim.value:.3f}", f"{claim.tolerance:.3f}", filled, source_of(claim)]
 
 
 def claim_row(claim: Claim, scale: str, found: Verdict) -> list[str]:
     """One claim as a line of the table."""
     mean = f"{found.mean:.3f}" + ("" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}")
-    seeds = f"{', '.join(map(str, found.seeds))} ({found.runs} runs)"
-    columns = [f"{claim.value:.3f}", mean, f"**{found.word}**", f"{claim.tolerance:.3f}", seeds, scale]
-    return [claim.claim, *columns, source_of(claim), claim.why, "; ".join(found.devices)]
+    columns = [f"{claim.value:.3f}", f"{claim.tolerance:.3f}", mean, f"**{found.word}**", str(found.runs), scale]
+    return [claim.claim, *columns, source_of(claim)]
 
 
 def stamp(name: str) -> str:
@@ -320,7 +509,7 @@ def stamp(name: str) -> str:
     if about.exists():
         said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes of computing")
     count = f"{len(table)} rows" if "method" in table else f"{len(table)} runs"
-    return f"\n{count}; {'; '.join(said)}.\n"
+    return f"\n{{download}}`{count} (CSV) <../results/{name}/runs.csv>`; {'; '.join(said)}.\n"
 
 
 def origin(table: pd.DataFrame) -> list[str]:
@@ -346,7 +535,8 @@ def allowances(name: str) -> str:
         rows.append([data, partition, allowance, *columns, str(int(runs["worse_off"].sum()))])
     head = ["data", "partition", "allowance", "full width", "Pearson", "MCG", "CGS", "smallest gain", "excess"]
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
-    stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([count, *origin(table)])}.\n"
+    rows_link = f"{{download}}`{count} (CSV) <../results/{name}/allowances.csv>`"
+    stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([rows_link, *origin(table)])}.\n"
     table_and_aims = markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows) + allowance_aims(table)
     return table_and_aims + stamp
 
@@ -383,13 +573,40 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "fedrac_long": (protocol, "fedrac_long"),
     "cffl": (protocol, "cffl"),
 }
+TITLES = {"aequa": "the paper", "cffl": "CFFL on MNIST", "fedrac": "FedRAC's protocol", "widths": "accuracy by width"}
 CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac", "widths")}
+
+
+def run_times() -> str:
+    """How long each notebook takes, as it was measured when its outputs were stored."""
+    path = ROOT / "results" / "run_times" / "notebooks.csv"
+    if not path.exists():
+        return "Not measured here. `python scripts/refresh.py` runs all notebooks and fills it.\n"
+    table = pd.read_csv(path)
+    rows = [
+        [f"{{doc}}`../notebooks/{r.notebook}`", f"{r.seconds:.0f}", f"{r.load:.1f}", r.date] for r in table.itertuples()
+    ]
+    where = f"{int(table['cores'].iloc[0])} cores, torch {', '.join(sorted(set(table['torch'])))}"
+    return markdown(["notebook", "seconds", "load of the machine", "date"], rows) + f"\nOn one machine: {where}.\n"
+
+
+def speeds() -> list[pd.DataFrame]:
+    """The tables of the page of speeds that its figure shows."""
+    names = ("plain", "pfl", "flower", "workers")
+    tables = [pd.read_csv(ROOT / "results" / "speed" / f"{name}.csv") for name in names]
+    return [table[table["device"] == table["device"].iloc[0]] for table in tables]
+
+
+SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
+             "run_times": run_times}  # fmt: skip
 
 
 def filled(mark: str) -> str:
     """What stands under a mark of the page."""
     if mark in CLAIMS:
         return claims(CLAIMS[mark])
+    if mark in SENTENCES:
+        return SENTENCES[mark]()
     if mark == "to_fill":
         return rows_to_fill("baselines_paper")
     if mark == "allowances":
@@ -398,18 +615,22 @@ def filled(mark: str) -> str:
     return table(sweep) + stamp(sweep) if len(rows_of(sweep)) else not_tried(sweep)
 
 
-def page() -> str:
-    """The page with its tables filled from the rows."""
-    return MARK.sub(lambda m: m[1] + "\n" + filled(m[2]) + "\n" + m[3], PAGE.read_text())
+def page(path: Path) -> str:
+    """A page with its tables filled from the rows."""
+    return MARK.sub(lambda m: m[1] + "\n" + filled(m[2]) + "\n" + m[3], path.read_text())
 
 
 def main() -> None:
-    """Write the page, or check it."""
-    wanted = page()
+    """Write the pages and draw the figures, or check them."""
+    wanted = {path: page(path) for path in PAGES}
+    old = [path for path, text in wanted.items() if path.read_text() != text]
     if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == wanted else f"{PAGE.name} is out of date; run python scripts/results.py")
-    with atomic_write(PAGE) as half:
-        half.write_text(wanted)
+        names = [*draw(check=True), *(path.name for path in old)]
+        sys.exit(f"out of date: {', '.join(names)}; run python scripts/results.py" if names else 0)
+    draw()
+    for path in old:
+        with atomic_write(path) as half:
+            half.write_text(wanted[path])
 
 
 if __name__ == "__main__":

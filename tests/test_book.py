@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,6 +15,7 @@ import pytest
 
 BOOK = Path(os.environ["AEQUA_BOOK"]) if "AEQUA_BOOK" in os.environ else None
 pytestmark = pytest.mark.skipif(BOOK is None, reason="AEQUA_BOOK does not name a built book; `make strict` sets it")
+ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(p for p in BOOK.rglob("*.html") if "_static" not in p.parts) if BOOK else []
 SKIPPED = {"genindex.html", "search.html", "py-modindex.html"}
 REMOTE = re.compile(
@@ -85,9 +89,8 @@ def test_the_book_is_small() -> None:
 
 
 def test_the_drawing_of_the_package_shows_every_file() -> None:
-    root = Path(__file__).resolve().parents[1]
-    drawing = (root / "book" / "_static" / "layers.svg").read_text(encoding="utf-8")
-    files = {path.stem for path in (root / "aequa_lite").rglob("*.py")} - {"__init__", "__main__"}
+    drawing = (ROOT / "book" / "_static" / "layers.svg").read_text(encoding="utf-8")
+    files = {path.stem for path in (ROOT / "aequa_lite").rglob("*.py")} - {"__init__", "__main__"}
     assert set(re.findall(r'class="[bn]">(\w+)<', drawing)) == files  # python scripts/draw.py draws it anew
 
 
@@ -109,3 +112,126 @@ def test_chapters_have_launch_buttons() -> None:
 def test_no_path_of_an_authors_machine_stands_in_a_page() -> None:
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(?:home|root|tmp|work|Users)/\w", text(page)), page.name
+
+
+def test_icons_weigh_little() -> None:
+    assert BOOK is not None
+    assert (BOOK / "_static" / "scripts" / "fontawesome.js").stat().st_size < 200e3
+
+
+def test_every_figure_has_a_caption() -> None:
+    for page in PAGES:
+        for figure in re.findall(r"<figure\b.*?</figure>", text(page), flags=re.S):
+            assert "<figcaption" in figure, page.name
+            assert re.search(r"<figcaption.*?\w.*?</figcaption>", figure, flags=re.S), page.name
+
+
+def test_results_are_pictures_first_then_tables_with_their_rows() -> None:
+    assert BOOK is not None
+    page = text(BOOK / "book" / "results.html")
+    pictures = [page.index(f"results/{name}.svg") if f"results/{name}.svg" in page else page.index(f"{name}.svg")
+                for name in ("forest", "pearson", "pareto", "gains")]  # fmt: skip
+    score = re.search(
+        r"Of (\d+) comparisons.*?(\d+) matched.*?(\d+) trend only.*?(\d+) not matched.*?(\d+) withdrawn", page, re.S
+    )
+    assert score
+    tried, *parts = map(int, score.groups())
+    assert tried == sum(parts)
+    assert score.start() < pictures[0] < pictures[1] < pictures[2] < pictures[3] < page.index("<table")
+    assert len(re.findall(r'<a class="reference download internal"[^>]*\.csv"', page)) >= 10
+    assert "Where we lose" in page
+
+
+def test_the_landing_page_has_its_parts() -> None:
+    assert BOOK is not None
+    page = text(BOOK / "book" / "intro.html")
+    for part in (
+        "steps.svg",
+        "first-screen.png",
+        "aequa-landing",
+        "three reading paths",
+        "How to cite",
+        "changelog.html",
+    ):
+        assert part in page, part
+    for link in ("primer", "results", "related", "conclusion", "run", "api/index"):
+        assert f'href="{link}.html"' in page, link
+    version = re.search(r'__version__ = "([^"]+)"', (ROOT / "aequa_lite" / "__init__.py").read_text())
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)
+    assert cited
+    assert f"version = {{{cited[1]}}}" in (ROOT / "book" / "intro.md").read_text()
+    assert version is None or version[1] == cited[1]
+    seeds = json.loads((ROOT / "results" / "quickstart" / "summary.json").read_text())
+    assert f"correlation of {seeds['pearson']['mean']:.3f}" in page
+
+
+def test_a_terms_meaning_stands_at_its_links() -> None:
+    assert BOOK is not None
+    glossary = text(BOOK / "book" / "glossary.html")
+    for term in ("federated-learning", "FedAvg", "non-IID", "client", "participant", "aggregation", "MCG", "CGS"):
+        assert f'id="term-{term}"' in glossary, term
+    for page in PAGES:
+        for link in re.findall(r'<a class="term-link"[^>]*>', text(page)):
+            assert re.search(r'data-meaning="[^"]{20,}"', link), link
+    assert "mcmahan2017" not in " ".join(re.findall(r'data-meaning="([^"]*)"', text(BOOK / "book" / "intro.html")))
+
+
+def test_the_api_starts_with_twelve_names_and_has_types_and_sources() -> None:
+    assert BOOK is not None
+    page = text(BOOK / "book" / "api" / "index.html")
+    assert len(re.findall(r'<dt class="sig sig-object py" id="aequa_lite\.\w+">', page)) == 12
+    assert "str | Path" in re.sub(r"<[^>]+>", "", page)
+    for number, name in re.findall(r"/blob/main/(aequa_lite/[\w/]+\.py)#L(\d+)-L\d+", page):
+        assert (ROOT / number).exists()
+        line = (ROOT / number).read_text().splitlines()[int(name) - 1]
+        assert re.match(r"\s*(def|class|@|\w+ =)", line), line
+
+
+def test_related_work_says_what_was_seen() -> None:
+    page = (ROOT / "book" / "related.md").read_text()
+    newer = page[page.index("## Newer work") : page.index("## Where the building")]
+    assert "the abstract only was seen" in newer
+    assert len(re.findall(r"arxiv\.org/abs/2[56]\d\d\.\d{5}", newer)) >= 12
+    methods = [
+        line.split("|")[-2].strip() for line in page.splitlines() if line.startswith("|") and line.count("|") == 6
+    ]
+    assert {"code", "abstract", "paper"} <= set(methods[2:])
+
+
+def test_the_address_is_one_variable() -> None:
+    found = importlib.util.spec_from_file_location("finish", ROOT / "book" / "_ext" / "finish.py")
+    assert found
+    assert found.loader
+    finish = importlib.util.module_from_spec(found)
+    found.loader.exec_module(finish)
+    address = f"https://github.com/{finish.HOME}"
+    assert f"url: {address}\n" in (ROOT / "_config.yml").read_text()
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"] == address
+    assert BOOK is not None
+    assert REPOSITORIES <= {os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY") or finish.HOME}
+
+
+REPOSITORIES = {
+    name
+    for page in PAGES
+    for name in re.findall(r"(?:mybinder\.org/v2/gh|research\.google\.com/github)/([\w.-]+/[\w.-]+)/", text(page))
+}
+
+
+def test_the_pdf_is_a_book_and_its_solutions_have_ink() -> None:
+    assert BOOK is not None
+    path = BOOK / "aequa-in-the-open.pdf"
+    if not path.exists():
+        pytest.skip("the book has no PDF here; scripts/pdf.py prints it")
+    pypdf = pytest.importorskip("pypdf")
+    sheets = pypdf.PdfReader(path).pages
+    assert len(sheets) <= 220
+    printed = re.sub(r"\s+", "", "".join(sheet.extract_text() for sheet in sheets))
+    for notebook in sorted((ROOT / "notebooks").glob("[01]*.ipynb")):
+        cells = json.loads(notebook.read_text())["cells"]
+        start = next(k for k, cell in enumerate(cells) if "## Exercises" in "".join(cell["source"]))
+        folded = [cell for cell in cells[start:] if "hide-cell" in cell["metadata"].get("tags", [])]
+        assert folded, notebook.name
+        for cell in folded:
+            line = max("".join(cell["source"]).splitlines(), key=len)
+            assert re.sub(r"\s+", "", line) in printed, (notebook.name, line)

@@ -116,6 +116,15 @@ def test_what_cannot_be_drawn_is_refused_with_one_sentence_before_a_figure_is_ma
     assert not plt.get_fignums()
 
 
+def test_marks_leave_the_dashes_of_a_line_of_many_widths_visible() -> None:
+    dense = aq.Curve(np.linspace(0.02, 1, 400), np.linspace(0.3, 0.9, 400), samples=1000)
+    ax = aq.plotting.curves({"one": [dense], "other": [dense]}).axes[0]
+    marks = [each.get_offsets() for each in ax.collections if len(each.get_offsets()) > 1]
+    assert len(marks) == 2
+    assert all(len(each) <= 9 for each in marks)
+    assert {line.get_linestyle() for line in ax.lines} == {"-", "--"}
+
+
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_a_figure_is_saved_as_the_same_bytes_every_time(tmp_path: Path, kind: str) -> None:
     contents = []

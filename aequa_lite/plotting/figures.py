@@ -23,6 +23,9 @@ from .theme import ALONE, EDGE, INK, LINES, WIDTH_SCALE, axes, instance, marker,
 __all__ = ["curve", "curves", "partition", "prefix", "rewards", "width_schedule", "widths"]
 
 
+MARKS = 9  # on a line of `curves`: more would hide its dashes
+
+
 def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | None = None) -> Figure:
     """Draw how many samples of each class each participant has: one row for each participant.
 
@@ -189,7 +192,8 @@ def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figu
         middle, spread = values.mean(0), values.std(0)
         ax.fill_between(grid, middle - spread, middle + spread, color=ink, alpha=0.15, lw=0)
         ax.plot(grid, middle, color=ink, ls=line, lw=1.4, label=name)
-        ax.scatter(grid, middle, c=grid, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=16, zorder=3)
+        some = np.unique([np.argmin(abs(np.log(grid / w))) for w in np.geomspace(grid[0], grid[-1], MARKS)])
+        ax.scatter(grid[some], middle[some], c=grid[some], cmap=WIDTH_SCALE, vmin=0, vmax=1, s=20, zorder=3)
     _width_axis(ax, float(min(runs[0].widths[0] for runs in found.values())))
     ax.set(ylabel="accuracy", title="accuracy by width")
     ax.legend(loc="lower right", fontsize="small")

@@ -1,10 +1,17 @@
-"""Prepare docstrings: mathematics between dollar signs, as in the chapters, and what Napoleon would read wrongly."""
+"""Prepare the API pages: mathematics in docstrings between dollar signs, what Napoleon would read wrongly, and sources."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import fields, is_dataclass
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = "https://github.com/aequa-lite/aequa-lite/blob/main"  # finish.py puts a fork's name in its place
 
 STAR = re.compile(r"(?<=[(\s])\*(?=[,\w])(?![^\n]*\w\*)")  # of a signature, `(problem, *, train)`: no emphasis
 
@@ -29,7 +36,24 @@ def _to_roles(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     lines[:] = text.split("\n")
 
 
+def source(domain: str, info: dict[str, str]) -> str | None:
+    """The address of the lines that define a name of the package."""
+    try:
+        thing = inspect.unwrap(attrgetter(info["fullname"])(import_module(info["module"])))
+        lines, first = inspect.getsourcelines(thing)
+        path = Path(inspect.getsourcefile(thing) or "").resolve().relative_to(ROOT)
+    except (AttributeError, TypeError, ValueError, OSError):
+        return None  # a field, or a name of another package
+    return f"{REPOSITORY}/{path.as_posix()}#L{first}-L{first + len(lines) - 1}"
+
+
+def _sources(app: Any, config: Any) -> None:
+    """Tell sphinx.ext.linkcode where sources lie."""
+    config.linkcode_resolve = source
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register the hook before napoleon reads the docstring."""
+    app.connect("config-inited", _sources)
     app.connect("autodoc-process-docstring", _to_roles, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,13 +1,16 @@
 """Finish each page: link the package's names and the glossary's terms, and mend what the theme's HTML gets wrong.
 
 Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is
-built. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary term is linked
-where a page first uses it.
+built. Where the variable AEQUA_REPOSITORY (or GITHUB_REPOSITORY, in a fork's CI) names another owner/name, all links and
+buttons lead there. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary
+term is linked where a page first uses it.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from html import escape
 from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
@@ -22,6 +25,14 @@ PARAGRAPH = re.compile(r"<p>(?:(?!</?p[ >]).)*</p>", re.S)
 KEPT = re.compile(r"(<(a|code|span|button|strong)\b.*?</\2>|<[^>]+>)", re.S)  # nothing is linked inside these
 FORMULA = re.compile(r'(<span class="math notranslate nohighlight">[^<]*</span>)([-.,;:!?)’”]+)')
 MAP_COMMENT = re.compile(r"\n?(?://# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+ ?\*/)\s*$")
+TERM_LINK = re.compile(r'<a class="reference internal" href="([^"]*glossary\.html)?#(term-[^"]+)"')
+ICON = re.compile(
+    r'(?:"([\w-]+)"|([\w$]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?'
+)  # Font Awesome's
+OUTPUT = re.compile(r'(<div class="output [^"]*">(?:<div class="[^"]*">)*)<pre>(.*?)</pre>', re.S)
+COLUMNS = 84  # characters of an output that fit beside both sidebars of a laptop
+HOME = "aequa-lite/aequa-lite"  # owner/name, as in _config.yml
+REPOSITORY = os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY")
 LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
 API = "book/api/"  # its pages are the aims of the links
 UNREAD = ("book/glossary", "book/bibliography", "genindex", "search")
@@ -44,6 +55,39 @@ def _terms(app: Any) -> dict[str, str]:
     return dict(sorted(terms.items(), key=lambda pair: -len(pair[0])))
 
 
+def _words(definition: Any) -> str:
+    """The first paragraph of a definition as plain text, without its citations."""
+    paragraph = next(iter(definition.findall(lambda node: node.tagname == "paragraph"))).deepcopy()
+    for cited in list(
+        paragraph.findall(lambda node: node.get("refdomain") == "cite" if hasattr(node, "get") else False)
+    ):
+        cited.parent.remove(cited)
+    return re.sub(r"\s+([.,:;])", r"\1", " ".join(paragraph.astext().split()))
+
+
+def _meanings(app: Any) -> dict[str, str]:
+    """What each of the glossary's terms means, by its anchor."""
+    if not hasattr(app, "aequa_meanings"):
+        app.aequa_meanings = {
+            anchor: _words(item[-1])
+            for item in app.env.get_doctree("book/glossary").findall(
+                lambda node: node.tagname == "definition_list_item"
+            )
+            for term in item.findall(lambda node: node.tagname == "term")
+            for anchor in term["ids"]
+        }
+    return app.aequa_meanings
+
+
+def with_meanings(body: str, meanings: dict[str, str]) -> str:
+    """Give each link to a glossary's term its meaning, which the page shows where it is pointed at."""
+
+    def told(m: re.Match[str]) -> str:
+        return f'{m[0]} data-meaning="{escape(meanings[m[2]])}"' if m[2] in meanings else m[0]
+
+    return TERM_LINK.sub(told, body)
+
+
 def link_names(body: str, names: dict[str, str], there: str) -> str:
     """Link `aq.name` and `aq.namespace.name` to the API pages; `there`: the way to the book's root."""
 
@@ -59,9 +103,11 @@ def link_names(body: str, names: dict[str, str], there: str) -> str:
     return PROSE.sub(linked, CODE.sub(linked, body))
 
 
-def link_terms(body: str, terms: dict[str, str], there: str) -> str:
+def link_terms(body: str, terms: dict[str, str], there: str, meanings: dict[str, str]) -> str:
     """Link the first use of each glossary term in the paragraphs of a page."""
-    left = dict(terms)
+    left = {
+        name: place for name, place in terms.items() if f'#{place.split("#")[1]}"' not in body
+    }  # linked by the author
 
     def words(text: str) -> str:
         if not left:
@@ -70,7 +116,10 @@ def link_terms(body: str, terms: dict[str, str], there: str) -> str:
 
         def one(m: re.Match[str]) -> str:
             place = left.pop(m[1], None)
-            return m[0] if place is None else f'<a class="term-link" href="{there}{place}">{m[0]}</a>'
+            if place is None:
+                return m[0]
+            meaning = escape(meanings.get(place.split("#")[1], ""))
+            return f'<a class="term-link" href="{there}{place}" data-meaning="{meaning}">{m[0]}</a>'
 
         return any_term.sub(one, text)
 
@@ -87,6 +136,19 @@ def glue(body: str) -> str:
     return FORMULA.sub(r'<span class="glued">\1\2</span>', body)
 
 
+def fitting(body: str) -> str:
+    """Mark outputs that are wider than the page: a table of numbers shrinks, anything else breaks its lines."""
+
+    def marked(m: re.Match[str]) -> str:
+        lines = re.sub(r"<[^>]+>", "", m[2]).splitlines()
+        if max(map(len, lines), default=0) <= COLUMNS:
+            return m[0]
+        columns = sum(len(re.findall(r"\S {2,}\S", line)) > 1 for line in lines) > len(lines) / 2
+        return f'{m[1]}<pre class="{"shrinks" if columns else "breaks"}">{m[2]}</pre>'
+
+    return OUTPUT.sub(marked, body)
+
+
 def mend(page: str) -> str:
     """Mend the theme's HTML: a script that stands twice, names of buttons, roles of lists, tables that scroll."""
     page = re.sub(r"\s*<script>const THEBE_JS_URL.*?</script>", "", page, flags=re.S)  # Thebe is off
@@ -97,6 +159,7 @@ def mend(page: str) -> str:
     page = re.sub(r'(<i class="theme-switch[^>]*?)\s+title="[^"]*"', r'\1 aria-hidden="true"', page)
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
+    page = re.sub(r"<pre(?= class=\"(?:breaks|shrinks))", '<pre tabindex="0"', page)
     return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
 
 
@@ -119,8 +182,10 @@ def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any],
     body = context["body"]
     if not pagename.startswith(API):
         body = link_names(body, _names(app), there)
-        body = body if pagename in UNREAD else link_terms(body, _terms(app), there)
-    context["body"] = glue(body)
+        body = body if pagename in UNREAD else link_terms(body, _terms(app), there, _meanings(app))
+    if pagename not in UNREAD:
+        body = with_meanings(body, _meanings(app))
+    context["body"] = glue(fitting(body))
 
 
 def _mend_all(app: Any, error: Exception | None) -> None:
@@ -130,7 +195,25 @@ def _mend_all(app: Any, error: Exception | None) -> None:
     for path in app.builder.outdir.rglob("*.html"):
         if "_static" not in path.parts:
             page = mend(path.read_text(encoding="utf-8"))
+            if REPOSITORY and re.fullmatch(r"[\w.-]+/[\w.-]+", REPOSITORY):
+                page = page.replace(HOME, REPOSITORY)
             path.write_text(scrolling(page, path.parent), encoding="utf-8")
+
+
+def _only_used_icons(app: Any, error: Exception | None) -> None:
+    """Keep of Font Awesome's script, 1.5 MB, the icons that the pages and the theme's script name."""
+    if error or app.builder.format != "html":
+        return
+    script = app.builder.outdir / "_static" / "scripts" / "fontawesome.js"
+    pages = [*app.builder.outdir.rglob("*.html"), *script.parent.glob("pydata-sphinx-theme.js")]
+    used = {name for path in pages for name in re.findall(r"\bfa-([a-z0-9-]+)", path.read_text(encoding="utf-8"))}
+
+    def kept(m: re.Match[str]) -> str:
+        names = {m[1] or m[2], *re.findall(r'"([^"]+)"', m[3])}
+        return m[0] if names & used else ""
+
+    text = ICON.sub(kept, script.read_text(encoding="utf-8"))
+    script.write_text(text.replace(",}", "}"), encoding="utf-8")
 
 
 def _drop_source_maps(app: Any, error: Exception | None) -> None:
@@ -150,4 +233,5 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("html-page-context", _finish)
     app.connect("build-finished", _mend_all)
     app.connect("build-finished", _drop_source_maps)
+    app.connect("build-finished", _only_used_icons)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
