@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 from nbclient import NotebookClient
 
-import aequa_lite as aq
 from aequa_lite._io import atomic_write
+from aequa_lite.report import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = ROOT / "results" / "run_times" / "notebooks.csv"
@@ -50,7 +50,7 @@ def record(path: Path, seconds: float) -> None:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
     }
-    row |= {"torch": torch.__version__, "aequa-lite": aq.__version__, "date": datetime.date.today().isoformat()}
+    row |= {"torch": torch.__version__, "aequa-lite": versions()["aequa-lite"], "date": datetime.date.today().isoformat()}
     known = pd.read_csv(TIMES) if TIMES.exists() else pd.DataFrame(columns=list(row))
     table = (
         pd.concat([known[known["notebook"] != path.stem], pd.DataFrame([row])]) if len(known) else pd.DataFrame([row])
