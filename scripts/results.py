@@ -550,13 +550,11 @@ def allowance_aims(table: pd.DataFrame) -> str:
         lost = 100 * (after["full"].reindex(runs.index) - runs["full"])
         told = runs[informative(runs)]
         columns = [f"{(lost <= 1).sum()} of {len(lost)}", f"{lost.max():.1f}"]
-        for way in ("", "fine_"):
-            columns.append(f"{(told[f'{way}pearson_lost_low'] <= 0).sum()} of {len(told)}")
-            columns.append(f"{(runs[f'{way}worse_off'] == 0).sum()} of {len(runs)}")
+        columns.append(f"{(told['pearson_lost_low'] <= 0).sum()} of {len(told)}")
+        columns.append(f"{(runs['worse_off'] == 0).sum()} of {len(runs)}")
         rows.append([f"{factor:g}", *columns])
     head = ["times the allowance", "full width within a point", "points lost, most", "Pearson within noise"]
-    head += ["nobody worse off", "Pearson within noise, fine", "nobody worse off, fine"]
-    return "\n" + markdown(head, rows)
+    return "\n" + markdown([*head, "nobody worse off"], rows)
 
 
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs

@@ -6,7 +6,6 @@ Ten participants, an MLP, 40 rounds of 15 steps, Fashion-MNIST and CIFAR-10 (fro
 seeds 0, 1, ... (default: three). All runs of a cell share shards, models trained alone and contributions: `aequa` after
 training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4). Rows are written as they finish;
 a run that has its row is not repeated. Accuracies are of the test split, `seconds` of CPU time without measuring.
-Columns `fine_...` are of the same training with rewards settled on the final curve instead of the coarse grid.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import aequa_lite as aq
 from aequa_lite._io import atomic_write
 from aequa_lite.method import assess, slimmable_rewards
 from aequa_lite.report import device_name, versions
-from aequa_lite.training_time import HeldModels, earned_accuracy, held_models, settle, widest_within
+from aequa_lite.training_time import HeldModels, held_models
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "training_time" / "allowances.csv"
 CONFIG = aq.Config(participants=10, rounds=40, local_steps=15)
@@ -112,9 +111,9 @@ class Cell:
         seconds = time.process_time() - started - recorder.seconds
         method = "aequa" if schedule is None else "training_time"
         row = {**self.head, "method": method, "factor": factor, "allowance": allowance}
-        return {**row, **self.measured(outcome, recorder.held, allowance), "seconds": seconds, **origin(self.problem)}
+        return {**row, **self.measured(outcome, recorder.held), "seconds": seconds, **origin(self.problem)}
 
-    def measured(self, outcome: aq.Outcome, held: list[HeldModels], allowance: float | None) -> dict[str, object]:
+    def measured(self, outcome: aq.Outcome, held: list[HeldModels]) -> dict[str, object]:
         """Return every measure of a run."""
         problem, own = self.problem, self.own.mean(1)
         test, ceiling = problem.data.test, aq.report(outcome).fairness
@@ -136,21 +135,11 @@ class Cell:
             "width_reward": float(np.mean(outcome.plan.widths)),
             "parameters_sent": outcome.last.total_sent,
             "refused": len(outcome.last.total_left_out),
-            **{f"fine_{name}": each for name, each in self.fairness(self.fine(outcome, allowance)).items()},
         }  # fmt: skip
 
     def correct(self, models: Sequence[nn.Module]) -> Correct:
         """Return which test samples each model gets right."""
         return np.stack([aq.correct(net.eval(), self.problem.data.test) for net in models])
-
-    def fine(self, outcome: aq.Outcome, allowance: float | None) -> Correct:
-        """Return the same for rewards settled on the final curve, instead of the schedule's coarse grid."""
-        curve, b = outcome.curve, self.problem.contribution
-        plan = aq.allocate(b, curve, individually_rational=True)
-        if allowance is not None:
-            plan = settle(plan, widest_within(curve, earned_accuracy(curve, b) + allowance), curve, b)
-        models = [aq.model_at(self.problem.build, outcome.last.theta, curve, w) for w in plan.widths]
-        return self.correct(models)
 
     def fairness(self, rewards: Correct) -> dict[str, object]:
         """Return the measures of fairness, and the interval of what Pearson loses against rewards after training."""
