@@ -2,7 +2,7 @@
 
 usage: python scripts/choose_defaults.py results/defaults/runs.csv [--data ...] [--seeds ...] [--root DIR] [--table]
 
-One constant at a time is changed around CENTRE; CANDIDATES change several. The test split is never used: one half of the
+One constant at a time is changed around CENTRE, the defaults of version 0.2, with fractional rewards; CANDIDATES change several. The test split is never used: one half of the
 validation split measures contributions, curve and allocation, and chooses the learning rate of each data set; the other
 half gives every number of the table. Rows are appended as they finish, and rows that are in OUT.csv are not computed again.
 """
@@ -60,7 +60,7 @@ class Cell:
 
     def __init__(self, data: str, partition: str, seed: int, lr: float, root: str | None) -> None:
         dataset = load(data, root)
-        self.config = aq.Config(participants=10, rounds=60, local_steps=15, batch=64, lr=lr, seed=seed)
+        self.config = aq.Config(participants=10, rounds=60, local_steps=15, batch=64, lr=lr, seed=seed, fractions=64)
         self.build = aq.for_dataset(aq.MLP, dataset)
         self.shards = aq.registry.lookup("partition", partition)(dataset.train, self.config)
         order = aq.stream(seed, "choose defaults", "validation halves").permutation(len(dataset.validation))

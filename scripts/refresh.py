@@ -50,7 +50,11 @@ def record(path: Path, seconds: float) -> None:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
     }
-    row |= {"torch": torch.__version__, "aequa-lite": versions()["aequa-lite"], "date": datetime.date.today().isoformat()}
+    row |= {
+        "torch": torch.__version__,
+        "aequa-lite": versions()["aequa-lite"],
+        "date": datetime.date.today().isoformat(),
+    }
     known = pd.read_csv(TIMES) if TIMES.exists() else pd.DataFrame(columns=list(row))
     table = (
         pd.concat([known[known["notebook"] != path.stem], pd.DataFrame([row])]) if len(known) else pd.DataFrame([row])

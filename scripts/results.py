@@ -16,6 +16,7 @@ import pandas as pd
 import result_figures as figures
 
 from aequa_lite._io import atomic_write
+from aequa_lite.config import Config
 from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, rows_for, wins
 from aequa_lite.experiments.sweep import read_sweep
 
@@ -138,20 +139,6 @@ def steps_of_curve(name: str) -> str:
         rows.append([partition, *map(spread, steps), spread(runs["noise"]), *hidden])
     head = ["largest step, whole", "fractional", "noise", "below noise, whole", "fractional", "monotone"]
     return markdown(["partition", *head], rows)
-
-
-def choices(name: str) -> str:
-    """What each choice changes against ours, in points of full width and of the rewards' mean width."""
-    table, ours = rows_of(name), rows_of("nine_partitions")
-    ours = ours[ours["case"] == "ours"].set_index(["partition", "seed"])
-    rows = []
-    for partition, runs in table.groupby("partition", sort=False):
-        each = {case: found.set_index(["partition", "seed"]) for case, found in runs.groupby("case", sort=False)}
-        rows.append([partition])
-        for column in ("full", "mean_width"):
-            rows[-1] += [f"{100 * (found[column] - ours[column]).mean():+.1f}" for found in each.values()]
-    heads = [f"{what}, {case}" for what in ("full width", "mean width") for case in table["case"].unique()]
-    return markdown(["partition", *heads], rows)
 
 
 def methods(name: str) -> str:
@@ -541,6 +528,42 @@ def allowances(name: str) -> str:
     return table_and_aims + stamp
 
 
+def fractions() -> str:
+    """What fractional rewards are worth before and after participants restore what they can."""
+    path = ROOT / "results" / "fractions" / "restored.csv"
+    table, rows = pd.read_csv(path), []
+    columns = ("largest_step", "cgs", "cgs_restored", "restoring_mean", "restoring_most")
+    for (partition, kind), runs in table.groupby(["partition", "rewards"], sort=False):
+        rows.append([partition, kind, *(spread(runs[each]) for each in columns)])
+    head = ["partition", "rewards", "largest step", "CGS", "CGS, restored", "restoring gains, mean", "most"]
+    count = f"{len(table)} rows; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
+    link = f"{{download}}`{count} (CSV) <../results/fractions/restored.csv>`"
+    return markdown(head, rows) + f"\nBy `python scripts/fractional_rewards.py`; {'; '.join([link, *origin(table)])}.\n"
+
+
+def defaults() -> str:
+    """What other training constants change against the defaults, paired by data set, partition and seed."""
+    table = pd.read_csv(ROOT / "results" / "defaults" / "runs.csv")
+    constants, cell = ["loss_power", "contribution_power", "width_alpha"], ["data", "partition", "seed", "lr"]
+    config = Config()
+    table = table.set_index(cell)
+    by_constants = {values: runs for values, runs in table.groupby(constants)}
+    ours = by_constants[tuple(getattr(config, name) for name in constants)]
+    columns = ("full", "mean_width_accuracy", "min_gain", "pearson", "cgs")
+    rows = []
+    for values, runs in by_constants.items():
+        for partition, here in runs[runs.index.isin(ours.index)].groupby("partition"):
+            apart = 100 * (here[list(columns)] - ours.loc[here.index, list(columns)])
+            changes = [f"{apart[each].mean():+.1f}" for each in columns]
+            if runs is not ours:
+                rows.append([*(f"{each:g}" for each in values), partition, str(len(here)), *changes])
+    head = [*constants, "partition", "cells", "full width", "mean over widths", "smallest gain", "Pearson x 100", "CGS"]
+    seeds = ", ".join(map(str, sorted(set(table.index.get_level_values("seed")))))
+    link = f"{{download}}`{len(table)} rows; seeds {seeds} (CSV) <../results/defaults/runs.csv>`"
+    torch, days = (", ".join(sorted(set(table[each].astype(str)))) for each in ("torch", "date"))
+    return markdown(head, rows) + f"\nBy `python scripts/choose_defaults.py`; {link}; torch {torch}; {days}.\n"
+
+
 def allowance_aims(table: pd.DataFrame) -> str:
     """In how many runs, by factor of the allowance, full width, Pearson and everybody's reward are as after training."""
     cell, rows = ["data", "partition", "seed"], []
@@ -560,9 +583,7 @@ def allowance_aims(table: pd.DataFrame) -> str:
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
     "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
-    "steps": (steps_of_curve, "nine_partitions"),
     "lenet": (lambda name: fairness(name, ["partition"]) + "\n" + steps_of_curve(name), "lenet"),
-    "loss_and_aggregation": (choices, "loss_and_aggregation"),
     "finalists": (ways, "finalists"),
     "methods": (methods, "baselines_mini"),
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
@@ -607,6 +628,10 @@ def filled(mark: str) -> str:
         return SENTENCES[mark]()
     if mark == "to_fill":
         return rows_to_fill("baselines_paper")
+    if mark == "defaults":
+        return defaults()
+    if mark == "fractions":
+        return fractions()
     if mark == "allowances":
         return allowances("training_time")
     table, sweep = TABLES[mark]
