@@ -317,11 +317,12 @@ def shown() -> str:
         ((other["pearson"] > trade["pearson"]["aequa"]) | (other["accuracy"] > trade["accuracy"]["aequa"])).sum()
     )
     return (
-        f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies {lost.median():.1f} points "
-        f"below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what noise allows in "
-        f"{int(within_noise(told).sum())} of {len(told)} informative runs, and {int(ours['worse_off'].sum())} of {10 * len(ours)} "
-        f"rewards are significantly worse than alone. In the comparison with {len(other)} other methods that have a "
-        f"Pearson, {above} reach a higher mean Pearson or a more accurate best reward.\n"
+        f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies "
+        f"{lost.median():.1f} points below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what "
+        f"noise allows in {int(within_noise(told).sum())} of {len(told)} informative runs, and "
+        f"{int(ours['worse_off'].sum())} of {10 * len(ours)} rewards are significantly worse than alone. "
+        f"In the comparison with {len(other)} other methods that have a Pearson, {above} reach a higher mean Pearson or a "
+        f"more accurate best reward.\n"
     )
 
 
