@@ -344,7 +344,7 @@ def lost() -> str:
             "rewards significantly worse than alone, older defaults, all data sets",
             f"{int(ours['worse_off'].sum())} of {10 * len(ours)}",
         ],
-        ["the same with the defaults, nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
+        ["the same in the sweep of nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
         [
             "runs with rewards while training in which somebody is worse off",
             f"{(default['worse_off'] > 0).sum()} of {len(default)}",
@@ -391,7 +391,7 @@ def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
     mini = rows_of("baselines_mini")
     mini = mini[(mini["method"] == "aequa") & (mini["network"] != "LeNet")]
     today = rows_of("nine_partitions")
-    today = today[today["case"] == "ours"].assign(data="fashion, defaults of 0.2")
+    today = today[today["case"] == "ours"].assign(data="fashion, nine partitions")
     table = pd.concat([today, mini])
     table = table.assign(told=informative(table).astype(float))
     means = table.groupby(["data", "partition"], sort=False)[["pearson", "told"]].mean()
