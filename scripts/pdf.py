@@ -24,7 +24,14 @@ NAME = "aequa-in-the-open.pdf"
 SCALE = 0.78  # of the screen's sizes: text of 9.4 points
 LONG = 24  # a table of more rows is left to the screen
 OPEN = """least => {
-  document.querySelectorAll('details').forEach(e => e.open = true);
+  document.querySelectorAll('details').forEach(e => {
+    // a folded cell that is only opened is printed blank if the browser has not laid it out yet
+    const open = document.createElement('div');
+    open.className = e.className;
+    if (e.classList.contains('hide')) e.querySelector('summary').remove();
+    open.append(...e.childNodes);
+    e.replaceWith(open);
+  });
   document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
   document.querySelectorAll('article table').forEach(t => {
     if (t.rows.length <= least) return;

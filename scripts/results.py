@@ -304,11 +304,12 @@ def shown() -> str:
         ((other["pearson"] > trade["pearson"]["aequa"]) | (other["accuracy"] > trade["accuracy"]["aequa"])).sum()
     )
     return (
-        f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies {lost.median():.1f} points "
-        f"below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what noise allows in "
-        f"{int(within_noise(told).sum())} of {len(told)} informative runs, and {int(ours['worse_off'].sum())} of {10 * len(ours)} "
-        f"rewards are significantly worse than alone. In the comparison with {len(other)} other methods that have a "
-        f"Pearson, {above} reach a higher mean Pearson or a more accurate best reward.\n"
+        f"{headline()}\nOn nine partitions of Fashion-MNIST with three seeds each, the full width lies "
+        f"{lost.median():.1f} points below FedAvg in the median ({lost.max():.1f} at most), Pearson and CGS lie within what "
+        f"noise allows in {int(within_noise(told).sum())} of {len(told)} informative runs, and "
+        f"{int(ours['worse_off'].sum())} of {10 * len(ours)} rewards are significantly worse than alone. "
+        f"In the comparison with {len(other)} other methods that have a Pearson, {above} reach a higher mean Pearson or a "
+        f"more accurate best reward.\n"
     )
 
 
@@ -330,7 +331,7 @@ def lost() -> str:
             "rewards significantly worse than alone, older defaults, all data sets",
             f"{int(ours['worse_off'].sum())} of {10 * len(ours)}",
         ],
-        ["the same with the defaults, nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
+        ["the same in the sweep of nine partitions", f"{int(today['worse_off'].sum())} of {10 * len(today)}"],
         [
             "runs with rewards while training in which somebody is worse off",
             f"{(default['worse_off'] > 0).sum()} of {len(default)}",
@@ -377,7 +378,7 @@ def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
     mini = rows_of("baselines_mini")
     mini = mini[(mini["method"] == "aequa") & (mini["network"] != "LeNet")]
     today = rows_of("nine_partitions")
-    today = today[today["case"] == "ours"].assign(data="fashion, defaults of 0.2")
+    today = today[today["case"] == "ours"].assign(data="fashion, nine partitions")
     table = pd.concat([today, mini])
     table = table.assign(told=informative(table).astype(float))
     means = table.groupby(["data", "partition"], sort=False)[["pearson", "told"]].mean()

@@ -121,12 +121,90 @@ def test_a_code_cells_functions_and_a_pages_terms_are_linked(page: Any) -> None:
     assert "glossary.html#term-" in page.locator("a.term-link").first.get_attribute("href")
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if p.parent.name == "notebooks"], ids=lambda p: p.stem)
-def test_no_line_of_code_is_cut_on_a_laptop(page: Any, path: Path) -> None:
+WRITTEN = [p for p in PAGES if p.parent.name in ("notebooks", "book")]
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda p: p.stem)
+def test_nothing_is_cut_on_a_laptop_and_no_solution_stands_open(page: Any, path: Path) -> None:
     opened(page, path)
+    assert page.locator("details[open]").count() == 0
+    assert page.locator(".admonition.toggle:not(.toggle-hidden)").count() == 0
+    page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
     cut = "all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
-    lines = [max(text.splitlines(), key=len) for text in page.eval_on_selector_all(".cell_input pre", cut)]
+    lines = [max(text.splitlines(), key=len) for text in page.eval_on_selector_all("article pre", cut)]
     assert not lines
+    assert not page.eval_on_selector_all("article table", cut)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in WRITTEN if p.stem in ("results", "paper", "related")], ids=lambda p: p.stem
+)
+def test_what_a_row_is_about_stays_in_view_on_a_telephone(page: Any, path: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, path)
+    places = page.eval_on_selector_all(
+        "article table",
+        """all => all.filter(t => t.offsetParent).map(t => {
+             t.scrollLeft = 1e6;
+             const cell = t.tBodies[0].rows[0].cells[0].getBoundingClientRect(), box = t.getBoundingClientRect();
+             return [cell.left - box.left, cell.width, box.width];
+           })""",
+    )
+    assert places
+    assert all(-1 <= left <= 2 and 0 < wide < 0.75 * whole for left, wide, whole in places)
+
+
+def test_a_table_sorts_filters_and_saves_what_it_shows(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "book" / "results.html")
+    table = page.locator("table.sorts", has=page.locator("th", has_text="highest best reward")).first
+    names = "t => [...t.tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[0].textContent.trim())"
+    column = "t => [...t.tBodies[0].rows].map(r => parseFloat(r.cells[3].textContent))"
+    before = table.evaluate(names)
+    for rising in (True, False):
+        table.locator("th button").nth(3).press("Enter")
+        found = table.evaluate(column)
+        assert found == sorted(found, reverse=not rising)
+    assert sorted(table.evaluate(names)) == sorted(before)
+    bar = table.locator("xpath=preceding-sibling::*[1]")
+    bar.locator("input").fill("cgsv")
+    shown = table.evaluate(names)
+    assert shown
+    assert all("cgsv" in name for name in shown)
+    with page.expect_download() as saved:
+        bar.locator("a").click()
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[0].startswith('"method","runs"')
+    assert len(lines) == 1 + len(shown)
+
+
+def test_a_terms_meaning_is_shown_and_hidden(page: Any) -> None:
+    assert BOOK is not None
+    opened(page, BOOK / "notebooks" / "01_quickstart.html")
+    link, note = page.locator("a.term-link").first, page.locator("#term-note")
+    assert not note.is_visible()
+    link.hover()
+    assert note.is_visible()
+    assert note.inner_text() == link.get_attribute("data-meaning")
+    page.keyboard.press("Escape")
+    assert not note.is_visible()
+    link.focus()
+    assert note.is_visible()
+
+
+def test_the_primers_round_plays_and_pauses(page: Any) -> None:
+    assert BOOK is not None
+    page.emulate_media(reduced_motion="no-preference")
+    opened(page, BOOK / "book" / "primer.html")
+    running = "document.getElementById('aequa-round').getAnimations({subtree: true}).length"
+    assert page.evaluate(running) >= 10
+    page.locator(".aequa-pause").press("Enter")
+    assert page.evaluate(running) == 0
+    page.locator(".aequa-pause").press("Enter")
+    assert page.evaluate(running) >= 10
+    page.emulate_media(reduced_motion="reduce")
+    opened(page, BOOK / "book" / "primer.html")
+    assert page.evaluate(running) == 0
 
 
 def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:

@@ -217,9 +217,11 @@ def _only_used_icons(app: Any, error: Exception | None) -> None:
 
 
 def _drop_source_maps(app: Any, error: Exception | None) -> None:
-    """Leave out the theme's source maps: megabytes that only its own debuggers would read."""
+    """Leave out the theme's source maps and uncompressed fonts: megabytes that no reader's browser asks for."""
     if error or app.builder.format != "html":
         return
+    for font in app.builder.outdir.rglob("webfonts/*.ttf"):
+        font.unlink()  # browsers take the compressed one beside it
     for source_map in app.builder.outdir.rglob("*.map"):
         source_map.unlink()
         mapped = source_map.with_suffix("")
