@@ -1,6 +1,6 @@
 """Kill runs at random moments: who goes on must end in the bits of the run that was never killed.
 
-usage: python scripts/campaigns/kills.py [kills] [kills_of_sweeps] [kills_of_fleets] [--seed N] [--share S] [--no-table]
+usage: python scripts/campaigns/kills.py [PART ...] [--seed N] [--share S] [--no-table]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +26,15 @@ from aequa_lite.experiments.sweep import gather, read_sweep, run_sweep
 from aequa_lite.method import assess, train
 from aequa_lite.registry import algorithm
 
-FEDERATE = (  # an algorithm and the kills it gets: everything that keeps state on the server
+AEQUA = (  # an algorithm and the kills it gets
     ("aequa", 24), ("aequa(server='fedavgm(0.5)')", 20), ("aequa(server='fedadam(0.01)')", 20),
-    ("aequa(schedule='training_time(0.02)')", 20), ("aequa(aggregate='coordinate_median')", 12), ("cffl", 14), ("cgsv", 14),
+    ("aequa(schedule='training_time(0.02)')", 20), ("aequa(aggregate='coordinate_median')", 12),
+)  # fmt: skip
+OTHERS = (  # everything else that keeps state on the server, and the path for a GPU
+    ("cffl", 14), ("cgsv", 14),
     ("iafl", 14), ("lg_fedavg", 14), ("shapfed", 14), ("fedsac(every=3)", 14), ("fedrac", 14), ("vectorized", 14),
 )  # fmt: skip
-SWEEPS, FLEETS = 16, 10
+SWEEPS, FLEETS = 8, 8
 NOTEBOOK = """
 import aequa_lite as aq
 data = aq.load("fashion-mini", device="cpu")
@@ -82,12 +85,12 @@ def federated(word: str, problem: aq.Problem, folder: Path) -> None:
         half.write_text(json.dumps([digest(tensors), list(memory), *about]))
 
 
-def federations(rng: np.random.Generator, share: float) -> Iterator[Row]:
+def federations(rng: np.random.Generator, share: float, words: Sequence[tuple[str, int]] = AEQUA) -> Iterator[Row]:
     """Kills of `federate`, anywhere between its first and its last line."""
     data, config = few(), aq.Config(participants=3, rounds=12, local_steps=2, batch=16, grid=20, fractions=4)
     shards = aq.data.homogeneous(data.train, config)
     problem = assess(aq.for_dataset(aq.MLP, data, hidden=16), shards, config, data, progress=False)
-    for word, kills in FEDERATE:
+    for word, kills in words:
         run = partial(federated, word, problem)
         yield from killed(
             f"federate: {word}", run, lambda folder: (folder / "result.json").read_text(), kills * share, rng
@@ -166,5 +169,8 @@ def fleets(rng: np.random.Generator, share: float) -> Iterator[Row]:
     yield from killed("fleet over Flower", fleet, fleet_result, FLEETS * share, rng)
 
 
+PARTS = {"kills_of_aequa": federations, "kills_of_others": partial(federations, words=OTHERS), "kills_of_sweeps": sweeps,
+         "kills_of_fleets": fleets}  # fmt: skip
+
 if __name__ == "__main__":
-    main({"kills": federations, "kills_of_sweeps": sweeps, "kills_of_fleets": fleets}, seed=20262)
+    main(PARTS, seed=20262)

@@ -68,7 +68,8 @@ def shorter(u: aq.Update, rng: np.random.Generator) -> aq.Update:
 
 
 CHANGES: dict[str, Change] = {  # of tensors: in process and over Flower
-    "NaN everywhere": each(lambda t: t * math.nan), "NaN in one entry": entry(math.nan), "inf everywhere": each(lambda t: t + math.inf),
+    "NaN everywhere": each(lambda t: t * math.nan), "NaN in one entry": entry(math.nan),
+    "inf everywhere": each(lambda t: t + math.inf),
     "inf in one entry": entry(math.inf), "-inf in one entry": entry(-math.inf), "+1e6": each(lambda t: t + 1e6),
     "-1e6": each(lambda t: t - 1e6), "times 1e6": each(lambda t: t * 1e6), "+1e30": each(lambda t: t + 1e30),
     "times -1e30": each(lambda t: t * -1e30), "largest float": each(lambda t: torch.full_like(t, 3e38)),
@@ -96,7 +97,8 @@ LOCAL: dict[str, Change] = {  # of what only one process can hand over
     "text as weight": lambda u, rng: replace(u, weight="much"),
 }  # fmt: skip
 STATED = {"loss missing": {}, "loss NaN": {"loss": math.nan}, "loss negative": {"loss": -1.0}, "loss huge": {"loss": 1e9},
-          "loss as text": {"loss": "low"}, "more numbers": {"loss": 1.0, "more": 1.0}, "loss as list": {"loss": [1.0]}}  # fmt: skip
+          "loss as text": {"loss": "low"}, "more numbers": {"loss": 1.0, "more": 1.0},
+          "loss as list": {"loss": [1.0]}}  # fmt: skip
 CONFIG = aq.Config(participants=3, rounds=2, local_steps=2, batch=8)
 BUILD = aq.registry.network("MLP(hidden=8)")
 
