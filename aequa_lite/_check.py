@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from functools import cache, partial, wraps
+from inspect import Parameter, signature, unwrap
+from os import PathLike
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._io import short_repr
 
-__all__ = ["accuracies", "flag", "number", "one_each", "one_of", "refusal"]
+__all__ = ["accuracies", "checked", "counts", "flag", "number", "one_each", "one_of", "refusal"]
 
 
 def refusal(name: str, allowed: str, value: object, remedy: str = "") -> ValueError:
@@ -63,6 +68,20 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def counts(**values: Any) -> None:
+    """Refuse what is not a whole number from 1, or a sequence of them, by its name.
+
+    Example:
+        >>> counts(classes=10, shape=(1, 28, 0))
+        Traceback (most recent call last):
+        ValueError: `shape` must be a whole number from 1, got 0
+    """
+    for name, value in values.items():
+        many = value if isinstance(value, (list, tuple)) and value else [value]
+        for each in many:
+            number(name, each, 1, whole=True)
+
+
 def one_of(name: str, value: Any, known: Collection[str]) -> str:
     """Return a known word; an unknown one is refused with the nearest.
 
@@ -95,3 +114,169 @@ def accuracies(name: str, value: ArrayLike) -> NDArray[np.float64]:
     if found.ndim != 1 or not len(found) or not ((found >= 0) & (found <= 1)).all():
         raise refusal(name, "one number in [0, 1] for each participant", value)
     return found
+
+
+Checked = TypeVar("Checked", bound=Callable[..., Any])
+Test = Callable[[Any], bool]
+ANYTHING: tuple[Test, Any, Any] = (lambda value: True, Any, None)
+
+
+def checked(thing: Checked) -> Checked:
+    """Refuse an argument that is not of its annotated kind, before any work; of a class, one of its constructor.
+
+    Numbers are finite; an array holds finite numbers, at least one; a sequence's and a mapping's parts are of their kinds.
+    The default itself is always allowed, and so is everything where the annotation is unknown.
+
+    Example:
+        >>> @checked
+        ... def half(width: float, shape: Sequence[int] = ()) -> float:
+        ...     return width / 2
+        >>> half("1")
+        Traceback (most recent call last):
+        ValueError: `width` must be a finite number, got '1'
+        >>> half(1.0, [2, None])
+        Traceback (most recent call last):
+        ValueError: `shape` must be a sequence, each part a whole number, got [2, None]
+    """
+    if isinstance(thing, type):
+        thing.__init__ = checked(thing.__init__)  # type: ignore[misc]
+        return thing
+
+    @cache
+    def parameters() -> dict[str, tuple[Test, Any, Any]]:  # at the first call: then every name of the module is known
+        many = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        found = [each for each in signature(thing).parameters.values() if each.kind not in many]
+        hints = [_hint(each.annotation, thing) for each in found]
+        return {each.name: (_test(hint), hint, each.default) for each, hint in zip(found, hints, strict=True)}
+
+    @wraps(thing)
+    def call(*args: Any, **keywords: Any) -> Any:
+        known = parameters()
+        for name, value in (*zip(known, args), *keywords.items()):
+            fits, hint, default = known.get(name, ANYTHING)
+            if value is not default and not fits(value):
+                raise refusal(name, _allowed(hint), value)
+        return thing(*args, **keywords)
+
+    return call  # type: ignore[return-value]
+
+
+def _hint(annotation: Any, thing: Callable[..., Any]) -> Any:
+    """The type that an annotation means; anything where there is none or its names are unknown."""
+    if annotation is Parameter.empty:
+        return Any
+    try:
+        return eval(annotation, unwrap(thing).__globals__) if isinstance(annotation, str) else annotation
+    except NameError:  # imported for type checkers only
+        return Any
+
+
+WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", Path: "a Path",
+         PathLike: "a path", NoneType: "None", ArrayLike: "finite numbers, at least one"}  # fmt: skip
+
+
+def _either(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of an annotation; those of `ArrayLike` count as one."""
+    if get_origin(hint) not in (Union, UnionType):
+        return (hint,)
+    inner = tuple(
+        PathLike if each is Path else each for each in get_args(hint) if each is not str or Path not in get_args(hint)
+    )
+    if any("_SupportsArray" in str(each) for each in inner):
+        return (ArrayLike, *(each for each in inner if each is NoneType or get_origin(each) is Callable))
+    return inner
+
+
+def _test(hint: Any) -> Test:
+    """What says whether a value is of an annotated kind."""
+    tests = [_one_test(each) for each in _either(hint)]
+    return tests[0] if len(tests) == 1 else lambda value: any(fits(value) for fits in tests)
+
+
+def _one_test(hint: Any) -> Test:
+    """The test of a kind that has no alternatives."""
+    origin = get_origin(hint)
+    if hint in TESTS:
+        return TESTS[hint]
+    if origin is Callable:
+        return callable
+    if origin is np.ndarray:
+        return (
+            partial(_numeric, some=False) if "generic" not in str(hint) else lambda value: hasattr(value, "__array__")
+        )
+    if isinstance(origin, type) and issubclass(origin, (Mapping, Iterable)):
+        inner = [_test(each) for each in get_args(hint)]
+        if issubclass(origin, Mapping):
+            return lambda value: (
+                isinstance(value, Mapping) and _all_fit(value, inner[0]) and _all_fit(value.values(), inner[1])
+            )
+        if origin is tuple and get_args(hint)[-1] is not ...:  # one kind for each place
+            return lambda value: (
+                _sequence(value) and len(value) == len(inner) and all(f(v) for f, v in zip(inner, value))
+            )
+        first = get_args(hint)[0]
+        some = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
+        return partial(_parts_fit, fits=inner[0], sized=issubclass(origin, Collection), some=some)
+    return (lambda value: isinstance(value, hint)) if isinstance(hint, type) else lambda value: True
+
+
+def _all_fit(values: Iterable[Any], fits: Test) -> bool:
+    """Whether all values fit."""
+    return all(map(fits, values))
+
+
+def _sequence(value: Any) -> bool:
+    """Whether a value has parts that are read one after another; text has none."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
+def _parts_fit(value: Any, fits: Test, sized: bool, some: bool) -> bool:
+    """Whether a value has parts that fit, at least one if `some`; what may be read only once is not looked into."""
+    if not _sequence(value) or not hasattr(value, "__len__"):
+        return _sequence(value) and not sized
+    return _all_fit(value, fits) and len(value) >= some
+
+
+def _real(value: Any, kinds: tuple[type, ...] = (int, float, np.integer, np.floating)) -> bool:
+    """Whether a value is a finite number of these types."""
+    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _numeric(value: Any, some: bool = True) -> bool:
+    """Whether a value can be read as an array of numbers; `some`: finite ones, at least one."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return array.dtype.kind in "biuf" and (not some or (array.size > 0 and bool(np.isfinite(array).all())))
+
+
+TESTS: dict[Any, Test] = {
+    int: partial(_real, kinds=(int, np.integer)),
+    float: _real,
+    bool: lambda value: isinstance(value, (bool, np.bool_)),
+    ArrayLike: _numeric,
+    PathLike: lambda value: isinstance(value, (str, Path)) and "\0" not in str(value),
+    Any: lambda value: True,
+}
+
+
+def _allowed(hint: Any) -> str:
+    """An annotated kind in words."""
+    return " or ".join(dict.fromkeys(map(_word, _either(hint))))
+
+
+def _word(hint: Any) -> str:
+    """A kind that has no alternatives, in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in WORDS:
+        return WORDS[hint]
+    if origin is Callable or not isinstance(origin or hint, type):
+        return "a function"
+    if origin is np.ndarray:
+        return "an array of numbers"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping, each value {_allowed(inner[1])}"
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return f"a sequence, each part {_allowed(inner[0])}"
+    return f"a{'n' * (hint.__name__[0] in 'AEIOU')} {hint.__name__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,17 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import Any
 
-__all__ = ["atomic_write", "error_text", "parse_json", "printable", "read_limited", "regular_file", "short_repr"]
+__all__ = [
+    "atomic_write",
+    "error_text",
+    "opened",
+    "parse_json",
+    "printable",
+    "read_limited",
+    "regular_file",
+    "seal",
+    "short_repr",
+]
 
 
 def short_repr(value: object, most: int = 80) -> str:
@@ -81,6 +92,29 @@ def parse_json(content: bytes | str) -> Any:
         return json.loads(content, parse_constant=_not_finite, parse_float=_finite, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def seal(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON document with the SHA-256 of its content, so that a damaged digit is noticed.
+
+    Example:
+        >>> opened(seal({"width": 0.5}))
+        {'width': 0.5}
+    """
+    content = json.dumps(json.loads(json.dumps(document, allow_nan=False)), sort_keys=True)
+    return {**document, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def opened(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a sealed document without its hash; one that was never sealed as it is.
+
+    Raises:
+        ValueError: The hash is another document's.
+    """
+    inner = {k: v for k, v in document.items() if k != "sha256"}
+    if "sha256" in document and seal(inner) != document:
+        raise ValueError("its checksum does not fit its contents")
+    return inner
 
 
 def _not_finite(text: str) -> Any:

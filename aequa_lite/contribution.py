@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from ._check import number, one_each, refusal
+from ._check import checked, number, one_each, refusal
 from .config import Config
 from .evaluation import correct
 from .federate import federate
@@ -51,6 +51,7 @@ Score = Callable[
 # --- games: a coalition's value is the accuracy that it reaches ---
 
 
+@checked
 def retraining_game(
     build: Build,
     shards: Sequence[Shard],
@@ -108,6 +109,7 @@ def _retrained(
     return _accuracy(build, theta, validation)
 
 
+@checked
 def replay_game(
     build: Build, before: State, rnd: Round, validation: Samples
 ) -> CachedGame:
@@ -161,6 +163,7 @@ def _accuracy(build: Build, theta: State, validation: Samples) -> float:
 # --- scores: carried from round to round ---
 
 
+@checked
 def contributions(
     score: Score, rounds: Iterable[Round], start: State
 ) -> Iterator[Array]:
@@ -200,6 +203,7 @@ def contributions(
         yield scores
 
 
+@checked
 def update_shapley(
     build: Build,
     validation: Samples,
@@ -254,6 +258,7 @@ def _add_replayed(
     return scores + solve(game, n)
 
 
+@checked
 def alignment(
     before: State,
     rnd: Round,
@@ -308,6 +313,7 @@ def alignment(
     return r / r.sum()
 
 
+@checked
 def class_alignment(
     before: State,
     rnd: Round,
@@ -353,6 +359,7 @@ def class_alignment(
     return _smoothed(scores, cosine, memory)
 
 
+@checked
 def class_shapley(
     before: State,
     rnd: Round,
@@ -474,6 +481,7 @@ def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
 # --- calibration: from scores to accuracies ---
 
 
+@checked
 def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
     r"""Stretch scores linearly over the accuracies from `low` to `high`.
 
@@ -506,6 +514,7 @@ def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
     return low + (high - low) * share
 
 
+@checked
 def isotonic_calibration(
     scores: ArrayLike, known: Mapping[int, float]
 ) -> Array:

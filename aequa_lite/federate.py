@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._check import flag, number, one_each, refusal
+from ._check import checked, flag, number, one_each, refusal
 from ._parallel import workers as pool
 from .checkpoint import (
     describe,
@@ -46,6 +47,7 @@ ServerOptimizer = Callable[[ServerState, State], ServerState]
 Reweight = Callable[[Sequence[Update]], Sequence[float]]
 
 
+@checked
 def full_width(config: Config, last: Round | None) -> tuple[float, ...]:
     """Send everyone the full network; rewards are cut after training.
 
@@ -79,6 +81,7 @@ def fixed_widths(
     return tuple(number("widths", w, 0, 1, above=True) for w in widths)
 
 
+@checked
 @dataclass(frozen=True)
 class Strategy:
     """Hold the functions that a way of training together consists of.
@@ -108,6 +111,7 @@ class Strategy:
     sent: Callable[[ServerState, Sequence[Update]], int] | None = None
 
 
+@checked
 def slimmable(
     build: Build,
     width_sampler: WidthSampler = full_and_random,
@@ -172,6 +176,7 @@ def _aggregate(
     )
 
 
+@checked
 def aggregation_weights(
     shards: Sequence[Shard],
     config: Config,
@@ -215,6 +220,7 @@ def aggregation_weights(
     return mass / mass.sum()
 
 
+@checked
 def federate(
     build: Build,
     shards: Sequence[Shard],
@@ -375,12 +381,28 @@ def _train(
         )  # fmt: skip
 
     if not at_once or strategy.vectorized is None:
-        return list(spread(local, sent))
-    lists = [[each[i] for i in sent] for each in (sent, shards, widths)]
-    return strategy.vectorized(
-        *lists, config, list(rngs.values()),
-        first=first, weights=[float(mass[i]) for i in sent],
-    )  # fmt: skip
+        found = list(spread(local, sent))
+    else:
+        lists = [[e[i] for i in sent] for e in (sent, shards, widths)]
+        found = strategy.vectorized(
+            *lists, config, list(rngs.values()),
+            first=first, weights=[float(mass[i]) for i in sent],
+        )  # fmt: skip
+    return [
+        _readable(u, shards[i].participant, widths[i])
+        for i, u in zip(sent, found, strict=True)
+    ]
+
+
+def _readable(u: Update, participant: int, width: float) -> Update:
+    """An update; one without tensors where it is another's or no update."""
+    right = isinstance(u, Update) and u.participant == participant
+    right = right and isinstance(u.state, Mapping)
+    right = right and all(map(_plain, u.state.values()))
+    numbers = (u.width, u.weight, u.loss) if right else (None,)
+    if all(isinstance(each, Real) for each in numbers):
+        return u
+    return Update(participant, width, {}, 1.0, math.nan)
 
 
 def _refused(
@@ -395,7 +417,7 @@ def _refused(
     fits: dict[int, Tensor] = {}  # squared norm of the change
     for i, u in zip(sent, updates, strict=True):
         who = shards[i].participant
-        if reason := _misfit(u, sent[i], who, widths[i]):
+        if reason := _misfit(u, sent[i], widths[i]):
             why[who] = reason
         else:
             fits[i] = _square(u.state, sent[i])
@@ -417,10 +439,16 @@ def _versions(state: ServerState) -> int:
     return sum(t._version for t in tensors)
 
 
-def _misfit(u: Update, sent: State, participant: int, width: float) -> str:
+def _plain(t: object) -> bool:
+    """Whether this is a tensor that holds its numbers, densely."""
+    dense = isinstance(t, Tensor) and t.layout == torch.strided
+    return dense and not t.is_meta
+
+
+def _misfit(u: Update, sent: State, width: float) -> str:
     """Why an update does not fit what was sent; empty where it does."""
-    if u.participant != participant or u.width != width:
-        return "it is of another participant or width"
+    if u.width != width:
+        return "it is of another width"
     if not (0 < u.weight < math.inf):
         return "its weight is not a finite number above 0"
     if not math.isfinite(u.loss):
@@ -565,6 +593,7 @@ def _save(path: Path, last: Round, widths: Sequence[float]) -> None:
     save_checkpoint(path, last, widths)
 
 
+@checked
 def standalone(
     build: Build,
     shards: Sequence[Shard],

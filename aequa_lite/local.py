@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._check import number
+from ._check import checked, number
 from .config import Config
 from .slimmable import bind, prefix, split_stem, template
 from .types import Build, Samples, Shard, State, Update
@@ -29,6 +29,7 @@ WidthSampler = Callable[
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> loss
 
 
+@checked
 def full_only(
     rng: np.random.Generator, widest: float, config: Config
 ) -> tuple[float, ...]:
@@ -44,6 +45,7 @@ def full_only(
     return (widest,)
 
 
+@checked
 def full_and_random(
     rng: np.random.Generator, widest: float, config: Config
 ) -> tuple[float, ...]:
@@ -65,6 +67,7 @@ def full_and_random(
     return widest, *_random(rng, widest, config, config.widths_per_step)
 
 
+@checked
 def one_random(
     rng: np.random.Generator, widest: float, config: Config
 ) -> tuple[float, ...]:
@@ -80,6 +83,7 @@ def one_random(
     return _random(rng, widest, config, 1)
 
 
+@checked
 def sandwich(
     rng: np.random.Generator, widest: float, config: Config
 ) -> tuple[float, ...]:
@@ -266,6 +270,7 @@ def _blocks(tensors: State, grads: Mapping[str, Tensor]) -> list[Tensor]:
     return [t[block] for t, block in pairs]
 
 
+@checked
 def local_sgd(
     build: Build,
     state: State,

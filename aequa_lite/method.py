@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ._check import one_each, refusal
+from ._check import checked, one_each, refusal
 from .allocation.exact import Plan, allocate
 from .checkpoint import describe
 from .config import Config
@@ -68,6 +68,7 @@ def standalone_accuracy(
     return accuracy(alone, data.validation)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Problem:
     """Hold what every algorithm is given.
@@ -114,6 +115,7 @@ class Problem:
         )
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """Hold the rewards, and all that a report needs.
@@ -296,6 +298,7 @@ def slimmable_rewards(
     )  # fmt: skip
 
 
+@checked
 def aequa(
     build: Build,
     shards: Sequence[Shard],

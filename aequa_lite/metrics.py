@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from ._check import number, refusal
+from ._check import checked, number, refusal
 from .rng import stream
 
 __all__ = [
@@ -90,6 +90,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float | None:
     return pearson(scipy.stats.rankdata(a), scipy.stats.rankdata(b))
 
 
+@checked
 def mcg(gains: ArrayLike) -> float:
     r"""Return the mean collaboration gain, $\bar G = \frac1n \sum_i G_i$.
 
@@ -106,6 +107,7 @@ def mcg(gains: ArrayLike) -> float:
     return float(np.mean(_vector("gains", gains)))
 
 
+@checked
 def cgs(gains: ArrayLike) -> float:
     r"""Return the spread of the gains.
 
@@ -138,6 +140,7 @@ def _correct(
     return a, b
 
 
+@checked
 def paired_gains(
     alone_correct: ArrayLike, reward_correct: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -282,6 +285,7 @@ def pearson_noise_interval(
     return round(float(low), 6), round(float(high), 6)
 
 
+@checked
 def measure(
     alone_correct: ArrayLike, reward_correct: ArrayLike, seed: int = 0
 ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._check import one_of, refusal
+from ._check import checked, one_of, refusal
 from ._io import error_text, short_repr
 
 __all__ = ["TABLES", "algorithm", "allocation", "lookup", "network", "word_list"]
@@ -106,6 +106,7 @@ MOST_LAYERS = 64
 PLAIN = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),)}
 
 
+@checked
 def lookup(kind: str, text: str) -> Any:
     """Return the function that a word names, bound to the values in its brackets.
 
@@ -117,6 +118,7 @@ def lookup(kind: str, text: str) -> Any:
         >>> lookup("partition", "label_skew(3)").keywords
         {'classes_each': 3}
     """
+    one_of("kind", kind, TABLES)
     name, call = _parsed(kind, text)
     path = TABLES[kind][one_of(kind, name, TABLES[kind])]
     function = resolve(path.removesuffix("()"))
@@ -183,6 +185,7 @@ def fits(value: Any, annotation: str) -> bool:
     return isinstance(value, sum(each, ())) and plain
 
 
+@checked
 def word_list(kind: str, text: str) -> list[str]:
     """Split a list of words at its outer commas.
 
@@ -206,6 +209,7 @@ def word_list(kind: str, text: str) -> list[str]:
     return words
 
 
+@checked
 def algorithm(text: str, **constants: Any) -> Callable[..., Any]:
     """Return the algorithm of this word; `constants` go to it if it has arguments of these names.
 
@@ -226,6 +230,7 @@ def algorithm(text: str, **constants: Any) -> Callable[..., Any]:
     return partial(found, **shared) if shared else found
 
 
+@checked
 def allocation(text: str, individually_rational: bool = False) -> Callable[..., Any]:
     """Return the allocation of this word: `allocate`, an objective of it, or another rule.
 
@@ -253,6 +258,7 @@ def allocation(text: str, individually_rational: bool = False) -> Callable[..., 
     return lookup("allocation", text)
 
 
+@checked
 def network(text: str) -> Callable[..., nn.Module]:
     """Return the constructor that a word names, such as `MLP` or `LeNet(multiple=2)`.
 

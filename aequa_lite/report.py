@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ._check import checked
 from ._io import (
     atomic_write,
     error_text,
+    opened,
     parse_json,
     printable,
     read_limited,
+    seal,
 )
 from .allocation.exact import Plan
 from .allocation.uncertainty import noise_ceiling
@@ -71,7 +74,7 @@ class Report:
     def save(self, folder: Path | str) -> Path:
         """Write `report.json`, whole or not at all; return its path."""
         path = Path(folder) / "report.json"
-        text = json.dumps(asdict(self), indent=1, allow_nan=False)
+        text = json.dumps(seal(asdict(self)), indent=1, allow_nan=False)
         with atomic_write(path) as half:
             half.write_text(text + "\n")
         return path
@@ -90,7 +93,7 @@ class Report:
             read = parse_json(read_limited(path, MOST_BYTES))
             if isinstance(read, dict) and "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")
-            found = checked_report(read)
+            found = opened(checked_report(read))
             return cls(**{
                 k: tuple(v) if isinstance(v, list) else v
                 for k, v in found.items()
@@ -102,6 +105,7 @@ class Report:
             ) from error
 
 
+@checked
 def report(outcome: Outcome) -> Report:
     r"""Measure the rewards on the test split.
 
@@ -285,6 +289,7 @@ def _line(name: str, value: Any) -> str:
     return f"{name:<28} {' to '.join(f'{v:.3f}' for v in many)}"
 
 
+@checked
 def table(found: Report) -> str:
     """Lay a report out as text.
 

@@ -6,11 +6,12 @@ import hashlib
 
 import numpy as np
 
-from ._check import refusal
+from ._check import checked, refusal
 
 __all__ = ["stream"]
 
 
+@checked
 def stream(seed: int, *tags: str | int) -> np.random.Generator:
     """Return the random generator that belongs to a seed and a purpose.
 

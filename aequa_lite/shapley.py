@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ._check import number, refusal
+from ._check import checked, number, refusal
 from ._parallel import workers as pool
 from .rng import stream
 
@@ -83,6 +83,7 @@ class Estimate:
     evaluations: int
 
 
+@checked
 def shapley(
     game: Game,
     participants: int,

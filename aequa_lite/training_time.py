@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._check import accuracies, number, one_each
+from ._check import accuracies, checked, number, one_each
 from .allocation.exact import Plan, plan_of
 from .config import Config
 from .evaluation import Curve, accuracy, accuracy_curve, reward_curve
@@ -39,6 +39,7 @@ GRID = (
 )
 
 
+@checked
 def training_time(
     allowance: float = 0.02, grid: Sequence[float] = GRID
 ) -> Schedule:

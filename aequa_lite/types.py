@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ._check import checked
+
 __all__ = [
     "Build", "Dataset", "Round", "Samples", "ServerState", "Shard", "State",
     "Update",
@@ -17,12 +19,14 @@ Build = Callable[[float], nn.Module]  # width -> network
 State = Mapping[str, Tensor]  # tensors of a network by name
 
 
+@checked
 @dataclass(frozen=True)
 class Samples:
     """Hold inputs and labels.
 
     Args:
-        x: (samples, ...) uint8 images, float32 features or int64 tokens.
+        x: (samples, ...) uint8 images, float32 features or int64 tokens;
+            None where the samples are on another machine.
         y: (samples,) int64 labels in 0..classes-1.
         classes: Number of classes.
         groups: (samples,) natural owner of each sample, if there is one.
@@ -33,7 +37,7 @@ class Samples:
         4
     """
 
-    x: Tensor
+    x: Tensor | None
     y: Tensor
     classes: int
     groups: Tensor | None = None
@@ -49,6 +53,7 @@ class Samples:
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Dataset:
     """Hold a data set in three splits.
@@ -89,6 +94,7 @@ class Dataset:
         return {name: len(getattr(self, name)) for name in splits}
 
 
+@checked
 @dataclass(frozen=True)
 class Shard:
     """Hold one participant's local data.

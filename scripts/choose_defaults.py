@@ -2,7 +2,8 @@
 
 usage: python scripts/choose_defaults.py results/defaults/runs.csv [--data ...] [--seeds ...] [--root DIR] [--table]
 
-One constant at a time is changed around CENTRE, the defaults of version 0.2, with fractional rewards; CANDIDATES change several. The test split is never used: one half of the
+One constant at a time is changed around CENTRE, the defaults of version 0.2, with fractional rewards; CANDIDATES change
+several. The test split is never used: one half of the
 validation split measures contributions, curve and allocation, and chooses the learning rate of each data set; the other
 half gives every number of the table. Rows are appended as they finish, and rows that are in OUT.csv are not computed again.
 """

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from .._validation import change_norm, oversized
 from ..federate import Aggregator
 from ..rng import stream
@@ -126,6 +126,7 @@ def trimmed_mean(share: float = 0.2) -> Aggregator:
     return partial(_ranked, cut=partial(_share_of, share=share))
 
 
+@checked
 def coordinate_median(theta: State, updates: Pairs) -> dict[str, Tensor]:
     """Take for each entry the median of the values of those who hold it; of two middle ones, their weighted mean.
 
@@ -250,6 +251,7 @@ def _fingerprint(theta: State) -> list[str]:
     return [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
 
 
+@checked
 def dp_epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
     r"""Return the privacy loss $\varepsilon$ of $(\varepsilon, \delta)$-differential privacy after some rounds.
 
@@ -295,6 +297,9 @@ def _checked(theta: State, updates: Pairs) -> list[tuple[State, float]]:
     pairs = list(updates)
     if not pairs:
         raise refusal("updates", "at least one slice with its weight", pairs)
-    for _, weight in pairs:
+    for each in pairs:
+        if not isinstance(each, tuple) or len(each) != 2 or not isinstance(each[0], Mapping):
+            raise refusal("updates", "pairs of a slice and its weight", each)
+        weight = each[1]
         number("weight", weight, 0, above=True)
     return pairs

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from ..evaluation import correct
 from ..federate import Reweight, ServerOptimizer
 from ..slimmable import slim
@@ -78,6 +78,7 @@ def fedavgm(beta: float = 0.9, lr: float = 1.0) -> ServerOptimizer:
     return partial(_follow_with_momentum, beta=beta, lr=lr)
 
 
+@checked
 def fedadam(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-3) -> ServerOptimizer:
     r"""Follow the aggregate with a step size of its own for each entry.
 
@@ -149,6 +150,7 @@ def _begin(state: ServerState, aggregated: State) -> tuple[dict[str, Tensor], di
     return dict(aggregated), dict(state.memory), changes
 
 
+@checked
 def validation_weights(build: Build, validation: Samples, power: float = 1.0) -> Reweight:
     r"""Weight each update by its own validation accuracy: $a_i \propto \mathrm{acc}_i^{\,p}$.
 

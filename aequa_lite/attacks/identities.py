@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import flag, number, refusal
+from .._check import checked, flag, number, refusal
 from ..federate import Strategy
 from ..method import Algorithm, Outcome, Problem, Train, train
 from ..rng import stream
@@ -58,6 +58,7 @@ def _train_attacked(train: Train, attack: Attack, problem: Problem, strategy: St
     return train(problem, attack(strategy), **options)
 
 
+@checked
 def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = False, seed: int = 0) -> list[Shard]:
     """Let one participant sign up several times.
 
@@ -95,6 +96,7 @@ def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = Fals
     return [*(first if i == who else shard for i, shard in enumerate(shards)), *others]
 
 
+@checked
 def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     """Let some participants sign up as one, with all their data; those who follow move up.
 
@@ -127,6 +129,7 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     return [replace(each, participant=place) for place, each in enumerate(kept)]
 
 
+@checked
 def inflated_shard(shards: Sequence[Shard], who: int, times: int) -> list[Shard]:
     """Let one participant repeat each of its samples, so that its shard counts as larger.
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .._check import refusal
+from .._check import checked, refusal
 from ..slimmable import prefix, slim
 from ..types import Build, State
 
 __all__ = ["ensemble", "refilled"]
 
 
+@checked
 def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
     r"""Fill a slice up to a full network with the entries of the initial one.
 
@@ -48,6 +49,7 @@ def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
     return full
 
 
+@checked
 def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     r"""Return the ensemble of a coalition's networks: $\log \frac1k \sum_j \mathrm{softmax}(f_j(x))$.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._check import flag, number, refusal
+from .._check import checked, flag, number, refusal
 from ..config import Config
 from ..federate import Policy, Strategy
 from ..slimmable import prefix
@@ -27,6 +27,7 @@ Forge = Callable[[State, Update, np.random.Generator], Update]
 Make = Callable[[Any, Update, np.random.Generator], dict[str, Tensor]]
 
 
+@checked
 def free_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
     r"""Let some participants send back what they have received: an update of zeros.
 
@@ -52,6 +53,7 @@ def free_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
     return _forged(strategy, who, _received)
 
 
+@checked
 def noisy_rider(strategy: Strategy, who: Collection[int], size: float = 0.1) -> Strategy:
     r"""Let some participants send back what they have received, plus noise.
 
@@ -73,6 +75,7 @@ def noisy_rider(strategy: Strategy, who: Collection[int], size: float = 0.1) -> 
     return _forged(strategy, who, partial(_noisy, size=number("size", size, 0)))
 
 
+@checked
 def stale_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
     r"""Let some participants repeat what the server has just done.
 
@@ -96,6 +99,7 @@ def stale_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
     return _echoing(strategy, who, None)
 
 
+@checked
 def copying_rider(strategy: Strategy, who: Collection[int], whose: int | None = None) -> Strategy:
     r"""Let some participants send the change that somebody else sent in the last round.
 
@@ -123,6 +127,7 @@ def copying_rider(strategy: Strategy, who: Collection[int], whose: int | None = 
     return _echoing(strategy, who, source)
 
 
+@checked
 def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: float = 1.0) -> Strategy:
     r"""Let some participants train honestly and send the opposite: $\theta_i - s\,\Delta_i$ with $s$ = `scale`.
 
@@ -144,6 +149,7 @@ def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: float = 1.0
     return _forged(strategy, who, partial(_opposite, scale=number("scale", scale, 0, above=True)))
 
 
+@checked
 def honest_but_curious(
     strategy: Strategy, who: Collection[int], kept: list[Update], *, received: bool = False
 ) -> Strategy:
@@ -178,6 +184,7 @@ def honest_but_curious(
     return replace(strategy, aggregate=partial(_keep_sent, strategy.aggregate, chosen(who), kept))
 
 
+@checked
 def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
     r"""Let some participants label every class as another: $y \leftarrow (y + \mathrm{shift}) \bmod K$.
 
@@ -208,6 +215,7 @@ def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -
     return [replace(s, samples=m) if s.participant in liars else s for s, m in zip(shards, moved, strict=True)]
 
 
+@checked
 def data_change(strategy: Strategy, shards: Mapping[int, Shard], rounds: Collection[int]) -> Strategy:
     """Let some participants train on another shard in some rounds: their data improve, spoil, or come late.
 
@@ -233,6 +241,7 @@ def data_change(strategy: Strategy, shards: Mapping[int, Shard], rounds: Collect
     return _attacked(strategy, swap=partial(_now, others=dict(shards), rounds=chosen(rounds, "rounds")))
 
 
+@checked
 def dropout(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Policy:
     """Let some participants be absent in some rounds: they receive nothing and send nothing.
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._check import number
+from .._check import checked, number
 from ..evaluation import correct
 from ..federate import slimmable
 from ..local import full_only
@@ -25,6 +25,7 @@ from .sparsify import add, descending, flatten, largest, size_of, sparse_numbers
 __all__ = ["cffl"]
 
 
+@checked
 def cffl(
     problem: Problem, *, upload: float = 1.0, clip: float | None = 1e-3, memory: float = 0.8, alpha: float = 5.0,
     alpha_final: float = 10.0, threshold: float = 1 / 3, train: Train = train,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import number
+from .._check import checked, number
 from ..contribution import alignment
 from ..federate import slimmable
 from ..local import full_only
@@ -32,6 +32,7 @@ from .sparsify import add, size_of, sparse_shares, weighted_sum, with_norm
 __all__ = ["cgsv"]
 
 
+@checked
 def cgsv(
     problem: Problem, *, length: float = 0.5, beta: float = 1.0, alpha: float = 0.95, train: Train = train
 ) -> Outcome:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from .._check import flag, number, refusal
+from .._check import checked, flag, number, refusal
 from ..federate import aggregation_weights, slimmable
 from ..local import full_only, local_sgd
 from ..method import Outcome, Problem, Train, train
@@ -18,6 +18,7 @@ from .common import reward_global
 __all__ = ["fedavg", "fedavg_finetuned"]
 
 
+@checked
 def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = train) -> Outcome:
     r"""Train one network and give it to everybody: $\theta \leftarrow \sum_i \frac{|D_i|}{|D|} v_i$.
 
@@ -46,6 +47,7 @@ def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = tr
     return reward_global(problem, slimmable(problem.build, full_only), train, "fedavg", weights)
 
 
+@checked
 def fedavg_finetuned(problem: Problem, *, epochs: int = 1, train: Train = train) -> Outcome:
     r"""Train as FedAvg, then fine-tune the global model on each participant's own shard.
 

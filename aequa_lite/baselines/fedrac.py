@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import number
+from .._check import checked, number
 from ..evaluation import correct
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
@@ -24,6 +24,7 @@ __all__ = ["fedrac"]
 TRAINED, WIDTHS = "trained", "widths"  # keys of the memory: (hidden units,) trainings, (participants,) widths
 
 
+@checked
 def fedrac(
     problem: Problem, *, beta: float = 80.0, lam: float = 0.5, zeta: float = 1.0, kappa: float = math.e,
     widths: int = 50, train: Train = train,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._check import flag, number, refusal
+from .._check import checked, flag, number, refusal
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import slim
 from ..types import Build, Samples, ServerState, State, Update
@@ -23,6 +23,7 @@ __all__ = ["fedsac", "importance"]
 IMPORTANCE = "importance"  # key of the memory: (units of all layers,)
 
 
+@checked
 def fedsac(
     problem: Problem, *, beta: float = 5.0, every: int = 10, samples: int = 1000, prune_outputs: bool = True,
     train: Train = train,
@@ -72,6 +73,7 @@ def fedsac(
     )
 
 
+@checked
 def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float64]:
     r"""Measure by how much the loss rises when a unit is zeroed.
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
@@ -24,6 +24,7 @@ from .sparsify import add, size_of, weighted_sum
 __all__ = ["iafl"]
 
 
+@checked
 def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: Train = train) -> Outcome:
     r"""Send each participant the average of its own update and some of the others'.
 

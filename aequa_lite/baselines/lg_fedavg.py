@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from .._check import number
+from .._check import checked, number
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
@@ -21,6 +21,7 @@ from .sparsify import size_of
 __all__ = ["lg_fedavg"]
 
 
+@checked
 def lg_fedavg(problem: Problem, *, shared: int = 1, train: Train = train) -> Outcome:
     r"""Average the last layers; the layers below are each participant's own and are never sent.
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from .._check import accuracies, number, refusal
+from .._check import accuracies, checked, number, refusal
 from ..evaluation import correct
 from ..rng import stream
 from ..slimmable import prefix, slim, template
@@ -27,6 +27,7 @@ __all__ = ["PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "b
 LEAST_WIDTH = 1e-6  # one unit in each layer
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class PartialModel:
     """Hold what one participant would receive.
@@ -59,6 +60,7 @@ class PartialModel:
 Mechanism = Callable[[float, int], PartialModel]
 
 
+@checked
 def by_width(build: Build, theta: State) -> Mechanism:
     """Slim the network: the amount is the width.
 
@@ -115,6 +117,7 @@ def by_zeroing(theta: State, start: State) -> Mechanism:
     return partial(_sparse, theta, {k: t.to(theta[k].device) for k, t in start.items()})
 
 
+@checked
 def by_pruning(theta: State) -> Mechanism:
     r"""Zero the small weights: $\mathrm{top}_q(\theta)$, tensor by tensor, with $q$ the amount.
 
@@ -148,6 +151,7 @@ def _sparse(theta: State, known: State, amount: float, participant: int) -> Part
     return PartialModel(state, mask, numbers, amount)
 
 
+@checked
 def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
     r"""Add noise of each participant's own: $\theta_k + (1 - q)\,m\,\mathrm{sd}(\theta_k)\,z_{ik}$ with $q$ the amount.
 
@@ -184,6 +188,7 @@ def _noisy(theta: State, seed: int, most: float, amount: float, participant: int
     return PartialModel(state, mask, sum(t.numel() for t in theta.values()), amount)
 
 
+@checked
 def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21) -> Mechanism:
     r"""Send some of the updates of all rounds: one's own, and each of the others' with probability $q$, the amount.
 
@@ -247,6 +252,7 @@ def _subset(start: State, total: Tensor, levels: int, amount: float, participant
     return PartialModel(state, mask, total.shape[1], amount)
 
 
+@checked
 def realize(
     mechanism: Mechanism, build: Build, targets: ArrayLike, validation: Samples, steps: int = 10
 ) -> list[PartialModel]:
@@ -300,6 +306,7 @@ def _least(reached: Callable[[float], bool], steps: int) -> float:
     return high
 
 
+@checked
 def pooled(build: Build, models: Sequence[PartialModel]) -> nn.Module:
     """Return the network that a coalition can build: every entry averaged over those who hold it, at the widest width.
 

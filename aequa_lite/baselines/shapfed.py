@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import flag, number
+from .._check import checked, flag, number
 from ..contribution import class_alignment
 from ..federate import slimmable
 from ..local import full_only
@@ -25,6 +25,7 @@ __all__ = ["shapfed", "shapfed_wa"]
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
 
+@checked
 def shapfed_wa(problem: Problem, *, memory: float = 0.9, train: Train = train) -> Outcome:
     r"""Aggregate by standing instead of size, and give the global model to everybody.
 
@@ -55,6 +56,7 @@ def shapfed_wa(problem: Problem, *, memory: float = 0.9, train: Train = train) -
     return reward_global(problem, strategy, train, "shapfed_wa")
 
 
+@checked
 def shapfed(problem: Problem, *, memory: float = 0.9, relative: bool = False, train: Train = train) -> Outcome:
     r"""Aggregate by standing, and send each participant a mix of its own network and the global model.
 

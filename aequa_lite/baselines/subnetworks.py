@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._check import refusal
+from .._check import checked, refusal
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train
@@ -67,6 +67,7 @@ def average(theta: State, updates: Sequence[Update], masks_of: Mapping[int, Mask
     return after
 
 
+@checked
 def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     """Return an ordinary network of the kept units; its outputs are those of the full one with the other units zeroed.
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import refusal
+from .._check import checked, refusal
 from .._io import short_repr
 
 __all__ = ["Column", "Encoder", "cell", "fit_column", "in_order"]
@@ -68,6 +68,7 @@ def fault(what: str, must: str, got: object, remedy: str = "") -> ValueError:
     return ValueError(f"{what} must {must}, got {got}{tail}")
 
 
+@checked
 @dataclass(frozen=True)
 class Column:
     r"""Describe how one column becomes features.
@@ -214,6 +215,7 @@ def _fit_categories(name: str, present: Sequence[str], rows: int, indicator: boo
     return Column(name, fill, categories, indicator=indicator)
 
 
+@checked
 @dataclass(frozen=True)
 class Encoder:
     """Turn records, such as new patients, into features.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import refusal
+from .._check import checked, refusal
 from ..rng import stream
 from ..types import Dataset, Samples
 from .hospitals import hospitals
@@ -32,6 +32,7 @@ TOKENS = {2: ("int64",)}  # number of axes -> types, for text
 PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # for images and tables
 
 
+@checked
 def load(
     name: str | Path,
     *,

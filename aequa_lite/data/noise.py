@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .._check import number, one_each, refusal
+from .._check import checked, number, one_each, refusal
 from ..config import Config
 from ..rng import stream
 from ..types import Shard
@@ -19,6 +19,7 @@ __all__ = ["feature_noise", "label_noise"]
 MOST_SIGMA = 100.0
 
 
+@checked
 def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[float]) -> list[Shard]:
     """Flip a share of each participant's labels to another class.
 
@@ -51,6 +52,7 @@ def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[float])
     return [_flipped(shard, config, rate) for shard, rate in zip(shards, rates, strict=True)]
 
 
+@checked
 def feature_noise(shards: Sequence[Shard], config: Config, sigmas: Sequence[float]) -> list[Shard]:
     r"""Add Gaussian noise to the pixels of each participant's images.
 

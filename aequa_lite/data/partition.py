@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import flag, number, one_each, refusal
+from .._check import checked, flag, number, one_each, refusal
 from ..config import Config
 from ..rng import stream
 from ..types import Samples, Shard
@@ -36,6 +36,7 @@ MOST_SAMPLES_EACH = 1_000_000  # where samples are drawn with replacement
 ALPHA = (1e-3, 1e6)
 
 
+@checked
 def class_counts(shards: Sequence[Shard]) -> Whole:
     """Count the samples of each class that each participant holds.
 
@@ -130,6 +131,7 @@ def _of_counts(train: Samples, config: Config, name: str, y: Whole, counts: Whol
     return _shards(train, [np.concatenate(mine) for mine in zip(*pieces, strict=True)])
 
 
+@checked
 def by_size(train: Samples, config: Config, sizes: Sequence[int]) -> list[Shard]:
     """Give each participant exactly the number of samples that is asked for.
 
@@ -486,6 +488,7 @@ def label_skew(train: Samples, config: Config, classes_each: int) -> list[Shard]
     return _of_counts(train, config, "label_skew", y, holds * (each + (rank < rest)))
 
 
+@checked
 def class_imbalance(
     train: Samples, config: Config, samples_each: int | None = None, replace: bool = False
 ) -> list[Shard]:

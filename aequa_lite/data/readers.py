@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._check import checked
 from .._io import error_text, read_limited, regular_file, short_repr
 from .encoding import Encoder
 
@@ -38,6 +39,7 @@ Array = NDArray[Any]
 Pair = tuple[Array, Array]
 
 
+@checked
 @dataclass(frozen=True)
 class Arrays:
     """Hold what a reader found, before shapes and labels are checked.
@@ -118,6 +120,7 @@ def embedded() -> Arrays:
     return _npz_arrays(EMBEDDED, partial(io.BytesIO, intact(EMBEDDED, SHA256)), FASHION)
 
 
+@checked
 def npz(path: str | Path) -> Arrays:
     """Read x_train, y_train, x_test and y_test of an .npz file.
 
@@ -179,6 +182,7 @@ def _npz_arrays(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, 
     return Arrays(*pairs, labels=labels, groups={"train": codes}, participants=tuple(map(str, names.tolist())))
 
 
+@checked
 def leaf(folder: str | Path) -> Arrays:
     """Read FEMNIST as LEAF writes it: train/*.json and test/*.json, grouped by writer.
 
@@ -238,6 +242,7 @@ def _writers(file: Path, codes: dict[str, int]) -> Iterator[tuple[Array, Array, 
         yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(size, code)
 
 
+@checked
 def data_folder(root: str | Path | None = None) -> Path:
     """Return the folder of the data sets: `root`, else AEQUA_DATA, else ~/.cache/aequa-lite.
 
@@ -248,6 +253,7 @@ def data_folder(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("AEQUA_DATA") or Path.home() / ".cache" / "aequa-lite").expanduser()
 
 
+@checked
 def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
     """Read a data set through torchvision, and download it only where files are missing.
 

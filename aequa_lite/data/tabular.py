@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import flag, refusal
+from .._check import checked, flag, refusal
 from .._io import error_text, printable, read_limited, short_repr
 from ..rng import stream
 from .encoding import Column, Encoder, cell, fault, fit_column, in_order
@@ -31,6 +31,7 @@ SPLITS = ("train", "validation", "test")
 Codes = NDArray[np.int64]
 
 
+@checked
 @dataclass(frozen=True)
 class Table:
     """Hold the cells of a table as text.
@@ -53,6 +54,7 @@ class Table:
     sha256: str
 
 
+@checked
 def csv_table(
     source: str | Path | Table,
     label: str | None = None,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from .._io import read_limited, short_repr
 from .readers import EMBEDDED_REMEDY, Arrays, reading
 
@@ -26,6 +26,7 @@ RESERVED = ("<padding>", "<unknown>")
 FILES = {"train": "train.tsv", "test": "test.tsv", "validation": "dev.tsv"}
 
 
+@checked
 def tokens(sentences: Iterable[str], words: Sequence[str], length: int = LENGTH) -> Tensor:
     """Turn sentences into what a network for text reads.
 
@@ -65,6 +66,7 @@ def _split(sentence: str) -> list[str]:
     return sentence.lower().split()
 
 
+@checked
 def tsv(folder: str | Path) -> Arrays:
     """Read SST-2's train.tsv, test.tsv and, if it exists, dev.tsv.
 
@@ -109,6 +111,7 @@ def _lines(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     return [row[0] for row in rows[start:]], np.array([int(row[1]) for row in rows[start:]])
 
 
+@checked
 def frequent(arrays: Arrays) -> Arrays:
     """Keep the 20,000 most frequent words that the training split has at least twice.
 

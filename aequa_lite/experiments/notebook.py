@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .._check import one_of, refusal
+from .._check import checked, one_of, refusal
 from ..registry import fits
 
 __all__ = ["Source", "check_parameters", "show_source"]
@@ -26,6 +26,7 @@ class Source(str):
         return f"```python\n{self}\n```"
 
 
+@checked
 def show_source(function: Callable[..., Any]) -> Source:
     """Return the source of a function or class as it runs now, without its docstring.
 
@@ -43,6 +44,7 @@ def show_source(function: Callable[..., Any]) -> Source:
     return Source("\n".join(lines).strip())
 
 
+@checked
 def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return a notebook's parameters; refuse one that was passed and not declared, or has another type.
 

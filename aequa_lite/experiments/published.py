@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._check import checked, one_of
 from .._io import error_text, short_repr
 from .sweep import MOST_BYTES, plain_yaml
 
@@ -25,6 +26,7 @@ NEEDED = {"claim", "source", "mark", "measure", "rows", "tolerance", "why", "swe
 FREE = {"value", "values", "by", "trend"}
 
 
+@checked
 @dataclass(frozen=True)
 class Claim:
     """Hold one published figure, its source, and the tolerance within which it is matched.
@@ -51,6 +53,7 @@ class Claim:
     sweeps: Mapping[str, str] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True)
 class Verdict:
     """Hold the comparison of a claim with our runs: verdict, mean and standard deviation, seeds and devices.
@@ -122,6 +125,7 @@ def values_of(rows: pd.DataFrame, measure: str) -> pd.Series:
     return (first - rest[0] if rest else first).dropna()
 
 
+@checked
 def wins(table: pd.DataFrame, method: str, measure: str = "reward_best") -> tuple[int, int]:
     """Return in how many cells a method's mean over the seeds is the highest, and the number of cells.
 
@@ -133,6 +137,7 @@ def wins(table: pd.DataFrame, method: str, measure: str = "reward_best") -> tupl
         (1, 1)
     """
     done = table[table["status"] == "done"]
+    one_of("measure", measure, list(map(str, table)))
     cell = [name for name in list(table)[: list(table).index("method")] if name != "seed"]
     means = done.groupby([*cell, "method"], sort=False)[measure].mean().unstack("method")
     means = means[means.notna().sum(axis=1) > 1]
@@ -141,6 +146,7 @@ def wins(table: pd.DataFrame, method: str, measure: str = "reward_best") -> tupl
     return int((means[method] >= means.max(axis=1)).sum()), int(means[method].notna().sum())
 
 
+@checked
 def check_claim(claim: Claim, table: pd.DataFrame | None) -> Verdict:
     r"""Compare a claim with a table of runs: $|\bar x - v| \le$ tolerance is matched, else the trend, else not.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from .._check import flag, one_of, refusal
+from .._check import checked, flag, one_of, refusal
 from .._io import atomic_write
 from ..aggregation.server_optimizers import validation_weights
 from ..config import Config
@@ -33,6 +33,7 @@ __all__ = ["Setup", "comparison", "compete", "folder_name", "locate", "prepare",
            "test_accuracy"]  # fmt: skip
 
 
+@checked
 @dataclass(frozen=True)
 class Setup:
     """Hold the words of a run; its numbers are in a `Config`.
@@ -93,6 +94,7 @@ class Setup:
             raise refusal("individually_rational", "False with contribution shard_size: sizes are no accuracies", True)
 
 
+@checked
 def split_parameters(values: Mapping[str, Any]) -> tuple[Setup, Config]:
     """Split parameters into words and numbers; refuse what is neither.
 
@@ -114,6 +116,7 @@ def split_parameters(values: Mapping[str, Any]) -> tuple[Setup, Config]:
     return setup, config
 
 
+@checked
 def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn.Module], list[Shard]]:
     """Load the data, fit the network to it, and split the training samples.
 
@@ -144,6 +147,7 @@ def algorithms(setup: Setup, problem: Problem) -> dict[str, Algorithm]:
     return {word: algorithm(word, **constants) for word in word_list("methods", setup.methods)}
 
 
+@checked
 def compete(
     setup: Setup, problem: Problem, out: Path | str, *, keep: bool = False, **options: Any
 ) -> Iterator[tuple[str, Outcome]]:
@@ -190,6 +194,7 @@ def compete(
         raise RuntimeError("; ".join(f"{word} failed, {reason}" for word, reason in failed.items()))
 
 
+@checked
 def folder_name(word: str) -> str:
     """Return the folder of a method's report: its word without what a path may not hold.
 
@@ -200,6 +205,7 @@ def folder_name(word: str) -> str:
     return re.sub(r"[^\w.,()=-]", "", word)
 
 
+@checked
 def locate(data: str, root: str | Path | None = None) -> str | Path:
     """Return where a data set lies: a folder or file of this name in the folder of data, else the name itself.
 
@@ -227,6 +233,7 @@ def test_accuracy(alone: Sequence[nn.Module], shards: Sequence[Shard], data: Dat
     return accuracy(alone, data.test)
 
 
+@checked
 def comparison(reports: Mapping[str, Report]) -> str:
     """Lay the reports of several methods out as text, a line for each.
 

@@ -38,7 +38,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from .._check import number, one_of, refusal
+from .._check import checked, number, one_of, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
 from ..registry import word_list
@@ -58,6 +58,7 @@ ENDED = "ended"  # written last, after reports, rewards and figures: a run that 
 MOST_LETTERS = 100  # of a value in the name of a run's folder; the digest tells apart what is cut
 
 
+@checked
 @dataclass(frozen=True)
 class Run:
     """Hold one run of a sweep: its label, its parameters and its methods.
@@ -94,6 +95,7 @@ class Run:
         ]
 
 
+@checked
 @dataclass(frozen=True)
 class Sweep:
     """Hold a sweep.
@@ -154,6 +156,7 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+@checked
 def read_sweep(path: Path | str) -> Sweep:
     """Read a sweep file; refuse parameters that its notebook does not have.
 
@@ -232,7 +235,8 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
         raise ValueError(f"it is no plain YAML ({error_text(error)})") from error
 
 
-def share(runs: Sequence[Run], part: int, parts: int) -> list[Run]:
+@checked
+def share(runs: Collection[Run], part: int, parts: int) -> list[Run]:
     """Return one of `parts` balanced shares of the runs (`part` from 0).
 
     Runs are sorted by label, the seed last; a share takes every `parts`-th, so each case and data set is split evenly.
@@ -337,6 +341,7 @@ def one_thread_each() -> Iterator[None]:
             os.environ |= {} if value is None else {name: value}
 
 
+@checked
 def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the finished rows of `results/NAME` by digest and method: what another machine has run.
 
@@ -350,8 +355,11 @@ def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str]
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
         return {}
     words = ("status", "method", "device", "date", "data_sha256", "scale")
-    head = pd.read_csv(place / "runs.csv", nrows=0).columns
-    table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
+    try:
+        head = pd.read_csv(place / "runs.csv", nrows=0).columns
+        table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
+    except ValueError as error:  # pandas has several kinds
+        raise ValueError(f"{place / 'runs.csv'} cannot be read ({error_text(error)}); restore or delete it") from error
     then = {tuple(map(str, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
     if not {*labels, "status"} <= {*table}:
@@ -362,6 +370,7 @@ def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str]
     return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
 
 
+@checked
 def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("results")) -> pd.DataFrame:
     """Write the tables of a sweep to `results/NAME` and return the table of all runs.
 
@@ -374,6 +383,7 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
     return write_tables(sweep, known(sweep, results), root, results)
 
 
+@checked
 def run_sweep(
     sweep: Sweep,
     root: Path = Path("runs"),
@@ -409,6 +419,7 @@ def run_sweep(
             pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
 
 
+@checked
 def sweep_table(
     file: Path | str, *, workers: int | None = None, shard: str = "1/1", new: bool = False, only_gather: bool = False
 ) -> str:

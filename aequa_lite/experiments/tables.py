@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._check import checked
 from .._io import atomic_write, error_text, parse_json, printable, read_limited
 from ..allocation.exact import allocate
 from ..evaluation import Curve, curve_diagnostics
@@ -188,6 +189,7 @@ def _only(curve: Curve, kept: np.ndarray) -> Curve:
     return Curve(curve.widths[kept], curve.accuracy[kept], curve.samples)
 
 
+@checked
 def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return means and standard deviations over the seeds, a row for each cell and method.
 
@@ -212,6 +214,7 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@checked
 def about(table: pd.DataFrame, name: str) -> dict[str, Any]:
     """Return the origin of a table: command, counts, minutes, devices, versions and dates.
 

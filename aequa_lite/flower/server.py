@@ -74,7 +74,7 @@ class AbsentShard(Shard):
 
 def absent_shards(sizes: Sequence[int], device: str, classes: int) -> list[Shard]:
     """Shards of these sizes without samples."""
-    none = Samples(None, torch.empty(0, dtype=torch.int64, device=device), classes)  # type: ignore[arg-type]
+    none = Samples(None, torch.empty(0, dtype=torch.int64, device=device), classes)
     return [AbsentShard(i, none, range(size)) for i, size in enumerate(sizes)]
 
 

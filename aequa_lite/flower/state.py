@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
+from .._io import atomic_write, error_text, opened, parse_json, read_limited, seal, short_repr
 from .._validation import checked_update, numbers, save_tensors, tensors_at
+from ..checkpoint import digest
 from ..config import Config
 from ..slimmable import template
 from ..types import Build, State
@@ -85,7 +86,7 @@ class RunState:
             found = parse_json(read_limited(self.path, MOST_BYTES))
             self.participants = {int(i): self._participant(int(i), each) for i, each in found["participants"].items()}
             self.rounds = [self._row(each) for each in found["rounds"]]
-            theirs = dict(found["identity"])
+            theirs = dict(opened(found)["identity"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error_text(error)}); delete the folder to start afresh"
@@ -121,7 +122,7 @@ class RunState:
             "rounds": self.rounds,
         }
         with atomic_write(self.path) as half:
-            half.write_text(json.dumps(found, indent=1) + "\n")
+            half.write_text(json.dumps(seal(found), indent=1) + "\n")
 
     @property
     def missing(self) -> list[int]:
@@ -135,7 +136,7 @@ class RunState:
     def admit(self, number: int, key: str, samples: int, alone: State | None = None) -> None:
         """Store a participant's key; its number of samples and its model stay those of the first time."""
         if alone is not None and number not in self.participants:
-            save_tensors(self._file(number), alone, {})
+            save_tensors(self._file(number), alone, {"sha256": digest([alone[k] for k in sorted(alone)])})
         self.participants.setdefault(number, {"samples": samples})["key"] = key
         self.save()
 
@@ -150,7 +151,10 @@ class RunState:
             ValueError: Its file is missing, damaged, or not of this network.
         """
         try:
-            return checked_update(tensors_at(self._file(number))[0], template(build, 1.0).state_dict())
+            tensors, words = tensors_at(self._file(number))
+            if words.get("sha256") != digest([tensors[k] for k in sorted(tensors)]):
+                raise ValueError("its checksum does not fit its contents")
+            return checked_update(tensors, template(build, 1.0).state_dict())
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self._file(number)} cannot be read ({error_text(error)}); delete the folder to start afresh"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from ..rng import stream
 from ..types import Build, Dataset
 
@@ -63,6 +63,7 @@ class ScalePixels(nn.Module):
         return x.float().div(127.5).sub(1) if x.dtype == torch.uint8 else x
 
 
+@checked
 def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: Any) -> Build:
     """Fit a network constructor to a data set: input shape, classes and, for text, words.
 
@@ -99,6 +100,7 @@ def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: An
     return fitted
 
 
+@checked
 def flops(build: Build, width: float, x: Tensor) -> int:
     """Count the floating-point operations for one sample at a width.
 
@@ -134,6 +136,7 @@ def flops(build: Build, width: float, x: Tensor) -> int:
 _generator = Lock()  # PyTorch initialises from one generator of the process: one thread at a time
 
 
+@checked
 def init_params(build: Build, seed: int, device: str | torch.device = "cpu") -> dict[str, Tensor]:
     """Return the full network's state before training; the seed alone decides it.
 
@@ -150,6 +153,10 @@ def init_params(build: Build, seed: int, device: str | torch.device = "cpu") -> 
         PyTorch's own initial distributions; its generator is seeded for this call and
         restored afterwards.
     """
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise refusal("device", "a device of torch such as 'cpu'", device) from None
     rng = stream(seed, "initial")
     with _generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**62)))

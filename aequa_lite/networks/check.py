@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .._check import refusal
+from .._check import checked, refusal
 from .._io import error_text
 from ..slimmable import prefix, slim
 from ..types import Build, State
@@ -17,6 +17,7 @@ __all__ = ["check_network"]
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ less
 
 
+@checked
 def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25, 0.5, 1.0)) -> None:
     r"""Check that a network can be slimmed, trained and rewarded.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._check import number, refusal
+from .._check import checked, counts, number, refusal
 from ..types import Samples
 from .base import ScalePixels, n_units
 
@@ -32,6 +32,7 @@ def group_norm(group: int, channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // group, channels)
 
 
+@checked
 class LeNet(nn.Sequential):
     """LeNet-5 with ReLU and max pooling: 6 and 16 filters, then 120 and 84 units.
 
@@ -62,6 +63,7 @@ class LeNet(nn.Sequential):
     def __init__(
         self, width: float = 1.0, *, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, multiple: int = 1
     ) -> None:
+        counts(classes=classes, multiple=multiple)
         channels, *sides = _image_shape(shape, 12)
         a, b, c, d = (n_units(width, multiple * full) for full in (6, 16, 120, 84))
         rows, columns = ((side // 2 - 4) // 2 for side in sides)  # after 5x5, pool, 5x5, pool
@@ -82,6 +84,7 @@ class LeNet(nn.Sequential):
         )
 
 
+@checked
 class ConvNet(nn.Sequential):
     """Four 3x3 convolutions of 32, 64, 128 and 256 channels, and a global average.
 
@@ -120,6 +123,7 @@ class ConvNet(nn.Sequential):
         multiple: int = 1,
         group: int = 4,
     ) -> None:
+        counts(classes=classes, multiple=multiple, group=group)
         sizes = [_image_shape(shape, 8)[0], *(n_units(width, multiple * full, group) for full in (32, 64, 128, 256))]
         blocks: list[nn.Module] = []
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
@@ -170,6 +174,7 @@ def _resnet_layers(
     return OrderedDict(layers | head)
 
 
+@checked
 class ResNet18(nn.Sequential):
     """ResNet-18 with GroupNorm.
 
@@ -211,10 +216,12 @@ class ResNet18(nn.Sequential):
         stem: int = 3,
         group: int = 4,
     ) -> None:
+        counts(classes=classes, channels=channels, group=group)
         sizes = [n_units(width, channels << stage, group) for stage in range(4)]
         super().__init__(_resnet_layers(sizes, shape, classes, stem, partial(group_norm, group)))
 
 
+@checked
 class BatchResNet18(nn.Sequential):
     """ResNet-18 with BatchNorm, which does not nest: recalibrate it after slimming.
 
@@ -253,10 +260,12 @@ class BatchResNet18(nn.Sequential):
         channels: int = 64,
         stem: int = 3,
     ) -> None:
+        counts(classes=classes, channels=channels)
         sizes = [n_units(width, channels << stage) for stage in range(4)]
         super().__init__(_resnet_layers(sizes, shape, classes, stem, nn.BatchNorm2d))
 
 
+@checked
 @torch.no_grad()
 def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) -> nn.Module:
     r"""Return a copy of a network with BatchNorm statistics measured at its own width.

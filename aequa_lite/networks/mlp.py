@@ -6,12 +6,13 @@ import math
 
 from torch import nn
 
-from .._check import number
+from .._check import checked, counts, number
 from .base import ScalePixels, n_units
 
 __all__ = ["MLP"]
 
 
+@checked
 class MLP(nn.Sequential):
     """Two hidden layers with ReLU, for images or flat features.
 
@@ -53,6 +54,7 @@ class MLP(nn.Sequential):
         hidden: int = 200,
         ahead: float = 1,
     ) -> None:
+        counts(shape=shape, classes=classes, hidden=hidden)
         number("ahead", ahead, 0, above=True)
         first, second = n_units(width, hidden), n_units(min(1.0, ahead * width), hidden)
         super().__init__(

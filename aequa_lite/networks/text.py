@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from .._check import number, refusal
+from .._check import checked, counts, number, refusal
 from .base import n_units
 
 __all__ = ["TextCNN", "Transformer"]
@@ -16,6 +16,7 @@ __all__ = ["TextCNN", "Transformer"]
 KERNELS = (1, 3, 5)  # odd, so that each window is centred on a token
 
 
+@checked
 class TextCNN(nn.Module):
     r"""Convolutions over windows of 1, 3 and 5 tokens, max pooling and a linear layer.
 
@@ -59,6 +60,7 @@ class TextCNN(nn.Module):
         maps: int = 128,
     ) -> None:
         super().__init__()
+        counts(shape=shape, classes=classes, embedding=embedding, maps=maps)
         e, m = n_units(width, embedding), n_units(width, maps)
         self.embedding = nn.Embedding(number("words", words, 2, whole=True), e, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(e, m, size, padding=size // 2) for size in KERNELS)
@@ -116,6 +118,7 @@ class EncoderLayer(nn.Module):
         return x + self.down(torch.relu(self.up(self.norm2(x))))
 
 
+@checked
 class Transformer(nn.Module):
     """A small transformer encoder, averaged over the tokens.
 
@@ -160,6 +163,7 @@ class Transformer(nn.Module):
         size: int = 16,
     ) -> None:
         super().__init__()
+        counts(shape=shape, classes=classes, layers=layers, heads=heads, size=size)
         stream, hidden = n_units(width, heads * size, size), n_units(width, 2 * heads * size)
         self.words = nn.Embedding(number("words", words, 2, whole=True), stream, padding_idx=0)
         self.positions = nn.Parameter(torch.zeros(shape[0], stream))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from .._check import accuracies, number, one_each, refusal
+from .._check import accuracies, checked, number, one_each, refusal
 from ..allocation import continuous
 from ..allocation.exact import Plan, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
@@ -57,6 +57,7 @@ def water_filling(contribution: ArrayLike, least: float, full: float, ax: Axes |
     return ax.figure
 
 
+@checked
 def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figure:
     r"""Draw what the range of the curve allows: smallest CGS, and Pearson at it, by the span $u - \ell$.
 
@@ -208,6 +209,7 @@ def intervals(plan: Plan, found: RewardIntervals, contribution: ArrayLike, ax: A
     return ax.figure
 
 
+@checked
 def comparison(names: Sequence[str], full_gain: Sequence[float], spread: Sequence[float]) -> Figure:
     """Draw methods side by side: full width minus the best participant alone, and the spread of the gains.
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import number, one_each, one_of, refusal
+from .._check import checked, number, one_each, one_of, refusal
 from ..allocation.exact import Plan
 from ..data.partition import class_counts
 from ..evaluation import Curve
@@ -26,6 +26,7 @@ __all__ = ["curve", "curves", "partition", "prefix", "rewards", "width_schedule"
 MARKS = 9  # on a line of `curves`: more would hide its dashes
 
 
+@checked
 def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | None = None) -> Figure:
     """Draw how many samples of each class each participant has: one row for each participant.
 
@@ -68,6 +69,7 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
     return ax.figure
 
 
+@checked
 def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Figure:
     """Draw one tensor of the full network and, inside it, the leading block of a narrow network.
 
@@ -105,6 +107,7 @@ def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0] if shape else 1, int(np.prod(shape[1:]))
 
 
+@checked
 def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), ax: Axes | None = None) -> Figure:
     """Draw accuracy by width with its 95% band and its monotone fit; with a plan, who gets which width.
 
@@ -285,6 +288,7 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
+@checked
 def width_schedule(
     found: ArrayLike, participant: int | None = None, reference: ArrayLike = (), ax: Axes | None = None
 ) -> Figure:

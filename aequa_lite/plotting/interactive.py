@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._check import accuracies, number, one_each
+from .._check import accuracies, checked, number, one_each
 from ..allocation.exact import allocate
 from ..evaluation import Curve
 from ..slimmable import aggregate
@@ -29,6 +29,7 @@ __all__ = ["Page", "sliders", "stepper"]
 SCALE = [to_hex(shade(k / 20)) for k in range(21)]  # the colours of the widths, for the pages
 
 
+@checked
 @dataclass(frozen=True)
 class Page:
     """Hold a piece of HTML that a notebook and the built book show.
@@ -64,6 +65,7 @@ def _still(contribution: NDArray[np.float64], curve: Curve) -> str:
     return f'<noscript><img alt="{escape(label)}" src="data:image/png;base64,{picture}" style="{look}"></noscript>'
 
 
+@checked
 def sliders(contribution: ArrayLike, curve: Curve, name: str = "allocation") -> Page:
     r"""Show the allocation under three sliders: trade-off weight, least width, and noise of the contributions.
 
@@ -116,6 +118,7 @@ def _grid(values: Tensor, full: int, label: str) -> str:
     return f'<div style="margin:0 18px 8px 0"><div>{escape(label)}</div>{grid}</div>'
 
 
+@checked
 def stepper(
     theta: Tensor, updates: Sequence[tuple[Tensor, float]], names: Sequence[str] = (), name: str = "round"
 ) -> Page:

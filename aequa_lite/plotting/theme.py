@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .._check import refusal
+from .._check import checked, refusal
 from .._io import atomic_write
 
 __all__ = ["save_figure", "style"]
@@ -92,6 +92,7 @@ def instance(name: str, value: Any, kind: type) -> Any:
     return value
 
 
+@checked
 def save_figure(figure: Figure, path: Path | str) -> Path:
     """Write a figure in the format of the path's ending, at 160 dots per inch, whole or not at all.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from .._check import refusal
+from .._check import checked, refusal
 from .._io import atomic_write
 
 __all__ = ["export_onnx"]
@@ -24,6 +24,7 @@ def _importable(name: str) -> bool:
     return True
 
 
+@checked
 def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     """Write a network as one ONNX file, whole or not at all.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .._check import number, one_each, refusal
+from .._check import checked, number, one_each, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._validation import save_tensors, tensors_of
 from ..checkpoint import describe
@@ -52,6 +52,7 @@ def digest(content: bytes | str) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
+@checked
 @dataclass(frozen=True)
 class Manifest:
     """Describe a reward, so that it can be rebuilt and checked before use.
@@ -145,6 +146,7 @@ def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, A
         raise ValueError(f"{label} holds a number that is not finite")
 
 
+@checked
 def save_rewards(
     folder: Path | str,
     build: Build,
@@ -243,6 +245,7 @@ def _entry(path: Path, participant: int | None) -> dict[str, Any]:
     return {"name": path.name, "size": len(content), "sha256": digest(content), "participant": participant}
 
 
+@checked
 def save_outcome(outcome: Outcome, folder: Path | str, *, name: str = "") -> Path:
     """Write a run's `report.json` and, where it has widths, its rewards in the subfolder `rewards`.
 
@@ -265,6 +268,8 @@ def save_outcome(outcome: Outcome, folder: Path | str, *, name: str = "") -> Pat
         >>> sorted(each.name for each in save_outcome(outcome, tempfile.mkdtemp()).iterdir())
         ['report.json', 'rewards']
     """
+    if not hasattr(outcome, "report"):
+        raise refusal("outcome", "an Outcome", outcome)
     outcome.report.save(folder)
     if outcome.plan is not None:
         save_rewards(
@@ -281,6 +286,7 @@ def save_outcome(outcome: Outcome, folder: Path | str, *, name: str = "") -> Pat
     return Path(folder)
 
 
+@checked
 def load_vocabulary(path: Path | str) -> tuple[str, ...]:
     """Return the words of a reward for text in the order of their ids: `net(tokens(sentences, vocabulary))`.
 
@@ -311,6 +317,7 @@ def load_vocabulary(path: Path | str) -> tuple[str, ...]:
     return tuple(words)
 
 
+@checked
 def load_reward(path: Path | str, build: Build | None = None, *, name: str = "") -> nn.Module:
     """Rebuild a rewarded network from its file and manifest, after checking both.
 

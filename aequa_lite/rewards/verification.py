@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._check import refusal
+from .._check import checked, refusal
 from .._io import abandoned, error_text, parse_json, printable, read_limited
 from ..registry import NETWORKS
 from .files import (
@@ -29,6 +29,7 @@ __all__ = ["FileCheck", "verify"]
 NAME = re.compile(r"participant-(\d{2,7})\.(safetensors|json)")
 
 
+@checked
 @dataclass(frozen=True)
 class FileCheck:
     """Hold what was found in one file.
@@ -53,6 +54,7 @@ class FileCheck:
         return f"{'ok' if self.fault is None else 'WRONG':<6} {file}: {printable(text)}"
 
 
+@checked
 def verify(folder: Path | str, build: Build | None = None, *, name: str = "") -> list[FileCheck]:
     """Check every file of a folder of rewards against the folder's list, and rebuild every reward.
 

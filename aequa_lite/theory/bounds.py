@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import flag, number, refusal
+from .._check import checked, flag, number, refusal
 
 __all__ = ["Bound", "bias_bound", "drift", "gap_bound", "stationarity_bound"]
 
@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 ROUNDING = 1 + 1e-9  # by which a limit may be exceeded
 
 
+@checked
 @dataclass(frozen=True)
 class Bound:
     """Hold the three parts of a bound, in the unit of a squared gradient.
@@ -43,6 +44,7 @@ class Bound:
         return self.start + self.noise + self.drift
 
 
+@checked
 def drift(
     lr: float, smoothness: float, scatter: ArrayLike, heterogeneity: ArrayLike, steps: int, *, convex: bool = False
 ) -> Array:
@@ -85,6 +87,7 @@ def drift(
     return found
 
 
+@checked
 def stationarity_bound(
     gap: float, lr: float, smoothness: float, *, noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike,
     rounds: int, steps: int, dissimilarity: float | None = None, convex: bool = False,
@@ -127,6 +130,7 @@ def stationarity_bound(
     )
 
 
+@checked
 def gap_bound(
     gap: float, lr: float, smoothness: float, curvature: float, *, noise: ArrayLike, scatter: ArrayLike,
     heterogeneity: ArrayLike, rounds: int, steps: int, dissimilarity: float | None = None, convex: bool = False,

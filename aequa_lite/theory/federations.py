@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
-from .._check import number, one_each, refusal
+from .._check import checked, number, one_each, refusal
 from ..config import Config
 from ..federate import federate, fixed_widths, slimmable
 from ..local import loss_shares
@@ -64,6 +64,7 @@ class _Group(NamedTuple):
         return self.probabilities @ self.shares
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LinearFederation:
     r"""Hold the data of participants with linear models, and compute the constants of the theorems.
@@ -293,6 +294,7 @@ class LinearFederation:
         return Moments(*rows.T.reshape(4, self.config.rounds, self.config.local_steps))
 
 
+@checked
 def regression(
     config: Config,
     distribution: Callable[[float], Distribution],

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from ..config import Config
 from ..federate import Strategy
 from ..local import WidthSampler
@@ -63,6 +63,7 @@ def _listed(
     return sets, np.cumsum(probabilities)
 
 
+@checked
 def distribution_of(width_sampler: WidthSampler, config: Config, widest: float = 1.0) -> Distribution:
     r"""Return the exact distribution of a width sampler that draws one random width, over the grid of widths.
 
@@ -102,16 +103,18 @@ def distribution_of(width_sampler: WidthSampler, config: Config, widest: float =
     ]
 
 
-@dataclass(frozen=True)
-class _FixedBeta:
+class _FixedBeta(np.random.Generator):
     """A generator whose Beta variable has a fixed value."""
 
-    value: float
+    def __init__(self, value: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.value = value
 
-    def beta(self, a: float, b: float, count: int) -> NDArray[np.float64]:
+    def beta(self, a: float, b: float, count: int) -> NDArray[np.float64]:  # type: ignore[override]
         return np.full(count, self.value)
 
 
+@checked
 def recorded_steps(strategy: Strategy, path: dict[tuple[int, int], State]) -> Strategy:
     """Take the local steps one by one, each with a freshly drawn batch, and record where each began.
 
