@@ -225,7 +225,8 @@ def upper_bounds(
     for _ in range(40):
         mean = (low + high) / 2
         refuted = _capital(ones, zeros, n, mean) > -np.log(level)
-        low, high = np.where(refuted, mean, low), np.where(refuted, high, mean)
+        low = np.where(refuted, mean, low)
+        high = np.where(refuted, high, mean)
     paired = np.append(1 - 2 * low[:-1], 0.0)  # the full width is itself
     hits = right.sum(1)
     plain = beta.ppf(1 - level, hits + 1, np.maximum(n - hits, 1e-9))
