@@ -8,10 +8,11 @@ split, which no decision sees: for each participant and round, the accuracy of t
 earned minus the allowance. Earned is computed from the contributions that the schedule is given.
 
 Columns: `sent`, slices wider than the least width, after the first round (nobody can hold less than the least width, and
-the first network is untrained: `excess_least` is the largest excess there); `above`, how many have a positive excess; `certain`, how many still do at 95% confidence
-over all slices of the run, given the test split's own error; `excess`, the largest; `margin`, the largest margin that
-`held_margin` states at 95% for the slices sent (0 with certification); `beyond`, how many exceed their own margin;
-`excess_own`, the largest excess where earned is computed from the models' own test accuracies.
+the first network is untrained: `excess_least` is the largest excess there); `above`, how many have a positive excess;
+`certain`, how many still do at 95% confidence over all slices of the run, given the test split's own error; `excess`, the
+largest; `margin`, the largest margin that `held_margin` states at 95% for the slices sent (0 with certification);
+`beyond`, how many exceed their own margin; `excess_own`, the largest excess where earned is computed from the models' own
+test accuracies; `contribution_error`, the largest difference between these and the contributions.
 Rows are written as they finish; a run that has its row is not repeated.
 """
 
