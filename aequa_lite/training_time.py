@@ -5,6 +5,8 @@ its validation samples. Participant $i$ has earned
 $a_i(t) = \min(\phi_t(1),\ B_i + \max(0, \phi_t(1) - \max_j B_j))$ and
 receives the widest sub-network whose fitted accuracy is at most
 $a_i(t) + \epsilon$. The *allowance* $\epsilon$ trades leak for training.
+The widest below a threshold is a choice among noisy measurements; with a
+`confidence`, a width is sent only if its accuracy is certified to be within.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp
+from scipy.stats import beta
 
-from ._check import accuracies, checked, number, one_each
+from ._check import accuracies, checked, number, one_each, refusal
 from .allocation.exact import Plan, plan_of
 from .config import Config
 from .evaluation import Curve, accuracy, accuracy_curve, reward_curve
@@ -25,8 +30,8 @@ from .slimmable import slim
 from .types import Build, Round, Samples
 
 __all__ = [
-    "HeldModels", "Schedule", "earned_accuracy", "held_models",
-    "settle", "training_time", "widest_within",
+    "HeldModels", "Schedule", "certified", "earned_accuracy", "held_models",
+    "settle", "training_time", "upper_bounds", "widest_within",
 ]  # fmt: skip
 
 # (build, validation samples, contributions) -> policy
@@ -38,10 +43,15 @@ GRID = (
     *(k / 20 for k in range(5, 21)),
 )
 
+# stakes that `upper_bounds` mixes: large ones for few discordant samples
+STAKES = np.geomspace(0.03, 0.97, 12)
+
 
 @checked
 def training_time(
-    allowance: float = 0.02, grid: Sequence[float] = GRID
+    allowance: float = 0.02,
+    grid: Sequence[float] = GRID,
+    confidence: float | None = None,
 ) -> Schedule:
     r"""Reward while training: send the widest sub-network that is earned.
 
@@ -53,42 +63,47 @@ def training_time(
     Args:
         allowance: $\epsilon$, accuracy above what is earned, in [0, 1].
         grid: Widths at which the curve is measured and that are sent.
+        confidence: In (0, 1), such as 0.95: send only widths that are
+            `certified`, at this confidence over all rounds together. None:
+            whatever the fitted curve says.
 
     Returns:
         A schedule for `aequa(schedule=...)`.
 
     Raises:
-        ValueError: `allowance` or a width is outside its range.
+        ValueError: `allowance`, a width or `confidence` is outside its
+            range.
 
     Example:
         >>> training_time(0.03).keywords["allowance"]
         0.03
 
     References:
-        Our choice, in place of Aequa's Algorithm 2.
+        Our choice, in place of Aequa's Algorithm 2. What is guaranteed:
+        Propositions 12 to 14 of the page of proofs.
     """
     number("allowance", allowance, 0, 1)
     for width in grid:
         number("grid", width, 0, 1, above=True)
-    chosen = tuple(sorted({*grid, 1.0}))
-    return partial(_schedule, allowance=float(allowance), grid=chosen)
+    options = {"allowance": float(allowance)}
+    if confidence is not None:
+        number("confidence", confidence, 0, 1, above=True, below=True)
+        options["confidence"] = float(confidence)
+    return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **options)
 
 
 def _schedule(
     build: Build,
     validation: Samples,
     contribution: NDArray[np.float64],
-    *,
-    allowance: float,
-    grid: tuple[float, ...],
+    **options: Any,
 ) -> Policy:
     return partial(
         _policy,
         build=build,
         validation=validation,
         contribution=accuracies("contribution", contribution),
-        allowance=allowance,
-        grid=grid,
+        **options,
     )
 
 
@@ -101,6 +116,7 @@ def _policy(
     contribution: NDArray[np.float64],
     allowance: float,
     grid: tuple[float, ...],
+    confidence: float | None = None,
 ) -> tuple[float, ...]:
     """Widths of the next round; everyone full before the first."""
     one_each("contribution", contribution, config.participants)
@@ -109,10 +125,19 @@ def _policy(
     if last.index + 1 < config.rounds:
         tried = [w for w in grid if w >= config.min_width - 1e-9]
         curve = accuracy_curve(build, last.theta, validation, grid=tried)
+        candidates = len(tried)
     else:  # for the settlement: what rewards are chosen from
         curve = reward_curve(build, last.theta, validation, config)
+        candidates = config.grid * max(1, config.fractions)
     target = earned_accuracy(curve, contribution) + allowance
-    return tuple(widest_within(curve, target).tolist())
+    if confidence is None:
+        return tuple(widest_within(curve, target).tolist())
+    within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
+    tests = 2 * candidates * config.rounds
+    within &= certified(curve, contribution, allowance, confidence, tests)
+    within[:, 0] = True  # nobody can hold less
+    place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
+    return tuple(curve.widths[place].tolist())
 
 
 def earned_accuracy(
@@ -152,6 +177,111 @@ def widest_within(curve: Curve, target: ArrayLike) -> NDArray[np.float64]:
     limit = np.asarray(target, dtype=float) + 1e-12
     place = np.searchsorted(curve.fitted, limit, side="right") - 1
     return curve.widths[np.maximum(place, 0)]
+
+
+def upper_bounds(
+    curve: Curve, confidence: float, tests: int = 1
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    r"""Bound the accuracy at each width from above, with confidence.
+
+    One bound is on $\phi(w) - \phi(1)$. A validation sample has $y = 1$ if
+    only the full width is right on it, $y = 0$ if only width $w$ is, and
+    $y = 1/2$ else, so that $\phi(w) - \phi(1) = 1 - 2\mu$ with
+    $\mu = \mathbb E y$. The least $\mu$ is kept for which the mean over a
+    few stakes $\lambda$ of $\prod_j (1 + \lambda(y_j/\mu - 1))$ is at most
+    tests / (1 - confidence). The other is the exact binomial bound on
+    $\phi(w)$. Each holds at level (1 - confidence) / tests, for any number
+    of samples, if the network does not depend on them.
+
+    Args:
+        curve: As measured: it knows which samples were correct.
+        confidence: In (0, 1), of all tests together.
+        tests: How many bounds shall hold at once.
+
+    Returns:
+        (K,) bounds on $\phi(w) - \phi(1)$, and (K,) on $\phi(w)$.
+
+    Raises:
+        ValueError: A number is outside its range, or the curve does not
+            know which samples were correct.
+
+    Example:
+        >>> right = np.arange(1000) < np.array([[600], [800]])
+        >>> curve = Curve((0.5, 1.0), right.mean(1), 1000, right)
+        >>> [each.round(3).tolist() for each in upper_bounds(curve, 0.95)]
+        [[-0.165, 0.0], [0.626, 0.821]]
+
+    References:
+        Betting on a bounded mean (Waudby-Smith and Ramdas 2023), with the
+        stakes mixed; Clopper and Pearson (1934).
+    """
+    number("confidence", confidence, 0, 1, above=True, below=True)
+    number("tests", tests, 1, whole=True)
+    if curve.correct is None:
+        raise refusal("curve", "measured, with its correct samples", curve)
+    level, right, n = (1 - confidence) / tests, curve.correct, curve.samples
+    ones = (right[-1] & ~right).sum(1)
+    zeros = (right & ~right[-1]).sum(1)
+    low, high = np.zeros(len(right)), (1 + (ones - zeros) / n) / 2
+    for _ in range(40):
+        mean = (low + high) / 2
+        refuted = _capital(ones, zeros, n, mean) > -np.log(level)
+        low = np.where(refuted, mean, low)
+        high = np.where(refuted, high, mean)
+    paired = np.append(1 - 2 * low[:-1], 0.0)  # the full width is itself
+    hits = right.sum(1)
+    plain = beta.ppf(1 - level, hits + 1, np.maximum(n - hits, 1e-9))
+    return paired, np.where(hits < n, plain, 1.0)
+
+
+def _capital(
+    ones: NDArray[np.int64],
+    zeros: NDArray[np.int64],
+    samples: int,
+    mean: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Log of the mean capital of all stakes against this mean, (K,)."""
+    stakes = STAKES[:, None]
+    odds = 1 / np.maximum(mean, 1e-12) - 1
+    half = stakes * (odds - 1) / 2  # y = 1/2: y / mean - 1
+    log = ones * np.log1p(stakes * odds) + zeros * np.log1p(-stakes)
+    log = log + (samples - ones - zeros) * np.log1p(half)
+    return logsumexp(log, axis=0) - np.log(len(STAKES))
+
+
+def certified(
+    curve: Curve,
+    contribution: ArrayLike,
+    allowance: float,
+    confidence: float,
+    tests: int = 1,
+) -> NDArray[np.bool_]:
+    r"""Return which widths are certainly within what each has earned.
+
+    With $a_i = \min(\phi(1), \max(B_i, \phi(1) - \max_j B_j + B_i))$,
+    width $w$ is within $a_i + \epsilon$ if $\phi(w) - \phi(1) \le \epsilon
+    - (\max_j B_j - B_i)$, or else if $\phi(w) \le B_i + \epsilon$ and
+    $\phi(w) - \phi(1) \le \epsilon$. It is certified if the
+    `upper_bounds` say so.
+
+    Returns:
+        (n, K) bool; a higher contribution is certified at least as much.
+
+    Example:
+        >>> right = np.arange(1000) < np.array([[600], [700], [800]])
+        >>> curve = Curve((0.2, 0.5, 1.0), right.mean(1), 1000, right)
+        >>> certified(curve, [0.5, 0.6, 0.7], 0.02, 0.95).astype(int).tolist()
+        [[0, 0, 0], [1, 0, 0], [1, 1, 1]]
+
+    References:
+        Ours: Proposition 13 of the page of proofs.
+    """
+    b = accuracies("contribution", contribution)[:, None]
+    number("allowance", allowance, 0, 1)
+    paired, plain = upper_bounds(curve, confidence, tests)
+    near = paired <= allowance - (b.max() - b) + 1e-12
+    alone = (plain <= b + allowance) & (paired <= allowance)
+    return near | alone
 
 
 def settle(

@@ -548,7 +548,7 @@ def defaults() -> str:
     constants, cell = ["loss_power", "contribution_power", "width_alpha"], ["data", "partition", "seed", "lr"]
     config = Config()
     table = table.set_index(cell)
-    by_constants = dict(table.groupby(constants))
+    by_constants = dict(iter(table.groupby(constants)))
     ours = by_constants[tuple(getattr(config, name) for name in constants)]
     columns = ("full", "mean_width_accuracy", "min_gain", "pearson", "cgs")
     rows = []

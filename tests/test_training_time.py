@@ -13,7 +13,8 @@ import torch
 import aequa_lite as aq
 from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.slimmable import prefix
-from aequa_lite.training_time import GRID, earned_accuracy, held_models, settle, widest_within
+from aequa_lite.theory import held_margin
+from aequa_lite.training_time import GRID, certified, earned_accuracy, held_models, settle, upper_bounds, widest_within
 
 QUIET = partial(train, progress=False)
 
@@ -30,8 +31,21 @@ def problem(few: aq.Dataset, config: aq.Config) -> aq.Problem:
     return assess(aq.MLP, aq.data.power_law(few.train, config), config, few, progress=False)
 
 
-def policy_of(problem: aq.Problem, allowance: float = 0.02):
-    return aq.training_time(allowance)(problem.build, problem.validation, problem.contribution)
+def policy_of(problem: aq.Problem, allowance: float = 0.02, confidence: float | None = None):
+    return aq.training_time(allowance, confidence=confidence)(problem.build, problem.validation, problem.contribution)
+
+
+def drawn(true: np.ndarray, samples: int, rng: np.random.Generator, noise: float = 0.1) -> aq.Curve:
+    """A curve measured on samples that are easy or hard for all widths alike, but for a share of noise."""
+    shared = rng.random(samples) < ((true - noise / 2) / (1 - noise))[:, None]
+    right = np.where(rng.random(shared.shape) < noise, rng.random(shared.shape) < 0.5, shared)
+    return aq.Curve(np.arange(1, len(true) + 1) / len(true), right.mean(1), samples, right)
+
+
+def true_excess(true: np.ndarray, contribution: np.ndarray, allowance: float) -> np.ndarray:
+    """By how much each width exceeds what each participant has earned and the allowance, (n, K)."""
+    earned = np.minimum(true[-1], contribution + max(0.0, true[-1] - contribution.max()))
+    return true - earned[:, None] - allowance
 
 
 def rounds_of(problem: aq.Problem, **options) -> list[aq.Round]:
@@ -159,3 +173,156 @@ def test_held_models_are_what_was_sent(problem: aq.Problem, few: aq.Dataset) -> 
 def test_a_schedule_that_is_none_is_refused_before_any_work(allowance, grid) -> None:
     with pytest.raises(ValueError, match=r"`(allowance|grid)` must be a (finite )?number"):
         aq.training_time(allowance, grid)
+
+
+@pytest.mark.parametrize("samples", [200, 2000])
+def test_a_bound_is_exceeded_no_more_often_than_its_confidence_allows(samples: int) -> None:
+    true, rng, repeats = np.array([0.4, 0.7, 0.72, 0.75]), aq.stream(samples, "coverage"), 1500
+    missed = np.zeros((2, 4))
+    for _ in range(repeats):
+        paired, plain = upper_bounds(drawn(true, samples, rng), 0.8)
+        missed += [true - true[-1] > paired + 1e-12, true > plain]
+    noise = 3 * np.sqrt(0.2 * 0.8 / repeats)
+    assert (missed / repeats <= 0.2 + noise).all()
+    assert (missed[1] / repeats >= 0.2 - noise - 0.05).all()  # exact, but for the binomial's steps
+
+
+@pytest.mark.parametrize("start", [0.0, 0.3])  # the network is better than the best alone, or worse
+def test_certified_widths_exceed_what_is_earned_no_more_often_than_the_confidence_allows(start: float) -> None:
+    """Many widths are equally good, just above what the weaker may have: the widest within is a lucky one."""
+    true = np.array([*(0.7,) * 15, 0.75])
+    contribution = start + np.array([0.5495, 0.6])  # 0.0005 too little, for widths of 0.7
+    if start:  # 0.85 at best alone: the weaker has 0.6995
+        contribution = np.array([0.6995, 0.85])
+    allowance, repeats, rng = 0.0, 400, aq.stream(0, "certified")
+    above = true_excess(true, contribution, allowance) > 0
+    assert above[0, :15].all()
+    lucky = wrong = 0
+    for _ in range(repeats):
+        curve = drawn(true, 1000, rng)
+        widths = widest_within(curve, earned_accuracy(curve, contribution) + allowance)
+        held = np.searchsorted(curve.widths, widths)
+        lucky += held[0] > 0 and above[0, held[0]]
+        wrong += (certified(curve, contribution, allowance, 0.8, tests=32) & above).any()
+    assert wrong / repeats <= 0.2 + 3 * np.sqrt(0.2 * 0.8 / repeats)
+    assert lucky / repeats > 0.3  # without certification
+
+
+def test_what_is_held_without_certification_exceeds_by_no_more_than_the_margin() -> None:
+    true, contribution = np.linspace(0.5, 0.8, 16), np.array([0.4, 0.55, 0.7])
+    excess, rng, repeats, beyond, smallest = true_excess(true, contribution, 0.01), aq.stream(0, "margin"), 300, 0, 1.0
+    for _ in range(repeats):
+        curve = drawn(true, 2000, rng)
+        widths = widest_within(curve, earned_accuracy(curve, contribution) + 0.01)
+        held = np.searchsorted(curve.widths, widths)
+        margin = held_margin(curve, contribution, 0.8, tests=32)[held]
+        beyond += (excess[np.arange(3), held] > margin + 1e-12).any()
+        smallest = min(smallest, margin.max())
+    assert beyond / repeats <= 0.2 + 3 * np.sqrt(0.2 * 0.8 / repeats)
+    assert smallest > 0  # a margin, not a promise without one
+
+
+def test_paired_samples_bound_far_better_than_each_width_by_itself() -> None:
+    curve = drawn(np.array([0.7, 0.72, 0.74, 0.75]), 2000, aq.stream(0, "paired"), noise=0.05)
+    tests = 2 * len(GRID) * 40
+    paired, _ = upper_bounds(curve, 0.95, tests)
+    hoeffding = 2 * np.sqrt(np.log(tests / 0.05) / (2 * 2000))  # of both widths
+    assert (paired - (curve.accuracy - curve.accuracy[-1]) < hoeffding / 2).all()
+    assert paired[-1] == 0.0
+
+
+def test_bounds_fall_with_confidence_and_rise_with_tests() -> None:
+    curve = drawn(np.array([0.5, 0.7, 0.75]), 500, aq.stream(0, "monotone"))
+    found = [np.array(upper_bounds(curve, each)) for each in (0.5, 0.9, 0.99)]
+    assert all((a <= b).all() for a, b in zip(found[:-1], found[1:], strict=True))
+    assert np.array(upper_bounds(curve, 0.9, 10)) == pytest.approx(np.array(upper_bounds(curve, 0.99)))
+    assert (found[0] >= [curve.accuracy - curve.accuracy[-1], curve.accuracy]).all()
+
+
+@pytest.mark.parametrize(
+    "right", [[[False] * 9] * 2, [[True] * 9] * 2, [[False] * 9, [True] * 9], [[True] * 9, [False] * 9]]
+)
+def test_bounds_of_extreme_curves_are_accuracies(right: list[list[bool]]) -> None:
+    found = np.array(right)
+    paired, plain = upper_bounds(aq.Curve((0.5, 1.0), found.mean(1), 9, found), 0.95)
+    assert (plain >= found.mean(1)).all()
+    assert (plain <= 1).all()
+    assert found[0].mean() - found[1].mean() <= paired[0] + 1e-9
+    assert paired[0] <= 1
+
+
+def test_without_confidence_a_schedule_is_what_it_was(problem: aq.Problem) -> None:
+    plain, same = policy_of(problem), policy_of(problem, confidence=None)
+    assert plain.keywords.keys() == same.keywords.keys() == {"build", "validation", "contribution", "allowance", "grid"}
+    last = rounds_of(problem)[-1]
+    assert plain(problem.config, last) == same(problem.config, last)
+
+
+def test_a_higher_confidence_never_widens_anybody(problem: aq.Problem) -> None:
+    for last in rounds_of(problem):
+        widths = [policy_of(problem, 0.1, each)(problem.config, last) for each in (None, 0.01, 0.5, 0.95, 0.999999)]
+        for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+            assert all(a >= b for a, b in zip(wide, narrow, strict=True))
+
+
+def test_with_confidence_too_nobody_is_overtaken_by_who_contributed_less(problem: aq.Problem) -> None:
+    order = np.argsort(problem.contribution)
+    for last in rounds_of(problem, policy=policy_of(problem, confidence=0.95)):
+        widths = np.array(policy_of(problem, confidence=0.95)(problem.config, last))
+        assert (np.diff(widths[order]) >= 0).all()
+
+
+def test_a_sent_width_is_certified_or_the_least(problem: aq.Problem) -> None:
+    tests = 2 * len(GRID) * problem.config.rounds
+    for last in rounds_of(problem)[:-1]:
+        widths = policy_of(problem, 0.1, 0.95)(problem.config, last)
+        curve = aq.accuracy_curve(aq.MLP, last.theta, problem.validation, grid=GRID)
+        sure = certified(curve, problem.contribution, 0.1, 0.95, tests)
+        place = np.searchsorted(curve.widths, widths)
+        assert (sure[np.arange(4), place] | (place == 0)).all()
+
+
+def test_the_word_of_a_schedule_takes_a_confidence() -> None:
+    assert aq.registry.lookup("schedule", "training_time(0.02, confidence=0.95)").keywords["confidence"] == 0.95
+
+
+def test_with_confidence_the_vectorised_run_is_the_plain_one(problem: aq.Problem) -> None:
+    plain = rounds_of(problem, policy=policy_of(problem, 0.1, 0.95))[:4]
+    at_once = rounds_of(problem, policy=policy_of(problem, 0.1, 0.95), vectorized=True)[:4]
+    assert [each.widths for each in plain] == [each.widths for each in at_once]
+
+
+def test_slices_of_a_network_that_is_not_convex_stay_within_the_stated_margins(data: aq.Dataset) -> None:
+    """On the test split, whose own error is bounded in the same way; the contributions are those of the schedule."""
+    config = aq.Config(participants=5, rounds=8, local_steps=10)
+    shards = aq.data.class_imbalance(data.train, config)
+    problem = assess(aq.MLP, shards, config, data, progress=False)
+    b, tests, seen = problem.contribution, 2 * len(GRID) * config.rounds, 0
+    behind = b.max() - b
+    for confidence in (None, 0.95):
+        for last in rounds_of(problem, policy=policy_of(problem, 0.02, confidence))[:-1]:
+            widths = policy_of(problem, 0.02, confidence)(config, last)
+            on = partial(aq.accuracy_curve, aq.MLP, last.theta, grid=GRID)
+            curve, test = on(problem.validation), on(data.test)
+            place = np.searchsorted(curve.widths, widths)
+            wrong = aq.Curve(test.widths, 1 - test.accuracy, test.samples, ~test.correct)
+            short, errors = upper_bounds(wrong, 0.95, tests)  # lower bounds on the accuracies
+            paired, plain = -short[place], 1 - errors[place]
+            excess = np.maximum(paired, np.minimum(paired + behind, plain - b)) - 0.02
+            margin = 0.0 if confidence else held_margin(curve, b, 0.95, tests)[place]
+            assert ((excess <= margin) | (place == 0)).all()
+            seen += int((np.array(widths) < 1).sum())
+    assert seen > 10  # decisions that could have been wrong
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, float("nan"), "high", True])
+def test_a_confidence_that_is_none_is_refused_before_any_work(confidence: object) -> None:
+    with pytest.raises(ValueError, match=r"`confidence` must be a number in \(0, 1\), got"):
+        aq.training_time(confidence=confidence)
+
+
+def test_bounds_need_to_know_which_samples_were_correct() -> None:
+    with pytest.raises(ValueError, match="`curve` must be measured, with its correct samples, got"):
+        upper_bounds(aq.Curve((0.5, 1.0), (0.4, 0.5), 100), 0.95)
+    with pytest.raises(ValueError, match="`tests` must be a whole number from 1, got 0"):
+        upper_bounds(drawn(np.array([0.5, 0.6]), 100, aq.stream(0, "few")), 0.95, 0)

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import checked, flag, number, refusal
+from .._check import accuracies, checked, flag, number, refusal
+from ..evaluation import Curve
+from ..training_time import upper_bounds
 
-__all__ = ["Bound", "bias_bound", "drift", "gap_bound", "stationarity_bound"]
+__all__ = ["Bound", "bias_bound", "drift", "gap_bound", "held_margin", "stationarity_bound"]
 
 Array = NDArray[np.float64]
 ROUNDING = 1 + 1e-9  # by which a limit may be exceeded
@@ -211,6 +213,40 @@ def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> flo
     if abs(a.sum() - 1) > 1e-9:
         raise refusal("weights", "numbers that sum to one", weights)
     return float(np.sqrt(a @ (pi - a @ pi) ** 2) @ zeta)
+
+
+def held_margin(curve: Curve, contribution: ArrayLike, confidence: float, tests: int = 1) -> Array:
+    r"""Bound by how much a width sent without certification can exceed earned plus allowance.
+
+    With the fit $\tilde\phi$ and the `upper_bounds` $D(w)$ on $\phi(w) - \phi(1)$ and $U(w)$ on $\phi(w)$, the excess is at most
+    $\tilde\phi(1) - \tilde\phi(w) + D(w)$ where $\tilde\phi(1) \ge \max_j B_j$, and at most the larger of this and
+    $U(w) - \tilde\phi(w)$ before that.
+
+    Args:
+        curve: As measured after a round; it knows which samples were correct.
+        contribution: (n,) contributions $B$ that rewards are computed from.
+        confidence: In (0, 1), of all tests together.
+        tests: How many bounds shall hold at once: two for each width and round.
+
+    Returns:
+        (K,) margins, one for each width of the curve.
+
+    Raises:
+        ValueError: A number is outside its range, or the curve does not know which samples were correct.
+
+    Example:
+        >>> right = np.arange(1000) < np.array([[600], [800]])
+        >>> curve = Curve((0.5, 1.0), right.mean(1), 1000, right)
+        >>> held_margin(curve, [0.5, 0.7], 0.95).round(3).tolist()
+        [0.035, 0.0]
+
+    References:
+        Ours: Proposition 13 of the page of proofs.
+    """
+    b = accuracies("contribution", contribution)
+    paired, plain = upper_bounds(curve, confidence, tests)
+    relative = curve.full - curve.fitted + paired
+    return relative if curve.full >= b.max() else np.maximum(relative, plain - curve.fitted)
 
 
 def _per_step(
