@@ -51,7 +51,7 @@ FLEET = (  # Flower asks for other versions of what Colab has: they lie beside C
 def first_cell(name: str) -> str:
     """The first cell of a notebook; one that starts a fleet needs Flower too."""
     head, tail = FIRST.split("\n\n    import", 1)
-    return f"{head}{FLEET if 'many_machines' in name else ''}\n\n    import{tail}"
+    return f"{head}{FLEET if name.startswith(('10_', '11_')) else ''}\n\n    import{tail}"
 
 
 def write_cells(notebooks: list[Path]) -> None:

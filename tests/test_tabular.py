@@ -145,6 +145,17 @@ def test_numbers_and_none_of_python_mean_the_same_as_cells(path):
     assert torch.equal(encoder([python]), encoder([cells]))
 
 
+def test_a_whole_number_of_pandas_is_the_same_category(tmp_path):
+    plain = columns() | {"ward": [i % 3 for i in range(ROWS)]}
+    floats = plain | {"ward": [f"{i % 3}.0" for i in range(ROWS)]}
+    one, other = (read(write(tmp_path / "a.csv", each), categorical=["ward"]) for each in (plain, floats))
+    assert other.encoder.features == one.encoder.features
+    assert torch.equal(other.train.x, one.train.x)
+    record = {"age": 44, "pressure": 120, "pain": None}
+    for ward in (2, 2.0, "2", "2.0"):  # none of them is an unseen category
+        assert other.encoder([record | {"ward": ward}])[0, -1] == 1
+
+
 @pytest.mark.parametrize("wrong", [{}, {"columns": [{}]}, {"columns": 3}, []])
 def test_an_encoder_is_read_from_its_own_values_only(wrong):
     with pytest.raises(ValueError, match="`values` must be what"):

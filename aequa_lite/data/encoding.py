@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from .._io import short_repr
 __all__ = ["Column", "Encoder", "cell", "fit_column", "in_order"]
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan"})
+WHOLE = re.compile(r"(-?\d+)\.0+")  # a whole number as pandas writes it
 MOST_CATEGORIES = 1_000  # of one column: each becomes a feature
 MOST_NUMBER = 1e30  # larger ones overflow float32 when standardised
 MOST_SDS = 1e6  # a number further from the mean is clipped: the same reason
@@ -28,12 +30,14 @@ def cell(value: object) -> str:
     """Return a value as the text of a cell, "" where it is missing.
 
     Example:
-        >>> [cell(each) for each in (4, 4.0, 0.5, " yes ", "?", None)]
-        ['4', '4', '0.5', 'yes', '', '']
+        >>> [cell(each) for each in (4, 4.0, "4.0", 0.5, " yes ", "?", None)]
+        ['4', '4', '4', '0.5', 'yes', '', '']
     """
     if isinstance(value, (float, np.floating)) and value.is_integer():
-        value = int(value)  # pandas makes 4.0 of a category "4"
+        value = int(value)
     text = "" if value is None else str(value).strip()
+    if whole := WHOLE.fullmatch(text):
+        return whole[1]  # pandas makes 4.0 of a category "4" and writes it so
     return "" if text.lower() in MISSING else text
 
 

@@ -52,6 +52,7 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         of checks is ours.
     """
     _check_arguments(build, example, widths)
+    example = example.cpu()  # where `build` makes its networks
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nets = [_built(build, width) for width in widths]

@@ -218,6 +218,7 @@ def test_a_table(device: Device) -> None:
     data = aq.load("hospitals")
     shards = aq.data.natural(data.train, replace(CONFIG, participants=4))
     build = aq.for_dataset(aq.networks.TabularMLP, data)
+    aq.networks.check_network(build, data.train.x[:8])  # networks of the CPU, samples of the GPU
     assert on_gpu(final(build, shards, replace(CONFIG, participants=4)).theta)
 
 
