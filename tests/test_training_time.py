@@ -177,7 +177,7 @@ def test_a_schedule_that_is_none_is_refused_before_any_work(allowance, grid) -> 
 
 @pytest.mark.parametrize("samples", [200, 2000])
 def test_a_bound_is_exceeded_no_more_often_than_its_confidence_allows(samples: int) -> None:
-    true, rng, repeats = np.array([0.4, 0.7, 0.72, 0.75]), aq.stream(samples, "coverage"), 1500
+    true, rng, repeats = np.array([0.4, 0.7, 0.72, 0.75]), aq.stream(samples, "coverage"), 600
     missed = np.zeros((2, 4))
     for _ in range(repeats):
         paired, plain = upper_bounds(drawn(true, samples, rng), 0.8)
