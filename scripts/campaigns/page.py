@@ -13,8 +13,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, ROWS = ROOT / "book" / "promises.md", ROOT / "results" / "promises"
 PROMISES = {
-    "kills_of_aequa": ("A killed federation of `aequa` goes on to the same bits", "kills"),
-    "kills_of_others": ("A killed baseline, or a vectorised run, goes on to the same bits", "kills"),
+    "kills": ("A killed federation, of whatever strategy, goes on to the same bits", "kills"),
     "kills_of_sweeps": ("A killed sweep ends in the same reports and rewards", "kills"),
     "kills_of_fleets": ("A killed fleet over Flower ends in the same report and rewards", "kills"),
     "flips": ("A damaged file is refused in one sentence, or read as before", "flips"),
