@@ -75,6 +75,7 @@ def accuracy(
     return np.array([correct(net.eval(), samples).mean() for net in nets])
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Curve:
     r"""Hold the accuracy at each width, measured on `samples` samples.
