@@ -124,7 +124,7 @@ ANYTHING: tuple[Test, Any, Any] = (lambda value: True, Any, None)
 def checked(thing: Checked) -> Checked:
     """Refuse an argument that is not of its annotated kind, before any work; of a class, one of its constructor.
 
-    Numbers are finite; an array holds finite numbers, at least one; a sequence's and a mapping's parts are of their kinds.
+    Numbers are finite; an array holds numbers; a sequence's and a mapping's parts are of their kinds.
     The default itself is always allowed, and so is everything where the annotation is unknown.
 
     Example:
@@ -155,10 +155,27 @@ def checked(thing: Checked) -> Checked:
         for name, value in (*zip(known, args), *keywords.items()):
             fits, hint, default = known.get(name, ANYTHING)
             if value is not default and not fits(value):
+                if not {"build", "shards"} <= set(
+                    known
+                ):  # it does not train: its own sentence says more, if it has one
+                    _own_sentence(thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)
 
     return call  # type: ignore[return-value]
+
+
+def _own_sentence(thing: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    """Raise the refusal of the function itself, if it refuses these arguments by name."""
+    try:
+        thing(*args, **keywords)
+    except OSError:
+        raise
+    except ValueError as error:
+        if "`" in str(error):
+            raise
+    except Exception:  # whatever else it stumbles over: the caller says what is wrong
+        return
 
 
 def _hint(annotation: Any, thing: Callable[..., Any]) -> Any:
@@ -172,7 +189,7 @@ def _hint(annotation: Any, thing: Callable[..., Any]) -> Any:
 
 
 WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", Path: "a Path",
-         PathLike: "a path", NoneType: "None", ArrayLike: "finite numbers, at least one"}  # fmt: skip
+         PathLike: "a path", NoneType: "None", ArrayLike: "numbers"}  # fmt: skip
 
 
 def _either(hint: Any) -> tuple[Any, ...]:
@@ -201,9 +218,7 @@ def _one_test(hint: Any) -> Test:
     if origin is Callable:
         return callable
     if origin is np.ndarray:
-        return (
-            partial(_numeric, some=False) if "generic" not in str(hint) else lambda value: hasattr(value, "__array__")
-        )
+        return _numeric if "generic" not in str(hint) else lambda value: hasattr(value, "__array__")
     if isinstance(origin, type) and issubclass(origin, (Mapping, Iterable)):
         inner = [_test(each) for each in get_args(hint)]
         if issubclass(origin, Mapping):
@@ -242,13 +257,13 @@ def _real(value: Any, kinds: tuple[type, ...] = (int, float, np.integer, np.floa
     return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < math.inf
 
 
-def _numeric(value: Any, some: bool = True) -> bool:
-    """Whether a value can be read as an array of numbers; `some`: finite ones, at least one."""
+def _numeric(value: Any) -> bool:
+    """Whether a value can be read as an array of numbers; the function itself says how many, and of which range."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
         return False
-    return array.dtype.kind in "biuf" and (not some or (array.size > 0 and bool(np.isfinite(array).all())))
+    return array.dtype.kind in "biuf"
 
 
 TESTS: dict[Any, Test] = {

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 
-from ._check import accuracies, number, refusal
+from ._check import accuracies, checked, number, refusal
 from ._parallel import workers as pool
 from .config import Config
 from .slimmable import (
@@ -38,6 +38,7 @@ LARGEST_STEP = 0.005
 
 
 @torch.inference_mode()
+@checked
 def correct(
     net: Callable[[Tensor], Tensor], samples: Samples, batch: int = 1000
 ) -> NDArray[np.bool_]:
@@ -59,6 +60,7 @@ def correct(
     return torch.cat(found).cpu().numpy()
 
 
+@checked
 def accuracy(
     nets: Sequence[nn.Module], samples: Samples
 ) -> NDArray[np.float64]:
@@ -73,6 +75,7 @@ def accuracy(
     return np.array([correct(net.eval(), samples).mean() for net in nets])
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Curve:
     r"""Hold the accuracy at each width, measured on `samples` samples.
@@ -222,6 +225,7 @@ def _outputs(net: nn.Module, x: Tensor) -> Tensor:
     return net(x)
 
 
+@checked
 def accuracy_curve(
     build: Build,
     theta: State,
@@ -276,6 +280,7 @@ def accuracy_curve(
     return Curve(tried, found.mean(1), len(samples), found, fraction_grid)
 
 
+@checked
 def reward_curve(
     build: Build, theta: State, samples: Samples, config: Config
 ) -> Curve:
@@ -322,6 +327,7 @@ def _joined(one: Curve, other: Curve) -> Curve:
     return replace(one, widths=every[order], accuracy=both, correct=right)
 
 
+@checked
 def model_at(
     build: Build, theta: State, curve: Curve, width: float
 ) -> nn.Module:
@@ -341,6 +347,7 @@ def model_at(
     return slim(build, theta, width)
 
 
+@checked
 def curve_diagnostics(
     curve: Curve, contribution: ArrayLike
 ) -> dict[str, Any]:

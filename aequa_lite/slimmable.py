@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ._check import number
+from ._check import checked, number
 from .types import Build, State
 
 __all__ = [
@@ -70,6 +70,7 @@ def bind(layers: nn.Module, tensors: State, path: str = "") -> nn.Module:
     return net
 
 
+@checked
 def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
     """Return the leading block of every tensor at this width (views).
 
@@ -83,6 +84,7 @@ def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
     return {k: theta[k][prefix(t.shape)] for k, t in shapes.items()}
 
 
+@checked
 def slim(build: Build, theta: State, width: float) -> nn.Module:
     r"""Return an ordinary, smaller network.
 
@@ -117,6 +119,7 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
     return net
 
 
+@checked
 def view(build: Build, theta: State, width: float) -> nn.Module:
     """Return the network of this width that reads theta itself.
 
@@ -153,6 +156,7 @@ def grid_width(width: float, grid: int) -> float:
     return math.ceil(width * grid - 1e-9) / grid
 
 
+@checked
 def fractional_slice(
     build: Build, theta: State, width: float, grid: int
 ) -> dict[str, Tensor]:
@@ -197,6 +201,7 @@ def fractional_slice(
     return block
 
 
+@checked
 def fractional_slim(
     build: Build, theta: State, width: float, grid: int
 ) -> nn.Module:
@@ -250,6 +255,7 @@ def coverage(theta: State, updates: Pairs) -> dict[str, Tensor]:
     return mass
 
 
+@checked
 def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
     r"""Average the slices entry by entry over those who hold the entry.
 
@@ -293,6 +299,7 @@ def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
     }
 
 
+@checked
 def n_parameters(net: nn.Module) -> int:
     """Count the trainable parameters of a network.
 

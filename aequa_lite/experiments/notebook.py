@@ -28,7 +28,7 @@ class Source(str):
 
 @checked
 def show_source(function: Callable[..., Any]) -> Source:
-    """Return the source of a function or class as it runs now, without its docstring.
+    """Return the source of a function or class as it runs now, without its docstring and the check of its arguments.
 
     Example:
         >>> from aequa_lite import prefix
@@ -36,7 +36,7 @@ def show_source(function: Callable[..., Any]) -> Source:
         def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
             return tuple(slice(0, size) for size in shape)
     """
-    lines = textwrap.dedent(inspect.getsource(function)).splitlines()
+    lines = [each for each in textwrap.dedent(inspect.getsource(function)).splitlines() if each != "@checked"]
     body = ast.parse("\n".join(lines)).body[0].body  # type: ignore[attr-defined]
     first = body[0]
     if len(body) > 1 and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):

@@ -26,11 +26,9 @@ from aequa_lite.experiments.sweep import gather, read_sweep, run_sweep
 from aequa_lite.method import assess, train
 from aequa_lite.registry import algorithm
 
-AEQUA = (  # an algorithm and the kills it gets
+FEDERATE = (  # an algorithm and the kills it gets: everything that keeps state on the server
     ("aequa", 24), ("aequa(server='fedavgm(0.5)')", 20), ("aequa(server='fedadam(0.01)')", 20),
     ("aequa(schedule='training_time(0.02)')", 20), ("aequa(aggregate='coordinate_median')", 12),
-)  # fmt: skip
-OTHERS = (  # everything else that keeps state on the server, and the path for a GPU
     ("cffl", 14), ("cgsv", 14),
     ("iafl", 14), ("lg_fedavg", 14), ("shapfed", 14), ("fedsac(every=3)", 14), ("fedrac", 14), ("vectorized", 14),
 )  # fmt: skip
@@ -85,7 +83,7 @@ def federated(word: str, problem: aq.Problem, folder: Path) -> None:
         half.write_text(json.dumps([digest(tensors), list(memory), *about]))
 
 
-def federations(rng: np.random.Generator, share: float, words: Sequence[tuple[str, int]] = AEQUA) -> Iterator[Row]:
+def federations(rng: np.random.Generator, share: float, words: Sequence[tuple[str, int]] = FEDERATE) -> Iterator[Row]:
     """Kills of `federate`, anywhere between its first and its last line."""
     data, config = few(), aq.Config(participants=3, rounds=12, local_steps=2, batch=16, grid=20, fractions=4)
     shards = aq.data.homogeneous(data.train, config)
@@ -169,8 +167,7 @@ def fleets(rng: np.random.Generator, share: float) -> Iterator[Row]:
     yield from killed("fleet over Flower", fleet, fleet_result, FLEETS * share, rng)
 
 
-PARTS = {"kills_of_aequa": federations, "kills_of_others": partial(federations, words=OTHERS), "kills_of_sweeps": sweeps,
-         "kills_of_fleets": fleets}  # fmt: skip
+PARTS = {"kills": federations, "kills_of_sweeps": sweeps, "kills_of_fleets": fleets}
 
 if __name__ == "__main__":
     main(PARTS, seed=20262)
