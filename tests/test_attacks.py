@@ -46,15 +46,6 @@ def test_merged_participants_have_all_that_they_had(few: aq.Dataset, config: aq.
     assert torch.equal(last.samples.x, shards[2].samples.x)
 
 
-def test_an_inflated_shard_weighs_more_and_holds_nothing_new(few: aq.Dataset, config: aq.Config) -> None:
-    shards = aq.data.homogeneous(few.train, config)
-    false = aq.attacks.inflated_shard(shards, 1, 4)
-    config = aq.Config(participants=3, contribution_power=0.0)
-    weights = aq.aggregation_weights(false, config)
-    assert weights[1] / weights[0] == pytest.approx(4 * len(shards[1]) / len(shards[0]))
-    assert set(places([false[1]])) == set(places([shards[1]]))
-
-
 @pytest.mark.parametrize(
     ("attack", "sentence"),
     [
@@ -63,7 +54,6 @@ def test_an_inflated_shard_weighs_more_and_holds_nothing_new(few: aq.Dataset, co
         (lambda shards: aq.attacks.sybils(shards, 0, 2, clones=1), "`clones` must be True or False, got 1"),
         (lambda shards: aq.attacks.merged_shards(shards, {1}), "`who` must be at least two of the 3 participants"),
         (lambda shards: aq.attacks.merged_shards(shards, {1, 3}), "`who` must be at least two of the 3 participants"),
-        (lambda shards: aq.attacks.inflated_shard(shards, 0, 0), "`times` must be a whole number from 1, got 0"),
         (lambda shards: aq.attacks.refilled(aq.MLP, {"x": torch.ones(1)}, aq.init_params(aq.MLP, 0)), "`reward` must"),
         (lambda shards: aq.attacks.ensemble([]), "`models` must be networks, at least one"),
         (lambda shards: aq.attacks.with_attack("fedavg", aq.attacks.free_rider), "`algorithm` must be a function"),

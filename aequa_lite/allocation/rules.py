@@ -1,7 +1,9 @@
-"""Other rules that turn contributions into widths, called like `allocate`: rule(contribution, curve)."""
+"""Other rules than the exact one, some of them under a budget."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,7 +16,7 @@ from ..rng import stream
 from ._search import SearchProblem, tau_path
 from .exact import Objective, Plan, allocate, check_objective, checked, default_objective, plan_of
 
-__all__ = ["anneal", "capped", "generous", "proportional", "thresholded"]
+__all__ = ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"]
 
 
 def proportional(contribution: ArrayLike, curve: Curve) -> Plan:
@@ -168,3 +170,210 @@ def _rounded(x: NDArray[np.float64], top: int) -> NDArray[np.intp]:
 def _value_at(x: NDArray[np.float64], problem: SearchProblem, objective: Objective) -> float:
     """The objective at the levels nearest to x."""
     return problem.value(_rounded(x, len(problem.levels) - 1), objective)
+
+
+Cost = Callable[[float], float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Distinct contributions (G,), participants with each (G,), the group of each (n,), the cost of each level (K,)."""
+
+    contribution: NDArray[np.float64]
+    curve: Curve
+    values: NDArray[np.float64]
+    size: NDArray[np.intp]
+    group: NDArray[np.intp]
+    costs: NDArray[np.float64]
+    budget: float
+
+    def total_cost(self, chosen: NDArray[np.intp]) -> float:
+        """The cost of a plan, which gives each group a level (G,)."""
+        return float(self.size @ self.costs[chosen])
+
+    def plan(self, chosen: NDArray[np.intp], value: float = np.nan, bound: float = np.nan) -> Plan:
+        """The plan that gives each group this level; value and bound are of what is minimised."""
+        return plan_of(chosen[self.group], self.curve, self.contribution, value=value, bound=bound)
+
+
+def _problem(contribution: ArrayLike, curve: Curve, cost: Cost, budget: float) -> _Problem:
+    """Contributions and costs; refused where not even the least width for all fits the budget."""
+    b = checked(contribution, curve)
+    if not callable(cost):
+        raise refusal("cost", "a function of the width", cost)
+    values, group, size = np.unique(b, return_inverse=True, return_counts=True)
+    costs = np.array([number("cost", cost(float(w)), 0) for w in curve.level_widths], dtype=float)
+    if not (np.diff(costs) >= 0).all():
+        raise refusal("cost", "a function that never falls as the width grows", costs)
+    if number("budget", budget, 0) < len(b) * costs[0]:
+        raise refusal("budget", f"at least {len(b) * costs[0]:g}, the least width for all {len(b)}", budget)
+    return _Problem(b, curve, values, size, group, costs, budget)
+
+
+def _best_rising_levels(score: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The levels (G,), never falling from one group to the next, whose scores (G, K) have the largest sum.
+
+    Dynamic programming: `reach` is the best sum up to a group that uses levels up to k, `last` its level for that group.
+    """
+    reach, last = np.zeros(score.shape[1]), np.empty(score.shape, dtype=int)
+    for g, row in enumerate(score):
+        total = row + reach
+        reach = np.maximum.accumulate(total)
+        better = total > np.append(-np.inf, reach[:-1])
+        last[g] = np.maximum.accumulate(np.where(better, np.arange(len(total)), 0))
+    chosen, k = np.empty(len(score), dtype=int), score.shape[1] - 1
+    for g in range(len(score) - 1, -1, -1):
+        chosen[g] = k = last[g, k]
+    return chosen
+
+
+def _maximised(worth: NDArray[np.float64], problem: _Problem) -> Plan:
+    """Maximise the sum of worth (G, K) over all participants within the budget.
+
+    With a Lagrange multiplier on the cost the budget goes, and dynamic programming finds the best rising levels. The
+    multiplier is bisected until their cost fits; what is left is spent on the best steps that still fit. By duality the
+    multiplier also bounds every plan, so the gap is known.
+    """
+    worth, low, high = worth * problem.size[:, None], 0.0, 1.0
+    costs = problem.costs * problem.size[:, None]  # (G, K)
+
+    def at(multiplier: float) -> NDArray[np.intp]:
+        return _best_rising_levels(worth - multiplier * costs)
+
+    def too_costly(multiplier: float) -> bool:
+        return problem.total_cost(at(multiplier)) > problem.budget
+
+    if not too_costly(0.0):
+        high = 0.0
+    while too_costly(high) and high < 1e15:
+        high *= 2
+    for _ in range(60 if high else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_costly(middle) else (low, middle)
+    rows, chosen = np.arange(len(worth)), at(high)
+    bound = float((worth - high * costs)[rows, chosen].sum() + high * problem.budget)
+    chosen = _spend_remaining(chosen, worth, costs, problem)
+    return problem.plan(chosen, -float(worth[rows, chosen].sum()), -bound)
+
+
+def _spend_remaining(
+    chosen: NDArray[np.intp], worth: NDArray[np.float64], costs: NDArray[np.float64], problem: _Problem
+) -> NDArray[np.intp]:
+    """Lift a group, and every group above it that would fall behind, as long as a lift fits and adds worth."""
+    chosen, rows = chosen.copy(), np.arange(len(worth))[:, None]
+    while True:
+        lifted = np.maximum(chosen[:, None], np.arange(worth.shape[1]))  # (G, K)
+        here = (rows[:, 0], chosen)
+        gain = (worth[rows, lifted] - worth[here][:, None])[::-1].cumsum(0)  # row 0: the top group alone
+        extra = (costs[rows, lifted] - costs[here][:, None])[::-1].cumsum(0)
+        allowed = (gain > 1e-13) & (extra <= problem.budget - problem.total_cost(chosen) + 1e-12)
+        if not allowed.any():
+            return chosen
+        rate = np.where(allowed, gain / np.maximum(extra, 1e-12), -np.inf)
+        top, k = np.unravel_index(int(rate.argmax()), rate.shape)
+        first = len(worth) - 1 - top
+        chosen[first:] = np.maximum(chosen[first:], k)
+
+
+def nash(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) -> Plan:
+    r"""Maximise the product of the gains, $\sum_i \log G_i$, within a budget on $\sum_i \mathrm{cost}(w_i)$.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        cost: Cost of a width, from 0, never falling.
+        budget: The largest sum of costs.
+
+    Returns:
+        A plan whose certificate states value and bound of $-\sum_i \log G_i$, over plans that keep both axioms.
+
+    Raises:
+        ValueError: The budget is too small for the least width for all, or for a gain of everybody.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> nash([0.4, 0.6], curve, cost=lambda width: width, budget=2.0).widths.tolist()
+        [1.0, 1.0]
+
+    References:
+        Nash 1950. The budget, the axioms and the algorithm are our choice.
+    """
+    problem = _problem(contribution, curve, cost, budget)
+    gains = curve.levels - problem.values[:, None]  # (G, K)
+    positive = gains > 1e-12
+    if not positive[:, -1].all():
+        raise refusal("contribution", f"below the full width's {curve.full:g}, so that everybody gains", contribution)
+    if (needed := problem.total_cost(positive.argmax(1))) > budget:
+        raise refusal("budget", f"at least {needed:g}, at which everybody gains", budget)
+    worth = np.where(positive, np.log(np.maximum(gains, 1e-12)), -np.inf)
+    worth[~positive] = worth[positive].min() - 1e6
+    return _maximised(worth, problem)
+
+
+def lp_welfare(contribution: ArrayLike, curve: Curve, *, p: float, cost: Cost, budget: float) -> Plan:
+    r"""Maximise $\sum_i \max(G_i, 0)^p$ within a budget on $\sum_i \mathrm{cost}(w_i)$.
+
+    At $p = 1$ every step up is worth the same to everybody, so only the order decides: the best contributor comes first.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        p: Power in (0, 1].
+        cost: Cost of a width, from 0, never falling.
+        budget: The largest sum of costs.
+
+    Returns:
+        A plan whose certificate states value and bound of the negative sum, over plans that keep both axioms.
+
+    Raises:
+        ValueError: `p` is outside (0, 1], or the budget is too small.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> lp_welfare([0.4, 0.6], curve, p=1.0, cost=lambda width: width, budget=1.5).widths.tolist()
+        [0.5, 1.0]
+
+    References:
+        A reviewer of the paper named lp norms as an alternative; the rest is our choice.
+    """
+    number("p", p, 0, 1, above=True)
+    problem = _problem(contribution, curve, cost, budget)
+    return _maximised(np.maximum(curve.levels - problem.values[:, None], 0.0) ** p, problem)
+
+
+def leximin(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) -> Plan:
+    """Raise the smallest gain as far as a budget allows, then the next: progressive filling.
+
+    Equal participants rise together. Once a step does not fit, nobody below may pass the one who missed it.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        cost: Cost of a width, from 0, never falling.
+        budget: The largest sum of costs.
+
+    Raises:
+        ValueError: The budget is too small.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.45, 0.7, 0.9), samples=100)
+        >>> leximin([0.4, 0.6], curve, cost=lambda width: width, budget=1.1).widths.tolist()
+        [0.5, 0.5]
+
+    References:
+        Rawls 1971, in its lexicographic form.
+    """
+    problem = _problem(contribution, curve, cost, budget)
+    chosen = np.zeros(len(problem.values), dtype=int)
+    cap = np.full(len(chosen), len(curve.levels) - 1)
+    while (chosen < cap).any():
+        gains = np.where(chosen < cap, curve.levels[chosen] - problem.values, np.inf)
+        g = int(np.flatnonzero(gains <= gains.min() + 1e-12)[-1])  # among equals the higher contribution first
+        while g + 1 < len(chosen) and chosen[g + 1] == chosen[g]:
+            g += 1  # nobody passes the next higher contribution
+        step = chosen + (np.arange(len(chosen)) == g)
+        if problem.total_cost(step) <= budget + 1e-12:
+            chosen = step
+        else:
+            cap[: g + 1] = np.minimum(cap[: g + 1], chosen[g])
+    return problem.plan(chosen)

@@ -16,7 +16,7 @@ from torch import nn
 
 from .._check import checked, flag, one_of, refusal
 from .._io import atomic_write
-from ..aggregation.server_optimizers import validation_weights
+from ..aggregation import validation_weights
 from ..config import Config
 from ..contribution import affine_calibration
 from ..data.load import load

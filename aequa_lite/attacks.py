@@ -1,4 +1,4 @@
-"""Participants who do not send what their data say: attacks on a strategy, on shards, on a policy."""
+"""What a participant can do to earn more than it contributed: with updates, with identities, with its reward."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from .._check import checked, flag, number, refusal
-from ..config import Config
-from ..federate import Policy, Strategy
-from ..slimmable import prefix
-from ..types import Round, ServerState, Shard, State, Update
+from ._check import checked, flag, number, refusal
+from .config import Config
+from .federate import Policy, Strategy
+from .method import Algorithm, Outcome, Problem, Train, train
+from .rng import stream
+from .slimmable import prefix, slim
+from .types import Build, Round, Samples, ServerState, Shard, State, Update
 
 __all__ = [
-    "copying_rider", "data_change", "dropout", "flip_labels", "free_rider", "honest_but_curious", "noisy_rider",
-    "sign_flipper", "stale_rider",
+    "data_change", "dropout", "ensemble", "flip_labels", "free_rider", "honest_but_curious", "merged_shards",
+    "noisy_rider", "refilled", "sign_flipper", "sybils", "with_attack",
 ]  # fmt: skip
+
 
 # (what was received, the honest update, generator) -> the update that is sent, or its tensors
 Forge = Callable[[State, Update, np.random.Generator], Update]
-Make = Callable[[Any, Update, np.random.Generator], dict[str, Tensor]]
+Make = Callable[[State, Update, np.random.Generator], dict[str, Tensor]]
+Attack = Callable[[Strategy], Strategy]
 
 
 @checked
@@ -73,58 +78,6 @@ def noisy_rider(strategy: Strategy, who: Collection[int], size: float = 0.1) -> 
         The free riders of CFFL and RFFL.
     """
     return _forged(strategy, who, partial(_noisy, size=number("size", size, 0)))
-
-
-@checked
-def stale_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
-    r"""Let some participants repeat what the server has just done.
-
-    Each adds to what it has received the change that the server made to it in the last round in which it took part. Its
-    first update is that of `free_rider`. A change from another width is added where both widths hold the entry.
-
-    Args:
-        who: Participants that attack.
-
-    Raises:
-        ValueError: `who` names nobody.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> stale_rider(aq.slimmable(aq.MLP), {1}).local.args[2].keywords["who"]
-        (1,)
-
-    References:
-        Our choice.
-    """
-    return _echoing(strategy, who, None)
-
-
-@checked
-def copying_rider(strategy: Strategy, who: Collection[int], whose: int | None = None) -> Strategy:
-    r"""Let some participants send the change that somebody else sent in the last round.
-
-    As `stale_rider`, with the change of participant `whose`.
-
-    Args:
-        who: Participants that attack.
-        whose: An honest participant (default: the first one).
-
-    Raises:
-        ValueError: `who` names nobody, or `whose` is among them.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> copying_rider(aq.slimmable(aq.MLP), {0}).aggregate.args[1:]
-        ((0,), 1)
-
-    References:
-        The free riders of CGSV.
-    """
-    riders = chosen(who)
-    source = min(set(range(len(riders) + 1)) - set(riders)) if whose is None else number("whose", whose, 0, whole=True)
-    if source in riders:
-        raise refusal("whose", "an honest participant", whose)
-    return _echoing(strategy, who, source)
 
 
 @checked
@@ -238,7 +191,7 @@ def data_change(strategy: Strategy, shards: Mapping[int, Shard], rounds: Collect
         Our choice.
     """
     chosen(shards, "shards")
-    return _attacked(strategy, swap=partial(_now, others=dict(shards), rounds=chosen(rounds, "rounds")))
+    return _with_local(strategy, swap=partial(_now, others=dict(shards), rounds=chosen(rounds, "rounds")))
 
 
 @checked
@@ -312,12 +265,6 @@ def _keep_received(
 # --- local training on another shard, with a forged update ---
 
 
-class _Sent(dict[str, Tensor]):
-    """What a participant has received, and beside it what an attacker remembers of an earlier round."""
-
-    echo: State
-
-
 def _own_shard(shard: Shard, config: Config, first: int) -> Shard:
     """The participant's own shard."""
     return shard
@@ -328,7 +275,7 @@ def _honest(sent: State, update: Update, rng: np.random.Generator) -> Update:
     return update
 
 
-def _attacked(strategy: Strategy, swap: Callable[..., Shard] = _own_shard, forge: Forge = _honest) -> Strategy:
+def _with_local(strategy: Strategy, swap: Callable[..., Shard] = _own_shard, forge: Forge = _honest) -> Strategy:
     """The strategy with other shards, or with forged updates."""
     together = strategy.vectorized and partial(_vectorized, strategy.vectorized, swap, forge)
     return replace(strategy, local=partial(_local, strategy.local, swap, forge), vectorized=together)
@@ -355,46 +302,12 @@ def _vectorized(
 
 def _forged(strategy: Strategy, who: Collection[int], make: Make) -> Strategy:
     """The strategy in which these participants send what `make` returns."""
-    return _attacked(strategy, forge=partial(_forge, who=chosen(who), make=make))
+    return _with_local(strategy, forge=partial(_forge, who=chosen(who), make=make))
 
 
 def _forge(sent: State, update: Update, rng: np.random.Generator, *, who: Sequence[int], make: Make) -> Update:
     """A forged update of those who attack."""
     return replace(update, state=make(sent, update, rng)) if update.participant in who else update
-
-
-def _echoing(strategy: Strategy, who: Collection[int], source: int | None) -> Strategy:
-    """The strategy in which these participants repeat a change of the last round.
-
-    What they remember rides in the server's memory, so that a killed run goes on to the same bits; it is handed to that
-    attacker alone, and the server's own functions do not use it.
-    """
-    return replace(
-        _forged(strategy, who, _echoed),
-        broadcast=partial(_send_echo, strategy.broadcast),
-        aggregate=partial(_remember, strategy, chosen(who), source),
-    )
-
-
-def _send_echo(broadcast: Callable[..., State], state: ServerState, participant: int, width: float) -> State:
-    """What a participant receives, with what it remembers."""
-    found, head = _Sent(broadcast(state, participant, width)), f"echo/{participant}/"
-    found.echo = {k.removeprefix(head): t for k, t in state.memory.items() if k.startswith(head)}
-    return found
-
-
-def _remember(
-    strategy: Strategy, who: Sequence[int], source: int | None, state: ServerState, updates: Sequence[Update]
-) -> ServerState:
-    """Aggregation, after which each attacker remembers a change: of the source, or of what the server sends to itself."""
-    after, by = strategy.aggregate(state, updates), {u.participant: u for u in updates}
-    memory = {**{k: t for k, t in state.memory.items() if k.startswith("echo/")}, **after.memory}
-    for i in who:
-        if u := by.get(i if source is None else source):
-            start = strategy.broadcast(state, u.participant, u.width)
-            end = strategy.broadcast(after, u.participant, u.width) if source is None else u.state
-            memory |= {f"echo/{i}/{k}": t - start[k] for k, t in end.items() if t.is_floating_point()}
-    return replace(after, memory=memory)
 
 
 def _received(sent: State, update: Update, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -412,16 +325,196 @@ def _noisy(sent: State, update: Update, rng: np.random.Generator, *, size: float
     return made
 
 
-def _echoed(sent: _Sent, update: Update, rng: np.random.Generator) -> dict[str, Tensor]:
-    """What was received, plus the remembered change where both widths hold the entry."""
-    made = _received(sent, update, rng)
-    for k, change in sent.echo.items():
-        both = prefix(min(a, b) for a, b in zip(made[k].shape, change.shape, strict=True))
-        made[k][both] += change[both]
-    return made
-
-
 def _opposite(sent: State, update: Update, rng: np.random.Generator, *, scale: float) -> dict[str, Tensor]:
     """What was received, minus the honest change."""
     flipped = {k: t - scale * (update.state[k] - t) for k, t in sent.items() if t.is_floating_point()}
     return {**update.state, **flipped}
+
+
+def with_attack(algorithm: Algorithm, attack: Attack) -> Algorithm:
+    """Return the algorithm in which some participants attack: its strategy is changed, its weights and rewards are not.
+
+    Args:
+        algorithm: A function (problem, *, train) -> outcome.
+        attack: A function of a strategy, such as `partial(free_rider, who={2})`.
+
+    Raises:
+        ValueError: One of them is no function.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> with_attack(aq.baselines.fedavg, partial(aq.attacks.sign_flipper, who={2})).func.__name__
+        '_attacked'
+
+    References:
+        Our choice.
+    """
+    if not callable(algorithm):
+        raise refusal("algorithm", "a function (problem, *, train) -> Outcome", algorithm)
+    if not callable(attack):
+        raise refusal("attack", "a function (strategy) -> Strategy", attack)
+    return partial(_attacked, algorithm=algorithm, attack=attack)
+
+
+def _attacked(problem: Problem, *, algorithm: Algorithm, attack: Attack, train: Train = train) -> Outcome:
+    """The algorithm, trained with the attacked strategy."""
+    return algorithm(problem, train=partial(_train_attacked, train, attack))
+
+
+def _train_attacked(train: Train, attack: Attack, problem: Problem, strategy: Strategy, **options: Any) -> Round:
+    """Training with the attacked strategy."""
+    return train(problem, attack(strategy), **options)
+
+
+@checked
+def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = False, seed: int = 0) -> list[Shard]:
+    """Let one participant sign up several times.
+
+    The first identity keeps its place and the others come last, so that nobody else's random streams change.
+
+    Args:
+        who: The participant.
+        count: Identities, from 2 to the size of its shard.
+        clones: Each identity has the whole shard, instead of a part of it.
+        seed: Of the random parts.
+
+    Returns:
+        The shards, `count` - 1 more than before.
+
+    Raises:
+        ValueError: `who` is no participant, or `count` is outside its range.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, aq.Config(participants=2))
+        >>> [(each.participant, len(each)) for each in sybils(shards, 0, 3)]
+        [(0, 1000), (1, 3000), (2, 1000), (3, 1000)]
+
+    References:
+        The sybil attack (Douceur 2002).
+    """
+    mine, n = shards[_one_of(shards, who)], len(shards)
+    number("count", count, 2, len(mine), whole=True)
+    parts = np.array_split(stream(seed, "sybils").permutation(len(mine)), count)
+    if flag("clones", clones):
+        parts = [np.arange(len(mine))] * count
+    names = [who, *range(n, n + count - 1)]
+    pairs = zip(names, parts, strict=True)
+    first, *others = [replace(_part(mine, np.sort(part)), participant=name) for name, part in pairs]
+    return [*(first if i == who else shard for i, shard in enumerate(shards)), *others]
+
+
+@checked
+def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
+    """Let some participants sign up as one, with all their data; those who follow move up.
+
+    Args:
+        who: Participants, at least two.
+
+    Returns:
+        The shards, with fewer participants than before.
+
+    Raises:
+        ValueError: `who` names fewer than two, or somebody who is no participant.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, aq.Config(participants=3))
+        >>> [(each.participant, len(each)) for each in merged_shards(shards, {0, 2})]
+        [(0, 4000), (1, 2000)]
+
+    References:
+        Our choice.
+    """
+    together = chosen(who)
+    if len(together) < 2 or together[-1] >= len(shards):
+        raise refusal("who", f"at least two of the {len(shards)} participants", together)
+    members = [shards[i] for i in together]
+    x, y = (torch.cat([getattr(each.samples, part) for each in members]) for part in ("x", "y"))
+    samples = Samples(x, y, members[0].samples.classes)
+    union = Shard(together[0], samples, np.concatenate([np.asarray(each.indices) for each in members]))
+    kept = [union if i == together[0] else each for i, each in enumerate(shards) if i not in together[1:]]
+    return [replace(each, participant=place) for place, each in enumerate(kept)]
+
+
+def _one_of(shards: Sequence[Shard], who: int) -> int:
+    """A participant; anybody else is refused."""
+    return number("who", who, 0, len(shards) - 1, whole=True)
+
+
+def _part(shard: Shard, places: NDArray[np.int64]) -> Shard:
+    """The samples of a shard at these places."""
+    taken = shard.samples.take(torch.as_tensor(places, device=shard.samples.y.device))
+    return replace(shard, samples=taken, indices=np.asarray(shard.indices)[places])
+
+
+@checked
+def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
+    r"""Fill a slice up to a full network with the entries of the initial one.
+
+    A participant can train it on its own shard to exceed its reward.
+
+    Args:
+        build: Constructor of the network.
+        reward: Tensors of the slice.
+        start: Tensors of the initial network $\theta_0$.
+
+    Returns:
+        Tensors of the full network, with the reward in the leading block and $\theta_0$ outside it.
+
+    Raises:
+        ValueError: The reward is no slice of this network.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> start, theta = aq.init_params(aq.MLP, 0), aq.init_params(aq.MLP, 1)
+        >>> wide = refilled(aq.MLP, aq.slice_of(aq.MLP, theta, 0.5), start)
+        >>> bool((wide["2.weight"][:100] == theta["2.weight"][:100]).all()), bool((wide["2.bias"][100:] == 0).all())
+        (True, False)
+
+    References:
+        Our choice.
+    """
+    full = {k: t.clone() for k, t in slim(build, start, 1.0).state_dict().items()}
+    if not isinstance(reward, Mapping) or not reward or not set(reward) <= set(full):
+        raise refusal("reward", "tensors of a slice of this network, by name", reward)
+    for k, t in reward.items():
+        full[k][prefix(t.shape)] = t
+    return full
+
+
+@checked
+def ensemble(models: Sequence[nn.Module]) -> nn.Module:
+    r"""Return the ensemble of a coalition's networks: $\log \frac1k \sum_j \mathrm{softmax}(f_j(x))$.
+
+    The owner of the widest of nested slices can compute it alone.
+
+    Args:
+        models: Networks with the same classes, at least one.
+
+    Raises:
+        ValueError: There is no network.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> net, few = aq.MLP(), aq.load("fashion-mini").test.take(slice(0, 10))
+        >>> bool((aq.correct(ensemble([net, net]), few) == aq.correct(net, few)).all())
+        True
+
+    References:
+        Our choice.
+    """
+    if not models or not all(isinstance(each, nn.Module) for each in models):
+        raise refusal("models", "networks, at least one", models)
+    return _Ensemble(models)
+
+
+class _Ensemble(nn.Module):
+    """Networks whose probabilities are averaged."""
+
+    def __init__(self, models: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(models)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([net(x).softmax(1) for net in self.members]).mean(0).log()
