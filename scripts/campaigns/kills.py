@@ -117,6 +117,11 @@ def killed(
             yield from ({"what": what, "outcome": outcome} for _ in range(struck))
 
 
+def without_time(report: dict[str, object]) -> dict[str, object]:
+    """A report without its run time, and without the checksum of all with the run time."""
+    return {name: value for name, value in report.items() if name not in ("seconds", "sha256")}
+
+
 def swept(path: Path, folder: Path) -> None:
     """Run a sweep of two runs and gather its table."""
     sweep = read_sweep(path)
@@ -128,7 +133,7 @@ def swept_result(folder: Path) -> str:
     """The reports and rewards of a sweep, without their times."""
     found = []
     for report in sorted(folder.glob("runs/*/*/report.json")):
-        found.append({k: v for k, v in json.loads(report.read_text()).items() if k != "seconds"})
+        found.append(without_time(json.loads(report.read_text())))
     rewards = [each.read_bytes() for each in sorted(folder.glob("runs/*/*/rewards/*.safetensors"))]
     statuses = (folder / "results" / "small" / "runs.csv").read_text().count(",done,")
     return json.dumps([found, digest([np.frombuffer(each, np.uint8) for each in rewards]), len(rewards), statuses])
@@ -157,9 +162,7 @@ def fleet_result(folder: Path) -> str:
     """The report without its time, and the bytes of every reward."""
     report = json.loads((folder / "server" / "report.json").read_text())
     rewards = [each.read_bytes() for each in sorted(folder.glob("nodes/*/rewards/*.safetensors"))]
-    return json.dumps(
-        [{**report, "seconds": 0}, digest([np.frombuffer(each, np.uint8) for each in rewards]), len(rewards)]
-    )
+    return json.dumps([without_time(report), digest([np.frombuffer(each, np.uint8) for each in rewards]), len(rewards)])
 
 
 def fleets(rng: np.random.Generator, share: float) -> Iterator[Row]:
