@@ -231,7 +231,8 @@ def _one_test(hint: Any) -> Test:
             )
         first = get_args(hint)[0]
         some = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
-        return partial(_parts_fit, fits=inner[0], sized=issubclass(origin, Collection), some=some)
+        sized, ordered = issubclass(origin, Collection), issubclass(origin, Sequence)
+        return partial(_parts_fit, fits=inner[0], sized=sized, ordered=ordered, some=some)
     return (lambda value: isinstance(value, hint)) if isinstance(hint, type) else lambda value: True
 
 
@@ -240,15 +241,15 @@ def _all_fit(values: Iterable[Any], fits: Test) -> bool:
     return all(map(fits, values))
 
 
-def _sequence(value: Any) -> bool:
-    """Whether a value has parts that are read one after another; text has none."""
-    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+def _sequence(value: Any, ordered: bool = True) -> bool:
+    """Whether a value has parts that are read one after another; text has none, and a mapping is not ordered."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping) if ordered else (str, bytes))
 
 
-def _parts_fit(value: Any, fits: Test, sized: bool, some: bool) -> bool:
+def _parts_fit(value: Any, fits: Test, sized: bool, ordered: bool, some: bool) -> bool:
     """Whether a value has parts that fit, at least one if `some`; what may be read only once is not looked into."""
-    if not _sequence(value) or not hasattr(value, "__len__"):
-        return _sequence(value) and not sized
+    if not _sequence(value, ordered) or not hasattr(value, "__len__"):
+        return _sequence(value, ordered) and not sized
     return _all_fit(value, fits) and len(value) >= some
 
 

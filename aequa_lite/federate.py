@@ -400,7 +400,7 @@ def _readable(u: Update, participant: int, width: float) -> Update:
     right = right and isinstance(u.state, Mapping)
     right = right and all(map(_plain, u.state.values()))
     numbers = (u.width, u.weight, u.loss) if right else (None,)
-    if all(isinstance(each, Real) for each in numbers):
+    if all(map(_scalar, numbers)):
         return u
     return Update(participant, width, {}, 1.0, math.nan)
 
@@ -439,10 +439,16 @@ def _versions(state: ServerState) -> int:
     return sum(t._version for t in tensors)
 
 
+def _scalar(value: object) -> bool:
+    """Whether this is one number, perhaps still on the device."""
+    one = isinstance(value, Tensor) and value.numel() == 1
+    return one or isinstance(value, Real)
+
+
 def _plain(t: object) -> bool:
     """Whether this is a tensor that holds its numbers, densely."""
     dense = isinstance(t, Tensor) and t.layout == torch.strided
-    return dense and not t.is_meta
+    return dense and t.device.type != "meta"
 
 
 def _misfit(u: Update, sent: State, width: float) -> str:

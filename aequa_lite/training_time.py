@@ -6,7 +6,8 @@ $a_i(t) = \min(\phi_t(1),\ B_i + \max(0, \phi_t(1) - \max_j B_j))$ and
 receives the widest sub-network whose fitted accuracy is at most
 $a_i(t) + \epsilon$. The *allowance* $\epsilon$ trades leak for training.
 The widest below a threshold is a choice among noisy measurements; with a
-`confidence`, a width is sent only if its accuracy is certified to be within.
+`confidence`, a width is sent only if its accuracy is certified to be low
+enough.
 """
 
 from __future__ import annotations
@@ -270,7 +271,8 @@ def certified(
     Example:
         >>> right = np.arange(1000) < np.array([[600], [700], [800]])
         >>> curve = Curve((0.2, 0.5, 1.0), right.mean(1), 1000, right)
-        >>> certified(curve, [0.5, 0.6, 0.7], 0.02, 0.95).astype(int).tolist()
+        >>> found = certified(curve, [0.5, 0.6, 0.7], 0.02, 0.95)
+        >>> found.astype(int).tolist()
         [[0, 0, 0], [1, 0, 0], [1, 1, 1]]
 
     References:

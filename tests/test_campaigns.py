@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -33,11 +34,10 @@ def failures(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def test_a_killed_federation_ends_in_the_same_bits() -> None:
-    kills = campaign("kills")
-    words = (("aequa(server='fedadam(0.01)')", 2), ("cffl", 1))
-    rows = list(kills.federations(np.random.default_rng(SEED), 1.0, words))
-    assert len(rows) >= 3
-    assert failures(rows) == []
+    """In a process of its own: it forks, and a process that tests has threads."""
+    command = [sys.executable, "scripts/campaigns/kills.py", "kills", "--share", "0.04", "--no-table", f"--seed={SEED}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "kills: 13 tries"), done.stdout + done.stderr
 
 
 def test_a_damaged_file_is_refused_or_read_unchanged() -> None:

@@ -274,7 +274,7 @@ def test_a_class_wise_score_needs_a_matrix() -> None:
         (lambda few: update_shapley(aq.MLP, few.validation, tolerance=-1), "`tolerance` must be a number from 0, got"),
         (lambda few: replay_game(aq.MLP, START, ROUND, None), "`validation` must be Samples, at least one, got None"),
         (lambda few: replay_game(aq.MLP, START, None, few.validation), "`rnd` must be a Round that holds its updates"),
-        (lambda few: next(contributions(3, [ROUND], START)), "`score` must be a function, such as alignment, got 3"),
+        (lambda few: next(contributions(3, [ROUND], START)), "`score` must be a function.*, got 3"),
         (lambda few: next(contributions(alignment, [ROUND], {})), "`start` must be tensors by name"),
     ],
 )
@@ -286,5 +286,5 @@ def test_arguments_that_make_no_score_are_refused(few: aq.Dataset, call, sentenc
 def test_shards_that_do_not_fit_are_refused_before_any_training(few, config, shards) -> None:
     with pytest.raises(ValueError, match="`shards` must hold one entry for each of the 3 participants, got 2 entries"):
         retraining_game(aq.MLP, shards[:2], config, few.validation)
-    with pytest.raises(ValueError, match="`validation` must be Samples, at least one, got 'all'"):
+    with pytest.raises(ValueError, match="`validation` must be (a )?Samples.*, got 'all'"):
         retraining_game(aq.MLP, shards, config, "all")

@@ -89,9 +89,7 @@ def test_more_padding_changes_nothing(build) -> None:
 def test_the_embedding_of_padding_stays_zero(texts: aq.Dataset) -> None:
     config = aq.Config(local_steps=3, batch=8, weight_decay=0.1)
     build = aq.for_dataset(aq.networks.TextCNN, texts)
-    update = aq.local_sgd(
-        build, aq.init_params(build, 0), aq.Shard(0, texts.train, None), 1.0, config, aq.stream(0, "t")
-    )
+    update = aq.local_sgd(build, aq.init_params(build, 0), aq.Shard(0, texts.train, []), 1.0, config, aq.stream(0, "t"))
     assert not update.state["embedding.weight"][0].any()
 
 

@@ -39,7 +39,8 @@ def first(data: aq.Dataset, share: float) -> Oracle:
 def judged(few: aq.Dataset, own: list[float], rewards: list[float], **more: object) -> aq.Report:
     config = aq.Config(participants=len(own))
     alone = [first(few, share) for share in own]
-    problem = aq.Problem(aq.MLP, [], config, few, alone, np.array(own))
+    shards = [aq.Shard(i, few.train, range(len(few.train))) for i in range(len(own))]
+    problem = aq.Problem(aq.MLP, shards, config, few, alone, np.array(own))
     last = aq.Round(0, ServerState({}), (1.0,) * len(own), 0.1, 0)
     return aq.report(aq.Outcome(problem, [first(few, share) for share in rewards], last, **more))
 
@@ -144,5 +145,6 @@ def test_rewards_are_what_the_curve_states(few: aq.Dataset, tmp_path: Path) -> N
 def test_another_number_of_models_is_refused(few: aq.Dataset) -> None:
     with pytest.raises(ValueError, match="`models` must hold one entry for each of the 2 participants, got 1"):
         judged(few, [0.4, 0.5], [0.5])
+    shards = [aq.Shard(i, few.train, range(len(few.train))) for i in range(3)]
     with pytest.raises(ValueError, match="`contribution` must"):
-        aq.Problem(aq.MLP, [], aq.Config(participants=3), few, [aq.MLP()] * 3, np.array([0.5]))
+        aq.Problem(aq.MLP, shards, aq.Config(participants=3), few, [aq.MLP()] * 3, np.array([0.5]))

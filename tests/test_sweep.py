@@ -32,7 +32,8 @@ if seed == 2: raise ValueError("two is refused")
 data = aq.load("fashion-mini", device="cpu")
 few = aq.Dataset("few", data.train, data.validation, data.test.take(slice(0, None, 20)), "0" * 64)
 nets = [aq.MLP(0.1), aq.MLP(width)]
-problem = aq.Problem(aq.MLP, [], aq.Config(participants=2), few, nets, [0.1, 0.1])
+shards = [aq.Shard(i, few.train, range(len(few.train))) for i in range(2)]
+problem = aq.Problem(aq.MLP, shards, aq.Config(participants=2), few, nets, [0.1, 0.1])
 last = aq.Round(0, aq.ServerState({}), (1.0, 1.0), 0.1, 0)
 aq.report(aq.Outcome(problem, nets, last)).save(out)
 """

@@ -178,9 +178,6 @@ def read_sweep(path: Path | str) -> Sweep:
     parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
     for name in itertools.chain(*parts):
         one_of(f"sweep {path}: parameter", name, [each for each in known if each != "out"])
-    for name, values in itertools.chain(*(grid.items() for grid in sweep.grids)):
-        if not isinstance(values, list) or not values:
-            raise refusal(f"sweep {path}: grid {name}", "a list of values", values)
     count = len(sweep.cases) * sum(math.prod(map(len, grid.values())) for grid in sweep.grids)
     if not 0 < count <= MOST_RUNS:
         raise refusal(f"sweep {path}", f"one of 1 to {MOST_RUNS} runs", count)
@@ -199,6 +196,9 @@ def _parse_sweep(path: Path) -> Sweep:
         one_of("key", key, KEYS)
     cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
     grids = tuple(map(dict, _many(found["grid"])))
+    for name, values in itertools.chain(*(grid.items() for grid in grids)):
+        if not isinstance(values, list) or not values:
+            raise refusal(f"grid {name}", "a list of values", values)
     when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
     fixed, notebook = dict(found.get("fixed") or {}), Path(found["notebook"])
     if not notebook.is_file():

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from common import FAILED, Row, few, main
+from common import FAILED, ROOT, Row, few, main
 
 import aequa_lite as aq
 from aequa_lite._io import short_repr
@@ -80,7 +80,7 @@ def example_call(name: str, thing: Callable[..., Any]) -> dict[str, Any]:
     """The arguments with which the example of a docstring calls its name: a valid call."""
     made = inspect.unwrap(thing.__init__ if inspect.isclass(thing) else thing)
     examples = doctest.DocTestParser().get_examples(EXAMPLES.get(name) or thing.__doc__)
-    space = {"Path": Path, **vars(importlib.import_module(thing.__module__))}
+    space = {"Path": Path, "ROOT": ROOT, **vars(importlib.import_module(thing.__module__))}
 
     def watch(frame: Any, event: str, _: Any) -> None:
         if event == "call" and frame.f_code is made.__code__:
@@ -159,7 +159,8 @@ EXAMPLES: dict[str, str] = {
     "experiments.gather": SWEEP + ">>> gather(read_sweep('few.yml'))\n",
 }  # fmt: skip
 NO_CALL = ("experiments.Source", "theory.Moments")  # a text and a tuple: they take what text and tuples take
-UNFINISHED = ("experiments.sweep_table", "rewards.export_onnx")  # valid, but no run is done; onnx may be missing
+# valid, but no run is done; onnx may be missing; the example shows a refusal, since opacus may be missing
+UNFINISHED = ("experiments.sweep_table", "rewards.export_onnx", "aggregation.dp_epsilon")
 
 
 def wrong(rng: np.random.Generator, annotation: str) -> Iterator[tuple[str, Any]]:
