@@ -50,9 +50,9 @@ def chromium() -> str | None:
 
 
 def pages(html: Path) -> list[Path]:
-    """The pages in the order of the contents; the API, half of all sheets, is left to the screen."""
+    """The pages in the order of the contents; the API, half of all sheets, and the changelog are left to the screen."""
     names = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
-    return [html / f"{name}.html" for name in names if not name.startswith("book/api/")]
+    return [html / f"{name}.html" for name in names if not name.startswith(("book/api/", "book/changelog"))]
 
 
 def printed(html: Path, browser_path: str) -> PdfWriter:

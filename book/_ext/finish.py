@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from html import escape
 from pathlib import Path
 from posixpath import dirname, relpath
@@ -33,6 +34,7 @@ OUTPUT = re.compile(r'(<div class="output [^"]*">(?:<div class="[^"]*">)*)<pre>(
 COLUMNS = 84  # characters of an output that fit beside both sidebars of a laptop
 HOME = "aequa-lite/aequa-lite"  # owner/name, as in _config.yml
 REPOSITORY = os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY")
+SIGNATURE = re.compile(r'<dl>\s*((?:<dd> ?<em class="sig-param">.*?</dd>\s*)+)</dl>', re.S)
 LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
 API = "book/api/"  # its pages are the aims of the links
 UNREAD = ("book/glossary", "book/bibliography", "genindex", "search")
@@ -149,8 +151,14 @@ def fitting(body: str) -> str:
     return OUTPUT.sub(marked, body)
 
 
+def _lines(m: re.Match[str]) -> str:
+    """A signature's parameters as lines; Sphinx makes them a list of definitions without terms."""
+    return m[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+
+
 def mend(page: str) -> str:
     """Mend the theme's HTML: a script that stands twice, names of buttons, roles of lists, tables that scroll."""
+    page = SIGNATURE.sub(_lines, page)
     page = re.sub(r"\s*<script>const THEBE_JS_URL.*?</script>", "", page, flags=re.S)  # Thebe is off
     page = re.sub(r'\s*<script async="async" src="[^"]*sphinx-thebe\.js[^"]*"></script>', "", page)
     page = re.sub(r'(<button class="btn search-button-field[^>]*?) aria-label="Search"', r"\1", page)
@@ -217,9 +225,11 @@ def _only_used_icons(app: Any, error: Exception | None) -> None:
 
 
 def _drop_source_maps(app: Any, error: Exception | None) -> None:
-    """Leave out the theme's source maps and uncompressed fonts: megabytes that no reader's browser asks for."""
+    """Leave out source maps, uncompressed fonts and what else no reader's browser asks for: megabytes."""
     if error or app.builder.format != "html":
         return
+    for unused in ("locales", "results"):  # of the theme's build; drawings that pages show from _images
+        shutil.rmtree(app.builder.outdir / "_static" / unused, ignore_errors=True)
     for font in app.builder.outdir.rglob("webfonts/*.ttf"):
         font.unlink()  # browsers take the compressed one beside it
     for source_map in app.builder.outdir.rglob("*.map"):
