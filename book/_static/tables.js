@@ -41,6 +41,11 @@
     if (!head || table.tHead.rows.length > 1 || !table.tBodies[0] || table.tBodies[0].rows.length < LEAST) { return; }
     table.classList.add("sorts");
     Array.from(head.cells).forEach(function (cell, column) {
+      // a button needs a name: an empty title does not sort; and it holds no link: a title keeps the words of one
+      if (!cell.textContent.trim()) { return; }
+      Array.from(cell.querySelectorAll("a")).forEach(function (link) {
+        link.replaceWith.apply(link, Array.from(link.childNodes));
+      });
       var button = document.createElement("button");
       button.type = "button";
       button.className = "sort";
