@@ -57,8 +57,8 @@ def test_misuse_is_refused_in_a_sentence_that_names_the_argument() -> None:
     assert len(rows) >= 100
     known = pd.read_csv(ROOT / "results" / "promises" / "misuse.csv")
     known = known[known["outcome"].str.startswith("failed")]
-    open_ = set(zip(known["what"], known["argument"], strict=True))
-    assert {(row["what"], row["argument"]) for row in failures(rows)} <= open_
+    open_ = set(known["what"])
+    assert {row["what"] for row in failures(rows)} <= open_  # those that the page counts
 
 
 def test_the_page_states_the_rows_that_were_measured() -> None:
