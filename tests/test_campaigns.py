@@ -13,6 +13,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts" / "campaigns"))
@@ -55,7 +56,10 @@ def test_a_hostile_update_is_left_out_and_named() -> None:
 def test_misuse_is_refused_in_a_sentence_that_names_the_argument() -> None:
     rows = list(campaign("misuse").campaign(np.random.default_rng(SEED), 0.15))
     assert len(rows) >= 100
-    assert len(failures(rows)) <= 0.08 * len(rows)  # the page counts 80 of 3,303 that are left
+    known = yaml.safe_load((ROOT / "scripts" / "campaigns" / "open.yml").read_text())
+    assert {(row["what"], row["argument"]) for row in failures(rows)} <= {
+        (n, a) for n, each in known.items() for a in each
+    }
 
 
 def test_the_page_states_the_rows_that_were_measured() -> None:

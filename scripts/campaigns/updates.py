@@ -137,7 +137,7 @@ def left_out(shards: Any, strategy: aq.Strategy, at_once: bool = False) -> str:
 
 
 def in_process(change: Change, shards: Any, rng: np.random.Generator) -> str:
-    """Participant 1 hands over hostile updates."""
+    """Participant 1 sends hostile updates."""
     honest = aq.slimmable(BUILD)
 
     def local(*args: Any, **options: Any) -> Any:
