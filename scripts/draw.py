@@ -23,7 +23,7 @@ STATIC = BOOK / "_static"
 COLOURS = ("#3b528b", "#365a8c", "#33638d", "#287d8e", "#1f868b", "#1f8f6f", "#3a8a4a", "#44772a")
 SHADES = ("#1f4e79", "#3f8f8b", "#9fd3a6")  # dark is wide, light is narrow, as in the figures
 FONT = "text{font-family:DejaVu Sans,Verdana,sans-serif;font-size:15px}.t{fill:#222}.s{fill:#555;font-size:13px}"
-GAP = 0.002  # accuracy between two levels of the first screen
+GAP = 0.005  # accuracy between two levels of the first screen: half a point
 WIDE = 800  # pixels of the drawing of the package
 STRONG = ("slimmable", "federate", "method")  # the three files to read first
 
