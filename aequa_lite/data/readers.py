@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import checked
+from .._check import checked, one_of
 from .._io import error_text, read_limited, regular_file, short_repr
 from .encoding import Encoder
 
@@ -278,6 +278,7 @@ def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
     """
     from torchvision import datasets  # late: see NAMES
 
+    one_of("name", name, NAMES)
     kind, folder = getattr(datasets, NAMES[name]), data_folder(root)
     if not all(file.exists() for file in _set_files(kind, folder)):
         _download(name, kind, folder)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from ..networks.base import n_units
 
 __all__ = ["LeastSquares", "Logistic", "TwoLayers"]
@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 LEAST_LOSS = 0.1  # added to a squared error, so that its logarithm exists
 
 
+@checked
 class LinearModel(nn.Module):
     """A linear score of the leading features; the width is the share of features that are used."""
 
