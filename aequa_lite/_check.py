@@ -158,7 +158,7 @@ def checked(thing: Checked) -> Checked:
             fits, hint, default = known.get(name, ANYTHING)
             if value is not default and not fits(value):
                 trains = {"build", "shards"} <= set(known)
-                if hint is not bool and not trains:  # its own sentence may say more
+                if hint not in (bool, Mapping[str, Tensor]) and not trains:  # its own sentence may say more
                     _own_sentence(name, known, thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)

@@ -107,12 +107,12 @@ Game = Callable[[Coalition], Curve | ArrayLike]
 PARTICIPANTS = 12  # participants up to which all coalitions are asked
 
 
-def _rewards(game: Game, n: int) -> dict[Coalition, NDArray[np.float64]]:
+def _rewards(game: Game, n: int, name: str) -> dict[Coalition, NDArray[np.float64]]:
     """What each member of each coalition would receive, (members,)."""
     if not callable(game):
         raise refusal("game", "a function of a coalition", game)
     if n > PARTICIPANTS:
-        raise refusal("participants", f"at most {PARTICIPANTS}, since all coalitions are asked", n)
+        raise refusal(name, f"of at most {PARTICIPANTS} participants, since all coalitions are asked", n)
     found = {}
     for members in (each for size in range(1, n + 1) for each in combinations(range(n), size)):
         reward = game(members)
@@ -156,7 +156,7 @@ def blocking_coalitions(plan: Plan, game: Game) -> tuple[tuple[Coalition, float]
     """
     if not isinstance(plan, Plan):
         raise refusal("plan", "a Plan", plan)
-    rewards = _rewards(game, len(plan.widths))
+    rewards = _rewards(game, len(plan.widths), "plan")
     margins = [(each, round(_margin(rewards, each, plan.predicted_accuracy), 12)) for each in rewards]
     return tuple(sorted((found for found in margins if found[1] > 0), key=lambda found: -found[1]))
 
@@ -192,7 +192,7 @@ def stable(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
         Least core (Maschler et al. 1979), here without transfers. Our choice.
     """
     b, levels = check_inputs(contribution, curve), curve.levels
-    rewards, objective = _rewards(game, len(b)), default_objective(len(b))
+    rewards, objective = _rewards(game, len(b), "contribution"), default_objective(len(b))
     slack = max(0.0, max(float(reward.min()) for reward in rewards.values()) - curve.full) + 1e-12
     queue: list[tuple[float, tuple[int, ...], NDArray[np.intp], float | None]] = []
     seen: set[tuple[int, ...]] = set()

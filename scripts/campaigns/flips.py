@@ -197,4 +197,4 @@ def campaign(rng: np.random.Generator, share: float = 1.0) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    main({"flips": campaign}, seed=20263)
+    main({"flips": campaign}, seed=20283)
