@@ -43,7 +43,6 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "label_skew": "data.partition:label_skew",
         "natural": "data.partition:natural",
         "power_law": "data.partition:power_law",
-        "quantity_dirichlet": "data.partition:quantity_dirichlet",
     },
     "width_sampler": {
         "full_and_random": "local:full_and_random",

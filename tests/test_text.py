@@ -118,10 +118,3 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path, name: str, content: byte
     with pytest.raises(ValueError, match=rf"{name}\.tsv .*(must (be|hold) a sentence|cannot be read)") as error:
         aq.load(folder)
     assert "\n" not in str(error.value)
-
-
-def test_pixel_noise_is_refused_for_text(tmp_path) -> None:
-    config = aq.Config(participants=2)
-    shards = aq.data.homogeneous(aq.load(write_sst2(tmp_path / "sst2"), device="cpu").train, config)
-    with pytest.raises(ValueError, match=r"`shards` must be uint8 images, got torch\.int64"):
-        aq.data.feature_noise(shards, config, (0.0, 0.1))

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "encoding": ["Column", "Encoder"],
         "hospitals": [],  # read by load("hospitals")
         "load": ["default_device", "load"],
-        "noise": ["feature_noise", "label_noise"],
+        "noise": ["label_noise"],
         "partition": [
             "by_size",
             "class_counts",
@@ -20,7 +20,6 @@ __getattr__, __dir__, __all__ = attach(
             "label_skew",
             "natural",
             "power_law",
-            "quantity_dirichlet",
         ],
         "readers": ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"],
         "tabular": ["Table", "csv_table"],

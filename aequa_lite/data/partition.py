@@ -26,7 +26,6 @@ __all__ = [
     "label_skew",
     "natural",
     "power_law",
-    "quantity_dirichlet",
 ]
 
 Whole = NDArray[np.int64]
@@ -95,14 +94,14 @@ def apportion(weights: ArrayLike, total: int) -> Whole:
     return sizes
 
 
-def _redrawn(draw: Callable[[np.random.Generator], Whole], least: int, config: Config, name: str) -> Whole:
-    """The first of seeded draws of counts, (participants, ...), in which everyone holds `least` samples."""
+def _redrawn(draw: Callable[[np.random.Generator], Whole], least: int, config: Config) -> Whole:
+    """The first of seeded draws of counts, (participants, classes), in which everyone holds `least` samples."""
     for attempt in range(MOST_DRAWS):
-        counts = draw(stream(config.seed, "partition", name, attempt))
-        if counts.reshape(len(counts), -1).sum(axis=1).min() >= least:
+        counts = draw(stream(config.seed, "partition", "dirichlet", attempt))
+        if counts.sum(axis=1).min() >= least:
             return counts
     raise ValueError(
-        f"`{name}` must give each of {config.participants} participants at least {least} samples, got fewer in all "
+        f"`dirichlet` must give each of {config.participants} participants at least {least} samples, got fewer in all "
         f"{MOST_DRAWS} draws; raise `alpha`, or lower `least` or the number of participants"
     )
 
@@ -207,42 +206,6 @@ def imbalanced(train: Samples, config: Config, share: float, holders: int) -> li
     weights = np.full(n, left)
     weights[rng.permutation(n)[:holders]] = share * total
     return _shards(train, _cut(rng.permutation(total), apportion(weights, total)))
-
-
-def quantity_dirichlet(train: Samples, config: Config, alpha: float, least: int = 10) -> list[Shard]:
-    """Draw the participants' shares of the samples from one Dirichlet(alpha).
-
-    Shares are redrawn until everyone holds at least `least`. Every sample is used.
-
-    Args:
-        train: Training samples.
-        config: Participants and seed.
-        alpha: Concentration; the smaller, the more uneven.
-        least: Samples that each holds at least.
-
-    Returns:
-        One shard for each participant.
-
-    Raises:
-        ValueError: A number is out of range, or no draw gave everyone enough.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> train = aq.load("fashion-mini", device="cpu").train
-        >>> shards = quantity_dirichlet(train, Config(participants=4), alpha=0.5)
-        >>> sum(len(shard) for shard in shards)
-        6000
-
-    References:
-        Quantity skew of NIID-Bench (Li et al. 2022).
-    """
-    _checked(train, config, number("least", least, 1, whole=True))
-    concentration = np.full(config.participants, float(number("alpha", alpha, *ALPHA)))
-
-    def draw(rng: np.random.Generator) -> Whole:
-        return apportion(rng.dirichlet(concentration), len(train))
-
-    return _of_sizes(train, config, "quantity_dirichlet", _redrawn(draw, least, config, "quantity_dirichlet"))
 
 
 def power_law(train: Samples, config: Config, shape: float = 1.65911332899) -> list[Shard]:
@@ -386,7 +349,7 @@ def dirichlet(train: Samples, config: Config, alpha: float, least: int = 10) -> 
         ends = np.rint(np.cumsum(rng.dirichlet(concentration, size=train.classes), axis=1)[:, :-1] * sizes)
         return np.diff(np.hstack([0 * sizes, np.minimum(ends, sizes).astype(int), sizes]), axis=1).T
 
-    return _of_counts(train, config, "dirichlet", y, _redrawn(draw, least, config, "dirichlet"))
+    return _of_counts(train, config, "dirichlet", y, _redrawn(draw, least, config))
 
 
 def fedrac_dirichlet(train: Samples, config: Config, alpha: float, samples_each: int | None = None) -> list[Shard]:
