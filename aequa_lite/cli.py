@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ._io import error_text
 from .config import Config
 from .report import Report, table
-from .rewards.verification import verify
+from .rewards import verify
 
 __all__ = ["main"]
 

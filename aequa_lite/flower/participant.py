@@ -24,14 +24,7 @@ from ..federate import standalone
 from ..local import local_sgd
 from ..networks.base import for_dataset
 from ..registry import lookup, network
-from ..rewards.files import (
-    MOST_BYTES,
-    MOST_MANIFEST_BYTES,
-    MOST_VOCABULARY_BYTES,
-    VOCABULARY,
-    load_reward,
-    load_vocabulary,
-)
+from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
 from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
 from .settings import Settings, read_config

@@ -25,7 +25,7 @@ from ..method import Algorithm, Outcome, Problem, assess
 from ..networks.base import for_dataset
 from ..registry import algorithm, network
 from ..report import Report
-from ..rewards.files import VOCABULARY, save_rewards
+from ..rewards import VOCABULARY, save_rewards
 from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard
 from .participants import ParticipantRegistry, roster
