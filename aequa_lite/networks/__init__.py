@@ -8,8 +8,7 @@ __getattr__, __dir__, __all__ = attach(
         "base": ["flops", "for_dataset", "init_params", "n_units"],
         "check": ["check_network"],
         "conv": ["BatchResNet18", "ConvNet", "LeNet", "ResNet18", "recalibrate_batchnorm"],
-        "mlp": ["MLP"],
-        "tabular": ["TabularMLP"],
+        "mlp": ["MLP", "TabularMLP"],
         "text": ["TextCNN", "Transformer"],
     },
 )

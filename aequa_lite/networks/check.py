@@ -37,7 +37,7 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         ValueError: It does not; one sentence says what, where and why.
 
     Example:
-        >>> from aequa_lite.networks.tabular import TabularMLP
+        >>> from aequa_lite.networks.mlp import TabularMLP
         >>> def build(width):
         ...     return TabularMLP(width, shape=(3,), classes=2)
         >>> check_network(build, torch.zeros(4, 3))
