@@ -38,11 +38,10 @@ from aequa_lite._validation import tensors_at
 from aequa_lite.flower import commands, node, participant, server, wire
 from aequa_lite.flower.fleet import Fleet
 from aequa_lite.flower.keys import write_certificates, write_key
-from aequa_lite.flower.participants import ParticipantRegistry, TooFewError, fingerprint, roster
+from aequa_lite.flower.participants import ParticipantRegistry, RunState, TooFewError, fingerprint, roster
 from aequa_lite.flower.processes import program_folder, search_path
 from aequa_lite.flower.remote import sampler_name
-from aequa_lite.flower.settings import COMPLETED, Settings, read_config, write_app
-from aequa_lite.flower.state import RunState
+from aequa_lite.flower.wire import COMPLETED, Settings, read_config, write_app
 
 PARTITION = "imbalanced(0.5, holders=1)"
 DEADLINE = 60.0  # seconds of a round with somebody missing; a busy machine starts a process in ten

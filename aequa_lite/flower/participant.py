@@ -27,8 +27,7 @@ from ..registry import lookup, network
 from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
 from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
-from .settings import Settings, read_config
-from .wire import packed, unpacked, unpacked_bytes
+from .wire import Settings, packed, read_config, unpacked, unpacked_bytes
 
 __all__ = ["app", "own_shard"]
 

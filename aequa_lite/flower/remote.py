@@ -25,8 +25,7 @@ from ..method import Problem
 from ..registry import word_of
 from ..types import Build, Round, Shard, State, Update
 from .participants import ParticipantRegistry, TooFewError
-from .settings import Settings
-from .wire import packed, unpacked
+from .wire import Settings, packed, unpacked
 
 __all__ = ["RemoteTraining", "remote_train", "sampler_name"]
 

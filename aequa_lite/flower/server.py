@@ -28,11 +28,9 @@ from ..report import Report
 from ..rewards import VOCABULARY, save_rewards
 from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard
-from .participants import ParticipantRegistry, roster
+from .participants import ParticipantRegistry, RunState, roster, writable
 from .remote import remote_train, sampler_name
-from .settings import COMPLETED, Settings, read_config
-from .state import RunState, writable
-from .wire import packed_bytes
+from .wire import COMPLETED, Settings, packed_bytes, read_config
 
 __all__ = ["AbsentShard", "app", "prepare", "run_over"]
 
