@@ -11,7 +11,6 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from aequa_lite.config import Config
-from aequa_lite.data.noise import label_noise
 from aequa_lite.data.partition import (
     apportion,
     by_size,
@@ -21,6 +20,7 @@ from aequa_lite.data.partition import (
     fedrac_dirichlet,
     homogeneous,
     imbalanced,
+    label_noise,
     label_skew,
     natural,
     power_law,

@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._check import flag
-from .encoding import as_number, cell
 from .readers import Arrays, intact
-from .tabular import FRACTIONS, Table, csv_table
+from .tabular import FRACTIONS, Table, as_number, cell, csv_table
 
 __all__ = ["hospitals"]
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from .._check import checked
 from .._io import error_text, read_limited, regular_file, short_repr
-from .encoding import Encoder
 
 __all__ = ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"]
 
@@ -53,7 +52,7 @@ class Arrays:
         classes: Number of classes; 0 if the labels tell it.
         words: For text, the word of each token id.
         participants: Name of each natural owner, by its code.
-        encoder: For a table, what turns records into features.
+        encoder: For a table, the Encoder that turns records into features.
         sha256: Of what was read, if the splits depend on a seed.
 
     Example:
@@ -70,7 +69,7 @@ class Arrays:
     classes: int = 0
     words: tuple[str, ...] = ()
     participants: tuple[str, ...] = ()
-    encoder: Encoder | None = None
+    encoder: Any = None
     sha256: str = ""
 
     @property

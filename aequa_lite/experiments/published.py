@@ -18,8 +18,6 @@ __all__ = ["Claim", "Verdict", "check_claim", "published", "wins"]
 
 
 WINS = "share of cells in which the best reward is the highest"
-
-
 NEEDED = {"claim", "source", "mark", "measure", "rows", "tolerance", "why", "sweeps"}
 
 

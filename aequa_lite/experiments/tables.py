@@ -47,8 +47,6 @@ MEANT = (
 
 
 MOST_NOTE_BYTES = 1 << 20
-
-
 WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
 
 

@@ -22,11 +22,7 @@ WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on thi
 
 
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
-
-
 INK, ALONE, BOUND = "#333333", "#8c510a", "#d81b60"  # text and lines; stand-alone accuracy; at a bound
-
-
 CYCLE = ("#0072b2", "#d55e00", "#333333", "#cc79a7")  # categories without a meaning of their own, in this order
 
 
