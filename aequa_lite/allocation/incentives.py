@@ -14,9 +14,6 @@ from ..evaluation import Curve
 from ._search import PLANS, SearchProblem
 from .exact import Plan, allocate, checked, default_objective, plan_of, solve
 
-__all__ = ["best_response", "blocking_coalitions", "joint_misreport", "misreport_gains", "stable"]
-
-
 Rule = Callable[[ArrayLike, Curve], Plan]
 
 

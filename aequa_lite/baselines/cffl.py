@@ -39,8 +39,6 @@ from .common import (
     weighted_sum,
 )
 
-__all__ = ["cffl"]
-
 
 @checked
 def cffl(

@@ -33,8 +33,6 @@ from .common import (
     with_norm,
 )
 
-__all__ = ["cgsv"]
-
 
 @checked
 def cgsv(

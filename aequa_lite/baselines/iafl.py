@@ -20,8 +20,6 @@ from ..rng import stream
 from ..types import ServerState, State, Update
 from .common import ROUNDS, add, as_changes, own_network, remember_network, reward_own, size_of, weighted_sum
 
-__all__ = ["iafl"]
-
 
 @checked
 def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: Train = train) -> Outcome:

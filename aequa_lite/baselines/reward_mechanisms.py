@@ -22,8 +22,6 @@ from ..slimmable import prefix, slim, template
 from ..types import Build, Round, Samples, State
 from .common import descending, flatten, largest, sparse_numbers, unflatten
 
-__all__ = ["PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "pooled", "realize"]
-
 LEAST_WIDTH = 1e-6  # one unit in each layer
 
 

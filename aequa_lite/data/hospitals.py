@@ -11,8 +11,6 @@ from .._check import flag
 from .readers import Arrays, intact
 from .tabular import FRACTIONS, Table, as_number, cell, csv_table
 
-__all__ = ["hospitals"]
-
 HOSPITALS = Path(__file__).parent / "embedded" / "hospitals"
 FILES = {  # hospital -> its file and the file's SHA-256
     "Budapest": ("processed.hungarian.data", "d1ad108f785768cd3d7e82dc522e6f5a61eea93cccfb3a46ee8076f73fc3d796"),

@@ -24,8 +24,6 @@ from .readers import EMBEDDED_REMEDY, NAMES, Array, Arrays, data_folder, embedde
 from .tabular import csv_table
 from .text import frequent, tsv
 
-__all__ = ["default_device", "load"]
-
 Device = str | torch.device | None
 
 TOKENS = {2: ("int64",)}  # number of axes -> types, for text

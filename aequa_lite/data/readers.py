@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from .._check import checked
 from .._io import error_text, read_limited, regular_file, short_repr
 
-__all__ = ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"]
-
 EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FEMNIST = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")

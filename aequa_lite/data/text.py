@@ -15,8 +15,6 @@ from .._check import checked, number, refusal
 from .._io import read_limited, short_repr
 from .readers import EMBEDDED_REMEDY, Arrays, reading
 
-__all__ = ["frequent", "tokens", "tsv"]
-
 LENGTH = 56  # tokens a sentence; SST-2's longest has 53
 MOST_WORDS = 20_000
 LEAST_COUNT = 2  # nothing is learnt of a word that the training split has once only

@@ -24,7 +24,6 @@ from ..report import Report
 if TYPE_CHECKING:
     from .sweep import Run, Sweep
 
-__all__ = ["about", "summary", "write_tables"]
 
 Rows = Mapping[tuple[str, str], dict[str, Any]]  # by a run's digest and the method
 

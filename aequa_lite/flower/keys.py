@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["write_certificates", "write_key"]
-
 
 def write_key(folder: Path | str, name: str) -> Path:
     """Write a private key and, as `name.pub`, its public key, in OpenSSH's format.

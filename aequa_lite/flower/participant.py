@@ -29,9 +29,6 @@ from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
 from .wire import Settings, packed, read_config, unpacked, unpacked_bytes
 
-__all__ = ["app", "own_shard"]
-
-
 app = ClientApp()
 
 

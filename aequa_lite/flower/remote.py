@@ -27,9 +27,6 @@ from ..types import Build, Round, Shard, State, Update
 from .participants import ParticipantRegistry, TooFewError
 from .wire import Settings, packed, unpacked
 
-__all__ = ["RemoteTraining", "remote_train", "sampler_name"]
-
-
 LOSS = {"loss": (0.0, 1e6)}  # what a participant states beside its tensors: a cross entropy is not negative
 
 

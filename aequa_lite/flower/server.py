@@ -32,9 +32,6 @@ from .participants import ParticipantRegistry, RunState, roster, writable
 from .remote import remote_train, sampler_name
 from .wire import COMPLETED, Settings, packed_bytes, read_config
 
-__all__ = ["AbsentShard", "app", "prepare", "run_over"]
-
-
 app = ServerApp()
 
 

@@ -12,8 +12,6 @@ from .._io import error_text
 from ..slimmable import prefix, slim
 from ..types import Build, State
 
-__all__ = ["check_network"]
-
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ less
 
 

@@ -15,9 +15,6 @@ from matplotlib.figure import Figure
 from .._check import checked, refusal
 from .._io import atomic_write
 
-__all__ = ["save_figure", "style"]
-
-
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
 
 
