@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "load": ["default_device", "load"],
     "partition": ["by_size", "class_counts", "class_imbalance", "dirichlet", "fedrac_dirichlet", "homogeneous",
                   "imbalanced", "label_noise", "label_skew", "natural", "power_law"],
-    "readers": ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"],
+    "readers": ["NAMES", "Arrays", "data_folder", "embedded", "frequent", "leaf", "npz", "tokens", "torchvision_set", "tsv"],
     "tabular": ["Column", "Encoder", "Table", "csv_table"],
-    "text": ["frequent", "tokens", "tsv"],
 })  # fmt: skip

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -53,7 +52,7 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     """Write the tables of a sweep to `results/NAME`; return the table of all runs.
 
     `runs.csv` has a row for each run and method, also for those that failed, were refused or have not run yet;
-    `runs.parquet` is the same if pyarrow is installed; `summary.csv` has means, spreads and seeds; `about.json` command,
+    `summary.csv` has means, spreads and seeds; `about.json` command,
     minutes, devices, versions and dates; `sweep.yml` is the file that was run. Rows of `kept` that this machine has not
     run stay.
     """
@@ -61,9 +60,6 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
     with atomic_write(place / "runs.csv") as half:
         table.to_csv(half, index=False, float_format="%.6g")
-    if _writes_parquet():
-        with atomic_write(place / "runs.parquet") as half:
-            table.to_parquet(half, index=False)
     by = [name for name in sweep.runs()[0].label if name != "seed"]
     with atomic_write(place / "summary.csv") as half:
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
@@ -72,14 +68,6 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     with atomic_write(place / "sweep.yml") as half:
         half.write_text(sweep.text)
     return table
-
-
-def _writes_parquet() -> bool:
-    """Whether pandas can write Parquet here; pyarrow is heavy, so it is not required."""
-    try:
-        return bool(version("pyarrow"))
-    except PackageNotFoundError:
-        return False
 
 
 def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dict[str, Any]]:
