@@ -17,6 +17,7 @@ from typing import Any
 __all__ = [
     "atomic_write",
     "error_text",
+    "fault",
     "opened",
     "parse_json",
     "printable",
@@ -49,6 +50,11 @@ def printable(text: str) -> str:
 def error_text(error: BaseException, most: int = 200) -> str:
     """The message of an error as it may stand in a sentence: short, printable, on one line."""
     return printable(str(error))[:most] or type(error).__name__
+
+
+def fault(what: str, must: str, got: object, remedy: str = "") -> ValueError:
+    """Return the error that says what must hold of something from elsewhere, and what was found."""
+    return ValueError(f"{what} must {must}, got {got}" + (f"; {remedy}" if remedy else ""))
 
 
 def regular_file(path: Path | str) -> Path:
