@@ -25,6 +25,7 @@ __all__ = [
     "regular_file",
     "seal",
     "short_repr",
+    "write_whole",
 ]
 
 
@@ -185,6 +186,12 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         raise OSError(*kind, f"cannot write {path}: {error.strerror or error_text(error)}") from error
     finally:
         half.unlink(missing_ok=True)
+
+
+def write_whole(path: Path | str, content: str | bytes) -> None:
+    """Write text or bytes, whole or not at all."""
+    with atomic_write(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

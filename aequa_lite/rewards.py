@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ._check import checked, number, one_each, refusal
-from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr
+from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
 from ._validation import save_tensors, tensors_of
 from .checkpoint import describe
 from .config import Config
@@ -226,20 +226,14 @@ def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manife
         path = folder / f"participant-{manifest.participant:02d}.safetensors"
         save_tensors(path, model.state_dict(), {"reward": manifest.header()})
         stated = {**asdict(manifest), "sha256": digest(path.read_bytes())}
-        _write_text(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
+        write_whole(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
         entries += [_entry(each, manifest.participant) for each in (path, path.with_suffix(".json"))]
         rewards.append(path)
     if vocabulary:
-        _write_text(folder / VOCABULARY, vocabulary)
+        write_whole(folder / VOCABULARY, vocabulary)
         entries.append(_entry(folder / VOCABULARY, None))
-    _write_text(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
+    write_whole(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
     return rewards
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all."""
-    with atomic_write(path) as half:
-        half.write_text(text, encoding="utf-8")
 
 
 def _entry(path: Path, participant: int | None) -> dict[str, Any]:

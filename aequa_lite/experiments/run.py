@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .._check import checked, flag, one_of, refusal
-from .._io import atomic_write
+from .._io import write_whole
 from ..aggregation import validation_weights
 from ..config import Config
 from ..contribution import affine_calibration
@@ -259,8 +259,7 @@ def compete(
             _ = outcome.report  # what fails here is a failure of this algorithm too
         except Exception as error:  # whatever it was, the others are still worth their run
             failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
-            with atomic_write(folder / "failed.txt") as half:
-                half.write_text(failed[word] + "\n")
+            write_whole(folder / "failed.txt", failed[word] + "\n")
             continue
         if keep:
             outcome.save(folder)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .._check import checked
-from .._io import atomic_write, error_text, parse_json, printable, read_limited
+from .._io import atomic_write, error_text, parse_json, printable, read_limited, write_whole
 from ..allocation.exact import allocate
 from ..evaluation import Curve, curve_diagnostics
 from ..metrics import pearson
@@ -63,10 +63,8 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     by = [name for name in sweep.runs()[0].label if name != "seed"]
     with atomic_write(place / "summary.csv") as half:
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
-    with atomic_write(place / "about.json") as half:
-        half.write_text(json.dumps(about(table, sweep.name), indent=1) + "\n")
-    with atomic_write(place / "sweep.yml") as half:
-        half.write_text(sweep.text)
+    write_whole(place / "about.json", json.dumps(about(table, sweep.name), indent=1) + "\n")
+    write_whole(place / "sweep.yml", sweep.text)
     return table
 
 

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from .._check import number, refusal
-from .._io import atomic_write
+from .._io import write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config
@@ -146,6 +146,5 @@ def reward(message: Message, context: Context) -> Message:
         if "vocabulary" in message.content:
             load_vocabulary(Path(aside) / path.name)
     for each, content in files.items():
-        with atomic_write(each) as half:
-            half.write_bytes(content)
+        write_whole(each, content)
     return _reply(message, {}, stored=len(files))

@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from .._io import atomic_write, error_text, opened, parse_json, read_limited, seal, short_repr
+from .._io import error_text, opened, parse_json, read_limited, seal, short_repr, write_whole
 from .._validation import checked_metadata, checked_update, numbers, save_tensors, tensors_at
 from ..checkpoint import digest
 from ..config import Config
@@ -43,8 +43,7 @@ def writable(folder: Path | str) -> Path:
     """
     folder = Path(folder)
     try:
-        with atomic_write(folder / "probe") as half:
-            half.write_bytes(bytes(1 << 16))
+        write_whole(folder / "probe", bytes(1 << 16))
         (folder / "probe").unlink()
     except OSError as error:
         raise OSError(f"folder {folder} cannot be written to ({error}); make room there or name another") from error
@@ -123,8 +122,7 @@ class RunState:
             "participants": {str(number): self.participants[number] for number in sorted(self.participants)},
             "rounds": self.rounds,
         }
-        with atomic_write(self.path) as half:
-            half.write_text(json.dumps(seal(found), indent=1) + "\n")
+        write_whole(self.path, json.dumps(seal(found), indent=1) + "\n")
 
     @property
     def missing(self) -> list[int]:

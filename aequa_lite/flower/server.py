@@ -21,7 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from safetensors import SafetensorError
 
 from .._check import number, refusal
-from .._io import atomic_write, error_text
+from .._io import error_text, write_whole
 from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import load
@@ -204,8 +204,7 @@ def main(grid: Grid, context: Context) -> None:
 def _conclude(folder: Path, outcome: str) -> None:
     """Write how the run ended; a server that is killed writes nothing."""
     print(outcome, flush=True)
-    with atomic_write(folder / "outcome.json") as half:
-        half.write_text(json.dumps({"outcome": outcome}) + "\n")
+    write_whole(folder / "outcome.json", json.dumps({"outcome": outcome}) + "\n")
 
 
 @dataclass(frozen=True)

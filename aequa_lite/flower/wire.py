@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .._check import flag, number, one_of, refusal
-from .._io import atomic_write
+from .._io import write_whole
 from .._validation import parse_update
 from ..config import Config
 from ..registry import LONGEST, algorithm, lookup
@@ -106,8 +106,7 @@ def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
     path = Path(folder) / "pyproject.toml"
     lines = toml_lines(asdict(settings))
     lines += ["", "[tool.flwr.app.config.config]", *toml_lines(config.to_dict())]
-    with atomic_write(path) as half:
-        half.write_text(APP + "\n".join(lines) + "\n")
+    write_whole(path, APP + "\n".join(lines) + "\n")
     return path
 
 
