@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -544,15 +544,6 @@ def _check_reward(path: Path, participant: int, run: str, build: Build | None, n
     return text + vocabulary + ("" if known else "; not rebuilt, since `build` was not passed")
 
 
-def _importable(name: str) -> bool:
-    """Whether a package can be imported."""
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        return False
-    return True
-
-
 @checked
 def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     """Write a network as one ONNX file, whole or not at all.
@@ -585,7 +576,7 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     if not isinstance(example, Tensor) or not example.ndim or len(example) < 2:
         found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ValueError(f"`example` must be a tensor of two or more samples, got {found}")
-    if missing := [name for name in ("onnx", "onnxscript") if not _importable(name)]:
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise ValueError(f"{' and '.join(missing)} cannot be imported; pip install 'aequa-lite[onnx]'")
     from torch.export import Dim  # late: it takes a second to import
 
