@@ -166,9 +166,9 @@ def _verify(folder: str) -> int:
 
 def _fleet(words: Sequence[str]) -> int:
     """A command of the extra `flower`, which reads its own arguments."""
-    from .flower import fleet
+    from .flower import commands
 
     parser = _Parser(prog=f"aequa {words[0]}", description=FLOWER[words[0]])
-    fleet.add_arguments(parser, words[0])
-    fleet.main(words[0], parser.parse_args(words[1:]))
+    commands.add_arguments(parser, words[0])
+    commands.main(words[0], parser.parse_args(words[1:]))
     return 0

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -21,6 +18,7 @@ from ..checkpoint import digest
 from ..config import Config
 from ..slimmable import template
 from ..types import Build, State
+from .keys import fingerprint
 from .wire import unpacked
 
 MOST_BYTES = 1 << 28  # of run.json; a round of a thousand participants takes a tenth of a megabyte
@@ -166,46 +164,12 @@ class RunState:
         self.save()
 
 
-MOST_KEY_BYTES = 1 << 16
 REPLIES = 0.2  # seconds between two looks for replies
 NODES = 2.0  # seconds between two looks for new nodes
 
 
 class TooFewError(RuntimeError):
     """Too few participants have introduced themselves or replied."""
-
-
-def fingerprint(key: bytes) -> str:
-    """SHA-256 of a node's public key, in hexadecimal."""
-    return hashlib.sha256(key).hexdigest()
-
-
-def roster(folder: Path | str, participants: int) -> dict[str, int]:
-    """Read whose key is whose from the files `participant-NN.pub`, in OpenSSH's format.
-
-    Returns:
-        The participant's number by the key's fingerprint.
-
-    Raises:
-        ValueError: A participant's file is missing or holds no public key, or two hold the same.
-
-    Example:
-        >>> roster("nowhere", participants=0)
-        {}
-    """
-    found: dict[str, int] = {}
-    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    for number in range(participants):
-        path = Path(folder) / f"participant-{number:02d}.pub"
-        try:
-            key = serialization.load_ssh_public_key(read_limited(path, MOST_KEY_BYTES))
-            own = fingerprint(key.public_bytes(*form))
-        except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
-            raise ValueError(f"keys: {path} is not a public key that can be read ({error_text(error)})") from error
-        if own in found:
-            raise ValueError(f"keys: {path} is also the key of participant {found[own]}; each needs its own")
-        found[own] = number
-    return found
 
 
 class ParticipantRegistry:

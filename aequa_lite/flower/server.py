@@ -34,7 +34,8 @@ from ..report import Report
 from ..rewards import VOCABULARY, save_rewards
 from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard, State, Update
-from .participants import ParticipantRegistry, RunState, TooFewError, roster, writable
+from .keys import roster
+from .participants import ParticipantRegistry, RunState, TooFewError, writable
 from .wire import COMPLETED, Settings, packed, packed_bytes, read_config, unpacked
 
 LOSS = {"loss": (0.0, 1e6)}  # what a participant states beside its tensors: a cross entropy is not negative
@@ -274,9 +275,8 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
         ValueError: The folder belongs to another run, or settings, config and data do not fit together.
     """
     started = time.perf_counter()
-    folder, keys = writable(settings.folder), None
-    if settings.keys:
-        keys = roster(settings.keys, config.participants)
+    folder = writable(settings.folder)
+    keys = roster(settings.keys, config.participants) if settings.keys else None
     data, build, chosen = prepare(settings, config)
     state = RunState(folder, config, {"network": settings.network, "data": data.sha256})
     asked = {"classes": data.classes, "words": len(data.words)}
@@ -299,9 +299,8 @@ def _reward_files(outcome: Outcome, folder: Path) -> list[Path]:
     if outcome.plan is None:
         full = n_parameters(problem.build(1.0))
         if any(n_parameters(model) != full for model in models):
-            print(
-                f"the rewards of {outcome.method} cannot be sent: they are no networks of the constructor", flush=True
-            )
+            what = f"the rewards of {outcome.method} cannot be sent"
+            print(f"{what}: they are no networks of the constructor", flush=True)
             return []
         identity = {"trained": dict(outcome.last.identity), "rewarded": dict(outcome.rewarding)}
         save_rewards(folder, problem.build, models, [1.0] * len(models), problem.config, identity=identity,
