@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, partial, wraps
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ._io import short_repr
 
@@ -155,24 +157,27 @@ def checked(thing: Checked) -> Checked:
         for name, value in (*zip(known, args), *keywords.items()):
             fits, hint, default = known.get(name, ANYTHING)
             if value is not default and not fits(value):
-                if not {"build", "shards"} <= set(
-                    known
-                ):  # it does not train: its own sentence says more, if it has one
-                    _own_sentence(thing, args, keywords)
+                trains = {"build", "shards"} <= set(known)
+                if hint is not bool and not trains:  # its own sentence may say more
+                    _own_sentence(name, known, thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)
 
     return call  # type: ignore[return-value]
 
 
-def _own_sentence(thing: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> None:
-    """Raise the refusal of the function itself, if it refuses these arguments by name."""
+def _own_sentence(
+    name: str, known: Collection[str], thing: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
+) -> None:
+    """Raise the refusal of the function itself, if it names this argument or a part of it, and no other argument."""
     try:
         thing(*args, **keywords)
-    except OSError:
-        raise
+    except OSError as error:
+        if str(error).isprintable():
+            raise
     except ValueError as error:
-        if "`" in str(error):
+        named = set(re.findall(r"`(\w+)", str(error)))
+        if name in named or (named and not named & set(known)):
             raise
     except Exception:  # whatever else it stumbles over: the caller says what is wrong
         return
@@ -222,8 +227,12 @@ def _one_test(hint: Any) -> Test:
     if isinstance(origin, type) and issubclass(origin, (Mapping, Iterable)):
         inner = [_test(each) for each in get_args(hint)]
         if issubclass(origin, Mapping):
+            least = get_args(hint)[1:] == (Tensor,)  # a network has tensors
             return lambda value: (
-                isinstance(value, Mapping) and _all_fit(value, inner[0]) and _all_fit(value.values(), inner[1])
+                isinstance(value, Mapping)
+                and len(value) >= least
+                and _all_fit(value, inner[0])
+                and _all_fit(value.values(), inner[1])
             )
         if origin is tuple and get_args(hint)[-1] is not ...:  # one kind for each place
             return lambda value: (
@@ -292,6 +301,8 @@ def _word(hint: Any) -> str:
     if origin is np.ndarray:
         return "an array of numbers"
     if isinstance(origin, type) and issubclass(origin, Mapping):
+        if inner[1] is Tensor:
+            return "tensors by name"
         return f"a mapping, each value {_allowed(inner[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"a sequence, each part {_allowed(inner[0])}"

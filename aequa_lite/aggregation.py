@@ -423,6 +423,7 @@ def _fingerprint(theta: State) -> list[str]:
 
 
 @checked
+@checked
 def dp_epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
     r"""Return the privacy loss $\varepsilon$ of $(\varepsilon, \delta)$-differential privacy after some rounds.
 

@@ -52,6 +52,7 @@ def correct(
         >>> correct(aq.MLP().eval(), test).shape
         (4000,)
     """
+    number("batch", batch, 1, whole=True)
     device = samples.y.device
     if isinstance(net, nn.Module):
         device = next((p.device for p in net.parameters()), device)
@@ -123,6 +124,8 @@ class Curve:
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
             raise refusal("accuracy", allowed, a.tolist())
         number("samples", self.samples, 1, whole=True)
+        if self.fraction_grid is not None:
+            number("fraction_grid", self.fraction_grid, 1, whole=True)
         shape = (len(w), self.samples)
         if self.correct is not None and np.shape(self.correct) != shape:
             raise refusal(
@@ -256,7 +259,10 @@ def accuracy_curve(
         >>> curve.widths.tolist(), curve.samples
         ([0.5, 1.0], 2000)
     """
-    tried = widths(least) if grid is None else [float(w) for w in grid]
+    every = widths(least)
+    tried = every if grid is None else [float(w) for w in grid]
+    if not tried:
+        raise refusal("grid", "at least one width", grid)
     if not fraction_grid:
         tried = list(distinct_widths(build, tried))
     # the widest width's stem runs once: a narrow one's output is its prefix

@@ -239,6 +239,7 @@ def worse_off(
     return holm(p, level)
 
 
+@checked
 def pearson_noise_interval(
     alone_correct: ArrayLike,
     reward_correct: ArrayLike,

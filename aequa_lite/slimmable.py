@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ._check import checked, number
+from ._check import checked, number, refusal
 from .types import Build, State
 
 __all__ = [
@@ -34,7 +34,10 @@ def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
     References:
         Ordered dropout (FjORD, Horvath et al. 2021).
     """
-    return tuple(slice(0, size) for size in shape)
+    try:
+        return tuple(slice(0, size) for size in shape)
+    except TypeError:
+        raise refusal("shape", "a sequence of sizes", shape) from None
 
 
 @lru_cache(maxsize=1024)
@@ -81,6 +84,9 @@ def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
         torch.Size([100, 784])
     """
     shapes = template(build, width).state_dict()
+    if lacking := shapes.keys() - theta.keys():
+        allowed = f"the network's tensors, {min(lacking)!r} included"
+        raise refusal("theta", allowed, sorted(map(str, theta)))
     return {k: theta[k][prefix(t.shape)] for k, t in shapes.items()}
 
 
@@ -109,13 +115,10 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
         Ordered dropout (FjORD), as a constructor instead of a mask.
     """
     number("width", width, 0, 1, above=True)
+    blocks = slice_of(build, theta, width)
     with torch.device("meta"):
         net = build(width)
-    blocks = {
-        k: theta[k][prefix(t.shape)].clone()
-        for k, t in net.state_dict().items()
-    }
-    net.load_state_dict(blocks, assign=True)
+    net.load_state_dict({k: t.clone() for k, t in blocks.items()}, assign=True)
     return net
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._check import checked
+from ._check import checked, number
 
 __all__ = [
     "Build", "Dataset", "Round", "Samples", "ServerState", "Shard", "State",
@@ -41,6 +41,9 @@ class Samples:
     y: Tensor
     classes: int
     groups: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        number("classes", self.classes, 1, whole=True)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -112,6 +115,9 @@ class Shard:
     participant: int
     samples: Samples
     indices: Sequence[int]
+
+    def __post_init__(self) -> None:
+        number("participant", self.participant, 0, whole=True)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -143,7 +143,7 @@ def test_shares_are_balanced_over_cases_and_complete() -> None:
     for each in shares:
         counts = [sum(run.label["case"] == case for run in each) for case in ("slow", "quick", "middling")]
         assert max(counts) - min(counts) <= 1
-    with pytest.raises(ValueError, match="`shard` must be I/N .*3/2"):
+    with pytest.raises(ValueError, match=r"`part` must be a whole number in \[0, 1\], got 2"):
         runs.share(every, 2, 2)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, flag, number, one_each, refusal
+from .._check import accuracies, checked, flag, number, one_each, refusal
 from ..evaluation import Curve
 from . import _search
 from ._search import SearchProblem
@@ -225,7 +225,9 @@ def _quadratic(mean: Any, spread: Any, weight: float) -> Any:
 ONE_TAU = (_linear, _ratio, _quadratic)
 
 
-def checked(contribution: ArrayLike, curve: Curve) -> NDArray[np.float64]:
+def check_inputs(
+    contribution: ArrayLike, curve: Curve
+) -> NDArray[np.float64]:
     """The contributions, (n,), once both arguments are checked."""
     if not isinstance(curve, Curve):
         raise refusal("curve", "a Curve", curve)
@@ -316,7 +318,7 @@ def allocate(
         Post-training allocation of Aequa (Sec. 4.2, Eq. 3). The reading,
         its weight and the exact solution are ours; the paper anneals.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     own = b if standalone is None else accuracies("standalone", standalone)
     one_each("standalone", own, len(b))
     if objective is None:
@@ -333,12 +335,22 @@ def allocate(
         remedy = "a ratio needs a mean gain above 0"
         raise refusal("objective", allowed, value, remedy)
     best = solve(problem, spread_only())[0]
-    return plan_of(
-        chosen, curve, b, own, tau=tau, value=value,
-        bound=min(bound, value), best_spread=problem.spread(best),
+    plan = plan_of(chosen, curve, b, own, tau=tau)
+    return proved(plan, value, min(bound, value), problem.spread(best))
+
+
+def proved(
+    plan: Plan, value: float, bound: float = math.nan, best: float = math.nan
+) -> Plan:
+    """The plan with its objective, what is proved, and the least spread."""
+    certificate = replace(
+        plan.certificate, value=float(value), bound=float(bound),
+        exact=bool(value == bound), best_spread=float(best),
     )  # fmt: skip
+    return replace(plan, certificate=certificate)
 
 
+@checked
 def plan_of(
     chosen: ArrayLike,
     curve: Curve,
@@ -346,9 +358,6 @@ def plan_of(
     standalone: ArrayLike | None = None,
     *,
     tau: float | None = None,
-    value: float = float("nan"),
-    bound: float = float("nan"),
-    best_spread: float = float("nan"),
 ) -> Plan:
     r"""Return the plan that gives each participant this level of the curve.
 
@@ -358,9 +367,6 @@ def plan_of(
         contribution: (n,) accuracies in [0, 1].
         standalone: (n,) stand-alone accuracies (default: `contribution`).
         tau: The common gain $\tau$, if there is one.
-        value: Objective of the plan, if there is one.
-        bound: A value that no plan is below, if one is proved.
-        best_spread: The smallest CGS on this curve, if it is known.
 
     Raises:
         ValueError: A position is not on the curve, or lengths differ.
@@ -370,7 +376,7 @@ def plan_of(
         >>> plan_of([0, 1], curve, [0.4, 0.6]).widths.tolist()
         [0.5, 1.0]
     """
-    b, levels = checked(contribution, curve), curve.levels
+    b, levels = check_inputs(contribution, curve), curve.levels
     own = b if standalone is None else accuracies("standalone", standalone)
     one_each("standalone", own, len(b))
     level = one_each("chosen", np.asarray(chosen), len(b))
@@ -382,13 +388,13 @@ def plan_of(
     below = own - accuracy
     short = below > 1e-12
     certificate = Certificate(
-        value=float(value),
-        bound=float(bound),
-        exact=bool(value == bound),
+        value=math.nan,
+        bound=math.nan,
+        exact=False,
         at_least=tuple(np.flatnonzero(level == 0).tolist()),
         at_full=tuple(np.flatnonzero(level == len(levels) - 1).tolist()),
         spread=float(np.std(accuracy - b)),
-        best_spread=float(best_spread),
+        best_spread=math.nan,
         covers=bool(curve.full - curve.least >= np.ptp(b) - 1e-12),
         top_reaches=bool(curve.full >= own.max() - 1e-12),
         worse_off=tuple(np.flatnonzero(short).tolist()),

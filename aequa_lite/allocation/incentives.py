@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._check import accuracies, flag, number, one_each, refusal
 from ..evaluation import Curve
 from ._search import SearchProblem
-from .exact import Plan, allocate, checked, default_objective, plan_of, solve
+from .exact import Plan, allocate, check_inputs, default_objective, plan_of, proved, solve
 
 Rule = Callable[[ArrayLike, Curve], Plan]
 
@@ -44,7 +44,7 @@ def best_response(
     References:
         The best response of game theory, by brute force. Our choice.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     number("participant", participant, 0, len(b) - 1, whole=True)
     if not callable(rule):
         raise refusal("rule", "a function of contributions and curve", rule)
@@ -92,7 +92,7 @@ def misreport_gains(
     References:
         Our choice.
     """
-    b, flagged = checked(contribution, curve), flag("measured", measured)
+    b, flagged = check_inputs(contribution, curve), flag("measured", measured)
     reports = [REPORTS[own >= REPORTS] if flagged else REPORTS for own in b]
     return np.array([best_response(b, curve, i, rule, each)[1] for i, each in enumerate(reports)])
 
@@ -188,7 +188,7 @@ def stable(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
     References:
         Least core (Maschler et al. 1979), here without transfers. Our choice.
     """
-    b, levels = checked(contribution, curve), curve.levels
+    b, levels = check_inputs(contribution, curve), curve.levels
     rewards, objective = _rewards(game, len(b)), default_objective(len(b))
     slack = max(0.0, max(float(reward.min()) for reward in rewards.values()) - curve.full) + 1e-12
     queue: list[tuple[float, tuple[int, ...], NDArray[np.intp], float | None]] = []
@@ -205,7 +205,7 @@ def stable(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
         bound, floor, chosen, tau = heappop(queue)
         blocking = max(rewards, key=lambda members: _margin(rewards, members, levels[chosen]))
         if _margin(rewards, blocking, levels[chosen]) <= slack:
-            return plan_of(chosen, curve, b, tau=tau, value=bound, bound=bound)
+            return proved(plan_of(chosen, curve, b, tau=tau), bound, bound)
         for i, reward in zip(blocking, rewards[blocking]):
             level = np.searchsorted(levels, reward - slack)
             if level < len(levels):

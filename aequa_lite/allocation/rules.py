@@ -14,7 +14,7 @@ from .._check import number, refusal
 from ..evaluation import Curve
 from ..rng import stream
 from ._search import SearchProblem, tau_path
-from .exact import Objective, Plan, allocate, check_objective, checked, default_objective, plan_of
+from .exact import Objective, Plan, allocate, check_inputs, check_objective, default_objective, plan_of, proved
 
 
 def proportional(contribution: ArrayLike, curve: Curve) -> Plan:
@@ -35,7 +35,7 @@ def proportional(contribution: ArrayLike, curve: Curve) -> Plan:
     References:
         The usual proportional rule.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     target = curve.full * b / max(float(b.max()), 1e-12)
     return plan_of(np.searchsorted((curve.levels[1:] + curve.levels[:-1]) / 2, target), curve, b)
 
@@ -59,7 +59,7 @@ def thresholded(contribution: ArrayLike, curve: Curve, least: float) -> Plan:
     References:
         CFFL (Lyu et al. 2020) isolates participants below a threshold; that they keep the least width is our choice.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     above = b >= number("least", least, 0, 1)
     if not above.any():
         raise refusal("least", f"a number that some contribution reaches (the best: {b.max():g})", least)
@@ -86,7 +86,7 @@ def capped(contribution: ArrayLike, curve: Curve, allowance: float = 0.0) -> Pla
     References:
         A cap by contribution, as FedRAC chooses sub-models.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     cap = b + number("allowance", allowance, 0, 1) + 1e-12
     return plan_of(np.maximum(np.searchsorted(curve.levels, cap, side="right") - 1, 0), curve, b)
 
@@ -115,7 +115,7 @@ def generous(contribution: ArrayLike, curve: Curve, spread: float) -> Plan:
     References:
         Our choice.
     """
-    b, most = checked(contribution, curve), number("spread", spread, 0) + 1e-12
+    b, most = check_inputs(contribution, curve), number("spread", spread, 0) + 1e-12
     problem = SearchProblem(b, curve.levels, np.zeros(len(b), dtype=int))
     path = tau_path(problem)
     for k in np.flatnonzero(path.distinct & (path.variance - path.error <= most**2))[::-1]:  # the mean gain falls
@@ -146,7 +146,7 @@ def anneal(
     References:
         The paper anneals its Eq. 3 (from memory); the schedule is scipy's.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     objective = default_objective(len(b)) if objective is None else objective
     check_objective(objective)
     problem, top = SearchProblem(b, curve.levels, np.zeros(len(b), dtype=int)), len(curve.levels) - 1
@@ -157,7 +157,7 @@ def anneal(
         rng=stream(seed, "anneal"),
         no_local_search=True,
     )
-    return plan_of(_rounded(found.x, top), curve, b, value=found.fun)
+    return proved(plan_of(_rounded(found.x, top), curve, b), found.fun)
 
 
 def _rounded(x: NDArray[np.float64], top: int) -> NDArray[np.intp]:
@@ -191,12 +191,12 @@ class _Problem:
 
     def plan(self, chosen: NDArray[np.intp], value: float = np.nan, bound: float = np.nan) -> Plan:
         """The plan that gives each group this level; value and bound are of what is minimised."""
-        return plan_of(chosen[self.group], self.curve, self.contribution, value=value, bound=bound)
+        return proved(plan_of(chosen[self.group], self.curve, self.contribution), value, bound)
 
 
 def _problem(contribution: ArrayLike, curve: Curve, cost: Cost, budget: float) -> _Problem:
     """Contributions and costs; refused where not even the least width for all fits the budget."""
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     if not callable(cost):
         raise refusal("cost", "a function of the width", cost)
     values, group, size = np.unique(b, return_inverse=True, return_counts=True)

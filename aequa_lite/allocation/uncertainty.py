@@ -10,11 +10,11 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import number, refusal
+from .._check import checked, number, refusal
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
 from ..rng import stream
-from .exact import Plan, allocate, checked
+from .exact import Plan, allocate, check_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,7 @@ def checked_correct(name: str, correct: ArrayLike, samples: int) -> NDArray[np.b
     return found
 
 
+@checked
 def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> tuple[ValidationPart, ValidationPart]:
     """Split the validation samples once into two halves: for calibration and for confirmation.
 
@@ -195,6 +196,7 @@ class NoiseCeiling:
     cgs_interval: tuple[float, float]
 
 
+@checked
 def noise_ceiling(
     alone_correct: ArrayLike,
     width_correct: ArrayLike,
@@ -293,6 +295,7 @@ class RewardIntervals:
     cgs: tuple[float, float]
 
 
+@checked
 def reward_intervals(
     contribution: ArrayLike,
     curve: Curve,
@@ -331,7 +334,7 @@ def reward_intervals(
     References:
         The bootstrap (Efron 1979). Our choice.
     """
-    b = checked(contribution, curve)
+    b = check_inputs(contribution, curve)
     paired = alone_correct is not None and curve.correct is not None
     if alone_correct is not None and len(checked_correct("alone_correct", alone_correct, curve.samples)) != len(b):
         raise refusal("alone_correct", f"one row for each of the {len(b)} participants", np.shape(alone_correct))

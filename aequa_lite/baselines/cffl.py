@@ -58,8 +58,8 @@ def cffl(
         upload: Share of the entries that is uploaded, in (0, 1]. With 1 the server tries each participant's own network.
         clip: Bound of an uploaded entry, above 0; None: no bound.
         memory: $m$, share of the earlier credit, in [0, 1).
-        alpha: $\alpha$ in the first round, above 0.
-        alpha_final: $\alpha$ in the last round.
+        alpha: $\alpha$ in the first round, in (0, 100].
+        alpha_final: $\alpha$ in the last round, in (0, 100].
         threshold: Least credit, in equal shares, in [0, 1].
 
     Raises:
@@ -81,8 +81,8 @@ def cffl(
     if clip is not None:
         number("clip", clip, 0, above=True)
     number("memory", memory, 0, 1, below=True)
-    number("alpha", alpha, 0, above=True)
-    number("alpha_final", alpha_final, 0, above=True)
+    number("alpha", alpha, 0, 100, above=True)
+    number("alpha_final", alpha_final, 0, 100, above=True)
     number("threshold", threshold, 0, 1)
     step = partial(
         _aggregate, build=problem.build, validation=problem.validation, upload=upload, clip=clip,

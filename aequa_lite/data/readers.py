@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, number, refusal
+from .._check import checked, number, one_of, refusal
 from .._io import error_text, read_limited, regular_file, short_repr
 
 EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
@@ -277,6 +277,7 @@ def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
     """
     from torchvision import datasets  # late: see NAMES
 
+    one_of("name", name, NAMES)
     kind, folder = getattr(datasets, NAMES[name]), data_folder(root)
     if not all(file.exists() for file in _set_files(kind, folder)):
         _download(name, kind, folder)

@@ -183,6 +183,8 @@ def split_parameters(values: Mapping[str, Any]) -> tuple[Setup, Config]:
         >>> setup.partition, config.rounds
         ('homogeneous', 3)
     """
+    if not isinstance(values, Mapping):
+        raise refusal("values", "parameters by name", values)
     words, numbers = ({each.name for each in fields(kind)} for kind in (Setup, Config))
     for name in values:
         one_of("parameter", name, sorted(words | numbers))

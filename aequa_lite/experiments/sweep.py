@@ -43,7 +43,7 @@ from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
 from ..registry import word_list
 from .run import folder_name
-from .tables import write_tables
+from .tables import check_table, write_tables
 
 __all__ = ["ENDED", "Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"]
 
@@ -249,8 +249,7 @@ def share(runs: Collection[Run], part: int, parts: int) -> list[Run]:
         >>> [run.label["case"] for run in share(runs, 0, 2)]
         ['slow', 'quick']
     """
-    if not 0 <= part < parts:
-        raise refusal("shard", "I/N with I from 1 to N", f"{part + 1}/{parts}")
+    number("part", part, 0, number("parts", parts, 1, whole=True) - 1, whole=True)
     names = sorted(dict.fromkeys(name for run in runs for name in run.label), key=lambda name: name == "seed")
     seen: dict[str, list[Any]] = {name: [] for name in names}
     for run, name in itertools.product(runs, names):
@@ -347,6 +346,9 @@ def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str]
 
     Only rows whose parameters are still the sweep's are returned, by the sweep file beside the table.
 
+    Raises:
+        ValueError: The table cannot be read, or is not the one that was written.
+
     Example:
         >>> known(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
         {}
@@ -356,9 +358,10 @@ def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str]
         return {}
     words = ("status", "method", "device", "date", "data_sha256", "scale")
     try:
+        check_table(place)
         head = pd.read_csv(place / "runs.csv", nrows=0).columns
         table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
-    except ValueError as error:  # pandas has several kinds
+    except (ValueError, OSError) as error:  # pandas has several kinds
         raise ValueError(f"{place / 'runs.csv'} cannot be read ({error_text(error)}); restore or delete it") from error
     then = {tuple(map(str, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
@@ -437,10 +440,12 @@ def sweep_table(
         Traceback (most recent call last):
         ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
     """
+    if workers is not None:
+        number("workers", workers, 1, whole=True)
     sweep, pieces = read_sweep(file), shard.split("/")
-    if len(pieces) != 2 or not all(each.isdecimal() for each in pieces):
+    one_of_n = len(pieces) == 2 and all(each.isdecimal() for each in pieces)
+    if not one_of_n or not 1 <= int(pieces[0]) <= int(pieces[1]):
         raise refusal("shard", "I/N with I from 1 to N", shard)
-    share(sweep.runs(), int(pieces[0]) - 1, int(pieces[1]))
     try:
         if not only_gather:
             kept = known(sweep) if new else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -63,9 +64,27 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     by = [name for name in sweep.runs()[0].label if name != "seed"]
     with atomic_write(place / "summary.csv") as half:
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
-    write_whole(place / "about.json", json.dumps(about(table, sweep.name), indent=1) + "\n")
+    found = {**about(table, sweep.name), "sha256_runs": checksum(place / "runs.csv")}
+    write_whole(place / "about.json", json.dumps(found, indent=1) + "\n")
     write_whole(place / "sweep.yml", sweep.text)
     return table
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a table as text, whatever ends its lines."""
+    return hashlib.sha256(file.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def check_table(place: Path) -> None:
+    """Refuse a table that was damaged or edited after it was written.
+
+    Raises:
+        ValueError: The checksum in `about.json` is of another table.
+    """
+    about = parse_json(read_limited(place / "about.json", MOST_NOTE_BYTES).decode())
+    if about.get("sha256_runs") != checksum(place / "runs.csv"):
+        remedy = "restore it, or delete the folder and run the sweep again"
+        raise ValueError(f"{place / 'runs.csv'} is not the table that {place / 'about.json'} describes; {remedy}")
 
 
 def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dict[str, Any]]:

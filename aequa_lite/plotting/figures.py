@@ -129,8 +129,8 @@ def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), 
     instance("found", found, Curve)
     n = 0 if plan is None else len(instance("plan", plan, Plan).widths)
     alone = np.asarray(contribution, dtype=float)
-    if alone.size:
-        one_each("contribution", alone, n)
+    if alone.shape != (0,):  # none at all is the default
+        alone = one_each("contribution", accuracies("contribution", contribution), n)
     ax = axes(ax)
     margin = 1.96 * found.standard_error
     ax.fill_between(found.widths, found.accuracy - margin, found.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)

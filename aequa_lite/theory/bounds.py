@@ -213,6 +213,7 @@ def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> flo
     return float(np.sqrt(a @ (pi - a @ pi) ** 2) @ zeta)
 
 
+@checked
 def held_margin(curve: Curve, contribution: ArrayLike, confidence: float, tests: int = 1) -> Array:
     r"""Bound by how much a width sent without certification can exceed earned plus allowance.
 

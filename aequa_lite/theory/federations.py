@@ -173,6 +173,7 @@ def _recorded(
 LEAST_LOSS = 0.1  # added to a squared error, so that its logarithm exists
 
 
+@checked
 class LinearModel(nn.Module):
     """A linear score of the leading features; the width is the share of features that are used."""
 

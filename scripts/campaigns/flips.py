@@ -22,6 +22,7 @@ from formats import write_leaf, write_mnist, write_npz, write_sst2
 import aequa_lite as aq
 from aequa_lite.checkpoint import digest
 from aequa_lite.experiments.sweep import known, read_sweep
+from aequa_lite.experiments.tables import checksum
 from aequa_lite.flower.participants import RunState
 
 CONFIG = aq.Config(participants=2, rounds=2, local_steps=1, batch=4)
@@ -117,6 +118,7 @@ def write_table(folder: Path) -> None:
         {"case": np.nan, "seed": i, "method": "aequa", "status": "done", "pearson": 0.97, "cgs": 0.01} for i in (0, 1)
     ]
     pd.DataFrame(rows).drop(columns="case").to_csv(folder / "runs.csv", index=False)
+    (folder / "about.json").write_text(json.dumps({"sha256_runs": checksum(folder / "runs.csv")}))
 
 
 def read_table(folder: Path) -> Any:
@@ -137,7 +139,7 @@ KINDS = {
     "data: tsv": Kind(lambda folder: write_sst2(folder), ("train.tsv", "dev.tsv"), dataset("."), 60),
     "data: leaf": Kind(lambda folder: write_leaf(folder), ("train/a.json", "test/a.json"), dataset("."), 60),
     "data: idx": Kind(write_mnist, MNIST, dataset("mnist", root="."), 60),
-    "table of a sweep": Kind(write_table, ("runs.csv",), read_table, 120),
+    "table of a sweep": Kind(write_table, ("runs.csv", "about.json"), read_table, 120),
 }  # fmt: skip
 
 

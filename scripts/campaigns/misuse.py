@@ -97,6 +97,12 @@ def example_call(name: str, thing: Callable[..., Any]) -> dict[str, Any]:
     raise AssertionError(f"the example of {name} does not call it")
 
 
+def contradicts(said: str, what: str, signature: inspect.Signature) -> bool:
+    """Whether a value that is legal by itself is refused in the name of another argument, which it contradicts."""
+    found = re.match(r"`(\w+)[^`]*` must ", said)
+    return what in ("range", "length") and bool(found) and found[1] in signature.parameters
+
+
 def attempt(thing: Callable[..., Any], given: dict[str, Any], parameter: str = "", what: str = "") -> str:
     """Call; say what came of it. Good are `refused by name` and, as far as the allow-list goes, `accepted`."""
     signature = inspect.signature(thing)
@@ -126,10 +132,9 @@ def attempt(thing: Callable[..., Any], given: dict[str, Any], parameter: str = "
         if not clear or ("aequa_lite" not in last and not isinstance(error, OSError)):
             return FAILED + f"raw {type(error).__name__}: {said[:90]!r}"
         shown = [short_repr(value), *map(short_repr, value if isinstance(value, list) else ()), f"{value or '.'}"]
+        named = plain in said or any(each in said for each in shown)
         return (
-            "refused"
-            if plain in said or any(each in said for each in shown)
-            else FAILED + f"argument not named: {said[:90]!r}"
+            "refused" if named or contradicts(said, what, signature) else FAILED + f"argument not named: {said[:90]!r}"
         )
     except BaseException as error:
         return FAILED + f"raw {type(error).__name__}: {str(error)[:90]!r}"
@@ -148,6 +153,8 @@ SWEEP = """
 >>> _ = Path("few.yml").write_text('{"notebook": "%s", "grid": {"seed": [0]}}' % where)
 """
 EXAMPLES: dict[str, str] = {
+    "aggregation.dp_epsilon": ">>> dp_epsilon(1.0, 10)\n",
+    "rewards.export_onnx": ">>> export_onnx(nn.Linear(3, 2), torch.zeros(2, 3), 'linear.onnx')\n",
     "Dataset": ">>> import aequa_lite as aq\n>>> d = aq.load('x')\n>>> Dataset('few', d.train, d.validation, d.test, '0' * 64)\n",
     "Report": aq.report.__doc__ or "", "load_reward": REWARDS + ">>> load_reward(path)\n",
     "data.leaf": ">>> from formats import write_leaf\n>>> leaf(write_leaf(Path('leaf')))\n",

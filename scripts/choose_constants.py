@@ -1,0 +1,132 @@
+"""Choose the learning rate of a data set and the one decisive constant of each baseline, on validation only.
+
+usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--root DIR]
+
+One cell per data set: Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps, seed 100. The test split is never
+used: half of the validation split is what the methods may see, the other half takes the place of the test split. The
+learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain less the
+spread of the gains. Rows are appended as they finish; rows that are there are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+import aequa_lite as aq
+from aequa_lite.method import train
+
+LEARNING_RATES = (0.03, 0.06, 0.12)
+CONSTANTS = {  # method -> its decisive constant at the values that are tried
+    "cgsv": [f"cgsv({length})" for length in (0.1, 0.25, 0.5, 0.75, 1.5, 3.0)],
+    "cffl": ["cffl", "cffl(upload=0.1)", "cffl(clip=0.01)", "cffl(clip=None)"],
+    "fedsac": [f"fedsac({beta})" for beta in (5.0, 20.0, 80.0)],
+    "fedrac": [f"fedrac({beta})" for beta in (20.0, 80.0, 320.0)],
+    "iafl": ["iafl", "iafl(recovery=0.2)"],
+}
+CELL = {"partition": "dirichlet(0.5)", "seed": 100, "participants": 10, "rounds": 100, "local_steps": 15}
+KEY = ["data", "lr", "method"]
+KNOWN = Path(__file__).resolve().parents[1] / "results" / "constants" / "runs.csv"
+
+
+@lru_cache(maxsize=1)
+def problem_of(data: str, lr: float, root: str | None) -> aq.Problem:
+    """The cell of one data set and learning rate; the second half of the validation split takes the test split's place."""
+    loaded = aq.load(data, root=root, device="cpu")
+    seed, participants = CELL["seed"], CELL["participants"]
+    config = aq.Config(participants, CELL["rounds"], CELL["local_steps"], lr=lr, seed=seed)
+    order = aq.stream(seed, "choose constants", "validation halves").permutation(len(loaded.validation))
+    seen, kept = (loaded.validation.take(torch.from_numpy(half)) for half in np.array_split(order, 2))
+    loaded = replace(loaded, validation=seen, test=kept)
+    shards = aq.registry.lookup("partition", CELL["partition"])(loaded.train, config)
+    return aq.method.assess(aq.for_dataset(aq.MLP, loaded), shards, config, loaded, progress=False)
+
+
+class Rows:
+    """The rows of a CSV file, each computed once."""
+
+    def __init__(self, path: Path, root: str | None) -> None:
+        self.path, self.root, self.known = path, root, {}
+        if path.exists():
+            self.known = {tuple(row[k] for k in KEY): row for row in pd.read_csv(path).to_dict("records")}
+
+    def get(self, data: str, lr: float, method: str) -> dict:
+        """The row of this method; computed and appended where it is missing."""
+        if (data, lr, method) not in self.known:
+            problem, started = problem_of(data, lr, self.root), time.perf_counter()
+            outcome = aq.registry.algorithm(method)(problem, train=partial(train, progress=False))
+            found, rewards = outcome.report.fairness, outcome.report.test_accuracy
+            row = {"data": data, "lr": lr, "method": method, "best_reward": max(rewards)}
+            row |= {name: found[name] for name in ("pearson", "mcg", "cgs", "min_gain")}
+            row |= {"worse_off": len(found["worse_off"]), "seconds": round(time.perf_counter() - started, 1)}
+            row |= {"torch": torch.__version__, "date": date.today().isoformat()}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            new = not self.path.exists()
+            with self.path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row)
+                if new:
+                    writer.writeheader()
+                writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+            self.known[data, lr, method] = row
+        return self.known[data, lr, method]
+
+
+def runs(rows: Rows, data: str) -> Iterator[str]:
+    """Compute the rows of one data set."""
+    for lr in LEARNING_RATES:
+        rows.get(data, lr, "fedavg")
+        yield f"{data} fedavg at {lr}"
+    best = max(LEARNING_RATES, key=lambda lr: rows.get(data, lr, "fedavg")["best_reward"])
+    for method in ("aequa", *(word for words in CONSTANTS.values() for word in words)):
+        rows.get(data, best, method)
+        yield f"{data} {method}"
+
+
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """For each data set the learning rate and, for each baseline, the word that is chosen."""
+    found = []
+    for data, rows in table.groupby("data", sort=False):
+        tried = rows[rows.method == "fedavg"]
+        lr = tried.loc[tried.best_reward.idxmax(), "lr"]
+        here = rows[rows.lr == lr].set_index("method")
+        score = here.mcg - here.cgs
+        words = {
+            name: score.reindex(words).idxmax() for name, words in CONSTANTS.items() if set(words) & set(score.index)
+        }
+        found.append({"data": data, "lr": lr, **words})
+    return pd.DataFrame(found)
+
+
+def main() -> None:
+    """Compute the missing rows and print what is chosen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, nargs="?", default=KNOWN, help="CSV file of rows; continued where it exists")
+    parser.add_argument("--data", nargs="+", default=["fashion", "cifar10"])
+    parser.add_argument("--root", help="folder of the data sets (default: AEQUA_DATA)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = Rows(options.out, options.root)
+    many = 1 + len(LEARNING_RATES) + sum(map(len, CONSTANTS.values()))
+    with tqdm(total=many * len(options.data), mininterval=10) as bar:
+        for data in options.data:
+            for about in runs(rows, data):
+                bar.set_postfix_str(about)
+                bar.update()
+    table = pd.read_csv(options.out)
+    print(table.drop(columns=["torch", "date"]).to_string(index=False))
+    print(chosen(table).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
