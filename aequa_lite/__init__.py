@@ -24,7 +24,7 @@ from .metrics import cgs, mcg, pearson, worse_off
 from .training_time import training_time
 from .method import Algorithm, Outcome, Problem, aequa
 from .report import Report, report, table
-from .rewards.files import load_reward, save_rewards
+from .rewards import load_reward, save_rewards
 from . import contribution, experiments, metrics, registry, rewards
 
 __all__ = [

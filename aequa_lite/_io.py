@@ -17,6 +17,7 @@ from typing import Any
 __all__ = [
     "atomic_write",
     "error_text",
+    "fault",
     "opened",
     "parse_json",
     "printable",
@@ -24,6 +25,7 @@ __all__ = [
     "regular_file",
     "seal",
     "short_repr",
+    "write_whole",
 ]
 
 
@@ -49,6 +51,11 @@ def printable(text: str) -> str:
 def error_text(error: BaseException, most: int = 200) -> str:
     """The message of an error as it may stand in a sentence: short, printable, on one line."""
     return printable(str(error))[:most] or type(error).__name__
+
+
+def fault(what: str, must: str, got: object, remedy: str = "") -> ValueError:
+    """Return the error that says what must hold of something from elsewhere, and what was found."""
+    return ValueError(f"{what} must {must}, got {got}" + (f"; {remedy}" if remedy else ""))
 
 
 def regular_file(path: Path | str) -> Path:
@@ -179,6 +186,12 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         raise OSError(*kind, f"cannot write {path}: {error.strerror or error_text(error)}") from error
     finally:
         half.unlink(missing_ok=True)
+
+
+def write_whole(path: Path | str, content: str | bytes) -> None:
+    """Write text or bytes, whole or not at all."""
+    with atomic_write(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager

@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._io import error_text
 from .config import Config
+from .method import Problem, assess
 from .report import Report, table
-from .rewards.verification import verify
+from .rewards import verify
+
+if TYPE_CHECKING:
+    from .experiments.run import Setup
 
 __all__ = ["main"]
 
@@ -114,13 +118,19 @@ def _add_parameters(parser: argparse.ArgumentParser, skip: Sequence[str]) -> Non
             parser.add_argument(name, type=read, default=default, help=f"{about} (default: {default})")
 
 
-def _run(out: str, **values: Any) -> int:
-    from .experiments.run import algorithms, prepare, split_parameters
-    from .method import assess
+def _problem(values: Mapping[str, Any]) -> tuple[Setup, Problem]:
+    """The words of a run, and its problem: data, network, shards and the models trained alone."""
+    from .experiments.run import prepare, split_parameters
 
     setup, config = split_parameters(values)
     data, build, shards = prepare(setup, config)
-    problem = assess(build, shards, config, data)
+    return setup, assess(build, shards, config, data)
+
+
+def _run(out: str, **values: Any) -> int:
+    from .experiments.run import algorithms
+
+    setup, problem = _problem(values)
     (algorithm,) = algorithms(setup, problem).values()
     outcome = replace(algorithm(problem), partition=setup.partition)
     print(outcome.table())
@@ -129,12 +139,9 @@ def _run(out: str, **values: Any) -> int:
 
 
 def _reproduce(out: str, **values: Any) -> int:
-    from .experiments.run import comparison, compete, prepare, split_parameters
-    from .method import assess
+    from .experiments.run import comparison, compete
 
-    setup, config = split_parameters(values)
-    data, build, shards = prepare(setup, config)
-    problem = assess(build, shards, config, data)
+    setup, problem = _problem(values)
     print(comparison({word: outcome.report for word, outcome in compete(setup, problem, out, keep=True)}))
     return 0
 

@@ -170,7 +170,7 @@ class Outcome:
         Args:
             name: Vouches for a network that cannot be imported.
         """
-        from .rewards.files import save_outcome
+        from .rewards import save_outcome
 
         return save_outcome(self, Path(folder), name=name)
 

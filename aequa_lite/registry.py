@@ -1,7 +1,7 @@
 """Words that stand for functions: for YAML files, papermill and the command line.
 
 A word is written like a call, `imbalanced(0.4, holders=2)`: names of the tables below and plain values, nothing is
-evaluated. The library itself takes functions. A new function gets its word by one line of `TABLES`.
+evaluated. The library itself takes functions. A new function gets its word beside its file in `FUNCTIONS`.
 """
 
 from __future__ import annotations
@@ -21,79 +21,49 @@ from ._io import error_text, short_repr
 
 __all__ = ["TABLES", "algorithm", "allocation", "lookup", "network", "word_list"]
 
-# kind -> word -> "file:function"; "()" behind it: a factory, which is called
-TABLES: Mapping[str, Mapping[str, str]] = {
+# kind -> file -> its functions that are words; "word=function" where they differ; "()" behind it: a factory, which is called
+FUNCTIONS: Mapping[str, Mapping[str, str]] = {
     "network": {
-        "MLP": "networks.mlp:MLP",
-        "LeNet": "networks.conv:LeNet",
-        "ConvNet": "networks.conv:ConvNet",
-        "ResNet18": "networks.conv:ResNet18",
-        "BatchResNet18": "networks.conv:BatchResNet18",
-        "TextCNN": "networks.text:TextCNN",
-        "Transformer": "networks.text:Transformer",
-        "TabularMLP": "networks.tabular:TabularMLP",
+        "networks.mlp": "MLP TabularMLP",
+        "networks.conv": "LeNet ConvNet ResNet18 BatchResNet18",
+        "networks.text": "TextCNN Transformer",
     },
     "partition": {
-        "by_size": "data.partition:by_size",
-        "class_imbalance": "data.partition:class_imbalance",
-        "dirichlet": "data.partition:dirichlet",
-        "fedrac_dirichlet": "data.partition:fedrac_dirichlet",
-        "homogeneous": "data.partition:homogeneous",
-        "imbalanced": "data.partition:imbalanced",
-        "label_skew": "data.partition:label_skew",
-        "natural": "data.partition:natural",
-        "power_law": "data.partition:power_law",
-        "quantity_dirichlet": "data.partition:quantity_dirichlet",
+        "data.partition": "by_size class_imbalance dirichlet fedrac_dirichlet homogeneous imbalanced label_skew natural "
+        "power_law"
     },
-    "width_sampler": {
-        "full_and_random": "local:full_and_random",
-        "full_only": "local:full_only",
-        "one_random": "local:one_random",
-        "sandwich": "local:sandwich",
-    },
-    "server": {"fedavg": "aggregation:fedavg", "fedavgm": "aggregation:fedavgm()", "fedadam": "aggregation:fedadam()"},
+    "width_sampler": {"local": "full_and_random full_only one_random sandwich"},
+    "server": {"aggregation": "fedavg fedavgm() fedadam()"},
     "aggregate": {
-        "aggregate": "slimmable:aggregate",
-        "coordinate_median": "aggregation:coordinate_median",
-        "dp_gaussian": "aggregation:dp_gaussian()",
-        "norm_clipping": "aggregation:norm_clipping()",
-        "norm_screening": "aggregation:norm_screening()",
-        "trimmed_mean": "aggregation:trimmed_mean()",
+        "slimmable": "aggregate",
+        "aggregation": "coordinate_median dp_gaussian() norm_clipping() norm_screening() trimmed_mean()",
     },
-    "objective": {
-        "gain_minus_variance": "allocation.exact:gain_minus_variance()",
-        "spread_minus_gain": "allocation.exact:spread_minus_gain()",
-        "spread_only": "allocation.exact:spread_only()",
-        "spread_per_gain": "allocation.exact:spread_per_gain()",
-    },
+    "objective": {"allocation.exact": "gain_minus_variance() spread_minus_gain() spread_only() spread_per_gain()"},
     "allocation": {
-        "allocate": "allocation.exact:allocate",
-        "anneal": "allocation.rules:anneal",
-        "capped": "allocation.rules:capped",
-        "generous": "allocation.rules:generous",
-        "proportional": "allocation.rules:proportional",
-        "thresholded": "allocation.rules:thresholded",
+        "allocation.exact": "allocate",
+        "allocation.rules": "anneal capped generous proportional thresholded",
     },
-    "contribution": {
-        "standalone_accuracy": "method:standalone_accuracy",
-        "shard_size": "experiments.run:shard_size",
-        "test_accuracy": "experiments.run:test_accuracy",
-    },
-    "schedule": {"training_time": "training_time:training_time()"},
+    "contribution": {"method": "standalone_accuracy", "experiments.run": "shard_size test_accuracy"},
+    "schedule": {"training_time": "training_time()"},
     "algorithm": {
-        "aequa": "method:slimmable_rewards",
-        "cffl": "baselines.cffl:cffl",
-        "cgsv": "baselines.cgsv:cgsv",
-        "fedavg": "baselines.fedavg:fedavg",
-        "fedavg_finetuned": "baselines.fedavg:fedavg_finetuned",
-        "fedsac": "baselines.fedsac:fedsac",
-        "fedrac": "baselines.fedrac:fedrac",
-        "iafl": "baselines.iafl:iafl",
-        "lg_fedavg": "baselines.lg_fedavg:lg_fedavg",
-        "shapfed": "baselines.shapfed:shapfed",
-        "shapfed_wa": "baselines.shapfed:shapfed_wa",
+        "method": "aequa=slimmable_rewards",
+        "baselines.cffl": "cffl",
+        "baselines.cgsv": "cgsv",
+        "baselines.fedavg": "fedavg fedavg_finetuned lg_fedavg",
+        "baselines.subnetworks": "fedsac fedrac",
+        "baselines.iafl": "iafl",
+        "baselines.shapfed": "shapfed shapfed_wa",
     },
 }
+
+
+def table(files: Mapping[str, str]) -> dict[str, str]:
+    """The words of one kind, each with its "file:function"."""
+    pairs = [(file, *each.partition("=")[::2]) for file, names in files.items() for each in names.split()]
+    return {word.removesuffix("()"): f"{file}:{function or word}" for file, word, function in pairs}
+
+
+TABLES = {kind: table(files) for kind, files in FUNCTIONS.items()}  # kind -> word -> "file:function"
 # how many of a function's first arguments come later; of other kinds: all, unless it is a factory
 LATER = {"network": 1, "partition": 2, "allocation": 2, "algorithm": 1}
 LONGEST = 100_000  # characters of a word: room for a thousand widths

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from ._check import checked
 from ._io import (
-    atomic_write,
     error_text,
     opened,
     parse_json,
     printable,
     read_limited,
     seal,
+    write_whole,
 )
 from .allocation.exact import Plan
 from .allocation.uncertainty import noise_ceiling
@@ -75,8 +75,7 @@ class Report:
         """Write `report.json`, whole or not at all; return its path."""
         path = Path(folder) / "report.json"
         text = json.dumps(seal(asdict(self)), indent=1, allow_nan=False)
-        with atomic_write(path) as half:
-            half.write_text(text + "\n")
+        write_whole(path, text + "\n")
         return path
 
     @classmethod

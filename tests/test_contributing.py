@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.S)
 EXAMPLE = re.compile(
-    r'File: `aequa_lite/([\w/]+\.py)`\. Line of `registry\.py`, in `"(\w+)"`:\s`"(\w+)": "([\w.]+):(\w+)"`\.'
+    r'File: `aequa_lite/([\w/]+\.py)`\. Line of `registry\.py`, in `"(\w+)"`:\s`"([\w.]+)": "\.\.\. (\w+)"`\.'
     r"\n\n```python\n(.*?)```",
     flags=re.S,
 )
@@ -30,11 +30,9 @@ def test_there_is_an_example_of_each_kind() -> None:
     assert TEXT.count("```yaml") == 1
 
 
-@pytest.mark.parametrize(
-    ("file", "kind", "word", "path", "name", "program"), EXAMPLES, ids=[each[2] for each in EXAMPLES]
-)
+@pytest.mark.parametrize(("file", "kind", "path", "word", "program"), EXAMPLES, ids=[each[3] for each in EXAMPLES])
 def test_an_example_runs_and_its_line_of_the_registry_finds_it(
-    file: str, kind: str, word: str, path: str, name: str, program: str, monkeypatch: pytest.MonkeyPatch
+    file: str, kind: str, path: str, word: str, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "assert " in program
     defined: dict[str, Any] = {}
@@ -42,10 +40,11 @@ def test_an_example_runs_and_its_line_of_the_registry_finds_it(
     assert (ROOT / "aequa_lite" / file).exists()
     assert file == path.replace(".", "/") + ".py"
     assert word not in registry.TABLES[kind]
-    assert not hasattr(importlib.import_module(f"aequa_lite.{path}"), name)
-    monkeypatch.setattr(importlib.import_module(f"aequa_lite.{path}"), name, defined[name], raising=False)
-    monkeypatch.setitem(registry.TABLES[kind], word, f"{path}:{name}")
-    assert registry.lookup(kind, word) is defined[name]
+    assert not hasattr(importlib.import_module(f"aequa_lite.{path}"), word)
+    monkeypatch.setattr(importlib.import_module(f"aequa_lite.{path}"), word, defined[word], raising=False)
+    line = f"{registry.FUNCTIONS[kind].get(path, '')} {word}"
+    monkeypatch.setitem(registry.TABLES, kind, registry.table({**registry.FUNCTIONS[kind], path: line}))
+    assert registry.lookup(kind, word) is defined[word]
 
 
 def test_an_example_can_be_used_in_a_run() -> None:

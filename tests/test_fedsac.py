@@ -15,9 +15,7 @@ from toys import asked, problem, quiet, rounds_of, strategy_of
 
 import aequa_lite as aq
 from aequa_lite.baselines import fedavg, fedrac, fedsac
-from aequa_lite.baselines.fedrac import bonus, first_units, widest_allowed
-from aequa_lite.baselines.fedsac import selected
-from aequa_lite.baselines.subnetworks import average, masks
+from aequa_lite.baselines.subnetworks import average, bonus, first_units, masks, selected, widest_allowed
 
 NAMES = {aq.MLP: ["2", "4", "6"], aq.LeNet: ["1", "4", "8", "10", "12"]}
 hidden = partial(fedsac, beta=20.0, samples=50, prune_outputs=False)

@@ -35,14 +35,13 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from aequa_lite._validation import tensors_at
-from aequa_lite.flower import commands, node, participant, server, wire
+from aequa_lite.flower import commands, participant, server, wire
 from aequa_lite.flower.fleet import Fleet
-from aequa_lite.flower.keys import write_certificates, write_key
-from aequa_lite.flower.participants import ParticipantRegistry, TooFewError, fingerprint, roster
+from aequa_lite.flower.keys import fingerprint, roster, write_certificates, write_key
+from aequa_lite.flower.participants import ParticipantRegistry, RunState, TooFewError
 from aequa_lite.flower.processes import program_folder, search_path
-from aequa_lite.flower.remote import sampler_name
-from aequa_lite.flower.settings import COMPLETED, Settings, read_config, write_app
-from aequa_lite.flower.state import RunState
+from aequa_lite.flower.server import sampler_name
+from aequa_lite.flower.wire import COMPLETED, Settings, read_config, write_app
 
 PARTITION = "imbalanced(0.5, holders=1)"
 DEADLINE = 60.0  # seconds of a round with somebody missing; a busy machine starts a process in ten
@@ -559,7 +558,7 @@ def test_arguments_that_do_not_fit_together_start_nothing(
 
 
 def test_a_participant_without_data_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "Processes", lambda folder: pytest.fail("a process was started"))
+    monkeypatch.setattr(commands, "Processes", lambda folder: pytest.fail("a process was started"))
     for options, match in (
         (["--data", str(tmp_path / "nowhere.npz")], "`data` must be an .npz file"),
         (["--partition", "homogenous"], "the nearest is 'homogeneous'"),

@@ -11,7 +11,6 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from aequa_lite.config import Config
-from aequa_lite.data.noise import feature_noise, label_noise
 from aequa_lite.data.partition import (
     apportion,
     by_size,
@@ -21,10 +20,10 @@ from aequa_lite.data.partition import (
     fedrac_dirichlet,
     homogeneous,
     imbalanced,
+    label_noise,
     label_skew,
     natural,
     power_law,
-    quantity_dirichlet,
 )
 from aequa_lite.types import Dataset, Samples
 
@@ -33,7 +32,6 @@ COMPLETE = {
     "homogeneous": homogeneous,
     "dirichlet": partial(dirichlet, alpha=0.5, least=1),
     "imbalanced": partial(imbalanced, share=0.3, holders=2),
-    "quantity_dirichlet": partial(quantity_dirichlet, alpha=0.5, least=1),
     "power_law": power_law,
 }
 PARTIAL = {
@@ -155,14 +153,6 @@ def test_a_large_alpha_is_homogeneous_and_a_small_one_is_not():
     assert np.abs(even - 120).max() <= 3
     assert np.median(uneven.max(axis=0)) > 300
     assert uneven.sum(axis=1).min() >= 10
-    sizes = [len(shard) for shard in quantity_dirichlet(train, config, 1e6)]
-    assert np.abs(np.array(sizes) - 1200).max() < 10
-
-
-def test_quantity_skew_leaves_the_mix_of_classes_alone():
-    counts = class_counts(quantity_dirichlet(balanced(each=600), Config(participants=4, seed=2), alpha=0.5))
-    largest = counts[counts.sum(axis=1).argmax()]
-    assert largest.min() > 0.75 * largest.mean()
 
 
 def test_imbalanced_gives_two_of_ten_forty_percent_each():
@@ -281,18 +271,6 @@ def test_label_noise_flips_exactly_the_rate_and_never_to_the_same_class(rates, s
         assert torch.equal(old.samples.x, new.samples.x)
 
 
-def test_feature_noise_has_its_sigma_and_none_is_none():
-    config = Config(participants=3)
-    grey = Samples(torch.full((300, 1, 9, 9), 128, dtype=torch.uint8), torch.arange(300) % 3, 3)
-    clean = homogeneous(grey, config)
-    none, little, much = feature_noise(clean, config, (0.0, 0.05, 5.0))
-    assert torch.equal(none.samples.x, clean[0].samples.x)
-    assert little.samples.x.dtype == torch.uint8
-    assert (little.samples.x.float() / 255).std().item() == pytest.approx(0.05, rel=0.05)
-    assert {0, 255} <= set(much.samples.x.unique().tolist())
-    assert clean[1].samples.x.unique().tolist() == [128]  # the shards stay as they were
-
-
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.integers(0, 10_000))
 @quick
 def test_apportioned_sizes_sum_to_the_total_and_are_within_one(weights, total):
@@ -311,12 +289,11 @@ N5 = Config(participants=5)
 NUMBER = "must be a number in"
 IMPOSSIBLE = {
     f"`alpha` {NUMBER} .*, got 0$": lambda t: dirichlet(t, N5, alpha=0),
-    f"`alpha` {NUMBER} .*, got nan$": lambda t: quantity_dirichlet(t, N5, alpha=float("nan")),
+    f"`alpha` {NUMBER} .*, got nan$": lambda t: dirichlet(t, N5, alpha=float("nan")),
     f"`alpha` {NUMBER} .*, got True$": lambda t: dirichlet(t, N5, alpha=True),
     f"`alpha` {NUMBER} .*, got -1$": lambda t: fedrac_dirichlet(t, N5, alpha=-1),
     "`least` must be a whole number from 1, got 0": lambda t: dirichlet(t, N5, alpha=1.0, least=0),
     "`dirichlet` must give each of 5 participants at least 120": lambda t: dirichlet(t, N5, alpha=0.01, least=120),
-    "`quantity_dirichlet` must give each of 5 ": lambda t: quantity_dirichlet(t, N5, alpha=0.01, least=115),
     "`participants` must be at most 3, .* each needs 200, got 5": lambda t: dirichlet(t, N5, alpha=1.0, least=200),
     r"`holders` must be a whole number in \[1, 4\], got 5": lambda t: imbalanced(t, N5, share=0.2, holders=5),
     "`participants` must be at least 2 .*, got 1": lambda t: imbalanced(t, Config(participants=1), 0.2, holders=1),
@@ -356,12 +333,6 @@ IMPOSSIBLE = {
     "`rates` must hold one entry for each of the 5 .*, got 2": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0)),
     "`shards` must hold one entry for each of the 5 .*, got 4": lambda t: label_noise(
         homogeneous(t, Config(participants=4)), N5, (0,) * 5
-    ),
-    r"`sigmas\[0\]` must be a number in \[0, 100\], got -1": lambda t: feature_noise(
-        homogeneous(t, N5), N5, (-1, 0, 0, 0, 0)
-    ),
-    "`shards` must be uint8 images, got torch.int64": lambda t: feature_noise(
-        homogeneous(Samples(t.y[:, None], t.y, 10), N5), N5, (0,) * 5
     ),
 }
 

@@ -158,7 +158,7 @@ def test_a_page_is_the_one_that_its_script_writes(script: str) -> None:
 
 
 def test_no_function_of_the_library_takes_a_word_that_selects_code() -> None:
-    edge = {"registry", "cli", "experiments/run", "experiments/sweep", "experiments/notebook"}
+    edge = {"registry", "cli", "experiments/run", "experiments/sweep"}
     words = {"network", "partition", "allocation", "server", "width_sampler", "aggregate", "schedule", "algorithm"}
     for file in set(FILES) - edge:
         if file.startswith("flower/"):  # a run's settings travel as words

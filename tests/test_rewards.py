@@ -20,8 +20,7 @@ from torch import nn
 
 import aequa_lite as aq
 from aequa_lite.cli import main
-from aequa_lite.rewards import files
-from aequa_lite.rewards.files import digest, save_outcome
+from aequa_lite.rewards import digest, save_outcome
 
 
 def own(width: float = 1.0, *, hidden: int = 6) -> nn.Module:
@@ -390,8 +389,8 @@ def test_a_folder_that_was_not_written_to_its_end_has_no_list(folder: Path, monk
             raise KeyboardInterrupt
         real(*given)
 
-    real = files.save_tensors
-    monkeypatch.setattr(files, "save_tensors", killed)
+    real = aq.rewards.save_tensors
+    monkeypatch.setattr(aq.rewards, "save_tensors", killed)
     with pytest.raises(KeyboardInterrupt):
         aq.save_rewards(folder, aq.MLP, [aq.MLP(0.1)] * 3, [0.1] * 3, aq.Config(seed=1))
     assert list(faults(folder)) == ["rewards.json"]

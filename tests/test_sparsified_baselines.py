@@ -15,8 +15,7 @@ from toys import asked, four, moved, problem, quiet, rounds_of, start, strategy_
 import aequa_lite as aq
 from aequa_lite.baselines import cffl, cgsv, fedavg, iafl
 from aequa_lite.baselines.cffl import credits
-from aequa_lite.baselines.common import own_network
-from aequa_lite.baselines.sparsify import largest
+from aequa_lite.baselines.common import largest, own_network
 
 
 def last(algorithm, of: aq.Problem) -> aq.Round:

@@ -207,13 +207,6 @@ def test_runs_side_by_side_compute_with_one_thread_each(monkeypatch: pytest.Monk
     assert "AEQUA_WORKERS" not in os.environ
 
 
-def test_the_table_is_the_same_in_parquet(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    sweep = runs.Sweep("none", Path("x.ipynb"), {}, {"": {}}, ({"seed": [0, 1]},))
-    table = sweeps.gather(sweep, root=tmp_path, results=tmp_path)
-    assert pd.read_parquet(tmp_path / "none" / "runs.parquet").equals(table)
-
-
 def test_the_summary_has_mean_spread_and_seeds_of_what_is_done() -> None:
     table = pd.DataFrame(
         {

@@ -9,7 +9,7 @@ import torch
 from formats import write_sst2
 
 import aequa_lite as aq
-from aequa_lite.data import text
+from aequa_lite.data import readers
 
 
 def sentences(path) -> list[str]:
@@ -50,7 +50,7 @@ def test_without_a_dev_file_validation_is_set_aside_by_the_seed_and_adds_no_word
 
 
 def test_only_the_most_frequent_words_are_kept(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(text, "MOST_WORDS", 3)
+    monkeypatch.setattr(readers, "MOST_WORDS", 3)
     assert len(aq.load(write_sst2(tmp_path / "sst2")).words) == 5
 
 
@@ -118,10 +118,3 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path, name: str, content: byte
     with pytest.raises(ValueError, match=rf"{name}\.tsv .*(must (be|hold) a sentence|cannot be read)") as error:
         aq.load(folder)
     assert "\n" not in str(error.value)
-
-
-def test_pixel_noise_is_refused_for_text(tmp_path) -> None:
-    config = aq.Config(participants=2)
-    shards = aq.data.homogeneous(aq.load(write_sst2(tmp_path / "sst2"), device="cpu").train, config)
-    with pytest.raises(ValueError, match=r"`shards` must be uint8 images, got torch\.int64"):
-        aq.data.feature_noise(shards, config, (0.0, 0.1))

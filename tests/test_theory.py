@@ -27,8 +27,7 @@ from aequa_lite.theory import (
     sampled_from,
     stationarity_bound,
 )
-from aequa_lite.theory.linear_models import LEAST_LOSS, logits_of
-from aequa_lite.theory.sampling import Distribution
+from aequa_lite.theory.federations import LEAST_LOSS, Distribution, logits_of
 
 PLAIN = {"momentum": 0.0, "lr_final": 1.0, "batch": 16}
 FOUR = (1.0, 0.75, 0.5, 0.25)

@@ -19,9 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SearchProblem", "TauPath", "bounded_search", "enumerate_plans", "exact_search", "few_plans", "tau_path"]
-
-
 Objective = Callable[[Any, Any], Any]
 
 

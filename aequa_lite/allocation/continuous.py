@@ -12,8 +12,6 @@ from scipy.optimize import minimize_scalar
 from .._check import accuracies, number
 from .exact import Objective, check_objective, default_objective, spread_only
 
-__all__ = ["at_bounds", "critical_weight", "equal_gains_possible", "smallest_spread", "water_filling"]
-
 
 def _checked(contribution: ArrayLike, least: float, full: float) -> NDArray[np.float64]:
     """The contributions, (n,), once the range is one."""

@@ -16,8 +16,6 @@ from ..rng import stream
 from ._search import SearchProblem, tau_path
 from .exact import Objective, Plan, allocate, check_inputs, check_objective, default_objective, plan_of, proved
 
-__all__ = ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"]
-
 
 def proportional(contribution: ArrayLike, curve: Curve) -> Plan:
     r"""Give accuracies in proportion to contributions: the attainable one nearest to $u B_i / \max_j B_j$.

@@ -16,11 +16,6 @@ from ..metrics import cgs, holm, pearson
 from ..rng import stream
 from .exact import Plan, allocate, check_inputs
 
-__all__ = [
-    "Confirmation", "NoiseCeiling", "RewardIntervals", "ValidationPart", "confirm", "noise_ceiling",
-    "reward_intervals", "samples_for", "samples_needed", "split_validation",
-]  # fmt: skip
-
 
 @dataclass(frozen=True, eq=False)
 class ValidationPart:

@@ -3,15 +3,12 @@
 # not lazily: a file and its function share a name, and the function must win
 from .cffl import cffl
 from .cgsv import cgsv
-from .fedavg import fedavg, fedavg_finetuned
-from .fedrac import fedrac
-from .fedsac import fedsac, importance
+from .common import sparse_numbers
+from .fedavg import fedavg, fedavg_finetuned, lg_fedavg
 from .iafl import iafl
-from .lg_fedavg import lg_fedavg
 from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
 from .shapfed import shapfed, shapfed_wa
-from .sparsify import sparse_numbers
-from .subnetworks import compact
+from .subnetworks import compact, fedrac, fedsac, importance
 
 __all__ = [
     "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",

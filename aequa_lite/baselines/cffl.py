@@ -19,10 +19,25 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import ROUNDS, SENT, STANDING, own_changes, own_network, remember_network, remembered, reward_own, send_own
-from .sparsify import add, descending, flatten, largest, size_of, sparse_numbers, unflatten, weighted_sum
-
-__all__ = ["cffl"]
+from .common import (
+    ROUNDS,
+    SENT,
+    STANDING,
+    add,
+    descending,
+    flatten,
+    largest,
+    own_changes,
+    own_network,
+    remember_network,
+    remembered,
+    reward_own,
+    send_own,
+    size_of,
+    sparse_numbers,
+    unflatten,
+    weighted_sum,
+)
 
 
 @checked

@@ -19,6 +19,7 @@ from ..types import ServerState, Update
 from .common import (
     SENT,
     STANDING,
+    add,
     as_round,
     own_changes,
     own_network,
@@ -26,10 +27,11 @@ from .common import (
     remembered,
     reward_own,
     send_own,
+    size_of,
+    sparse_shares,
+    weighted_sum,
+    with_norm,
 )
-from .sparsify import add, size_of, sparse_shares, weighted_sum, with_norm
-
-__all__ = ["cgsv"]
 
 
 @checked

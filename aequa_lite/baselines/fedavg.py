@@ -1,21 +1,22 @@
-"""FedAvg, and FedAvg fine-tuned on each participant's own shard."""
+"""FedAvg, fine-tuned or not, and LG-FedAvg: everybody receives the same network, or its shared layers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from .._check import checked, flag, number, refusal
 from ..federate import aggregation_weights, slimmable
 from ..local import full_only, local_sgd
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
-from ..slimmable import slim
-from ..types import Shard, State
-from .common import reward_global
-
-__all__ = ["fedavg", "fedavg_finetuned"]
+from ..slimmable import aggregate, slim
+from ..types import ServerState, Shard, State, Update
+from .common import remember_network, reward_global, reward_own, send_own, size_of
 
 
 @checked
@@ -86,3 +87,62 @@ def _finetuned(problem: Problem, theta: State, shard: Shard, epochs: int) -> nn.
     rng = stream(config.seed, "finetune", shard.participant)
     update = local_sgd(problem.build, theta, shard, 1.0, config, rng, width_sampler=full_only, steps=steps)
     return slim(problem.build, update.state, 1.0)
+
+
+@checked
+def lg_fedavg(problem: Problem, *, shared: int = 1, train: Train = train) -> Outcome:
+    r"""Average the last layers; the layers below are each participant's own and are never sent.
+
+    $\theta_\ell \leftarrow \frac1n \sum_i v_{i\ell}$ for the shared layers. A layer begins at a matrix or a filter and ends
+    before the next one. With all layers shared it is FedAvg with equal weights.
+
+    Args:
+        shared: Number of layers that are shared, from 1.
+
+    Raises:
+        ValueError: `shared` is not a whole number from 1.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> problem = aq.method.assess(aq.MLP, shards, config, data, progress=False)
+        >>> lg_fedavg(problem, train=partial(train, progress=False)).last.parameters_sent
+        8040
+
+    References:
+        LG-FedAvg (Liang et al. 2020); its released code shares one layer by default.
+        Deviation: it starts from a network trained by FedAvg and keeps each participant's best round on the test split;
+        ours starts where all methods start, and the reward is of the final round.
+    """
+    number("shared", shared, 1, whole=True)
+    strategy = replace(
+        slimmable(problem.build, full_only),
+        broadcast=send_own,
+        aggregate=partial(_aggregate, shared=shared),
+        sent=partial(_sent, shared=shared),
+    )
+    return reward_own(problem, strategy, train, "lg_fedavg", np.full(len(problem.shards), 1 / len(problem.shards)))
+
+
+def _split(theta: State, shared: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the last layers, and those of the layers below."""
+    names = list(theta)
+    starts = [place for place, name in enumerate(names) if theta[name].ndim > 1]
+    cut = starts[-shared] if shared < len(starts) else 0
+    return {k: theta[k] for k in names[cut:]}, {k: theta[k] for k in names[:cut]}
+
+
+def _aggregate(state: ServerState, updates: Sequence[Update], *, shared: int) -> ServerState:
+    """The average of the shared layers; everybody's other layers are remembered."""
+    parts = {u.participant: _split(u.state, shared) for u in updates}
+    common = aggregate(_split(state.theta, shared)[0], [(parts[u.participant][0], u.weight) for u in updates])
+    memory = dict(state.memory)
+    for i, (_, own) in parts.items():
+        memory |= remember_network(i, own)
+    return ServerState({**state.theta, **common}, memory)
+
+
+def _sent(state: ServerState, updates: Sequence[Update], *, shared: int) -> int:
+    """The shared layers, down and up."""
+    return 2 * len(updates) * size_of(_split(state.theta, shared)[0])

@@ -18,10 +18,7 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..types import ServerState, State, Update
-from .common import ROUNDS, as_changes, own_network, remember_network, reward_own
-from .sparsify import add, size_of, weighted_sum
-
-__all__ = ["iafl"]
+from .common import ROUNDS, add, as_changes, own_network, remember_network, reward_own, size_of, weighted_sum
 
 
 @checked

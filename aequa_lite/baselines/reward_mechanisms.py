@@ -20,9 +20,7 @@ from ..evaluation import correct
 from ..rng import stream
 from ..slimmable import prefix, slim, template
 from ..types import Build, Round, Samples, State
-from .sparsify import descending, flatten, largest, sparse_numbers, unflatten
-
-__all__ = ["PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "pooled", "realize"]
+from .common import descending, flatten, largest, sparse_numbers, unflatten
 
 LEAST_WIDTH = 1e-6  # one unit in each layer
 

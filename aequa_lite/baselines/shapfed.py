@@ -20,8 +20,6 @@ from ..slimmable import aggregate
 from ..types import ServerState, State, Update
 from .common import STANDING, as_round, own_changes, remember_network, remembered, reward_global, reward_own, send_own
 
-__all__ = ["shapfed", "shapfed_wa"]
-
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
 

@@ -2,28 +2,11 @@
 
 from .._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "encoding": ["Column", "Encoder"],
-        "hospitals": [],  # read by load("hospitals")
-        "load": ["default_device", "load"],
-        "noise": ["feature_noise", "label_noise"],
-        "partition": [
-            "by_size",
-            "class_counts",
-            "class_imbalance",
-            "dirichlet",
-            "fedrac_dirichlet",
-            "homogeneous",
-            "imbalanced",
-            "label_skew",
-            "natural",
-            "power_law",
-            "quantity_dirichlet",
-        ],
-        "readers": ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"],
-        "tabular": ["Table", "csv_table"],
-        "text": ["frequent", "tokens", "tsv"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, {
+    "hospitals": [],  # read by load("hospitals")
+    "load": ["default_device", "load"],
+    "partition": ["by_size", "class_counts", "class_imbalance", "dirichlet", "fedrac_dirichlet", "homogeneous",
+                  "imbalanced", "label_noise", "label_skew", "natural", "power_law"],
+    "readers": ["NAMES", "Arrays", "data_folder", "embedded", "frequent", "leaf", "npz", "tokens", "torchvision_set", "tsv"],
+    "tabular": ["Column", "Encoder", "Table", "csv_table"],
+})  # fmt: skip

@@ -8,11 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._check import flag
-from .encoding import as_number, cell
 from .readers import Arrays, intact
-from .tabular import FRACTIONS, Table, csv_table
-
-__all__ = ["hospitals"]
+from .tabular import FRACTIONS, Table, as_number, cell, csv_table
 
 HOSPITALS = Path(__file__).parent / "embedded" / "hospitals"
 FILES = {  # hospital -> its file and the file's SHA-256
@@ -78,11 +75,13 @@ def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, se
     """
     flag("whole", whole)
     rows = [row for name in FILES for row in _patients(name)]
-    kept = [row for row in rows if whole or all(_always_needed(row))]
+    kept = [row for row in rows if whole or all(value for k, value in row.items() if k not in MOSTLY_MISSING)]
     dropped = () if whole else MOSTLY_MISSING
+    if whole:
+        kept = [{k: "" if k in NEVER_ZERO and value == "0" else value for k, value in row.items()} for row in kept]
     table = Table(
         name="hospitals",
-        cells={k: [_known(row, k, whole) for row in kept] for k in rows[0]},
+        cells={k: [row[k] for row in kept] for k in rows[0]},
         lines=range(1, len(kept) + 1),
         sha256=f"{[sha256 for _, sha256 in FILES.values()]} {whole}",
     )
@@ -101,27 +100,14 @@ def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, se
 def _patients(hospital: str) -> list[dict[str, str]]:
     """Return the patients of one hospital."""
     file, sha256 = FILES[hospital]
-    content = intact(HOSPITALS / file, sha256)
-    lines = csv.reader(content.decode("ascii").splitlines())
+    lines = csv.reader(intact(HOSPITALS / file, sha256).decode("ascii").splitlines())
     return [_patient(hospital, row) for row in lines if row]
 
 
 def _patient(hospital: str, row: Sequence[str]) -> dict[str, str]:
     """Return the values of a patient by column."""
     # Cleveland writes 1.0 and Budapest 1 for the same category.
-    cells = [cell(as_number(each)) for each in row]
-    found = dict(zip(COLUMNS, cells, strict=True))
+    found = dict(zip(COLUMNS, (cell(as_number(each)) for each in row), strict=True))
     # Budapest does not tell the stages 1 to 4 apart.
     found["num"] = "0" if found["num"] == "0" else "1"
     return {**found, "hospital": hospital}
-
-
-def _always_needed(row: dict[str, str]) -> list[str]:
-    """Return the values without which a patient is left out."""
-    return [value for k, value in row.items() if k not in MOSTLY_MISSING]
-
-
-def _known(row: dict[str, str], name: str, whole: bool) -> str:
-    """Return a value, "" where it is missing or cannot be right."""
-    wrong = whole and name in NEVER_ZERO and row[name] == "0"
-    return "" if wrong else row[name]

@@ -20,11 +20,20 @@ from .._check import checked, refusal
 from ..rng import stream
 from ..types import Dataset, Samples
 from .hospitals import hospitals
-from .readers import EMBEDDED_REMEDY, NAMES, Array, Arrays, data_folder, embedded, leaf, npz, torchvision_set
+from .readers import (
+    EMBEDDED_REMEDY,
+    NAMES,
+    Array,
+    Arrays,
+    data_folder,
+    embedded,
+    frequent,
+    leaf,
+    npz,
+    torchvision_set,
+    tsv,
+)
 from .tabular import csv_table
-from .text import frequent, tsv
-
-__all__ = ["default_device", "load"]
 
 Device = str | torch.device | None
 

@@ -1,10 +1,11 @@
-"""Partitions: who holds which training samples. All are drawn from the config's seed alone."""
+"""Partitions: who holds which training samples, and with which labels. All are drawn from the config's seed alone."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,20 +15,6 @@ from .._check import checked, flag, number, one_each, refusal
 from ..config import Config
 from ..rng import stream
 from ..types import Samples, Shard
-
-__all__ = [
-    "by_size",
-    "class_counts",
-    "class_imbalance",
-    "dirichlet",
-    "fedrac_dirichlet",
-    "homogeneous",
-    "imbalanced",
-    "label_skew",
-    "natural",
-    "power_law",
-    "quantity_dirichlet",
-]
 
 Whole = NDArray[np.int64]
 
@@ -95,14 +82,14 @@ def apportion(weights: ArrayLike, total: int) -> Whole:
     return sizes
 
 
-def _redrawn(draw: Callable[[np.random.Generator], Whole], least: int, config: Config, name: str) -> Whole:
-    """The first of seeded draws of counts, (participants, ...), in which everyone holds `least` samples."""
+def _redrawn(draw: Callable[[np.random.Generator], Whole], least: int, config: Config) -> Whole:
+    """The first of seeded draws of counts, (participants, classes), in which everyone holds `least` samples."""
     for attempt in range(MOST_DRAWS):
-        counts = draw(stream(config.seed, "partition", name, attempt))
-        if counts.reshape(len(counts), -1).sum(axis=1).min() >= least:
+        counts = draw(stream(config.seed, "partition", "dirichlet", attempt))
+        if counts.sum(axis=1).min() >= least:
             return counts
     raise ValueError(
-        f"`{name}` must give each of {config.participants} participants at least {least} samples, got fewer in all "
+        f"`dirichlet` must give each of {config.participants} participants at least {least} samples, got fewer in all "
         f"{MOST_DRAWS} draws; raise `alpha`, or lower `least` or the number of participants"
     )
 
@@ -207,42 +194,6 @@ def imbalanced(train: Samples, config: Config, share: float, holders: int) -> li
     weights = np.full(n, left)
     weights[rng.permutation(n)[:holders]] = share * total
     return _shards(train, _cut(rng.permutation(total), apportion(weights, total)))
-
-
-def quantity_dirichlet(train: Samples, config: Config, alpha: float, least: int = 10) -> list[Shard]:
-    """Draw the participants' shares of the samples from one Dirichlet(alpha).
-
-    Shares are redrawn until everyone holds at least `least`. Every sample is used.
-
-    Args:
-        train: Training samples.
-        config: Participants and seed.
-        alpha: Concentration; the smaller, the more uneven.
-        least: Samples that each holds at least.
-
-    Returns:
-        One shard for each participant.
-
-    Raises:
-        ValueError: A number is out of range, or no draw gave everyone enough.
-
-    Example:
-        >>> import aequa_lite as aq
-        >>> train = aq.load("fashion-mini", device="cpu").train
-        >>> shards = quantity_dirichlet(train, Config(participants=4), alpha=0.5)
-        >>> sum(len(shard) for shard in shards)
-        6000
-
-    References:
-        Quantity skew of NIID-Bench (Li et al. 2022).
-    """
-    _checked(train, config, number("least", least, 1, whole=True))
-    concentration = np.full(config.participants, float(number("alpha", alpha, *ALPHA)))
-
-    def draw(rng: np.random.Generator) -> Whole:
-        return apportion(rng.dirichlet(concentration), len(train))
-
-    return _of_sizes(train, config, "quantity_dirichlet", _redrawn(draw, least, config, "quantity_dirichlet"))
 
 
 def power_law(train: Samples, config: Config, shape: float = 1.65911332899) -> list[Shard]:
@@ -386,7 +337,7 @@ def dirichlet(train: Samples, config: Config, alpha: float, least: int = 10) -> 
         ends = np.rint(np.cumsum(rng.dirichlet(concentration, size=train.classes), axis=1)[:, :-1] * sizes)
         return np.diff(np.hstack([0 * sizes, np.minimum(ends, sizes).astype(int), sizes]), axis=1).T
 
-    return _of_counts(train, config, "dirichlet", y, _redrawn(draw, least, config, "dirichlet"))
+    return _of_counts(train, config, "dirichlet", y, _redrawn(draw, least, config))
 
 
 def fedrac_dirichlet(train: Samples, config: Config, alpha: float, samples_each: int | None = None) -> list[Shard]:
@@ -556,3 +507,46 @@ def _with_replacement(train: Samples, config: Config, y: Whole, counts: Whole) -
         raise ValueError(f"each class must have a sample, got none of class {[*map(len, pools)].index(0)}")
     drawn = [[rng.choice(pool, size) for pool, size in zip(pools, row, strict=True)] for row in counts]
     return _shards(train, map(np.concatenate, drawn))
+
+
+@checked
+def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[float]) -> list[Shard]:
+    """Flip a share of each participant's labels to another class.
+
+    Args:
+        shards: One shard for each participant; they stay as they are.
+        config: Participants and seed.
+        rates: (participants,) in [0, 1]: round(rate * samples) labels become one of the
+            other classes, each equally likely.
+
+    Returns:
+        The shards with flipped labels.
+
+    Raises:
+        ValueError: Not one rate in [0, 1] for each shard, or fewer than two classes.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> config, train = Config(participants=2), aq.load("fashion-mini", device="cpu").train
+        >>> clean = aq.data.homogeneous(train, config)
+        >>> noisy = label_noise(clean, config, (0.0, 0.5))
+        >>> [int((a.samples.y != b.samples.y).sum()) for a, b in zip(clean, noisy)]
+        [0, 1500]
+
+    References:
+        Our choice.
+    """
+    one_each("shards", shards, config.participants)
+    for i, rate in enumerate(one_each("rates", rates, config.participants)):
+        number(f"rates[{i}]", rate, 0.0, 1.0)
+    if (classes := shards[0].samples.classes) < 2:
+        raise refusal("shards", "samples of at least 2 classes", classes)
+    return [_flipped(shard, config, rate) for shard, rate in zip(shards, rates, strict=True)]
+
+
+def _flipped(shard: Shard, config: Config, rate: float) -> Shard:
+    """The shard with a share of its labels moved to other classes."""
+    rng, y = stream(config.seed, "partition", "label_noise", shard.participant), labels_of(shard.samples).copy()
+    chosen = rng.permutation(len(y))[: round(rate * len(y))]
+    y[chosen] = (y[chosen] + rng.integers(1, shard.samples.classes, size=len(chosen))) % shard.samples.classes
+    return replace(shard, samples=replace(shard.samples, y=torch.from_numpy(y).to(shard.samples.y.device)))

@@ -1,4 +1,4 @@
-"""Files become arrays: the embedded data set, .npz files, LEAF's JSON folders, torchvision's sets. No file is unpickled."""
+"""Files become arrays: the embedded set, .npz files, LEAF's folders, SST-2's sentences, torchvision's sets."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .._check import checked, one_of
+from .._check import checked, number, one_of, refusal
 from .._io import error_text, read_limited, regular_file, short_repr
-from .encoding import Encoder
-
-__all__ = ["NAMES", "Arrays", "data_folder", "embedded", "leaf", "npz", "torchvision_set"]
 
 EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -53,7 +52,7 @@ class Arrays:
         classes: Number of classes; 0 if the labels tell it.
         words: For text, the word of each token id.
         participants: Name of each natural owner, by its code.
-        encoder: For a table, what turns records into features.
+        encoder: For a table, the Encoder that turns records into features.
         sha256: Of what was read, if the splits depend on a seed.
 
     Example:
@@ -70,7 +69,7 @@ class Arrays:
     classes: int = 0
     words: tuple[str, ...] = ()
     participants: tuple[str, ...] = ()
-    encoder: Encoder | None = None
+    encoder: Any = None
     sha256: str = ""
 
     @property
@@ -320,3 +319,125 @@ def _download(name: str, kind: Any, folder: Path) -> None:
 def _image_pair(split: Any) -> Pair:
     """Images and labels as arrays, whatever the reader calls them."""
     return np.asarray(split.data), np.asarray(split.labels if hasattr(split, "labels") else split.targets)
+
+
+LENGTH = 56  # tokens a sentence; SST-2's longest has 53
+MOST_WORDS = 20_000
+LEAST_COUNT = 2  # nothing is learnt of a word that the training split has once only
+MOST_TSV_BYTES, MOST_LINES = 1 << 26, 1_000_000  # of one file: a line of 4 bytes becomes a row of 448
+PADDING, UNKNOWN = 0, 1
+RESERVED = ("<padding>", "<unknown>")
+TSV_FILES = {"train": "train.tsv", "test": "test.tsv", "validation": "dev.tsv"}
+
+
+@checked
+def tokens(sentences: Iterable[str], words: Sequence[str], length: int = LENGTH) -> Tensor:
+    """Turn sentences into what a network for text reads.
+
+    A word is what stands between blanks, in lower case. A reward that was trained on
+    text reads `tokens(["A fine film"], dataset.words)`.
+
+    Args:
+        sentences: A list of sentences.
+        words: The data set's words; the position is the id. 0 is padding, 1 any word
+            that is not among them.
+        length: Tokens of each sentence; further words are cut off.
+
+    Returns:
+        (sentences, length) int64 token ids.
+
+    Raises:
+        ValueError: `sentences` is one string, or `length` is not a whole number from 1.
+
+    Example:
+        >>> words = ("<padding>", "<unknown>", "film", "fine")
+        >>> tokens(["a FINE film"], words, length=5).tolist()
+        [[1, 3, 2, 0, 0]]
+
+    References:
+        Our choice; SST-2's sentences are already separated by blanks.
+    """
+    if isinstance(sentences, str):
+        raise refusal("sentences", "a list of sentences", sentences)
+    number("length", length, 1, whole=True)
+    places = {word: place for place, word in enumerate(words) if place > UNKNOWN}
+    rows = [[places.get(word, UNKNOWN) for word in _words_of(each)[:length]] for each in sentences]
+    return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)
+
+
+def _words_of(sentence: str) -> list[str]:
+    """The words of a sentence."""
+    return sentence.lower().split()
+
+
+@checked
+def tsv(folder: str | Path) -> Arrays:
+    """Read SST-2's train.tsv, test.tsv and, if it exists, dev.tsv.
+
+    Each line has a sentence, a tab and a label, 0 or 1; a heading `sentence<tab>label` is
+    skipped. Every word of every file gets an id; :func:`frequent` selects those that are
+    kept, once the training split is known.
+
+    Raises:
+        FileNotFoundError: train.tsv or test.tsv is missing.
+        ValueError: A line is something else; the sentence names file and line.
+
+    Example:
+        >>> tsv("no/such/folder")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        FileNotFoundError: no/such/folder/train.tsv is missing; ...
+
+    References:
+        The Stanford Sentiment Treebank (Socher et al. 2013) with two classes.
+    """
+    files = {split: Path(folder) / name for split, name in TSV_FILES.items()}
+    found = {split: _tsv_lines(file) for split, file in files.items() if split != "validation" or file.exists()}
+    distinct = sorted({word for sentences, _ in found.values() for each in sentences for word in _words_of(each)})
+    words = (*RESERVED, *(word for word in distinct if word not in RESERVED))
+    pairs = {split: (tokens(sentences, words).numpy(), y) for split, (sentences, y) in found.items()}
+    return Arrays(**pairs, labels=("negative", "positive"), classes=2, words=words)
+
+
+def _tsv_lines(file: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """The sentences and the labels of one file."""
+    with reading(file):
+        rows = [line.split("\t") for line in read_limited(file, MOST_TSV_BYTES).decode("utf-8").splitlines()]
+        if len(rows) > MOST_LINES:
+            raise ValueError(f"it has {len(rows)} lines; allowed are {MOST_LINES}")
+    start = 1 if rows and rows[0] == ["sentence", "label"] else 0
+    for line, row in enumerate(rows[start:], start=start + 1):
+        if len(row) != 2 or not _words_of(row[0]) or row[1] not in ("0", "1"):
+            allowed = "a sentence, a tab and a label, 0 or 1"
+            came = short_repr("\t".join(row))
+            raise ValueError(f"line {line} of {file} must be {allowed}, got {came}; {EMBEDDED_REMEDY}")
+    if len(rows) == start:
+        raise ValueError(f"{file} must hold a sentence, got none; {EMBEDDED_REMEDY}")
+    return [row[0] for row in rows[start:]], np.array([int(row[1]) for row in rows[start:]])
+
+
+@checked
+def frequent(arrays: Arrays) -> Arrays:
+    """Keep the 20,000 most frequent words that the training split has at least twice.
+
+    The most frequent word gets the id 2, the next one 3, and so on, equally frequent
+    ones in alphabetical order; all other words get 1. Validation and test words decide
+    nothing.
+
+    Example:
+        >>> x, y = np.array([[2, 3, 4, 4], [3, 4, 0, 0]]), np.array([0, 1])
+        >>> words = ("<padding>", "<unknown>", "a", "bad", "film")
+        >>> kept = frequent(Arrays((x, y), (x[:1], y[:1]), words=words))
+        >>> kept.words[2:], kept.test[0].tolist()
+        (('film', 'bad'), [[1, 3, 2, 2]])
+
+    References:
+        Our choice.
+    """
+    counts = np.bincount(arrays.train[0].ravel(), minlength=len(arrays.words))
+    counts[: len(RESERVED)] = 0
+    order = np.argsort(-counts, kind="stable")[:MOST_WORDS]
+    kept = order[counts[order] >= LEAST_COUNT]
+    place = np.full(len(arrays.words), UNKNOWN)
+    place[PADDING], place[kept] = PADDING, len(RESERVED) + np.arange(len(kept))
+    pairs = {split: (place[x], y) for split, (x, y) in arrays.splits.items()}
+    return replace(arrays, words=(*RESERVED, *(arrays.words[i] for i in kept)), **pairs)

@@ -14,12 +14,7 @@ from .._check import checked, one_of
 from .._io import error_text, short_repr
 from .sweep import MOST_BYTES, plain_yaml
 
-__all__ = ["Claim", "Verdict", "check_claim", "published", "wins"]
-
-
 WINS = "share of cells in which the best reward is the highest"
-
-
 NEEDED = {"claim", "source", "mark", "measure", "rows", "tolerance", "why", "sweeps"}
 
 

@@ -1,10 +1,13 @@
-"""One run from its words: what the command line, papermill and sweep files say."""
+"""A run from its words; what the notebooks use: parameters that are checked, and the live source of a function."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .._check import checked, flag, one_of, refusal
-from .._io import atomic_write
+from .._io import write_whole
 from ..aggregation import validation_weights
 from ..config import Config
 from ..contribution import affine_calibration
@@ -24,13 +27,87 @@ from ..data.readers import NAMES, data_folder
 from ..evaluation import accuracy
 from ..method import Algorithm, Outcome, Problem, train
 from ..networks.base import for_dataset
-from ..registry import algorithm, allocation, lookup, network, word_list
+from ..registry import algorithm, allocation, fits, lookup, network, word_list
 from ..report import Report
 from ..types import Dataset, Shard
 from ..vectorized import half_precision
 
-__all__ = ["Setup", "comparison", "compete", "folder_name", "locate", "prepare", "shard_size", "split_parameters",
-           "test_accuracy"]  # fmt: skip
+
+class Source(str):
+    """Python source that a notebook displays as a highlighted block.
+
+    Example:
+        >>> Source("x = 1")
+        'x = 1'
+    """
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self}\n```"
+
+
+@checked
+def show_source(function: Callable[..., Any]) -> Source:
+    """Return the source of a function or class as it runs now, without its docstring and the check of its arguments.
+
+    Example:
+        >>> from aequa_lite import prefix
+        >>> print(show_source(prefix))
+        def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
+            return tuple(slice(0, size) for size in shape)
+    """
+    lines = [each for each in textwrap.dedent(inspect.getsource(function)).splitlines() if each != "@checked"]
+    body = ast.parse("\n".join(lines)).body[0].body  # type: ignore[attr-defined]
+    first = body[0]
+    if len(body) > 1 and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        del lines[first.lineno - 1 : first.end_lineno]
+    return Source("\n".join(lines).strip())
+
+
+@checked
+def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a notebook's parameters; refuse one that was passed and not declared, or has another type.
+
+    Args:
+        cells: Sources that ran so far (`In` in a notebook). The first cell of annotated values declares the parameters; a
+            later one without annotations sets them, as papermill does, which accepts unknown names silently.
+        values: The notebook's `globals()`, for annotated names where no sources were kept, as under nbval.
+
+    Raises:
+        ValueError: A name is unknown (the nearest is given), or a value has another type than declared.
+
+    Example:
+        >>> check_parameters(["rounds: int = 20", "rounds = 3"])
+        {'rounds': 3}
+    """
+    declared: dict[str, str] = {}
+    given: dict[str, Any] = {}
+    for cell in cells:
+        for name, kind, value in _assigned(cell):
+            if kind:
+                declared[name] = kind
+            elif declared:
+                one_of("parameter", name, declared)
+                if not fits(value, declared[name]):
+                    raise refusal(name, f"of the type {declared[name]}", value)
+            given[name] = value
+    if not declared and values is not None:
+        return {name: values[name] for name in values.get("__annotations__", {})}
+    return {name: given[name] for name in declared}
+
+
+def _assigned(cell: str) -> list[tuple[str, str, Any]]:
+    """Name, declared type ("" for none) and value of a cell that holds only plain values; else nothing."""
+    try:
+        found = ast.parse(cell).body
+        pairs = [
+            (node.target, ast.unparse(node.annotation), node.value)
+            if isinstance(node, ast.AnnAssign)
+            else (node.targets[0], "", node.value)
+            for node in found
+        ]
+        return [(target.id, kind, ast.literal_eval(value)) for target, kind, value in pairs]
+    except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
+        return []  # a cell that does something sets no parameters
 
 
 @checked
@@ -184,8 +261,7 @@ def compete(
             _ = outcome.report  # what fails here is a failure of this algorithm too
         except Exception as error:  # whatever it was, the others are still worth their run
             failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
-            with atomic_write(folder / "failed.txt") as half:
-                half.write_text(failed[word] + "\n")
+            write_whole(folder / "failed.txt", failed[word] + "\n")
             continue
         if keep:
             outcome.save(folder)

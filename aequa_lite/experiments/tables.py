@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .._check import checked
-from .._io import atomic_write, error_text, parse_json, printable, read_limited
+from .._io import atomic_write, error_text, parse_json, printable, read_limited, write_whole
 from ..allocation.exact import allocate
 from ..evaluation import Curve, curve_diagnostics
 from ..metrics import pearson
@@ -25,7 +24,6 @@ from ..report import Report
 if TYPE_CHECKING:
     from .sweep import Run, Sweep
 
-__all__ = ["about", "summary", "write_tables"]
 
 Rows = Mapping[tuple[str, str], dict[str, Any]]  # by a run's digest and the method
 
@@ -48,8 +46,6 @@ MEANT = (
 
 
 MOST_NOTE_BYTES = 1 << 20
-
-
 WIDTHS = (0.0625, 0.125, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 1.0)  # those of published curves
 
 
@@ -57,7 +53,7 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     """Write the tables of a sweep to `results/NAME`; return the table of all runs.
 
     `runs.csv` has a row for each run and method, also for those that failed, were refused or have not run yet;
-    `runs.parquet` is the same if pyarrow is installed; `summary.csv` has means, spreads and seeds; `about.json` command,
+    `summary.csv` has means, spreads and seeds; `about.json` command,
     minutes, devices, versions and dates; `sweep.yml` is the file that was run. Rows of `kept` that this machine has not
     run stay.
     """
@@ -65,17 +61,12 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
     with atomic_write(place / "runs.csv") as half:
         table.to_csv(half, index=False, float_format="%.6g")
-    if _writes_parquet():
-        with atomic_write(place / "runs.parquet") as half:
-            table.to_parquet(half, index=False)
     by = [name for name in sweep.runs()[0].label if name != "seed"]
     with atomic_write(place / "summary.csv") as half:
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
-    with atomic_write(place / "about.json") as half:
-        found = {**about(table, sweep.name), "sha256_runs": checksum(place / "runs.csv")}
-        half.write_text(json.dumps(found, indent=1) + "\n")
-    with atomic_write(place / "sweep.yml") as half:
-        half.write_text(sweep.text)
+    found = {**about(table, sweep.name), "sha256_runs": checksum(place / "runs.csv")}
+    write_whole(place / "about.json", json.dumps(found, indent=1) + "\n")
+    write_whole(place / "sweep.yml", sweep.text)
     return table
 
 
@@ -94,14 +85,6 @@ def check_table(place: Path) -> None:
     if about.get("sha256_runs") != checksum(place / "runs.csv"):
         remedy = "restore it, or delete the folder and run the sweep again"
         raise ValueError(f"{place / 'runs.csv'} is not the table that {place / 'about.json'} describes; {remedy}")
-
-
-def _writes_parquet() -> bool:
-    """Whether pandas can write Parquet here; pyarrow is heavy, so it is not required."""
-    try:
-        return bool(version("pyarrow"))
-    except PackageNotFoundError:
-        return False
 
 
 def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dict[str, Any]]:

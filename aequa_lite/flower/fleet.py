@@ -1,4 +1,4 @@
-"""A server, or a server and all participants, as processes of this machine."""
+"""Servers and participants as processes of this machine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ import re
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ..config import Config
 from ..registry import lookup
 from ..report import Report
+from .keys import roster as read_roster
 from .keys import write_certificates, write_key
-from .node import node_command
-from .participants import roster as read_roster
+from .participants import writable
 from .processes import Processes, free_port
 from .server import prepare
-from .settings import COMPLETED, Settings, toml_lines, write_app
-from .state import writable
-
-__all__ = ["Fleet", "Server", "run_fleet", "serve"]
-
+from .wire import COMPLETED, Settings, toml_lines, write_app
 
 GONE = 10.0  # seconds without the server's app after which the run has ended
 
@@ -281,3 +278,14 @@ def serve(
         server.start_server()
         server.register()
         return server.run(settings, config)
+
+
+def node_command(
+    home: Path, address: str, node: Mapping[str, object], key: Path | str | None, authority: Path | str | None
+) -> list[str]:
+    """The command of a SuperNode, whose configuration is written to `home/node.toml`."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "node.toml").write_text("\n".join(toml_lines(node)) + "\n")
+    safe = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
+    command = ["flower-supernode", *(safe if key and authority else ["--insecure"]), "--superlink", address]
+    return [*command, "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(home / "node.toml")]

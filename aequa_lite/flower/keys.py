@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import ipaddress
 import os
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["write_certificates", "write_key"]
+from .._io import error_text, read_limited
+
+MOST_KEY_BYTES = 1 << 16
 
 
 def write_key(folder: Path | str, name: str) -> Path:
@@ -104,3 +108,36 @@ def _secret(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
+
+
+def fingerprint(key: bytes) -> str:
+    """SHA-256 of a node's public key, in hexadecimal."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def roster(folder: Path | str, participants: int) -> dict[str, int]:
+    """Read whose key is whose from the files `participant-NN.pub`, in OpenSSH's format.
+
+    Returns:
+        The participant's number by the key's fingerprint.
+
+    Raises:
+        ValueError: A participant's file is missing or holds no public key, or two hold the same.
+
+    Example:
+        >>> roster("nowhere", participants=0)
+        {}
+    """
+    found: dict[str, int] = {}
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    for number in range(participants):
+        path = Path(folder) / f"participant-{number:02d}.pub"
+        try:
+            key = serialization.load_ssh_public_key(read_limited(path, MOST_KEY_BYTES))
+            own = fingerprint(key.public_bytes(*form))
+        except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
+            raise ValueError(f"keys: {path} is not a public key that can be read ({error_text(error)})") from error
+        if own in found:
+            raise ValueError(f"keys: {path} is also the key of participant {found[own]}; each needs its own")
+        found[own] = number
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from .._check import number, refusal
-from .._io import atomic_write
+from .._io import write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config
@@ -24,21 +24,10 @@ from ..federate import standalone
 from ..local import local_sgd
 from ..networks.base import for_dataset
 from ..registry import lookup, network
-from ..rewards.files import (
-    MOST_BYTES,
-    MOST_MANIFEST_BYTES,
-    MOST_VOCABULARY_BYTES,
-    VOCABULARY,
-    load_reward,
-    load_vocabulary,
-)
+from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
 from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
-from .settings import Settings, read_config
-from .wire import packed, unpacked, unpacked_bytes
-
-__all__ = ["app", "own_shard"]
-
+from .wire import packed, read_config, unpacked, unpacked_bytes
 
 app = ClientApp()
 
@@ -90,19 +79,9 @@ def _asked(
     asked = {k: v for k, v in message.content["asked"].items() if k != "width_sampler"}
     asked = checked_metadata(asked, {**allowed, **DATA})
     shard = own_shard(context.node_config, config, settings.data, int(asked["classes"]))
-    return asked, config, shard, _network(settings, shard.samples, int(asked["words"]))
-
-
-def _network(settings: Settings, samples: Samples, words: int) -> Build:
-    """The run's network, fitted to data like the server's."""
-    data = Dataset(settings.data, samples, samples, samples, "", words=("",) * words)
-    return for_dataset(network(settings.network), data)
-
-
-def _in_worker(work: Callable[[Any], Any], item: Any) -> Any:
-    """Compute as the in-process loop does: on a thread with one arithmetic thread."""
-    with workers(1) as spread:
-        return next(spread(work, [item]))
+    samples, words = shard.samples, ("",) * int(asked["words"])
+    data = Dataset(settings.data, samples, samples, samples, "", words=words)  # shaped like the server's
+    return asked, config, shard, for_dataset(network(settings.network), data)
 
 
 def _reply(message: Message, content: Mapping[str, Any], **stated: Any) -> Message:
@@ -135,7 +114,8 @@ def train(message: Message, context: Context) -> Message:
         first = index * config.local_steps
         return local_sgd(build, sent, mine, width, config, rng, width_sampler=sampler, first=first)
 
-    update = _in_worker(local, shard)
+    with workers(1) as spread:  # as the in-process loop does: on a thread with one arithmetic thread
+        (update,) = spread(local, [shard])
     return _reply(message, {"slice": packed(update.state)}, loss=update.loss)
 
 
@@ -157,6 +137,5 @@ def reward(message: Message, context: Context) -> Message:
         if "vocabulary" in message.content:
             load_vocabulary(Path(aside) / path.name)
     for each, content in files.items():
-        with atomic_write(each) as half:
-            half.write_bytes(content)
+        write_whole(each, content)
     return _reply(message, {}, stored=len(files))

@@ -1,4 +1,7 @@
-"""Flower's programs as processes of this machine: started with their environment, logged, and stopped together."""
+"""Flower's programs as processes of this machine: started with their environment, logged, and stopped together.
+
+Run as a script, this file is the guard that stops them if their own process is killed; it needs the standard library alone.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,32 @@ from importlib.metadata import distribution
 from pathlib import Path
 from types import TracebackType
 
-from . import guard
-from .guard import groups_of, send_signal
 
-__all__ = ["Processes", "free_port", "program_folder", "search_path"]
+def send_signal(group: int, number: int) -> None:
+    """Send a signal to a group of processes, if it still exists."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def groups_of(leader: int) -> list[int]:
+    """Return the group of a process and those of its descendants; a SuperLink's apps have a group of their own."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True).stdout
+    rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    groups, found = [leader], {leader}
+    while new := [row for row in rows if row[1] in found and row[0] not in found]:
+        found |= {row[0] for row in new}
+        groups += [row[2] for row in new if row[2] not in groups]
+    return groups
+
+
+def guard() -> None:
+    """Read `+PID` and `-PID` lines until the input closes, then kill what was added and not removed."""
+    leaders = set()
+    for line in sys.stdin:
+        (leaders.add if line[0] == "+" else leaders.discard)(int(line[1:]))
+    for leader in leaders:
+        for group in groups_of(leader):
+            send_signal(group, signal.SIGKILL)
 
 
 ENVIRONMENT = {
@@ -70,7 +95,7 @@ class Processes:
 
     def __enter__(self) -> Processes:
         """Start the guard, which stops everything if this process is killed."""
-        command = [sys.executable, "-I", guard.__file__]
+        command = [sys.executable, "-I", __file__]
         self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
         return self
 
@@ -136,3 +161,7 @@ class Processes:
                 send_signal(group, signal.SIGKILL)
             process.wait()
             self._tell_guard(f"-{process.pid}")
+
+
+if __name__ == "__main__":
+    guard()

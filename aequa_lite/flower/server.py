@@ -1,8 +1,11 @@
-"""The server: one algorithm of the library, with participants that train wherever they are."""
+"""The server: one algorithm of the library, whose local steps are messages to participants wherever they are."""
 
 from __future__ import annotations
 
 import json
+import math
+import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,26 +18,173 @@ import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from safetensors import SafetensorError
 
-from .._check import number
-from .._io import atomic_write
+from .._check import number, refusal
+from .._io import error_text, write_whole
+from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import load
-from ..federate import Strategy
+from ..federate import Strategy, federate
+from ..local import local_sgd
 from ..method import Algorithm, Outcome, Problem, assess
 from ..networks.base import for_dataset
-from ..registry import algorithm, network
+from ..registry import algorithm, network, word_of
 from ..report import Report
-from ..rewards.files import VOCABULARY, save_rewards
+from ..rewards import VOCABULARY, save_rewards
 from ..slimmable import n_parameters, slim
-from ..types import Build, Dataset, Round, Samples, Shard
-from .participants import ParticipantRegistry, roster
-from .remote import remote_train, sampler_name
-from .settings import COMPLETED, Settings, read_config
-from .state import RunState, writable
-from .wire import packed_bytes
+from ..types import Build, Dataset, Round, Samples, Shard, State, Update
+from .keys import roster
+from .participants import ParticipantRegistry, RunState, TooFewError, writable
+from .wire import COMPLETED, Settings, packed, packed_bytes, read_config, unpacked
 
-__all__ = ["AbsentShard", "app", "prepare", "run_over"]
+LOSS = {"loss": (0.0, 1e6)}  # what a participant states beside its tensors: a cross entropy is not negative
+
+
+def sampler_name(build: Build, strategy: Strategy) -> str:
+    """Return the name of the width sampler of a strategy that participants can train.
+
+    Raises:
+        ValueError: Its local step is not `partial(local_sgd, build, width_sampler=...)` with a width sampler of the
+            package.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> sampler_name(aq.MLP, aq.slimmable(aq.MLP, aq.full_only))
+        'full_only'
+    """
+    local: Any = strategy.local
+    plain = isinstance(local, partial) and local.func is local_sgd and local.args == (build,)
+    if not plain or set(local.keywords) != {"width_sampler"}:
+        allowed = "one whose participants train by `local_sgd` with a width sampler of the package"
+        raise refusal("algorithm", allowed, local, "run it in one process")
+    return word_of("width_sampler", local.keywords["width_sampler"])
+
+
+@dataclass(frozen=True)
+class RemoteTraining:
+    """Train all participants of a round over Flower, as `Strategy.vectorized`.
+
+    A participant that is late, or whose reply is no slice of its width, gets an update without tensors and with the
+    loss NaN, which the loop leaves out and names. Every round becomes a row of the run's state.
+
+    Args:
+        registry: Of the participants.
+        settings: Of the run.
+        strategy: What runs in one process; only its width sampler travels.
+        sampler: Name of the width sampler.
+
+    Raises:
+        TooFewError: There are fewer updates than the quorum.
+    """
+
+    registry: ParticipantRegistry
+    settings: Settings
+    strategy: Strategy
+    sampler: str
+
+    def __identity__(self) -> Any:
+        """Describe what is trained, which does not depend on the transport."""
+        return self.strategy.vectorized or self.strategy.local
+
+    def __call__(
+        self,
+        sent: Sequence[State],
+        shards: Sequence[Shard],
+        widths: Sequence[float],
+        config: Config,
+        rngs: Sequence[Any],
+        *,
+        first: int,
+        weights: Sequence[float],
+    ) -> list[Update]:
+        """Send slices and return updates; `rngs` are unused, each participant makes its own from the same seed."""
+        index, began = first // config.local_steps, time.monotonic()
+        rows = {s.participant: {"width": float(width)} for s, width in zip(shards, widths, strict=True)}
+        messages = self._messages(index, sent, shards, rows)
+        replies = self.registry.exchange("train.round", messages, self.settings.deadline, str(index))
+        updates = [
+            self._update(shard.participant, float(weight), replies.pop(shard.participant, None), rows)
+            for shard, weight in zip(shards, weights, strict=True)
+        ]
+        here = [u.participant for u in updates if math.isfinite(u.loss)]
+        row = {"round": index, "seconds": round(time.monotonic() - began, 3), "memory_mb": memory(), "replied": here}
+        self.registry.state.note({**row, "participants": {str(number): each for number, each in rows.items()}})
+        if len(here) < min(self.settings.quorum, len(shards)):
+            raise TooFewError(
+                f"round {index}: {len(here)} of {len(shards)} participants replied within {self.settings.deadline:g} "
+                f"seconds, the quorum is {self.settings.quorum}; start the same run again once they are back: it goes on "
+                f"from round {index}"
+            )
+        return updates
+
+    def _messages(
+        self, index: int, sent: Sequence[State], shards: Sequence[Shard], rows: dict[int, dict[str, Any]]
+    ) -> Iterator[tuple[int, RecordDict]]:
+        """One message after another, so that only one is packed at a time."""
+        for shard, state in zip(shards, sent, strict=True):
+            row, slice_ = rows[shard.participant], packed(state)
+            row["down"] = len(slice_["state"].data)
+            asked = {**self.registry.asked, "round": index, "width": row["width"], "width_sampler": self.sampler}
+            yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(asked)})
+
+    def _update(
+        self, number: int, weight: float, content: RecordDict | None, rows: dict[int, dict[str, Any]]
+    ) -> Update:
+        """The update of a reply; without tensors and with the loss NaN where the reply is missing or damaged."""
+        row, state, loss = rows[number], {}, math.nan
+        try:
+            if content is not None:
+                row["up"] = len(content["slice"]["state"].data)
+                state = unpacked(content["slice"], self.registry.build, row["width"], self.settings.device)
+                loss = float(checked_metadata(dict(content["stated"]), LOSS)["loss"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            print(f"participant {number}: its update is refused: {error_text(error)}", flush=True)
+        return Update(number, row["width"], state, weight, loss)
+
+
+def remote_train(
+    problem: Problem, strategy: Strategy, *, registry: ParticipantRegistry, settings: Settings, **options: Any
+) -> Round:
+    """Train together over Flower to the end and return the last round: a `Train` function.
+
+    Goes on from the checkpoint in the run's folder, if there is one.
+
+    Args:
+        registry: Of the participants.
+        settings: Of the run.
+        options: Of `federate`.
+
+    Raises:
+        OSError: The folder cannot be written to.
+        TooFewError: A round has fewer updates than the quorum.
+        ValueError: Participants cannot train this strategy, or the checkpoint is of another run.
+    """
+    remote = RemoteTraining(registry, settings, strategy, sampler_name(problem.build, strategy))
+    path = Path(settings.folder) / "state.safetensors"
+    rounds, last = federate(
+        problem.build, problem.shards, problem.config, strategy=replace(strategy, vectorized=remote), vectorized=True,
+        checkpoint=path, progress=False, **options,
+    ), None  # fmt: skip
+    try:
+        for last in rounds:
+            for row in registry.state.rounds[-1:]:
+                row |= {"loss": last.loss, "numbers": last.parameters_sent, "left_out": list(last.left_out)}
+            registry.state.save()
+            print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"folder {path.parent} cannot be written to ({error}); the last checkpoint is whole: make room, and start the "
+            "same run again"
+        ) from error
+    assert last is not None  # a config has at least one round
+    return last
+
+
+def memory() -> float:
+    """The most memory that this process has held, in MB."""
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 app = ServerApp()
@@ -55,8 +205,7 @@ def main(grid: Grid, context: Context) -> None:
 def _conclude(folder: Path, outcome: str) -> None:
     """Write how the run ended; a server that is killed writes nothing."""
     print(outcome, flush=True)
-    with atomic_write(folder / "outcome.json") as half:
-        half.write_text(json.dumps({"outcome": outcome}) + "\n")
+    write_whole(folder / "outcome.json", json.dumps({"outcome": outcome}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -126,9 +275,8 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
         ValueError: The folder belongs to another run, or settings, config and data do not fit together.
     """
     started = time.perf_counter()
-    folder, keys = writable(settings.folder), None
-    if settings.keys:
-        keys = roster(settings.keys, config.participants)
+    folder = writable(settings.folder)
+    keys = roster(settings.keys, config.participants) if settings.keys else None
     data, build, chosen = prepare(settings, config)
     state = RunState(folder, config, {"network": settings.network, "data": data.sha256})
     asked = {"classes": data.classes, "words": len(data.words)}
@@ -151,9 +299,8 @@ def _reward_files(outcome: Outcome, folder: Path) -> list[Path]:
     if outcome.plan is None:
         full = n_parameters(problem.build(1.0))
         if any(n_parameters(model) != full for model in models):
-            print(
-                f"the rewards of {outcome.method} cannot be sent: they are no networks of the constructor", flush=True
-            )
+            what = f"the rewards of {outcome.method} cannot be sent"
+            print(f"{what}: they are no networks of the constructor", flush=True)
             return []
         identity = {"trained": dict(outcome.last.identity), "rewarded": dict(outcome.rewarding)}
         save_rewards(folder, problem.build, models, [1.0] * len(models), problem.config, identity=identity,

@@ -1,8 +1,12 @@
-"""Tensors as safetensors bytes in Flower's records; limits and contents are checked on arrival."""
+"""What travels: the settings of a run, and tensors as safetensors bytes in Flower's records; checked on arrival."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +14,125 @@ from flwr.app import Array, ArrayRecord
 from safetensors.torch import save
 from torch import Tensor
 
+from .._check import flag, number, one_of, refusal
+from .._io import write_whole
 from .._validation import parse_update
+from ..config import Config
+from ..registry import LONGEST, algorithm, lookup
 from ..slimmable import template
 from ..types import Build, State
 
-__all__ = ["packed", "packed_bytes", "unpacked", "unpacked_bytes"]
+COMPLETED = "completed"  # what `outcome.json` says of a run that ended without an error
+PREFIX = "config."  # of the fields of `Config` in a run's configuration
+
+
+def _option(default: Any, about: str) -> Any:
+    """A setting with its meaning."""
+    return field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold what a run over Flower needs besides its `Config`.
+
+    `network` and `algorithm` are names as in `registry`, such as `LeNet(multiple=2)` and
+    `aequa(schedule='training_time(0.02)', server='fedavgm(0.5)')`. Without `keys`, a node's own statement decides which
+    participant it is.
+
+    Raises:
+        ValueError: A field is outside its range, or a name is unknown.
+
+    Example:
+        >>> Settings(quorum=2).algorithm
+        'aequa'
+    """
+
+    network: str = _option("MLP", "name of a network")
+    data: str = _option("fashion-mini", "name of the server's data set; its validation and test splits are used")
+    algorithm: str = _option("aequa", "name of an algorithm")
+    partition: str = _option("", "name of the partition, for the report")
+    folder: str = _option("runs/fleet", "where the server writes")
+    keys: str = _option("", "folder with a public key participant-NN.pub for each participant")
+    allow_replacement: bool = _option(False, "without keys, the newest node that claims a number takes its place")
+    device: str = _option("cpu", "device of the server")
+    quorum: int = _option(1, "updates that a round needs")
+    deadline: float = _option(600.0, "seconds that a round waits for updates")
+    patience: float = _option(3600.0, "seconds that the start waits for participants")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type == "str" and not (isinstance(value, str) and len(value) <= LONGEST):
+                raise refusal(each.name, f"a text of at most {LONGEST} characters", value)
+        flag("allow_replacement", self.allow_replacement)
+        number("quorum", self.quorum, 1, whole=True)
+        for name in ("deadline", "patience"):
+            number(name, getattr(self, name), 1, 86400)
+        lookup("network", self.network)
+        algorithm(self.algorithm)
+
+
+def read_config(values: Mapping[str, Any]) -> tuple[Settings, Config]:
+    """Read settings and config from a run's configuration, in which the config's fields are named `config.rounds` etc.
+
+    Raises:
+        ValueError: A name is unknown, or a value is outside its range.
+
+    Example:
+        >>> read_config({"quorum": 2, "config.participants": 3})[1].participants
+        3
+    """
+    config = Config.from_dict({k.removeprefix(PREFIX): v for k, v in values.items() if k.startswith(PREFIX)})
+    own = {k: v for k, v in values.items() if not k.startswith(PREFIX)}
+    for name in own:
+        one_of("setting", name, Settings.__dataclass_fields__)
+    return Settings(**own), config
+
+
+def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
+    """Write the app for `flwr run`: one pyproject.toml that names this package's two apps, and no code.
+
+    Every machine runs the package that it has installed; only this configuration travels.
+
+    Returns:
+        The file's path.
+
+    Example:
+        >>> import tempfile, tomllib
+        >>> path = write_app(tempfile.mkdtemp(), Settings(), Config(rounds=3))
+        >>> tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]["config"]["rounds"]
+        3
+    """
+    path = Path(folder) / "pyproject.toml"
+    lines = toml_lines(asdict(settings))
+    lines += ["", "[tool.flwr.app.config.config]", *toml_lines(config.to_dict())]
+    write_whole(path, APP + "\n".join(lines) + "\n")
+    return path
+
+
+def toml_lines(values: Mapping[str, Any]) -> list[str]:
+    """Texts, numbers and flags as lines of TOML."""
+    return [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+
+
+APP = """\
+# The app for `flwr run`. It holds no code: it names the apps of the installed aequa-lite and their configuration.
+[project]
+name = "aequa-fleet"
+version = "1.0.0"
+description = "Federated training with model rewards"
+license = "MIT"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "aequa-lite"
+
+[tool.flwr.app.components]
+serverapp = "aequa_lite.flower.server:app"
+clientapp = "aequa_lite.flower.participant:app"
+
+[tool.flwr.app.config]
+"""
 
 
 KIND = "safetensors"

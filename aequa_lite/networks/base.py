@@ -17,8 +17,6 @@ from .._check import checked, number, refusal
 from ..rng import stream
 from ..types import Build, Dataset
 
-__all__ = ["ScalePixels", "flops", "for_dataset", "init_params", "n_units"]
-
 
 def n_units(width: float, full: int, group: int = 1) -> int:
     r"""Return how many units a layer keeps at a width.

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .._check import checked, refusal
-from .._io import error_text
+from .._io import error_text, fault
 from ..slimmable import prefix, slim
 from ..types import Build, State
-
-__all__ = ["check_network"]
 
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ less
 
@@ -37,7 +35,7 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         ValueError: It does not; one sentence says what, where and why.
 
     Example:
-        >>> from aequa_lite.networks.tabular import TabularMLP
+        >>> from aequa_lite.networks.mlp import TabularMLP
         >>> def build(width):
         ...     return TabularMLP(width, shape=(3,), classes=2)
         >>> check_network(build, torch.zeros(4, 3))
@@ -51,17 +49,25 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         Nesting is ordered dropout's (FjORD, Horvath et al. 2021); the list
         of checks is ours.
     """
-    _check_arguments(build, example, widths)
+    if not callable(build):
+        raise refusal("build", "a function of the width that returns a network", build)
+    if not isinstance(example, Tensor) or example.dim() < 2 or not len(example):
+        raise refusal("example", "a tensor (samples, ...)", example)
+    if len(widths) < 2 or not all(0 < a < b for a, b in zip(widths, widths[1:])) or widths[-1] != 1:
+        raise refusal("widths", "rising numbers above 0 up to 1", widths)
     example = example.cpu()  # where `build` makes its networks
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         nets = [_built(build, width) for width in widths]
         full = nets[-1]
         for net, width in zip(nets, widths):
-            _check_repeats(net, _built(build, width), width)
+            if [t.shape for t in net.parameters()] != [t.shape for t in _built(build, width).parameters()]:
+                raise _fault("return the same shapes for the same width", f"others in a second call at {width}")
         for k in range(1, len(nets)):
             _check_tensors(*nets[k - 1 : k + 1], *widths[k - 1 : k + 1])
-        _check_counts(nets, widths)
+        least, most = (sum(p.numel() for p in net.parameters()) for net in (nets[0], full))
+        if least == most:
+            raise _fault(f"have more parameters at width 1.0 than at {widths[0]}", f"{most:,} and {least:,}")
         classes = _logits(full, example, 1.0).shape[1]
         _check_training(full, example)
         theta = {k: t.clone() for k, t in full.state_dict().items()}
@@ -69,34 +75,15 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
             narrow = _slimmed(build, theta, width)
             logits = _logits(narrow, example, width)
             if logits.shape[1] != classes:
-                got = f"{logits.shape[1]} at width {width}"
-                raise _fault(f"return {classes} classes at every width", got)
+                raise _fault(f"return {classes} classes at every width", f"{logits.shape[1]} at width {width}")
             _check_nesting(full, narrow, example, logits, width)
             full.load_state_dict(theta)
 
 
-def _check_arguments(build: Build, example: Tensor, widths: Sequence[float]) -> None:
-    """Refuse what is no function, no samples or no widths."""
-    if not callable(build):
-        allowed = "a function of the width that returns a network"
-        raise refusal("build", allowed, build)
-    tensor = isinstance(example, Tensor) and example.dim() > 1
-    if not tensor or not len(example):
-        raise refusal("example", "a tensor (samples, ...)", example)
-    rising = all(0 < a < b for a, b in zip(widths, widths[1:]))
-    if len(widths) < 2 or not rising or widths[-1] != 1:
-        raise refusal("widths", "rising numbers above 0 up to 1", widths)
-
-
 def _fault(must: str, got: object, remedy: str = "") -> ValueError:
-    """Return the error that says what a network must do, and does."""
-    tail = f"; {remedy}" if remedy else ""
-    return ValueError(f"`build` must {must}, got {got}{tail}")
-
-
-def _raised(error: Exception) -> str:
-    """Return what the user's own code raised, for a sentence."""
-    return f"{type(error).__name__}: {error_text(error)}"
+    """Return the error that says what a network must do, and does; an exception is what the user's own code raised."""
+    got = f"{type(got).__name__}: {error_text(got)}" if isinstance(got, Exception) else got
+    return fault("`build`", must, got, remedy)
 
 
 def _built(build: Build, width: float) -> nn.Module:
@@ -104,13 +91,10 @@ def _built(build: Build, width: float) -> nn.Module:
     try:
         net = build(width)
     except Exception as error:
-        must = f"return a network at width {width}"
-        raise _fault(must, _raised(error)) from error
+        raise _fault(f"return a network at width {width}", error) from error
     if not isinstance(net, nn.Module):
-        must = f"return a torch.nn.Module at width {width}"
-        raise _fault(must, f"a {type(net).__name__}")
-    named = list(net.named_parameters(remove_duplicate=False))
-    if len(named) != len(list(net.parameters())):
+        raise _fault(f"return a torch.nn.Module at width {width}", f"a {type(net).__name__}")
+    if len(list(net.named_parameters(remove_duplicate=False))) != len(list(net.parameters())):
         raise _fault("use each parameter in one layer", "one in two layers")
     return net
 
@@ -119,8 +103,7 @@ def _check_tensors(narrow: nn.Module, wide: nn.Module, low: float, high: float) 
     """Refuse tensors that are no leading blocks of the wider network's."""
     small, large = narrow.state_dict(), wide.state_dict()
     if odd := sorted(set(small) ^ set(large)):
-        got = f"{odd[0]!r} at {low if odd[0] in small else high} only"
-        raise _fault("have the same tensors at every width", got)
+        raise _fault("have the same tensors at every width", f"{odd[0]!r} at {low if odd[0] in small else high} only")
     for name, t in small.items():
         whole = large[name]
         inside = all(a <= b for a, b in zip(t.shape, whole.shape))
@@ -131,39 +114,20 @@ def _check_tensors(narrow: nn.Module, wide: nn.Module, low: float, high: float) 
             )
 
 
-def _check_repeats(net: nn.Module, again: nn.Module, width: float) -> None:
-    """Refuse a second call that returns other shapes."""
-    shapes = ([t.shape for t in each.parameters()] for each in (net, again))
-    first, second = shapes
-    if first != second:
-        got = f"others in a second call at {width}"
-        raise _fault("return the same shapes for the same width", got)
-
-
-def _check_counts(nets: Sequence[nn.Module], widths: Sequence[float]) -> None:
-    """Refuse a network that does not grow with its width."""
-    least, *_, most = (sum(p.numel() for p in net.parameters()) for net in nets)
-    if least == most:
-        must = f"have more parameters at width 1.0 than at {widths[0]}"
-        raise _fault(must, f"{most:,} and {least:,}")
-
-
 def _logits(net: nn.Module, example: Tensor, width: float) -> Tensor:
     """Return the logits of a network, or say why there are none."""
     try:
         with torch.no_grad():
             found = net.eval()(example)
     except Exception as error:
-        must = f"run on `example` at width {width}"
-        raise _fault(must, _raised(error)) from error
+        raise _fault(f"run on `example` at width {width}", error) from error
     shape = tuple(found.shape) if isinstance(found, Tensor) else ()
     if len(shape) != 2 or shape[0] != len(example) or not shape[1]:
         got = f"shape {shape}" if shape else f"a {type(found).__name__}"
-        must = f"return logits ({len(example)}, classes) at width {width}"
-        raise _fault(must, got)
+        raise _fault(f"return logits ({len(example)}, classes) at width {width}", got)
     if not found.is_floating_point() or not bool(found.isfinite().all()):
-        must = f"return finite floating-point logits at width {width}"
-        raise _fault(must, f"{found.dtype} {found.flatten()[0].item()}, ...")
+        got = f"{found.dtype} {found.flatten()[0].item()}, ..."
+        raise _fault(f"return finite floating-point logits at width {width}", got)
     return found
 
 
@@ -172,20 +136,16 @@ def _check_training(net: nn.Module, example: Tensor) -> None:
     before = {name: t.clone() for name, t in net.named_buffers()}
     names, params = zip(*net.named_parameters())
     try:
-        loss = net.train()(example).logsumexp(1).sum()
-        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        grads = torch.autograd.grad(net.train()(example).logsumexp(1).sum(), params, allow_unused=True)
     except Exception as error:
-        raise _fault("have gradients", _raised(error)) from error
+        raise _fault("have gradients", error) from error
     for name, grad in zip(names, grads):
         if grad is None:
             raise _fault("use every parameter", f"no gradient for {name!r}")
     for name, t in net.named_buffers():
         if not torch.equal(t, before[name]):
-            raise _fault(
-                "keep no running statistics",
-                f"a buffer {name!r} that changes in training",
-                "BatchNorm does not nest: use GroupNorm with a fixed number of channels in a group",
-            )
+            remedy = "BatchNorm does not nest: use GroupNorm with a fixed number of channels in a group"
+            raise _fault("keep no running statistics", f"a buffer {name!r} that changes in training", remedy)
 
 
 def _slimmed(build: Build, theta: State, width: float) -> nn.Module:
@@ -193,8 +153,7 @@ def _slimmed(build: Build, theta: State, width: float) -> nn.Module:
     net = slim(build, theta, width)
     for name, t in net.named_buffers():
         if t.is_meta:  # `slim` fills what is in the state, and only that
-            got = f"{name!r} with persistent=False"
-            raise _fault("keep its buffers in the state", got)
+            raise _fault("keep its buffers in the state", f"{name!r} with persistent=False")
     return net
 
 
@@ -206,8 +165,7 @@ def _check_nesting(full: nn.Module, narrow: nn.Module, example: Tensor, logits: 
     full.load_state_dict(masked)
     difference = (_logits(full, example, 1.0) - logits).abs().max()
     if difference > TOLERANCE * max(1e-3, float(logits.abs().max())):
+        remedy = "LayerNorm over all units, concatenated branches and factors that depend on the width do not nest"
         raise _fault(
-            "nest: with fewer units the full network is the narrow one",
-            f"other logits at width {width}",
-            "LayerNorm over all units, concatenated branches and factors that depend on the width do not nest",
+            "nest: with fewer units the full network is the narrow one", f"other logits at width {width}", remedy
         )

@@ -15,8 +15,6 @@ from .._check import checked, counts, number, refusal
 from ..types import Samples
 from .base import ScalePixels, n_units
 
-__all__ = ["BatchResNet18", "ConvNet", "LeNet", "ResNet18", "recalibrate_batchnorm"]
-
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 
 

@@ -11,8 +11,6 @@ from torch.nn.functional import layer_norm
 from .._check import checked, counts, number, refusal
 from .base import n_units
 
-__all__ = ["TextCNN", "Transformer"]
-
 KERNELS = (1, 3, 5)  # odd, so that each window is centred on a token
 
 

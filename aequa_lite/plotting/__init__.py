@@ -2,12 +2,9 @@
 
 from .._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "allocation": ["comparison", "critical_weight", "curve_range", "intervals", "rules", "water_filling"],
-        "figures": ["curve", "curves", "partition", "prefix", "rewards", "width_schedule", "widths"],
-        "interactive": ["Page", "sliders", "stepper"],
-        "theme": ["save_figure", "style"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, {
+    "figures": ["comparison", "critical_weight", "curve", "curve_range", "curves", "intervals", "partition", "prefix",
+                "rewards", "rules", "water_filling", "width_schedule", "widths"],
+    "interactive": ["Page", "sliders", "stepper"],
+    "theme": ["save_figure", "style"],
+})  # fmt: skip

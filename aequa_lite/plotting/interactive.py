@@ -23,9 +23,6 @@ from ..slimmable import aggregate
 from .figures import curve as draw_curve
 from .theme import instance, shade
 
-__all__ = ["Page", "sliders", "stepper"]
-
-
 SCALE = [to_hex(shade(k / 20)) for k in range(21)]  # the colours of the widths, for the pages
 
 

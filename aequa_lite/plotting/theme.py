@@ -15,18 +15,11 @@ from matplotlib.figure import Figure
 from .._check import checked, refusal
 from .._io import atomic_write
 
-__all__ = ["save_figure", "style"]
-
-
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
 
 
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
-
-
 INK, ALONE, BOUND = "#333333", "#8c510a", "#d81b60"  # text and lines; stand-alone accuracy; at a bound
-
-
 CYCLE = ("#0072b2", "#d55e00", "#333333", "#cc79a7")  # categories without a meaning of their own, in this order
 
 

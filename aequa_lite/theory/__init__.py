@@ -2,12 +2,8 @@
 
 from .._lazy import attach
 
-__getattr__, __dir__, __all__ = attach(
-    __name__,
-    {
-        "bounds": ["Bound", "bias_bound", "drift", "gap_bound", "held_margin", "stationarity_bound"],
-        "federations": ["LinearFederation", "Moments", "regression"],
-        "linear_models": ["LeastSquares", "Logistic", "TwoLayers"],
-        "sampling": ["Distribution", "distribution_of", "recorded_steps", "sampled_from"],
-    },
-)
+__getattr__, __dir__, __all__ = attach(__name__, {
+    "bounds": ["Bound", "bias_bound", "drift", "gap_bound", "held_margin", "stationarity_bound"],
+    "federations": ["Distribution", "LeastSquares", "LinearFederation", "Logistic", "Moments", "TwoLayers",
+                    "distribution_of", "recorded_steps", "regression", "sampled_from"],
+})  # fmt: skip

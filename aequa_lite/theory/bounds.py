@@ -15,8 +15,6 @@ from .._check import accuracies, checked, flag, number, refusal
 from ..evaluation import Curve
 from ..training_time import upper_bounds
 
-__all__ = ["Bound", "bias_bound", "drift", "gap_bound", "held_margin", "stationarity_bound"]
-
 Array = NDArray[np.float64]
 ROUNDING = 1 + 1e-9  # by which a limit may be exceeded
 

@@ -1,30 +1,317 @@
-"""Federations of linear models: every constant of the theorems, and the recorded path of a run of the training loop."""
+r"""Federations of linear models: every constant of the theorems, and the recorded path of a run of the training loop.
+
+The loop trains with cross-entropy. The logits $(-\log(e^q - 1),\ 0)$ have the cross-entropy $q > 0$ for class 0, so that
+least squares runs through the same code as image classification.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from scipy.stats import beta
+from torch import Tensor, nn
 
 from .._check import checked, number, one_each, refusal
 from ..config import Config
-from ..federate import federate, fixed_widths, slimmable
-from ..local import loss_shares
+from ..federate import Strategy, federate, fixed_widths, slimmable
+from ..local import WidthSampler, loss_shares
 from ..networks.base import n_units
 from ..rng import stream
-from ..types import Build, Samples, Shard, State
-from .linear_models import LeastSquares, LinearModel, Logistic
-from .sampling import Distribution, recorded_steps, sampled_from
-
-__all__ = ["LinearFederation", "Moments", "regression"]
+from ..types import Build, Samples, Shard, State, Update
 
 Array = NDArray[np.float64]
+Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
+
+
+def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
+    """Make the width sampler of a finite distribution.
+
+    Args:
+        distribution: Widest width -> the sets of widths that a step may train, with their probabilities.
+
+    Returns:
+        A width sampler. It refuses a distribution whose probabilities do not sum to one.
+
+    Raises:
+        ValueError: `distribution` is not callable.
+
+    Example:
+        >>> sampler = sampled_from(lambda widest: [((widest,), 0.5), ((0.25 * widest,), 0.5)])
+        >>> sampler(np.random.default_rng(0), 1.0, Config())
+        (0.25,)
+    """
+    if not callable(distribution):
+        raise refusal("distribution", "a function of the widest width", distribution)
+    return partial(_sample, distribution)
+
+
+def _sample(
+    distribution: Callable[[float], Distribution], rng: np.random.Generator, widest: float, config: Config
+) -> tuple[float, ...]:
+    """One set of widths."""
+    sets, cumulative = _listed(distribution, widest)
+    return sets[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(sets) - 1)]
+
+
+@lru_cache(maxsize=256)
+def _listed(
+    distribution: Callable[[float], Distribution], widest: float
+) -> tuple[list[tuple[float, ...]], NDArray[np.float64]]:
+    """The sets of widths, and their cumulative probabilities."""
+    pairs = list(distribution(widest))
+    sets, probabilities = [tuple(widths) for widths, _ in pairs], np.array([p for _, p in pairs], dtype=float)
+    if not all(sets) or not (probabilities >= 0).all() or not abs(probabilities.sum() - 1) < 1e-9:
+        raise refusal("distribution", "sets of widths with probabilities that sum to 1", pairs)
+    return sets, np.cumsum(probabilities)
+
+
+@checked
+def distribution_of(width_sampler: WidthSampler, config: Config, widest: float = 1.0) -> Distribution:
+    r"""Return the exact distribution of a width sampler that draws one random width, over the grid of widths.
+
+    $P(w) = I(w) - I(w - 1 / \mathrm{grid})$ with $I$ the distribution function of the config's Beta variable, stretched over
+    [`min_width`, `widest`].
+
+    Args:
+        width_sampler: `full_only`, `one_random`, `full_and_random` or `sandwich`.
+        config: Its grid, its least width and its Beta distribution.
+        widest: Width that the participant received.
+
+    Returns:
+        The sets of widths that a step may train, with their probabilities.
+
+    Raises:
+        ValueError: `width_sampler` is not callable, `config.widths_per_step` is not 1, or `widest` is outside (0, 1].
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> pairs = distribution_of(aq.sandwich, Config(min_width=0.99))
+        >>> [(widths, round(probability, 3)) for widths, probability in pairs]
+        [((1.0, 0.99, 0.995), 0.125), ((1.0, 0.99, 1.0), 0.875)]
+    """
+    if not callable(width_sampler):
+        raise refusal("width_sampler", "a function, such as one_random", width_sampler)
+    if config.widths_per_step != 1:
+        raise refusal("widths_per_step", "1, for which the distribution is listed", config.widths_per_step)
+    low = min(config.min_width, number("widest", widest, 0, 1, above=True))
+    if widest == low:
+        return [(tuple(width_sampler(_FixedBeta(0.0), widest, config)), 1.0)]
+    ends = np.clip((np.arange(config.grid + 1) / config.grid - low) / (widest - low), 0, 1)
+    below = beta.cdf(ends, config.width_alpha, config.width_beta)
+    return [
+        (tuple(width_sampler(_FixedBeta((ends[i] + ends[i + 1]) / 2), widest, config)), float(below[i + 1] - below[i]))
+        for i in range(config.grid)
+        if below[i + 1] > below[i]
+    ]
+
+
+class _FixedBeta(np.random.Generator):
+    """A generator whose Beta variable has a fixed value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.value = value
+
+    def beta(self, a: float, b: float, count: int) -> NDArray[np.float64]:  # type: ignore[override]
+        return np.full(count, self.value)
+
+
+@checked
+def recorded_steps(strategy: Strategy, path: dict[tuple[int, int], State]) -> Strategy:
+    """Take the local steps one by one, each with a freshly drawn batch, and record where each began.
+
+    Without momentum this differs from the strategy only in the batches: within a round the loop shuffles the shard, while
+    the theorems assume independent batches.
+
+    Args:
+        strategy: How participants train.
+        path: Receives the slice at the start of each step, by (step, participant).
+
+    Returns:
+        The strategy that records. It refuses a config with momentum or a proximal term, which single steps would forget.
+
+    Raises:
+        ValueError: `strategy` is no Strategy, or `path` no dictionary.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> path, config = {}, aq.Config(participants=2, rounds=1, local_steps=3, momentum=0.0)
+        >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
+        >>> strategy = recorded_steps(aq.slimmable(aq.MLP), path)
+        >>> len(list(aq.federate(aq.MLP, shards, config, strategy=strategy, progress=False))), sorted(path)[:3]
+        (1, [(0, 0), (0, 1), (1, 0)])
+    """
+    if not isinstance(strategy, Strategy):
+        raise refusal("strategy", "a Strategy, such as slimmable(build)", strategy)
+    if not isinstance(path, dict):
+        raise refusal("path", "a dictionary to write to", path)
+    return replace(strategy, local=partial(_recorded, strategy.local, path), vectorized=None)
+
+
+def _recorded(
+    train: Callable[..., Update], path: dict[tuple[int, int], State], state: State, shard: Shard, width: float,
+    config: Config, rng: np.random.Generator, *, first: int = 0, weight: float = 1.0,
+) -> Update:  # fmt: skip
+    """The local steps of one round, one by one."""
+    if config.momentum or config.proximal:
+        raise refusal("config", "without momentum and proximal term, as single steps have no memory", config)
+    loss = 0.0
+    for step in range(first, first + config.local_steps):
+        path[step, shard.participant] = state
+        update = train(state, shard, width, config, rng, first=step, steps=1, weight=weight)
+        state, loss = update.state, loss + update.loss
+    return replace(update, loss=loss / config.local_steps)
+
+
+LEAST_LOSS = 0.1  # added to a squared error, so that its logarithm exists
+
+
+@checked
+class LinearModel(nn.Module):
+    """A linear score of the leading features; the width is the share of features that are used."""
+
+    max_second_derivative: float  # of the loss by the score
+
+    def __init__(self, width: float = 1.0, *, features: int, start: ArrayLike | None = None) -> None:
+        super().__init__()
+        used = n_units(width, number("features", features, 1, whole=True))
+        first = np.zeros(features) if start is None else np.array(start, dtype=float)
+        if first.shape != (features,) or not np.isfinite(first).all():
+            raise refusal("start", f"{features} finite numbers", start)
+        self.weight = nn.Parameter(torch.empty(used, dtype=torch.float64))
+        if self.weight.device.type != "meta":
+            self.weight.data.copy_(torch.from_numpy(first[:used]))
+
+    def score(self, x: Tensor) -> Tensor:
+        """The score of each sample, (samples,)."""
+        return x[:, : len(self.weight)] @ self.weight
+
+
+class LeastSquares(LinearModel):
+    r"""Fit targets by least squares: cross-entropy is $\tfrac12(\theta^\top x - y)^2 + 0.1$.
+
+    It takes `x` of shape (samples, features + 1) in float64 with the target as the last column; every label is 0.
+
+    Args:
+        width: Share of the features, in (0, 1].
+        features: Number of features.
+        start: (features,) initial parameters (default: 0).
+
+    Raises:
+        ValueError: `features` is not a whole number from 1, or `start` is not as many finite numbers.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)  # features 1 and 2, target 3
+        >>> logits = LeastSquares(features=2)(x)
+        >>> round(nn.functional.cross_entropy(logits, torch.tensor([0])).item(), 9)
+        4.6
+
+    References:
+        Our choice.
+    """
+
+    max_second_derivative = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
+        return logits_of(0.5 * (self.score(x) - x[:, -1]) ** 2 + LEAST_LOSS)
+
+    @staticmethod
+    def loss(score: Array, y: Array) -> Array:
+        """Return the loss of each score."""
+        return 0.5 * (score - y) ** 2 + LEAST_LOSS
+
+    @staticmethod
+    def derivative(score: Array, y: Array) -> Array:
+        """Return the derivative of the loss by the score."""
+        return score - y
+
+
+class Logistic(LinearModel):
+    r"""Classify by logistic regression without a bias: cross-entropy is $\log(1 + e^z) - yz$ with $z = \theta^\top x$.
+
+    It takes `x` of shape (samples, features + 1) in float64 and ignores the last column; the label is $y \in \{0, 1\}$.
+
+    Args:
+        width: Share of the features, in (0, 1].
+        features: Number of features.
+        start: (features,) initial parameters (default: 0).
+
+    Raises:
+        ValueError: `features` is not a whole number from 1, or `start` is not as many finite numbers.
+
+    Example:
+        >>> Logistic(features=2)(torch.zeros(1, 3, dtype=torch.float64)).tolist()
+        [[0.0, 0.0]]
+    """
+
+    max_second_derivative = 0.25
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (samples, 2)."""
+        score = self.score(x)
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+    @staticmethod
+    def loss(score: Array, y: Array) -> Array:
+        """Return the loss of each score."""
+        return np.logaddexp(0, score) - y * score
+
+    @staticmethod
+    def derivative(score: Array, y: Array) -> Array:
+        """Return the derivative of the loss by the score."""
+        return 1 / (1 + np.exp(-score)) - y
+
+
+class TwoLayers(nn.Module):
+    r"""Fit targets by two linear layers with slimmable hidden units: cross-entropy is $\tfrac12\|W_2 W_1 x - y\|^2 + 0.1$.
+
+    It takes `x` of shape (samples, features + outputs) in float64 with the targets as the last columns; every label is 0.
+
+    Args:
+        width: Share of the hidden units, in (0, 1].
+        features: Number of features.
+        outputs: Number of targets.
+        hidden: Number of hidden units at full width.
+
+    Raises:
+        ValueError: A number is not a whole number from 1.
+
+    Example:
+        >>> TwoLayers(0.5, features=3, outputs=2, hidden=4).first.shape
+        torch.Size([2, 3])
+
+    References:
+        FjORD (Horvath et al. 2021), whose theorem is about this network.
+    """
+
+    def __init__(self, width: float = 1.0, *, features: int, outputs: int, hidden: int) -> None:
+        super().__init__()
+        for name, value in {"features": features, "outputs": outputs, "hidden": hidden}.items():
+            number(name, value, 1, whole=True)
+        used = n_units(width, hidden)
+        self.first = nn.Parameter(0.3 * torch.randn(used, features, dtype=torch.float64))
+        self.second = nn.Parameter(0.3 * torch.randn(outputs, used, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
+        features = self.first.shape[1]
+        residual = x[:, :features] @ self.first.T @ self.second.T - x[:, features:]
+        return logits_of(0.5 * residual.square().sum(1) + LEAST_LOSS)
+
+
+def logits_of(loss: Tensor) -> Tensor:
+    """Logits, (samples, 2), whose cross-entropy for class 0 is this loss, (samples,), above 0."""
+    return torch.stack([-(loss + torch.log(-torch.expm1(-loss))), torch.zeros_like(loss)], 1)
+
+
 # what a config must have for the theorems; a norm limit of 0 leaves no update out
 PLAIN_SGD = {"momentum": 0.0, "lr_final": 1.0, "participation": 1.0, "weight_decay": 0.0, "distill": 0.0,
              "proximal": 0.0, "logit_adjustment": 0.0}  # fmt: skip

@@ -23,7 +23,7 @@ import aequa_lite as aq
 from aequa_lite.checkpoint import digest
 from aequa_lite.experiments.sweep import known, read_sweep
 from aequa_lite.experiments.tables import checksum
-from aequa_lite.flower.state import RunState
+from aequa_lite.flower.participants import RunState
 
 CONFIG = aq.Config(participants=2, rounds=2, local_steps=1, batch=4)
 BUILD = aq.registry.network("MLP(hidden=4)")

@@ -21,9 +21,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 import aequa_lite as aq
-from aequa_lite.flower.remote import RemoteTraining
-from aequa_lite.flower.settings import Settings
-from aequa_lite.flower.wire import packed, packed_bytes
+from aequa_lite.flower.server import RemoteTraining
+from aequa_lite.flower.wire import Settings, packed, packed_bytes
 
 Change = Callable[[aq.Update, np.random.Generator], Any]
 

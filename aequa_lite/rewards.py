@@ -1,44 +1,47 @@
-"""A reward is a safetensors file and a JSON manifest; it is checked before it is used, and nothing is unpickled."""
+"""Rewards as files: a safetensors file with a JSON manifest each, checked before it is used; nothing is unpickled."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from .._check import checked, number, one_each, refusal
-from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
-from .._validation import save_tensors, tensors_of
-from ..checkpoint import describe
-from ..config import Config
-from ..registry import MOST_PARAMETERS, NETWORKS, outline, plain_option
-from ..slimmable import grid_width, n_parameters
+from ._check import checked, number, one_each, refusal
+from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
+from ._validation import save_tensors, tensors_of
+from .checkpoint import describe
+from .config import Config
+from .registry import MOST_PARAMETERS, NETWORKS, outline, plain_option
+from .slimmable import grid_width, n_parameters
+from .types import Build
 
 if TYPE_CHECKING:
-    from ..method import Outcome
+    from .method import Outcome
 
-__all__ = ["Manifest", "load_reward", "load_vocabulary", "save_outcome", "save_rewards"]
-
-
-Build = Callable[[float], nn.Module]
+__all__ = [
+    "FileCheck",
+    "Manifest",
+    "export_onnx",
+    "load_reward",
+    "load_vocabulary",
+    "save_outcome",
+    "save_rewards",
+    "verify",
+]
 
 
 LIST = "rewards.json"  # what belongs into the folder
-
-
 VOCABULARY = "vocabulary.json"  # one for the whole folder: all rewards of a run read the same words
-
-
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
-
-
 MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, MOST_LIST_BYTES = 1 << 16, 1 << 24, 1 << 26
 
 
@@ -223,20 +226,14 @@ def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manife
         path = folder / f"participant-{manifest.participant:02d}.safetensors"
         save_tensors(path, model.state_dict(), {"reward": manifest.header()})
         stated = {**asdict(manifest), "sha256": digest(path.read_bytes())}
-        _write_text(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
+        write_whole(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
         entries += [_entry(each, manifest.participant) for each in (path, path.with_suffix(".json"))]
         rewards.append(path)
     if vocabulary:
-        _write_text(folder / VOCABULARY, vocabulary)
+        write_whole(folder / VOCABULARY, vocabulary)
         entries.append(_entry(folder / VOCABULARY, None))
-    _write_text(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
+    write_whole(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
     return rewards
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write text, whole or not at all."""
-    with atomic_write(path) as half:
-        half.write_text(text, encoding="utf-8")
 
 
 def _entry(path: Path, participant: int | None) -> dict[str, Any]:
@@ -409,3 +406,184 @@ def _bytes(path: Path, most: int) -> bytes:
         return read_limited(path, most)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error_text(error)}") from error
+
+
+NAME = re.compile(r"participant-(\d{2,7})\.(safetensors|json)")
+
+
+@checked
+@dataclass(frozen=True)
+class FileCheck:
+    """Hold what was found in one file.
+
+    Args:
+        file: Its name.
+        description: What it is.
+        fault: What is wrong with it; None where nothing is.
+
+    Example:
+        >>> print(FileCheck("participant-00.safetensors", "MLP at width 0.5: 89,610 parameters"))
+        ok     participant-00.safetensors: MLP at width 0.5: 89,610 parameters
+    """
+
+    file: str
+    description: str
+    fault: str | None = None
+
+    def __str__(self) -> str:
+        file = self.file if self.file.isprintable() else repr(self.file)  # a line break in a name would forge a line
+        text = self.description if self.fault is None else self.fault
+        return f"{'ok' if self.fault is None else 'WRONG':<6} {file}: {printable(text)}"
+
+
+@checked
+def verify(folder: Path | str, build: Build | None = None, *, name: str = "") -> list[FileCheck]:
+    """Check every file of a folder of rewards against the folder's list, and rebuild every reward.
+
+    Faults are: a file that is changed, missing, a link, or not on the list; a reward of another run or participant; a
+    reward that `load_reward` refuses. Temporary files of a killed process are ignored.
+
+    Whoever rewrites the whole folder consistently, list included, is not noticed; only a signature could show that.
+
+    Args:
+        folder: A folder that `save_rewards` wrote.
+        build: As in `load_reward`. Without it, a network that is not one of this package is not rebuilt, and the line says
+            so.
+        name: As in `load_reward`.
+
+    Returns:
+        One entry for each file, in the order of their names.
+
+    Raises:
+        ValueError: There is no such folder, or no rewards in it.
+
+    Example:
+        >>> import tempfile, aequa_lite as aq
+        >>> path, = aq.save_rewards(tempfile.mkdtemp(), aq.MLP, [aq.MLP(0.5)], [0.5], aq.Config())
+        >>> [each.file for each in verify(path.parent) if each.fault is None]
+        ['participant-00.json', 'participant-00.safetensors', 'rewards.json']
+
+    References:
+        Our choice.
+    """
+    folder = Path(folder)
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not any(each == LIST or NAME.fullmatch(each) for each in present):
+        raise refusal("folder", f"a folder of rewards, with {LIST}", str(folder))
+    try:
+        run, listed = _read_list(folder / LIST)
+    except (OSError, ValueError) as error:
+        return [FileCheck(LIST, "", f"the folder cannot be verified: {error_text(error)}")]
+    present -= {half.name for each in [LIST, *listed] for half in abandoned(folder / each)}
+    checks = {LIST: FileCheck(LIST, f"the list of {len(listed)} files")}
+    checks |= {each: FileCheck(each, "", f"it is not on the list of {LIST}") for each in present - {LIST, *listed}}
+    for each, entry in listed.items():
+        try:
+            checks[each] = FileCheck(each, _check(folder / each, entry, run, build, name))
+        except (OSError, ValueError) as error:
+            checks[each] = FileCheck(each, "", error_text(error, 1000))
+    return [checks[each] for each in sorted(checks)]
+
+
+def _read_list(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The run of a folder's list, and its entries by name."""
+    if not path.is_file() or path.is_symlink():
+        raise ValueError(f"{LIST} is missing; it is written last, so the folder is not complete")
+    found = parse_json(read_limited(path, MOST_LIST_BYTES))
+    entries = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)) or not is_digest(found.get("run")):
+        raise ValueError(f"{LIST} is damaged: it must hold a run and its files")
+    listed = {each["name"]: each for each in entries}
+    lonely = [name for name in listed if name != VOCABULARY and _partner(name) not in listed]
+    if len(listed) < len(entries) or lonely:
+        raise ValueError(f"{LIST} is damaged: it must name each reward and each manifest once")
+    return found["run"], listed
+
+
+def _partner(name: str) -> str:
+    """The manifest of a reward, or the reward of a manifest."""
+    return name[:-5] + ".safetensors" if name.endswith(".json") else name.removesuffix(".safetensors") + ".json"
+
+
+def _is_entry(value: object) -> bool:
+    """Whether this is an entry of the list, with the participant that its name says."""
+    if not isinstance(value, dict) or set(value) != {"name", "size", "sha256", "participant"}:
+        return False
+    match = NAME.fullmatch(value["name"]) if isinstance(value["name"], str) else None
+    whose = int(match[1]) if match else None
+    right = (match or value["name"] == VOCABULARY) and type(value["size"]) is int and is_digest(value["sha256"])
+    return bool(right) and value["participant"] == whose and type(value["participant"]) is type(whose)
+
+
+def _check(path: Path, entry: dict[str, Any], run: str, build: Build | None, name: str) -> str:
+    """Describe a listed file; a ValueError says what is wrong."""
+    if path.is_symlink():
+        raise ValueError("it is a link; a folder of rewards holds the files themselves")
+    if not path.exists():
+        raise ValueError("it is missing")
+    content = read_limited(path, MOST_BYTES)
+    if len(content) != entry["size"] or digest(content) != entry["sha256"]:
+        raise ValueError(f"it does not have the size and SHA-256 of {LIST}")
+    if path.name == VOCABULARY:
+        return f"{len(content):,} bytes, checked with each reward"
+    if path.suffix == ".json":
+        return f"the manifest of {_partner(path.name)}"
+    return _check_reward(path, entry["participant"], run, build, name)
+
+
+def _check_reward(path: Path, participant: int, run: str, build: Build | None, name: str) -> str:
+    """Describe a reward, rebuilt where its network is known."""
+    manifest, tensors = read_reward(path)
+    if (manifest.participant, manifest.run) != (participant, run):
+        raise ValueError("it is the reward of another participant or run than its name and the list state")
+    known = build is not None or manifest.architecture in NETWORKS
+    if known:
+        rebuild(path, manifest, tensors, build, name)
+    vocabulary = f", {len(load_vocabulary(path)):,} words" if manifest.vocabulary else ""
+    text = f"{manifest.architecture} at width {manifest.fractional_width:g}: {manifest.n_parameters:,} parameters"
+    return text + vocabulary + ("" if known else "; not rebuilt, since `build` was not passed")
+
+
+@checked
+def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
+    """Write a network as one ONNX file, whole or not at all.
+
+    Its input `x` (samples, ...) takes any number of samples; its output is `logits` (samples, classes). Write it outside a
+    folder of rewards: `verify` reports every file that is not on the folder's list.
+
+    Args:
+        net: The network, such as a reward.
+        example: Two or more inputs, such as `dataset.test.x[:2]`; only their shape and type matter.
+        path: The file.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: `example` holds fewer than two samples, or onnx and onnxscript are not installed.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> export_onnx(nn.Linear(3, 2), torch.zeros(1, 3), "linear.onnx")
+        Traceback (most recent call last):
+        ValueError: `example` must be a tensor of two or more samples, got shape (1, 3)
+
+    References:
+        PyTorch's exporter.
+    """
+    if not isinstance(net, nn.Module):
+        raise refusal("net", "a network", net)
+    if not isinstance(example, Tensor) or not example.ndim or len(example) < 2:
+        found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
+        raise ValueError(f"`example` must be a tensor of two or more samples, got {found}")
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ValueError(f"{' and '.join(missing)} cannot be imported; pip install 'aequa-lite[onnx]'")
+    from torch.export import Dim  # late: it takes a second to import
+
+    program = torch.onnx.export(
+        net.eval(), (example,), dynamo=True, verbose=False, input_names=["x"], output_names=["logits"],
+        dynamic_shapes=({0: Dim("samples")},),
+    )  # fmt: skip
+    with atomic_write(path) as half:
+        program.save(half, external_data=False)
+    return Path(path)
