@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tokenize
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -205,6 +206,20 @@ def test_a_notebook_is_executed_short_celled_and_clean(path: Path) -> None:
         }
         if "nbval-skip" in tags:
             assert "google.colab" in "".join(cell["source"])
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_a_figure_has_a_name_and_a_caption_below_it_and_no_number_is_written_by_hand(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    for cell, below in pairwise(cells):
+        assert cell["cell_type"] == "code" or not re.search(
+            r"\b[Ff]ig(ure|\.)? \d|\b[Ee]xercise \d", "".join(cell["source"])
+        )
+        if any("image/png" in each.get("data", {}) for each in cell.get("outputs", [])):
+            assert re.fullmatch(r"fig-[a-z-]+", cell["metadata"]["mystnb"]["figure"]["name"])
+            assert below["cell_type"] == "markdown"
+            assert re.match(r"\*\w[^*]+\*(\n\n|$)", "".join(below["source"])), cell["id"]
+            assert "hide-cell" not in cell["metadata"].get("tags", []), cell["id"]  # which would hide the figure too
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
