@@ -213,7 +213,7 @@ def test_a_figure_has_a_name_and_a_caption_below_it_and_no_number_is_written_by_
     cells = json.loads(path.read_text())["cells"]
     for cell, below in pairwise(cells):
         assert cell["cell_type"] == "code" or not re.search(
-            r"\b[Ff]ig(ure|\.)? \d|\b[Ee]xercise \d", "".join(cell["source"])
+            r"\b(Fig\.|[Ff]igure) \d|\b[Ee]xercise \d", "".join(cell["source"])
         )
         if any("image/png" in each.get("data", {}) for each in cell.get("outputs", [])):
             assert re.fullmatch(r"fig-[a-z-]+", cell["metadata"]["mystnb"]["figure"]["name"])
