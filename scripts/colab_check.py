@@ -1,12 +1,15 @@
 """Run every notebook as Colab would: Colab's packages and no others, an empty folder, from the first cell to the last.
 
 usage: python scripts/colab_check.py [--python PYTHON] [--here FOLDER] [NOTEBOOK ...]     (default: all of notebooks/)
-       python scripts/colab_check.py --cells     (write the first cell into all notebooks, and do nothing else)
+       python scripts/colab_check.py --cells     (write the installing cells into all notebooks, and do nothing else)
+
+The installing cells hold the repository's address once, as `address`; it is that of pyproject.toml.
 
 A copy of an interpreter (``--python``; Colab has 3.13) gets what ``scripts/colab.txt`` lists, and a module that is called
-google.colab. Each notebook then runs in it through papermill, with two addresses replaced and nothing else: the package
-comes from the wheel of this working tree, and the tables of results from its folder. Afterwards every package that was
-there must still have its version, and aequa-lite must be the only one that was added.
+google.colab. Each notebook then runs in it through papermill. Its first cell takes the wheel of this working tree, which
+lies in the folder as one that a reader has uploaded; with ``--from repository`` it takes the last commit, from the address
+in the cell, which is replaced by that of this working tree. The tables of results come from its folder. Afterwards every
+package that was there must still have its version, and aequa-lite must be the only one that was added.
 
 It cannot try: Colab's own page, its GPU, its network. The CUDA libraries that torch loads also on a CPU are lent by the
 environment which runs this, where that has them.
@@ -22,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,41 +33,47 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTED = ROOT / "scripts" / "colab.txt"
-PACKAGE = "git+https://github.com/aequa-lite/aequa-lite"
-TABLES = "https://raw.githubusercontent.com/aequa-lite/aequa-lite/main/results"
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+RAW = f"{ADDRESS.replace('github.com', 'raw.githubusercontent.com')}/main"  # where a notebook on Colab finds files
 PIP = ("-P", "-m", "pip")  # which takes what is installed, not what lies in this folder
 FIRST = f"""import sys
+from pathlib import Path
 
 if "google.colab" in sys.modules:
-    get_ipython().system('pip -q install --no-deps "aequa-lite @ {PACKAGE}"')
+    address = "{ADDRESS}"
+    wheels = sorted(Path().glob("aequa_lite-*.whl"))  # yours, if uploaded
+    package = wheels[-1] if wheels else f"git+{{address}}"
+    get_ipython().system(f"pip -q install --no-deps {{package}}")
 
     import aequa_lite as aq
 
     print(aq.runtime())"""
-FLEET = (  # Flower asks for other versions of what Colab has: they lie beside Colab's own, in a folder
-    """
-    get_ipython().system("python -m venv --without-pip --system-site-packages flower")
-    get_ipython().system('pip -q --python flower/bin/python install "flwr>=1.42,<1.43"')
-    sys.path.insert(0, f"flower/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")"""
-)
+FLEET = """if "google.colab" in sys.modules:
+    # Flower asks for other versions of what Colab has: they lie beside
+    # Colab's own, in a folder
+    shell = get_ipython().system
+    shell("python -m venv --without-pip --system-site-packages flower")
+    shell('pip -q --python flower/bin/python install "flwr>=1.42,<1.43"')
+    major, minor = sys.version_info[:2]
+    sys.path.insert(0, f"flower/lib/python{major}.{minor}/site-packages")"""
 
 
-def first_cell(name: str) -> str:
-    """The first cell of a notebook; one that starts a fleet needs Flower too."""
-    head, tail = FIRST.split("\n\n    import", 1)
-    return f"{head}{FLEET if name.startswith(('10_', '11_')) else ''}\n\n    import{tail}"
+def installing_cells(name: str) -> list[str]:
+    """The cells that install: the first of every notebook, and one for Flower where a notebook starts a fleet."""
+    return [FIRST, FLEET] if name.startswith(("10_", "11_")) else [FIRST]
 
 
 def write_cells(notebooks: list[Path]) -> None:
-    """Write the first cell into each notebook that has another one."""
+    """Write the installing cells into each notebook that has other ones."""
     for path in notebooks:
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-        wanted = first_cell(path.stem).splitlines(keepends=True)
-        if cell["source"] != wanted:
-            cell["source"] = wanted
+        cells = [cell for cell in notebook["cells"] if "nbval-skip" in cell["metadata"].get("tags", [])]
+        wanted = [text.splitlines(keepends=True) for text in installing_cells(path.stem)]
+        if [cell["source"] for cell in cells] != wanted:
+            for cell, text in zip(cells, wanted, strict=True):
+                cell["source"] = text
             path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            print(f"{path.name}: first cell written")
+            print(f"{path.name}: installing cells written")
 
 
 def output_of(*command: str | Path, **options: object) -> str:
@@ -122,12 +132,17 @@ def kernel(executable: Path, place: Path) -> dict[str, str]:
     return {**os.environ, "JUPYTER_PATH": str(place)}
 
 
-def run(path: Path, wheel: Path, empty: Path, env: dict[str, str]) -> tuple[bool, str]:
-    """Run one notebook in an empty folder; return whether it went through and a sentence about it."""
+def run(path: Path, wheel: Path | None, empty: Path, env: dict[str, str]) -> tuple[bool, str]:
+    """Run one notebook in an empty folder; return whether it went through and a sentence about it.
+
+    Without a wheel the package comes from this working tree's repository.
+    """
     empty.mkdir()
-    text = (
-        path.read_text(encoding="utf-8").replace(PACKAGE, wheel.as_uri()).replace(TABLES, (ROOT / "results").as_uri())
-    )
+    text = path.read_text(encoding="utf-8").replace(RAW, ROOT.as_uri())
+    if wheel is None:
+        text = text.replace(ADDRESS, ROOT.as_uri())
+    else:
+        shutil.copy(wheel, empty)
     given, ran = empty.parent / path.name, empty.parent / f"ran-{path.name}"
     given.write_text(text, encoding="utf-8")
     command = ["papermill", "-k", "colab", "--cwd", empty, "--no-progress-bar", given, ran]
@@ -140,8 +155,11 @@ def run(path: Path, wheel: Path, empty: Path, env: dict[str, str]) -> tuple[bool
 def main() -> None:
     """Make the machine, run the notebooks, and say of each what happened."""
     parser = argparse.ArgumentParser(prog="colab_check.py", description=main.__doc__)
-    parser.add_argument("--cells", action="store_true", help="write the first cell into all notebooks")
+    parser.add_argument("--cells", action="store_true", help="write the installing cells into all notebooks")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that is copied")
+    parser.add_argument(
+        "--from", dest="source", choices=("wheel", "repository"), default="wheel", help="of the package"
+    )
     parser.add_argument("--here", help="a folder for the simulated machine, kept and used again")
     parser.add_argument("notebooks", nargs="*", type=Path)
     asked = parser.parse_args()
@@ -164,7 +182,7 @@ def main() -> None:
     )
     for number, path in enumerate(notebooks):
         started = time.perf_counter()
-        well, words = run(path, wheel, runs / f"empty-{number}", env)
+        well, words = run(path, wheel if asked.source == "wheel" else None, runs / f"empty-{number}", env)
         after = installed(executable)
         touched = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
         well &= set(touched) == {"aequa-lite"}

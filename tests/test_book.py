@@ -126,6 +126,43 @@ def test_every_figure_has_a_caption() -> None:
             assert re.search(r"<figcaption.*?\w.*?</figcaption>", figure, flags=re.S), page.name
 
 
+CHAPTERS = [page for page in PAGES if page.parent.name == "notebooks" and page.stem[:2].isdigit()]
+
+
+def chapter_number(page: Path) -> str:
+    """The number that a chapter shows in its title."""
+    return re.findall(r'<h1><span class="section-number">(\d+)\. </span>', text(page))[0]
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapter_has_numbered_exercises_each_with_one_folded_solution(page: Path) -> None:
+    head = r'\s*<p class="admonition-title">'
+    exercises = re.findall(
+        rf'<div class="exercise admonition" id="(ex-[\w-]+)">{head}<span class="caption-number">Exercise ([\d.]+) </span>'
+        r" \((?:Warm-up|Practice|Advanced): ",
+        text(page),
+    )
+    solutions = re.findall(
+        rf'<div class="solution dropdown admonition" id="solution-[\w-]+">{head}'
+        r'Solution to <a class="reference internal" href="#(ex-[\w-]+)">Exercise ([\d.]+)</a>',
+        text(page),
+    )
+    assert len(exercises) >= 3
+    assert [number for _, number in exercises] == [f"{chapter_number(page)}.{k + 1}" for k in range(len(exercises))]
+    assert solutions == exercises
+    assert len(re.findall(r'<div class="(?:[\w -]* )?(?:exercise|solution)[ "]', text(page))) == 2 * len(exercises)
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda p: p.stem)
+def test_a_chapters_figures_are_numbered_and_described(page: Path) -> None:
+    figures = re.findall(r"<figure\b.*?</figure>", text(page), flags=re.S)
+    numbers = [re.findall(r'<span class="caption-number">Fig\. ([\d.]+) </span>', figure) for figure in figures]
+    assert numbers == [[f"{chapter_number(page)}.{k + 1}"] for k in range(len(figures))]
+    for figure in figures:
+        assert re.search(r'<figure[^>]* id="fig-[\w-]+"', figure)
+        assert not re.search(r'alt="[^"]*_images/', figure)
+
+
 def test_results_are_pictures_first_then_tables_with_their_rows() -> None:
     assert BOOK is not None
     page = text(BOOK / "book" / "results.html")
@@ -241,8 +278,8 @@ def test_the_pdf_is_a_book_and_its_solutions_have_ink() -> None:
         )  # exercises stand at the end
         printed = re.sub(r"\s+", "", "".join(sheets))
         exercises = next(k for k, cell in enumerate(cells) if "## Exercises" in "".join(cell["source"]))
-        folded = [cell for cell in cells[exercises:] if "hide-cell" in cell["metadata"].get("tags", [])]
-        assert folded, notebook.name
-        for cell in folded:
+        solved = [cell for cell in cells[exercises:] if cell["cell_type"] == "code"]
+        assert solved, notebook.name
+        for cell in solved:
             line = max("".join(cell["source"]).splitlines(), key=len)
             assert re.sub(r"\s+", "", line) in printed, (notebook.name, line)

@@ -130,6 +130,9 @@ def test_nothing_is_cut_on_a_laptop_and_no_solution_stands_open(page: Any, path:
     assert page.locator("details[open]").count() == 0
     assert page.locator(".admonition.toggle:not(.toggle-hidden)").count() == 0
     page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    for button in page.locator(".solution .toggle-button").all():
+        button.click()
+    assert page.locator(".solution.toggle-hidden").count() == 0
     cut = "all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
     lines = [max(text.splitlines(), key=len) for text in page.eval_on_selector_all("article pre", cut)]
     assert not lines

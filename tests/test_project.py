@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import io
 import json
@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tokenize
 import tomllib
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -190,7 +192,7 @@ def test_a_notebook_is_executed_short_celled_and_clean(path: Path) -> None:
             continue
         tags = cell["metadata"].get("tags", [])
         assert len("".join(cell["source"]).splitlines()) <= 20 or "parameters" in tags
-        assert max(map(len, "".join(cell["source"]).splitlines()), default=0) <= 76 or "nbval-skip" in tags
+        assert max(map(len, "".join(cell["source"]).splitlines()), default=0) <= 76
         assert cell["execution_count"] is not None
         assert not any(each["output_type"] == "error" for each in cell["outputs"])
         assert not re.search(r"/(home|root|tmp|Users)/", json.dumps(cell["outputs"]))
@@ -204,6 +206,78 @@ def test_a_notebook_is_executed_short_celled_and_clean(path: Path) -> None:
         }
         if "nbval-skip" in tags:
             assert "google.colab" in "".join(cell["source"])
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_a_figure_has_a_name_and_a_caption_below_it_and_no_number_is_written_by_hand(path: Path) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    for cell, below in pairwise(cells):
+        assert cell["cell_type"] == "code" or not re.search(
+            r"\b(Fig\.|[Ff]igure) \d|\b[Ee]xercise \d", "".join(cell["source"])
+        )
+        if any("image/png" in each.get("data", {}) for each in cell.get("outputs", [])):
+            assert re.fullmatch(r"fig-[a-z-]+", cell["metadata"]["mystnb"]["figure"]["name"])
+            assert below["cell_type"] == "markdown"
+            assert re.match(r"\*\w[^*]+\*(\n\n|$)", "".join(below["source"])), cell["id"]
+            assert "hide-cell" not in cell["metadata"].get("tags", []), cell["id"]  # which would hide the figure too
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_a_solution_holds_an_executed_cell(path: Path) -> None:
+    inside, ran = None, {}
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code" and inside:
+            ran[inside] = ran[inside] or cell["execution_count"] is not None
+            assert "hide-cell" not in cell["metadata"].get("tags", []), cell["id"]  # the solution is folded already
+        for kind, label in re.findall(r"^:::\{(solution-start|solution-end)\} ?(\S*)$", text, flags=re.M):
+            inside = label if kind == "solution-start" else None
+            if inside:
+                ran[inside] = False
+    assert ran
+    assert all(ran.values())
+
+
+def _colab_check() -> ModuleType:
+    found = importlib.util.spec_from_file_location("colab_check", ROOT / "scripts" / "colab_check.py")
+    assert found
+    assert found.loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_every_notebook_installs_alike_and_from_the_projects_address() -> None:
+    check, address = (
+        _colab_check(),
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"],
+    )
+    assert f"url: {address}\n" in (ROOT / "_config.yml").read_text()
+    assert check.FIRST.count("://") == check.FIRST.count(address) == 1
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        assert cells[1]["cell_type"] == "code", path.name
+        skipped = ["".join(c["source"]) for c in cells if "nbval-skip" in c["metadata"].get("tags", [])]
+        assert skipped == check.installing_cells(path.stem), path.name  # python scripts/colab_check.py --cells
+        assert "".join(cells[1]["source"]) == check.FIRST, path.name
+        for named in re.findall(r"https://(?:raw\.githubusercontent|github)\.com/[\w.-]+/[\w.-]+", path.read_text()):
+            assert named.split("/")[3:] == address.split("/")[3:], (path.name, named)
+
+
+@pytest.mark.parametrize("wheel", ["", "aequa_lite-9.0-py3-none-any.whl"])
+def test_the_installing_cell_takes_an_uploaded_wheel_or_the_repository(
+    wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, commands = _colab_check(), []
+    monkeypatch.chdir(tmp_path)
+    shell = SimpleNamespace(system=commands.append)
+    exec(check.FIRST, {"get_ipython": lambda: shell})
+    assert not commands  # not on Colab
+    if wheel:
+        (tmp_path / wheel).touch()
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    exec(check.FIRST, {"get_ipython": lambda: shell})
+    assert commands == [f"pip -q install --no-deps {wheel or 'git+' + check.ADDRESS}"]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
@@ -223,7 +297,14 @@ def test_a_chapter_has_the_form_of_a_chapter(path: Path) -> None:
         "## Recall",
     ):
         assert part in text.replace("\n", " "), part
-    assert len(re.findall(r"^\*\*\d\. ", text, flags=re.M)) == 3
+    exercises = re.findall(r"^:::\{exercise\} (Warm-up|Practice|Advanced): .+\n:label: (ex-[a-z-]+)$", text, flags=re.M)
+    assert len(exercises) >= 3
+    assert {level for level, _ in exercises} == {"Warm-up", "Practice", "Advanced"}
+    assert len(exercises) == len(re.findall(r"^:::\{exercise", text, flags=re.M))
+    solutions = re.findall(
+        r"^:::\{solution-start\} (ex-[a-z-]+)\n:label: \S+\n:class: dropdown\n:::\n\n\w.+", text, flags=re.M
+    )
+    assert solutions == [label for _, label in exercises]  # each opens with a sentence
     assert any("parameters" in cell["metadata"].get("tags", []) for cell in cells)
 
 

@@ -3,7 +3,8 @@
 Links are set in the text of a page after Sphinx has written it and before it is saved; the rest is mended once all is
 built. Where the variable AEQUA_REPOSITORY (or GITHUB_REPOSITORY, in a fork's CI) names another owner/name, all links and
 buttons lead there. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary
-term is linked where a page first uses it.
+term is linked where a page first uses it. A chapter's figure is an output whose cell has ``mystnb.figure.name`` in its metadata;
+the italic paragraph below it, which a notebook shows as it is, becomes its caption, and Sphinx numbers it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
 
+from docutils import nodes
 from PIL import Image
+from sphinx.transforms import SphinxTransform
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx_exercise.nodes import solution_node
 
 DOT, NAME = '<span class="o">.</span>', r'<span class="n">(\w+)</span>'
 CODE = re.compile(rf'<span class="n">aq</span>{re.escape(DOT)}{NAME}(?:{re.escape(DOT)}{NAME})?')
@@ -168,6 +173,7 @@ def mend(page: str) -> str:
     page = re.sub(r'<summary>(?=<span class="toctree-toggle")', '<summary aria-label="Pages of this section">', page)
     page = re.sub(r'(<i class="theme-switch[^>]*?)\s+title="[^"]*"', r'\1 aria-hidden="true"', page)
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    page = re.sub(r'<section id="(?:exercise|solution)-content">', "<section>", page)  # once on a page, not six times
     page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
     page = re.sub(r"<pre(?= class=\"(?:breaks|shrinks))", '<pre tabindex="0"', page)
     return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
@@ -254,8 +260,46 @@ def _small_images(app: Any, error: Exception | None) -> None:
             few.save(path, optimize=True)
 
 
+class Captions(SphinxTransform):
+    """Make the italic paragraph below the figure of a code cell its caption, and describe the picture by it."""
+
+    default_priority = 200
+
+    def apply(self) -> None:
+        """Look at every figure that a cell's output has become."""
+        for figure in list(self.document.findall(nodes.figure)):
+            cell = figure.parent
+            while cell is not None and cell.get("nb_element") != "cell_code":
+                cell = cell.parent
+            below = cell.next_node(descend=False, siblings=True) if cell is not None else None
+            if not isinstance(below, nodes.paragraph) or len(below) != 1 or not isinstance(below[0], nodes.emphasis):
+                continue
+            caption = nodes.caption("", "", *below[0].children)
+            caption.source, caption.line = below.source, below.line
+            below.parent.remove(below)
+            figure += caption
+            for image in figure.findall(nodes.image):
+                if not image.get("alt"):
+                    image["alt"] = caption.astext()
+
+
+class ShortTitles(SphinxPostTransform):
+    """Leave a solution's title its exercise's number; the exercise's own title stands directly above it."""
+
+    default_priority = 22  # the titles are made at 21
+
+    def run(self, **kwargs: Any) -> None:
+        """Look at every solution."""
+        for solution in self.document.findall(solution_node):
+            before, link = solution[0]
+            link.children = [nodes.Text(link[0].astext().strip())]
+            solution[0][0] = nodes.Text(f"{before.astext()} ")
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register all of it with Sphinx."""
+    app.add_transform(Captions)
+    app.add_post_transform(ShortTitles)
     app.connect("html-page-context", _finish)
     app.connect("build-finished", _mend_all)
     app.connect("build-finished", _drop_source_maps)
