@@ -115,10 +115,11 @@ def slim(build: Build, theta: State, width: float) -> nn.Module:
         Ordered dropout (FjORD), as a constructor instead of a mask.
     """
     number("width", width, 0, 1, above=True)
-    blocks = slice_of(build, theta, width)
+    blocks = slice_of(build, theta, width)  # views
     with torch.device("meta"):
         net = build(width)
-    net.load_state_dict({k: t.clone() for k, t in blocks.items()}, assign=True)
+    own = {k: t.clone() for k, t in blocks.items()}
+    net.load_state_dict(own, assign=True)
     return net
 
 

@@ -340,7 +340,10 @@ def allocate(
 
 
 def proved(
-    plan: Plan, value: float, bound: float = math.nan, best: float = math.nan
+    plan: Plan,
+    value: float,
+    bound: float = math.nan,
+    best: float = math.nan,
 ) -> Plan:
     """The plan with its objective, what is proved, and the least spread."""
     certificate = replace(
