@@ -13,7 +13,6 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts" / "campaigns"))
@@ -43,7 +42,7 @@ def test_a_killed_federation_ends_in_the_same_bits() -> None:
 
 def test_a_damaged_file_is_refused_or_read_unchanged() -> None:
     rows = list(campaign("flips").campaign(np.random.default_rng(SEED), 0.04))
-    assert {row["what"] for row in failures(rows)} <= {"table of a sweep"}  # plain text: see the page
+    assert failures(rows) == []
     assert len(rows) >= 40
 
 
@@ -56,10 +55,7 @@ def test_a_hostile_update_is_left_out_and_named() -> None:
 def test_misuse_is_refused_in_a_sentence_that_names_the_argument() -> None:
     rows = list(campaign("misuse").campaign(np.random.default_rng(SEED), 0.15))
     assert len(rows) >= 100
-    known = yaml.safe_load((ROOT / "scripts" / "campaigns" / "open.yml").read_text())
-    assert {(row["what"], row["argument"]) for row in failures(rows)} <= {
-        (n, a) for n, each in known.items() for a in each
-    }
+    assert failures(rows) == []
 
 
 def test_the_page_states_the_rows_that_were_measured() -> None:

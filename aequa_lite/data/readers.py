@@ -69,7 +69,7 @@ class Arrays:
     classes: int = 0
     words: tuple[str, ...] = ()
     participants: tuple[str, ...] = ()
-    encoder: Any = None
+    encoder: Callable[..., Tensor] | None = None
     sha256: str = ""
 
     @property
