@@ -6,9 +6,11 @@ Between two widths of the grid a reward has the units of the wider one, less som
 units. Three ways are compared with whole widths: these weights are *scaled* by the fraction (`fractional_slim`),
 *noisy* (scaled, with fresh noise that vanishes at both ends), or *withheld* (a fraction of them is sent, the others are
 zero). Each participant then restores what it can: it divides by the fraction, and it fits these weights on its own
-shard; the best network counts, chosen with hindsight. Ten participants, Fashion-MNIST from the folder AEQUA_DATA, three
-partitions, seeds 100, 101, ... (default: three). One half of the validation split measures contributions and curves, the
-other gives all numbers: the test split is not used, since a default is chosen by this table. Rows that exist are kept.
+shard; the best network counts, chosen with hindsight. *Together*, it also averages its weights with those of everybody
+who received the same units at no larger fraction, each divided by its fraction. Ten participants, Fashion-MNIST from the
+folder AEQUA_DATA, three partitions, seeds 100, 101, ... (default: three). One half of the validation split measures
+contributions and curves, the other gives all numbers: the test split is not used, since a default is chosen by this
+table. Rows that exist are kept.
 """
 
 from __future__ import annotations
@@ -114,33 +116,50 @@ class Federation:
         options, curve = self.options(change)
         plan = aq.allocate(self.contribution, curve, individually_rational=True)
         places = np.searchsorted(curve.widths, plan.widths - 1e-9)
-        pairs = [self.restored(i, options[place], change, rng) for i, place in enumerate(places)]
-        received, restored = np.array(pairs).T
+        handed = [(options[place], self.network(options[place], change, rng)) for place in places]
+        received, restored, together = np.array([self.restored(i, handed) for i in range(len(handed))]).T
         steps = aq.curve_diagnostics(curve, self.contribution)["largest_step"]
         return {
             **self.head, "rewards": kind, "largest_step": steps,
             "fractional": sum(options[place][1] < 1 for place in places),
             "pearson": aq.pearson(self.alone, received), "cgs": float((received - self.alone).std()),
             "pearson_restored": aq.pearson(self.alone, restored), "cgs_restored": float((restored - self.alone).std()),
+            "pearson_together": aq.pearson(self.alone, together), "cgs_together": float((together - self.alone).std()),
+            "pools": sum(len(self.pool(i, handed)) > 1 for i in range(len(handed))),
             "restoring_mean": float((restored - received).mean()), "restoring_most": float((restored - received).max()),
             **{f"version_{name}": each for name, each in versions().items()},
             "device": device_name(self.first.y.device), "date": date.today().isoformat(),
         }  # fmt: skip
 
-    def restored(self, i: int, option: Option, change: Change | None, rng: np.random.Generator) -> tuple[float, float]:
-        """The accuracy of what a participant receives, and of the best that it can make of it."""
-        net = self.network(option, change, rng)
+    def restored(self, i: int, handed: list[tuple[Option, nn.Module]]) -> tuple[float, float, float]:
+        """The accuracy of what a participant receives, and of the best that it can make of it, alone and together."""
+        (width, share), net = handed[i]
         received = float(aq.correct(net, self.second).mean())
-        if option[1] == 1 and option[0] <= 4 / GRID:
-            return received, received
-        starts = [net]
-        if option[1] < 1:
-            starts.append(rescaled := copy.deepcopy(net))
-            with torch.no_grad():
-                for name, begin in self.newest(option[0]):
-                    rescaled.get_parameter(name)[:, begin:] /= option[1]
-        tried = [*starts, *(self.fitted(start, i, option[0], *how) for start in starts for how in FITS)]
-        return received, max(float(aq.correct(each.eval(), self.second).mean()) for each in tried)
+        if share == 1 and width <= 4 / GRID:
+            return received, received, received
+        alone = self.best(i, width, [net] if share == 1 else [net, self.averaged(width, [(share, net)])])
+        pool = self.pool(i, handed)
+        together = self.best(i, width, [self.averaged(width, pool)]) if len(pool) > 1 else alone
+        return received, alone, max(alone, together)
+
+    def pool(self, i: int, handed: list[tuple[Option, nn.Module]]) -> list[tuple[float, nn.Module]]:
+        """Fraction and network of everybody who received the same units at no larger fraction, if that is below one."""
+        (width, share), _ = handed[i]
+        return [(other[1], net) for other, net in handed if other[0] == width and other[1] <= share < 1]
+
+    def averaged(self, width: float, pool: list[tuple[float, nn.Module]]) -> nn.Module:
+        """The network whose newest weights are the mean of these, divided by their fractions; larger fractions weigh more."""
+        mean, weight = copy.deepcopy(pool[-1][1]), sum(share**2 for share, _ in pool)
+        with torch.no_grad():
+            for name, begin in self.newest(width):
+                parts = [share * net.get_parameter(name)[:, begin:] for share, net in pool]
+                mean.get_parameter(name)[:, begin:] = torch.stack(parts).sum(0) / weight
+        return mean
+
+    def best(self, i: int, width: float, starts: list[nn.Module]) -> float:
+        """The best accuracy of these networks, as they are and fitted on the participant's own shard."""
+        tried = [*starts, *(self.fitted(start, i, width, *how) for start in starts for how in FITS)]
+        return max(float(aq.correct(each.eval(), self.second).mean()) for each in tried)
 
     def fitted(self, net: nn.Module, i: int, width: float, steps: int, lr: float) -> nn.Module:
         """Fit the weights that read the newest units on the participant's own shard."""
