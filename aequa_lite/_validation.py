@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from torch import Tensor
 
 from ._check import number, refusal
 from ._io import atomic_write, error_text, parse_json, regular_file, short_repr
+from .types import State, Update
 
-__all__ = ["change_norm", "checked_metadata", "checked_report", "checked_update", "oversized", "parse_update"]
-
-
-State = Mapping[str, Tensor]
+__all__ = ["change_norm", "checked_metadata", "checked_report", "checked_update", "oversized", "parse_update",
+           "readable_update", "refusals"]  # fmt: skip
 
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
@@ -221,6 +221,93 @@ def oversized(states: Sequence[State], sent: State, times: float = 4.0) -> list[
     sizes = np.array([change_norm(state, sent) / math.sqrt(max(1, count)) for state, count in zip(states, entries)])
     middle = float(np.median(sizes)) if len(sizes) else 0.0
     return [middle > 0 and size > times * middle for size in sizes.tolist()]
+
+
+def readable_update(update: Any, participant: int, width: float) -> Update:
+    """Return an update as it is; in place of another's, or of no update at all, one without tensors."""
+    right = isinstance(update, Update) and update.participant == participant and isinstance(update.state, Mapping)
+    right = right and all(map(_dense, update.state.values()))
+    if right and all(map(_scalar, (update.width, update.weight, update.loss))):
+        return update
+    return Update(participant, width, {}, 1.0, math.nan)
+
+
+def refusals(
+    updates: Sequence[Update], sent: Mapping[int, State], widths: Sequence[float], limit: float
+) -> dict[int, str]:
+    """Say which updates of a round cannot be aggregated, and why.
+
+    Args:
+        updates: One for each participant of `sent`, in its order.
+        sent: What each was sent.
+        widths: (n,) width of each.
+        limit: Largest change, in multiples of the usual one; 0: none.
+
+    Returns:
+        Reasons by position of the participant.
+    """
+    why: dict[int, str] = {}
+    squares: dict[int, Tensor] = {}  # squared norm of the change
+    for (i, slice_), update in zip(sent.items(), updates, strict=True):
+        if reason := _misfit(update, slice_, widths[i]):
+            why[i] = reason
+        else:
+            squares[i] = _square(update.state, slice_)
+    if not squares:
+        return why
+    found = torch.stack(list(squares.values())).tolist()  # the one host wait
+    size = dict(zip(squares, np.sqrt(found), strict=True))
+    for i in [i for i in size if not math.isfinite(size[i])]:
+        why[i] = "it is not finite"
+        del size[i]
+    return why | dict.fromkeys(_far_larger(size, sent, limit), "its change is far larger than usual")
+
+
+def _scalar(value: object) -> bool:
+    """Whether this is one number, perhaps still on the device."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _dense(t: object) -> bool:
+    """Whether this is a tensor that holds its numbers, densely."""
+    return isinstance(t, Tensor) and t.layout == torch.strided and t.device.type != "meta"
+
+
+def _misfit(update: Update, sent: State, width: float) -> str:
+    """Why an update does not fit what was sent; empty where it does."""
+    if update.width != width:
+        return "it is of another width"
+    if not (0 < update.weight < math.inf):
+        return "its weight is not a finite number above 0"
+    if not math.isfinite(update.loss):
+        return "its loss is not finite"
+    mine, theirs = ({k: (t.shape, t.dtype) for k, t in each.items()} for each in (update.state, sent))
+    return "" if mine == theirs else "its tensors are not those of its slice"
+
+
+def _square(state: State, sent: State) -> Tensor:
+    """Squared norm of the change, (), on the device."""
+    real = [k for k, t in sent.items() if t.is_floating_point()]
+    change = torch._foreach_sub([state[k] for k in real], [sent[k] for k in real])
+    return torch.stack(torch._foreach_norm(change)).square().sum()
+
+
+def _far_larger(size: Mapping[int, float], sent: Mapping[int, State], limit: float) -> list[int]:
+    """Whose change is more than `limit` times the usual one.
+
+    Changes are compared per entry, as slices differ in size. Usual is the round's median; of one or two updates it is the
+    slice's own norm.
+    """
+    if not limit or not size:
+        return []
+    entries = {i: sum(t.numel() for t in sent[i].values()) for i in size}
+    change = {i: size[i] / math.sqrt(entries[i]) for i in size}
+    if len(size) > 2:
+        usual = dict.fromkeys(size, float(np.median(list(change.values()))))
+    else:
+        zero = {i: {k: torch.zeros_like(t) for k, t in sent[i].items()} for i in size}
+        usual = {i: math.sqrt(float(_square(sent[i], zero[i])) / entries[i]) for i in size}
+    return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 
 
 def numbers(value: Any, count: int, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> bool:

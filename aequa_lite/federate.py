@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from ._check import checked, flag, number, one_each, refusal
 from ._parallel import workers as pool
+from ._validation import readable_update, refusals
 from .checkpoint import (
     describe,
     load_checkpoint,
@@ -325,12 +325,13 @@ def federate(
                     "sent; copy it first"
                 )
             # 4. aggregate what is valid
-            refused = _refused(updates, sent, shards, widths, config)
+            why = refusals(updates, sent, widths, config.norm_limit)
+            refused = {shards[i].participant: r for i, r in why.items()}
             valid = [u for u in updates if u.participant not in refused]
             if not valid:
-                why = "; ".join(f"{k}: {r}" for k, r in refused.items())
+                each = "; ".join(f"{k}: {r}" for k, r in refused.items())
                 raise FloatingPointError(
-                    f"round {index}: every update was refused ({why}); "
+                    f"round {index}: every update was refused ({each}); "
                     f"lower lr (now {config.lr:g})"
                 )
             state = strategy.aggregate(last.state, valid)
@@ -389,113 +390,15 @@ def _train(
             first=first, weights=[float(mass[i]) for i in sent],
         )  # fmt: skip
     return [
-        _readable(u, shards[i].participant, widths[i])
+        readable_update(u, shards[i].participant, widths[i])
         for i, u in zip(sent, found, strict=True)
     ]
-
-
-def _readable(u: Update, participant: int, width: float) -> Update:
-    """An update; one without tensors where it is another's or no update."""
-    right = isinstance(u, Update) and u.participant == participant
-    right = right and isinstance(u.state, Mapping)
-    right = right and all(map(_plain, u.state.values()))
-    numbers = (u.width, u.weight, u.loss) if right else (None,)
-    if all(map(_scalar, numbers)):
-        return u
-    return Update(participant, width, {}, 1.0, math.nan)
-
-
-def _refused(
-    updates: Sequence[Update],
-    sent: Mapping[int, State],
-    shards: Sequence[Shard],
-    widths: Sequence[float],
-    config: Config,
-) -> dict[int, str]:
-    """Participants whose update cannot be aggregated, and why."""
-    why: dict[int, str] = {}
-    fits: dict[int, Tensor] = {}  # squared norm of the change
-    for i, u in zip(sent, updates, strict=True):
-        who = shards[i].participant
-        if reason := _misfit(u, sent[i], widths[i]):
-            why[who] = reason
-        else:
-            fits[i] = _square(u.state, sent[i])
-    if not fits:
-        return why
-    found = torch.stack(list(fits.values())).tolist()  # the one host wait
-    size = dict(zip(fits, np.sqrt(found), strict=True))
-    for i in [i for i in fits if not math.isfinite(size[i])]:
-        why[shards[i].participant] = "it is not finite"
-        del size[i]
-    for i in _oversized(size, sent, config.norm_limit):
-        why[shards[i].participant] = "its change is far larger than usual"
-    return why
 
 
 def _versions(state: ServerState) -> int:
     """How often the server's tensors have been written to."""
     tensors = (*state.theta.values(), *state.memory.values())
     return sum(t._version for t in tensors)
-
-
-def _scalar(value: object) -> bool:
-    """Whether this is one number, perhaps still on the device."""
-    one = isinstance(value, Tensor) and value.numel() == 1
-    return one or isinstance(value, Real)
-
-
-def _plain(t: object) -> bool:
-    """Whether this is a tensor that holds its numbers, densely."""
-    dense = isinstance(t, Tensor) and t.layout == torch.strided
-    return dense and t.device.type != "meta"
-
-
-def _misfit(u: Update, sent: State, width: float) -> str:
-    """Why an update does not fit what was sent; empty where it does."""
-    if u.width != width:
-        return "it is of another width"
-    if not (0 < u.weight < math.inf):
-        return "its weight is not a finite number above 0"
-    if not math.isfinite(u.loss):
-        return "its loss is not finite"
-    shapes = ({k: (t.shape, t.dtype) for k, t in each.items()}
-              for each in (u.state, sent))  # fmt: skip
-    mine, theirs = shapes
-    return (
-        "" if mine == theirs else "its tensors are not those of its slice"
-    )
-
-
-def _square(state: State, sent: State) -> Tensor:
-    """Squared norm of the change, (), on the device."""
-    real = [k for k, t in sent.items() if t.is_floating_point()]
-    change = torch._foreach_sub(
-        [state[k] for k in real], [sent[k] for k in real]
-    )
-    return torch.stack(torch._foreach_norm(change)).square().sum()
-
-
-def _oversized(
-    size: Mapping[int, float], sent: Mapping[int, State], limit: float
-) -> list[int]:
-    """Whose change is more than `limit` times the usual one.
-
-    Changes are compared per entry, as slices differ in size. Usual is the
-    round's median; of one or two updates it is the slice's own norm.
-    """
-    if not limit or not size:
-        return []
-    entries = {i: sum(t.numel() for t in sent[i].values()) for i in size}
-    change = {i: size[i] / math.sqrt(entries[i]) for i in size}
-    if len(size) > 2:
-        usual = dict.fromkeys(size, float(np.median(list(change.values()))))
-    else:
-        zero = {i: {k: torch.zeros_like(t) for k, t in sent[i].items()}
-                for i in size}  # fmt: skip
-        own = {i: float(_square(sent[i], zero[i])) for i in size}
-        usual = {i: math.sqrt(own[i] / entries[i]) for i in size}
-    return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 
 
 def _round(
