@@ -138,7 +138,7 @@ def replay_game(
     References:
         GTG-Shapley (Liu et al. 2022).
     """
-    _check_round(before, rnd)
+    _check_round(rnd)
     _check_samples(validation)
     return CachedGame(partial(_replayed, build, before, rnd, validation))
 
@@ -195,7 +195,6 @@ def contributions(
     """
     if not callable(score):
         raise refusal("score", "a function, such as alignment", score)
-    _check_state("start", start)
     before, scores = start, None
     for rnd in rounds:
         scores = score(before, rnd, scores)
@@ -302,7 +301,7 @@ def alignment(
     References:
         CGSV (Xu et al. 2021), as its released code computes it.
     """
-    _check_round(before, rnd, scores)
+    _check_round(rnd, scores)
     number("alpha", alpha, 0, 1)
     number("floor", floor, 0, above=True)
     units = _unit(_changes(before, rnd, _flat))  # (participants, entries)
@@ -352,7 +351,7 @@ def class_alignment(
     References:
         The released code of ShapFed (Tastan et al. 2024).
     """
-    _check_round(before, rnd, scores)
+    _check_round(rnd, scores)
     rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
     mean = np.einsum("i,ikd->kd", _weights(rnd), rows)
     cosine = (_unit(rows) * _unit(mean)).sum(-1).mean(1)
@@ -398,7 +397,7 @@ def class_shapley(
         Class-specific Shapley values of ShapFed (Tastan et al. 2024); that
         the game is this one is our reading.
     """
-    _check_round(before, rnd, scores)
+    _check_round(rnd, scores)
     rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
     game = partial(_class_cosine, rows, _weights(rnd))
     return _smoothed(scores, shapley(game, len(rnd.updates)), memory)
@@ -572,15 +571,8 @@ def _finite(scores: ArrayLike) -> Array:
     return s
 
 
-def _check_state(name: str, state: State) -> None:
-    """Refuse what is no mapping of tensors."""
-    if not isinstance(state, Mapping) or not state:
-        raise refusal(name, "tensors by name, such as rnd.theta", state)
-
-
-def _check_round(before: State, rnd: Round, scores: Carried = None) -> None:
+def _check_round(rnd: Round, scores: Carried = None) -> None:
     """Refuse a round without updates, and scores of another length."""
-    _check_state("before", before)
     if not isinstance(rnd, Round) or not rnd.updates:
         raise refusal("rnd", "a Round that holds its updates", rnd)
     if scores is not None:

@@ -245,8 +245,8 @@ NO_SAMPLES = aq.Samples(torch.zeros(0, 2), torch.zeros(0).long(), 2)
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"before": None}, "`before` must be tensors by name, such as rnd.theta, got None"),
-        ({"before": {}}, "`before` must be tensors by name, such as rnd.theta, got {}"),
+        ({"before": None}, "`before` must be tensors by name, got None"),
+        ({"before": {}}, "`before` must be tensors by name, got {}"),
         ({"rnd": replace(ROUND, updates=())}, "`rnd` must be a Round that holds its updates, got Round"),
         ({"rnd": 3}, "`rnd` must be a Round that holds its updates, got 3"),
         ({"scores": np.ones(3)}, "`scores` must hold one entry for each of the 2 updates, got 3 entries"),

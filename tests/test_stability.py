@@ -116,7 +116,7 @@ def test_twelve_participants_are_exact() -> None:
         ("game", lambda: al.stable(B, CURVE, game=lambda s: [0.5])),
         ("game", lambda: al.stable(B, CURVE, game=lambda s: [float("nan")] * len(s))),
         ("game", lambda: al.blocking_coalitions(aq.allocate(B, CURVE), lambda s: None)),
-        ("participants", lambda: al.stable([0.5] * 13, CURVE, game=lambda s: [0.5] * len(s))),
+        ("contribution", lambda: al.stable([0.5] * 13, CURVE, game=lambda s: [0.5] * len(s))),
         ("contribution", lambda: al.stable([], CURVE, game=lambda s: [0.5] * len(s))),
         ("curve", lambda: al.stable(B, None, game=lambda s: [0.5] * len(s))),
     ],

@@ -50,10 +50,10 @@ def show_source(function: Callable[..., Any]) -> Source:
     """Return the source of a function or class as it runs now, without its docstring and the check of its arguments.
 
     Example:
-        >>> from aequa_lite import prefix
-        >>> print(show_source(prefix))
-        def prefix(shape: Iterable[int]) -> tuple[slice, ...]:
-            return tuple(slice(0, size) for size in shape)
+        >>> from aequa_lite import n_parameters
+        >>> print(show_source(n_parameters))
+        def n_parameters(net: nn.Module) -> int:
+            return sum(p.numel() for p in net.parameters())
     """
     lines = [each for each in textwrap.dedent(inspect.getsource(function)).splitlines() if each != "@checked"]
     body = ast.parse("\n".join(lines)).body[0].body  # type: ignore[attr-defined]
