@@ -29,8 +29,8 @@ from aequa_lite.method import train
 
 LEARNING_RATES = (0.03, 0.06, 0.12)
 CONSTANTS = {  # method -> its decisive constant at the values that are tried
-    "cgsv": [f"cgsv({length})" for length in (0.1, 0.25, 0.5, 0.75, 1.5, 3.0)],
-    "cffl": ["cffl", "cffl(upload=0.1)", "cffl(clip=0.01)", "cffl(clip=None)"],
+    "cgsv": [f"cgsv({length})" for length in (0.1, 0.25, 0.5, 0.75)],
+    "cffl": ["cffl", "cffl(upload=0.1)"],  # the two settings of its code
     "fedsac": [f"fedsac({beta})" for beta in (5.0, 20.0, 80.0)],
     "fedrac": [f"fedrac({beta})" for beta in (20.0, 80.0, 320.0)],
     "iafl": ["iafl", "iafl(recovery=0.2)"],
