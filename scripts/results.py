@@ -533,13 +533,36 @@ def fractions() -> str:
     """What fractional rewards are worth before and after participants restore what they can."""
     path = ROOT / "results" / "fractions" / "restored.csv"
     table, rows = pd.read_csv(path), []
-    columns = ("largest_step", "cgs", "cgs_restored", "restoring_mean", "restoring_most")
+    columns = ("largest_step", "cgs", "cgs_restored", "cgs_together", "restoring_mean", "restoring_most")
     for (partition, kind), runs in table.groupby(["partition", "rewards"], sort=False):
         rows.append([partition, kind, *(spread(runs[each]) for each in columns)])
-    head = ["partition", "rewards", "largest step", "CGS", "CGS, restored", "restoring gains, mean", "most"]
+    head = [
+        "partition",
+        "rewards",
+        "largest step",
+        "CGS",
+        "CGS, restored",
+        "CGS, together",
+        "restoring gains, mean",
+        "most",
+    ]
     count = f"{len(table)} rows; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     link = f"{{download}}`{count} (CSV) <../results/fractions/restored.csv>`"
     return markdown(head, rows) + f"\nBy `python scripts/fractional_rewards.py`; {'; '.join([link, *origin(table)])}.\n"
+
+
+def constants() -> str:
+    """What was tried on validation to choose the rivals' constants; what is chosen stands first in the sweep."""
+    path = ROOT / "results" / "constants" / "runs.csv"
+    table, rows = pd.read_csv(path), []
+    columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
+    for run in table.to_dict("records"):
+        values = [spread(pd.Series([run[each]])) for each in columns]
+        rows.append([run["data"], f"{run['lr']:g}", f"`{run['method']}`", *values, str(run["worse_off"])])
+    head = ["data", "lr", "method", "best reward", "Pearson", "MCG", "CGS", "smallest gain", "worse off"]
+    link = f"{{download}}`{len(table)} rows (CSV) <../results/constants/runs.csv>`"
+    torch, days = (", ".join(sorted(set(table[each].astype(str)))) for each in ("torch", "date"))
+    return markdown(head, rows) + f"\nBy `python scripts/choose_constants.py`; {link}; torch {torch}; {days}.\n"
 
 
 def defaults() -> str:
@@ -588,6 +611,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "finalists": (ways, "finalists"),
     "methods": (methods, "baselines_mini"),
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
+    "rivals": (lambda name: methods(name) + "\n" + cells(name), "rivals"),
     "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
     "fedrac": (protocol, "fedrac"),
     "fedrac_long": (protocol, "fedrac_long"),
@@ -618,7 +642,7 @@ def speeds() -> list[pd.DataFrame]:
 
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
-             "run_times": run_times}  # fmt: skip
+             "run_times": run_times, "constants": constants}  # fmt: skip
 
 
 def filled(mark: str) -> str:
