@@ -552,7 +552,7 @@ def fractions() -> str:
 
 
 def constants() -> str:
-    """What was tried on validation to choose the rivals' constants; what is chosen stands first in the sweep."""
+    """What was tried on validation to choose the baselines' constants; what is chosen stands first in the sweep."""
     path = ROOT / "results" / "constants" / "runs.csv"
     table, rows = pd.read_csv(path), []
     columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
@@ -611,7 +611,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "finalists": (ways, "finalists"),
     "methods": (methods, "baselines_mini"),
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
-    "rivals": (lambda name: methods(name) + "\n" + cells(name), "rivals"),
+    "baselines_tuned": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned"),
     "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
     "fedrac": (protocol, "fedrac"),
     "fedrac_long": (protocol, "fedrac_long"),
