@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from programs import program
 
 BOOK = Path(os.environ["AEQUA_BOOK"]) if "AEQUA_BOOK" in os.environ else None
 pytestmark = pytest.mark.skipif(BOOK is None, reason="AEQUA_BOOK does not name a built book; `make strict` sets it")
@@ -236,16 +236,12 @@ def test_related_work_says_what_was_seen() -> None:
 
 
 def test_the_address_is_one_variable() -> None:
-    found = importlib.util.spec_from_file_location("finish", ROOT / "book" / "_ext" / "finish.py")
-    assert found
-    assert found.loader
-    finish = importlib.util.module_from_spec(found)
-    found.loader.exec_module(finish)
-    address = f"https://github.com/{finish.HOME}"
+    home = program("book/_ext/finish.py").HOME
+    address = f"https://github.com/{home}"
     assert f"url: {address}\n" in (ROOT / "_config.yml").read_text()
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"] == address
     assert BOOK is not None
-    assert {os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY") or finish.HOME} >= REPOSITORIES
+    assert {os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY") or home} >= REPOSITORIES
 
 
 REPOSITORIES = {

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from formats import pixels, write_npz
+from programs import program
 
 from aequa_lite.data import readers
 from aequa_lite.data.load import default_device, load
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_fashion_mini.py"
 
 
 def test_the_embedded_set_is_class_balanced_and_has_its_sizes():
@@ -74,9 +71,7 @@ def test_the_same_data_have_the_same_hash_whatever_is_set_aside(tmp_path):
 
 def script(monkeypatch, n=9000):
     """The script that makes the embedded set, over a stand-in for Fashion-MNIST."""
-    spec = importlib.util.spec_from_file_location("make_fashion_mini", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = program("scripts/make_fashion_mini.py")
 
     def stand_in(root, train, download):
         y = torch.from_numpy(np.random.default_rng(int(train)).permutation(n) % 10)

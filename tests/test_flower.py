@@ -503,6 +503,14 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Config
     assert read_config({**config, **flat}) == (asked, three)
 
 
+def test_participants_of_a_fleet_without_keys_may_return_whatever_the_command_line_passes(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    commands.add_arguments(parser, "fleet")
+    passed = {"allow_replacement": parser.parse_args(["--participants", "2"]).allow_replacement}
+    assert Fleet(tmp_path, 2).settings(**passed).allow_replacement  # each start of a node makes a key of its own
+    assert not Fleet(tmp_path, 2, secure=True).settings(**passed).allow_replacement
+
+
 @pytest.mark.parametrize(
     ("values", "match"),
     [

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from formats import write_sst2
+from programs import program
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
@@ -196,7 +196,5 @@ def test_operations_of_no_sample_are_refused() -> None:
 
 
 def test_the_books_table_is_the_one_that_the_package_gives() -> None:
-    spec = importlib.util.spec_from_file_location("networks", Path(__file__).parents[1] / "scripts" / "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = program("scripts/networks.py")
     assert module.page_parts()[1].startswith(module.tables())

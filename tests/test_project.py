@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import inspect
 import io
 import json
@@ -20,6 +20,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from programs import program
 
 import aequa_lite as aq
 
@@ -238,18 +239,9 @@ def test_a_solution_holds_an_executed_cell(path: Path) -> None:
     assert all(ran.values())
 
 
-def _colab_check() -> ModuleType:
-    found = importlib.util.spec_from_file_location("colab_check", ROOT / "scripts" / "colab_check.py")
-    assert found
-    assert found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
 def test_every_notebook_installs_alike_and_from_the_projects_address() -> None:
     check, address = (
-        _colab_check(),
+        program("scripts/colab_check.py"),
         tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"],
     )
     assert f"url: {address}\n" in (ROOT / "_config.yml").read_text()
@@ -268,7 +260,7 @@ def test_every_notebook_installs_alike_and_from_the_projects_address() -> None:
 def test_the_installing_cell_takes_an_uploaded_wheel_or_the_repository(
     wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check, commands = _colab_check(), []
+    check, commands = program("scripts/colab_check.py"), []
     monkeypatch.chdir(tmp_path)
     shell = SimpleNamespace(system=commands.append)
     exec(check.FIRST, {"get_ipython": lambda: shell})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from programs import program
 from test_project import PRIVATE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,10 +41,5 @@ def test_no_figure_is_attributed_to_a_text_that_was_not_seen() -> None:
 
 
 def test_drawings_are_those_of_their_script() -> None:
-    found = importlib.util.spec_from_file_location("draw", ROOT / "scripts" / "draw.py")
-    assert found
-    assert found.loader
-    draw = importlib.util.module_from_spec(found)
-    found.loader.exec_module(draw)
-    for name, picture in draw.pictures().items():
+    for name, picture in program("scripts/draw.py").pictures().items():
         assert (ROOT / "book" / "_static" / f"{name}.svg").read_text() == picture, name  # python scripts/draw.py

@@ -193,8 +193,9 @@ class Fleet(Server):
 
     def settings(self, **options: object) -> Settings:
         """Return settings for this fleet, in which a participant that starts again without a key keeps its place."""
-        own = {"data": self.data, "partition": self.partition, "allow_replacement": not self.roster}
-        return super().settings(**{**own, **options})
+        replaced = options.get("allow_replacement") or not self.roster
+        own = {"data": self.data, "partition": self.partition}
+        return super().settings(**{**own, **options, "allow_replacement": replaced})
 
     def rewards(self, participant: int) -> Path:
         """Return the folder in which a participant keeps its reward."""

@@ -33,6 +33,7 @@ FEDERATE = (  # an algorithm and the kills it gets: everything that keeps state 
     ("iafl", 14), ("lg_fedavg", 14), ("shapfed", 14), ("fedsac(every=3)", 14), ("fedrac", 14), ("vectorized", 14),
 )  # fmt: skip
 SWEEPS, FLEETS = 8, 8
+LIMIT = 600  # seconds for a run that nobody kills
 NOTEBOOK = """
 import aequa_lite as aq
 data = aq.load("fashion-mini", device="cpu")
@@ -58,8 +59,8 @@ def child(work: Callable[[], object]) -> int:
 
 
 def ended(number: int, after: float | None = None) -> str:
-    """Wait for a process, or kill it and all that it started after so many seconds: `done`, `killed` or `error`."""
-    until = time.monotonic() + (after if after is not None else 600)
+    """Wait for a process, or kill it and all that it started after so many seconds: `done`, `killed`, `error` or no end."""
+    until = time.monotonic() + (after if after is not None else LIMIT)
     while time.monotonic() < until:
         found, status = os.waitpid(number, os.WNOHANG)
         if found:
@@ -67,7 +68,7 @@ def ended(number: int, after: float | None = None) -> str:
         time.sleep(0.0005)
     os.kill(number, signal.SIGKILL)
     os.waitpid(number, 0)
-    return "killed"
+    return "killed" if after is not None else f"no end within {LIMIT} seconds"
 
 
 def federated(word: str, problem: aq.Problem, folder: Path) -> None:
@@ -112,7 +113,8 @@ def killed(
             how = ended(child(partial(run, Path(folder))))
             equal = how == "done" and result(Path(folder)) == whole
             stray = [each.name for each in Path(folder).rglob(".*-????????*") if each.is_file()]
-            outcome = "ended in the same bits" if equal and not stray else f"{FAILED}{how}, {stray or 'other bits'}"
+            wrong = how if how != "done" else stray or "other bits"
+            outcome = "ended in the same bits" if equal and not stray else f"{FAILED}{wrong}"
             left -= struck
             yield from ({"what": what, "outcome": outcome} for _ in range(struck))
 
