@@ -157,8 +157,10 @@ def checked(thing: Checked) -> Checked:
         for name, value in (*zip(known, args), *keywords.items()):
             fits, hint, default = known.get(name, ANYTHING)
             if value is not default and not fits(value):
+                # Its own sentence may say more, as a range; not where it would train, or run on as if a flag were set,
+                # or name a tensor instead of the argument.
                 trains = {"build", "shards"} <= set(known)
-                if hint not in (bool, Mapping[str, Tensor]) and not trains:  # its own sentence may say more
+                if hint not in (bool, Mapping[str, Tensor]) and not trains:
                     _own_sentence(name, known, thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)

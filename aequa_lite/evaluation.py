@@ -259,8 +259,8 @@ def accuracy_curve(
         >>> curve.widths.tolist(), curve.samples
         ([0.5, 1.0], 2000)
     """
-    every = widths(least)
-    tried = every if grid is None else [float(w) for w in grid]
+    whole = widths(least)  # which refuses a bad `least`
+    tried = whole if grid is None else [float(w) for w in grid]
     if not tried:
         raise refusal("grid", "at least one width", grid)
     if not fraction_grid:

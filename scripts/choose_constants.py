@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite.method import train
+from aequa_lite.report import device_name, versions
 
 LEARNING_RATES = (0.03, 0.06, 0.12)
 CONSTANTS = {  # method -> its decisive constant at the values that are tried
@@ -70,7 +71,8 @@ class Rows:
             row = {"data": data, "lr": lr, "method": method, "best_reward": max(rewards)}
             row |= {name: found[name] for name in ("pearson", "mcg", "cgs", "min_gain")}
             row |= {"worse_off": len(found["worse_off"]), "seconds": round(time.perf_counter() - started, 1)}
-            row |= {"torch": torch.__version__, "date": date.today().isoformat()}
+            row |= {f"version_{name}": each for name, each in versions().items()}
+            row |= {"device": device_name(torch.device("cpu")), "date": date.today().isoformat()}
             self.path.parent.mkdir(parents=True, exist_ok=True)
             new = not self.path.exists()
             with self.path.open("a", newline="") as file:
@@ -124,7 +126,7 @@ def main() -> None:
                 bar.set_postfix_str(about)
                 bar.update()
     table = pd.read_csv(options.out)
-    print(table.drop(columns=["torch", "date"]).to_string(index=False))
+    print(table[[*KEY, "best_reward", "pearson", "mcg", "cgs", "min_gain", "worse_off"]].to_string(index=False))
     print(chosen(table).to_string(index=False))
 
 

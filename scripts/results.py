@@ -552,7 +552,7 @@ def fractions() -> str:
 
 
 def constants() -> str:
-    """What was tried on validation to choose the baselines' constants; what is chosen stands first in the sweep."""
+    """What was tried on validation to choose the baselines' constants."""
     path = ROOT / "results" / "constants" / "runs.csv"
     table, rows = pd.read_csv(path), []
     columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
@@ -561,8 +561,7 @@ def constants() -> str:
         rows.append([run["data"], f"{run['lr']:g}", f"`{run['method']}`", *values, str(run["worse_off"])])
     head = ["data", "lr", "method", "best reward", "Pearson", "MCG", "CGS", "smallest gain", "worse off"]
     link = f"{{download}}`{len(table)} rows (CSV) <../results/constants/runs.csv>`"
-    torch, days = (", ".join(sorted(set(table[each].astype(str)))) for each in ("torch", "date"))
-    return markdown(head, rows) + f"\nBy `python scripts/choose_constants.py`; {link}; torch {torch}; {days}.\n"
+    return markdown(head, rows) + f"\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
 
 
 def defaults() -> str:

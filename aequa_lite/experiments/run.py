@@ -1,4 +1,4 @@
-"""A run from its words; what the notebooks use: parameters that are checked, and the live source of a function."""
+"""A run from its parameters; what the notebooks use: parameters that are checked, the live source of a function."""
 
 from __future__ import annotations
 
