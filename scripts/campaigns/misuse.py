@@ -209,4 +209,4 @@ def campaign(rng: np.random.Generator, share: float = 1.0) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    main({"misuse": campaign}, seed=20291)
+    main({"misuse": campaign}, seed=20321)
