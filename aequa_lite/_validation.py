@@ -31,21 +31,19 @@ DAMAGE = (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError, Me
 HEADER = 1 << 16  # bytes for names and shapes before the numbers; the largest network here needs a tenth of it
 
 
-def checked_update(received: Mapping[str, Any], expected: State, *, limit: float = math.inf) -> dict[str, Tensor]:
-    r"""Return a received update in the order of the network's names, if it fits what was sent.
+def checked_update(received: Mapping[str, Any], expected: State) -> dict[str, Tensor]:
+    """Return a received update in the order of the network's names, if it fits what was sent.
 
     Args:
         received: Tensors or arrays by name; arrays become tensors.
         expected: What the participant was sent, or any state of its width's shapes and types.
-        limit: Largest norm of the change, $\lVert v_i - \theta_i \rVert$.
 
     Raises:
-        ValueError: A name is missing or unknown; a tensor has another shape or type, or a number that is not finite; the
-            change is larger than `limit`.
+        ValueError: A name is missing or unknown, or a tensor has another shape or type, or a number that is not finite.
 
     Example:
         >>> sent = {"w": torch.zeros(2)}
-        >>> checked_update({"w": np.ones(2, np.float32)}, sent, limit=2.0)["w"].tolist()
+        >>> checked_update({"w": np.ones(2, np.float32)}, sent)["w"].tolist()
         [1.0, 1.0]
         >>> checked_update({"w": torch.tensor([1.0, float("nan")])}, sent)
         Traceback (most recent call last):
@@ -59,10 +57,7 @@ def checked_update(received: Mapping[str, Any], expected: State, *, limit: float
     if odd := sorted(map(str, set(received) ^ set(expected))):
         kind = "missing" if odd[0] in expected else "none of the network's"
         raise ValueError(f"tensor {short_repr(odd[0])} is {kind}; the network has {len(expected)} tensors")
-    fits = {name: _fitting(name, received[name], like) for name, like in expected.items()}
-    if limit < math.inf and (size := change_norm(fits, expected)) > limit:
-        raise ValueError(f"the change must have a norm of at most {limit:.3g}, got {size:.3g}")
-    return fits
+    return {name: _fitting(name, received[name], like) for name, like in expected.items()}
 
 
 def _fitting(name: str, value: Any, like: Tensor) -> Tensor:
@@ -78,13 +73,12 @@ def _fitting(name: str, value: Any, like: Tensor) -> Tensor:
     return value.detach()
 
 
-def parse_update(content: bytes, expected: State, *, limit: float = math.inf) -> dict[str, Tensor]:
+def parse_update(content: bytes, expected: State) -> dict[str, Tensor]:
     """Return the tensors of a safetensors message; its size is checked before it is parsed.
 
     Args:
         content: The message.
         expected: As in `checked_update`.
-        limit: As in `checked_update`.
 
     Raises:
         ValueError: It has more bytes than such an update can have, is damaged, or is refused by `checked_update`.
@@ -102,7 +96,7 @@ def parse_update(content: bytes, expected: State, *, limit: float = math.inf) ->
     most = HEADER + sum(t.numel() * t.element_size() for t in expected.values())
     if len(content) > most:
         raise ValueError(f"the message must have at most {most} bytes, got {len(content)}")
-    return checked_update(tensors_of(content)[0], expected, limit=limit)
+    return checked_update(tensors_of(content)[0], expected)
 
 
 def tensors_of(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -28,7 +28,7 @@ def sent(width=0.3):
 def test_an_honest_update_passes_unchanged(width, arrays):
     update = {k: t + 0.01 for k, t in sent(width).items()}
     received = {k: t.numpy() for k, t in update.items()} if arrays else update
-    found = _validation.checked_update(dict(reversed(received.items())), sent(width), limit=10.0)
+    found = _validation.checked_update(dict(reversed(received.items())), sent(width))
     assert list(found) == list(sent(width))
     assert all(torch.equal(found[k], t) for k, t in update.items())
     assert all(torch.equal(t, update[k]) for k, t in _validation.parse_update(save(update), sent(width)).items())
@@ -52,7 +52,6 @@ HOSTILE = {
     "'6.bias' must be .* got >f4 of shape": {"6.bias": np.zeros(10, dtype=">f4")},
     r"'6.bias' must be .* got \[0.0, 0.0": {"6.bias": [0.0] * 10},
     "'6.bias' must be .* got torch.float32 of shape .10,.": {"6.bias": torch.zeros(10).to_sparse()},
-    "the change must have a norm of at most 5, got": {"6.bias": torch.full((10,), 1e6)},
 }
 
 
@@ -60,7 +59,7 @@ HOSTILE = {
 def test_a_hostile_update_is_refused_with_one_sentence(sentence):
     received = {**sent(), **HOSTILE[sentence]}
     with pytest.raises(ValueError, match=sentence) as error:
-        _validation.checked_update({k: v for k, v in received.items() if v is not None}, sent(), limit=5.0)
+        _validation.checked_update({k: v for k, v in received.items() if v is not None}, sent())
     assert "\n" not in str(error.value)
 
 
