@@ -35,13 +35,13 @@ def tables() -> str:
     """The table of promises, and what each was tried on."""
     lines, rest = ["| promise | tries | failures | command |", "| --- | ---: | ---: | --- |"], []
     for name, (promise, script) in PROMISES.items():
-        command = f"`python scripts/campaigns/{script}.py {name}`"
+        command = f"python scripts/campaigns/{script}.py {name}"
         if not (ROWS / f"{name}.csv").exists():
-            lines.append(f"| {promise} | not tried here | - | {command} |")
+            lines.append(f"| {promise} | not tried here | - | `{command}` |")
             continue
         table = pd.read_csv(ROWS / f"{name}.csv", keep_default_na=False)
         tries, failed = count(table)
-        lines.append(f"| {promise} | {tries:,} | {failed} | {command} |")
+        lines.append(f"| {promise} | {tries:,} | {failed} | `{command} --seed {table['seed'].iat[0]}` |")
         by = "outcome" if name == "misuse" else "what"
         key = table["outcome"].str.replace(r": .*", "", regex=True) if name == "misuse" else table[by]
         groups = [(str(what), *count(found)) for what, found in table.groupby(key, sort=False)]
