@@ -33,7 +33,7 @@ def style() -> None:
     """Set the figure style for this process.
 
     The face is white: no single text colour reaches a contrast of 4.5 on a white and on a dark page, and wide rewards are
-    dark. A dark page shows figures as white cards.
+    dark. The book inverts the lightness of its figures on a dark page.
 
     Example:
         >>> style()

@@ -4,7 +4,8 @@ Links are set in the text of a page after Sphinx has written it and before it is
 built. Where the variable AEQUA_REPOSITORY (or GITHUB_REPOSITORY, in a fork's CI) names another owner/name, all links and
 buttons lead there. A code cell's ``aq.allocate`` and a sentence's `` `aq.allocate` `` lead to the API pages; a glossary
 term is linked where a page first uses it. A chapter's figure is an output whose cell has ``mystnb.figure.name`` in its metadata;
-the italic paragraph below it, which a notebook shows as it is, becomes its caption, and Sphinx numbers it.
+the italic paragraph below it, which a notebook shows as it is, becomes its caption, and Sphinx numbers it. A cell whose
+assertions passed shows a tick.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ ICON = re.compile(
     r'(?:"([\w-]+)"|([\w$]+)):\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?'
 )  # Font Awesome's
 OUTPUT = re.compile(r'(<div class="output [^"]*">(?:<div class="[^"]*">)*)<pre>(.*?)</pre>', re.S)
+ASSERT = re.compile(r"^\s*assert\b", re.M)
 COLUMNS = 84  # characters of an output that fit beside both sidebars of a laptop
 HOME = "aequa-lite/aequa-lite"  # owner/name, as in _config.yml
 REPOSITORY = os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY")
@@ -283,6 +285,29 @@ class Captions(SphinxTransform):
                     image["alt"] = caption.astext()
 
 
+class Checks(SphinxTransform):
+    """Show a tick at a cell whose assertions passed when it was executed: in the line of a folded cell, below another."""
+
+    default_priority = 201
+
+    def apply(self) -> None:
+        """Look at every executed code cell without an error."""
+        for cell in list(self.document.findall(nodes.container)):
+            if cell.get("nb_element") != "cell_code":
+                continue
+            failed = cell.get("exec_count") is None or any(
+                "traceback" in each.get("classes", []) for each in cell.findall(nodes.Element)
+            )
+            count = len(ASSERT.findall(cell[0].astext()))
+            if failed or not count:
+                continue
+            passed = f"✓ {count} {'check' if count == 1 else 'checks'} passed"
+            if cell.get("hide_mode"):
+                cell["prompt_show"], cell["prompt_hide"] = f"{passed}: show the code", f"{passed}: hide the code"
+            else:
+                cell += nodes.paragraph("", passed, classes=["passed"])
+
+
 class ShortTitles(SphinxPostTransform):
     """Leave a solution's title its exercise's number; the exercise's own title stands directly above it."""
 
@@ -299,6 +324,7 @@ class ShortTitles(SphinxPostTransform):
 def setup(app: Any) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     app.add_transform(Captions)
+    app.add_transform(Checks)
     app.add_post_transform(ShortTitles)
     app.connect("html-page-context", _finish)
     app.connect("build-finished", _mend_all)
