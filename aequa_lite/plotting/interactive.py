@@ -151,7 +151,7 @@ def stepper(
     back = [_grid(v, full, f"from {n}, weight {a:g}") for n, (v, a) in zip(who, updates)]
     after = _grid(theta_next, full, "global, after the round")
     steps = (
-        ("1. the global model", "One matrix of it; a dark cell belongs to wide networks only.", [_grid(theta, full, "global")]),
+        ("1. the global model", "One matrix of it; an outer cell belongs to wide networks only.", [_grid(theta, full, "global")]),
         ("2. broadcast", "Each participant receives the leading block of its width.", sent),
         ("3. train", "Each trains its block on its own shard and sends it back; the data stays local.", back),
         ("4. aggregate", "Each entry is averaged over those who hold it.", [*back, after]),
