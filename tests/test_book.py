@@ -126,6 +126,7 @@ def test_every_figure_has_a_caption() -> None:
             assert re.search(r"<figcaption.*?\w.*?</figcaption>", figure, flags=re.S), page.name
 
 
+NOTEBOOKS = [page for page in PAGES if page.parent.name == "notebooks"]
 CHAPTERS = [page for page in PAGES if page.parent.name == "notebooks" and page.stem[:2].isdigit()]
 
 
@@ -151,6 +152,25 @@ def test_a_chapter_has_numbered_exercises_each_with_one_folded_solution(page: Pa
     assert [number for _, number in exercises] == [f"{chapter_number(page)}.{k + 1}" for k in range(len(exercises))]
     assert solutions == exercises
     assert len(re.findall(r'<div class="(?:[\w -]* )?(?:exercise|solution)[ "]', text(page))) == 2 * len(exercises)
+
+
+@pytest.mark.parametrize("page", CHAPTERS, ids=lambda p: p.stem)
+def test_passed_assertions_show_a_tick(page: Path) -> None:
+    cells = json.loads((ROOT / "notebooks" / f"{page.stem}.ipynb").read_text())["cells"]
+    counts = [len(re.findall(r"^\s*assert\b", "".join(c["source"]), re.M)) for c in cells if c["cell_type"] == "code"]
+    checked = [count for count in counts if count]
+    shown = re.findall(r">✓ (\d+) checks? passed(?:: show the code)?<", text(page))
+    assert list(map(int, shown)) == checked
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebooks_pictures_all_have_captions(page: Path) -> None:
+    pictures = re.findall(r'<img [^>]*src="[^"]*_images/[^"]+"[^>]*>', text(page))
+    outputs = [p for p in pictures if re.search(r"_images/[0-9a-f]{64}\.png", p)]
+    inside = "".join(re.findall(r"<figure\b.*?</figure>", text(page), flags=re.S))
+    assert outputs
+    assert all(picture in inside for picture in outputs)
+    assert not any(re.search(r'alt="[^"]*_images/', picture) for picture in pictures)
 
 
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda p: p.stem)

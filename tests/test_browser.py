@@ -5,7 +5,9 @@ Needs AEQUA_BOOK (the built HTML) and AEQUA_CHROMIUM (a Chromium); axe-core's ch
 
 from __future__ import annotations
 
+import io
 import os
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -210,11 +212,20 @@ def test_the_primers_round_plays_and_pauses(page: Any) -> None:
     assert page.evaluate(running) == 0
 
 
-def test_figures_keep_a_light_face_in_the_dark(page: Any) -> None:
-    assert BOOK is not None
-    opened(page, BOOK / "notebooks" / "01_quickstart.html")
-    faces = page.eval_on_selector_all("article img", "all => all.map(e => getComputedStyle(e).backgroundColor)")
-    assert set(faces) == {"rgb(255, 255, 255)"}
+@pytest.mark.parametrize(
+    "path", [p for p in WRITTEN if p.stem in ("intro", "results", "01_quickstart")], ids=lambda p: p.stem
+)
+def test_a_figure_has_the_ground_of_its_page(page: Any, path: Path) -> None:
+    opened(page, path)
+    image = pytest.importorskip("PIL.Image")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    expected = [int(each) for each in re.findall(r"\d+", ground)[:3]]
+    figures = page.locator("article img, .aequa-landing:not([hidden])").all()
+    assert figures
+    for figure in figures:
+        picture = image.open(io.BytesIO(figure.screenshot())).convert("RGB")
+        inside = [picture.getpixel((x, y)) for x in (14, picture.width - 15) for y in (3, picture.height - 4)]
+        assert all(abs(a - b) <= 3 for pixel in inside for a, b in zip(pixel, expected, strict=True)), inside
 
 
 def test_a_figure_of_many_panels_scrolls_on_a_telephone_and_a_formula_keeps_its_full_stop(page: Any) -> None:

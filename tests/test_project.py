@@ -209,7 +209,7 @@ def test_a_notebook_is_executed_short_celled_and_clean(path: Path) -> None:
             assert "google.colab" in "".join(cell["source"])
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_figure_has_a_name_and_a_caption_below_it_and_no_number_is_written_by_hand(path: Path) -> None:
     cells = json.loads(path.read_text())["cells"]
     for cell, below in pairwise(cells):
@@ -221,6 +221,18 @@ def test_a_figure_has_a_name_and_a_caption_below_it_and_no_number_is_written_by_
             assert below["cell_type"] == "markdown"
             assert re.match(r"\*\w[^*]+\*(\n\n|$)", "".join(below["source"])), cell["id"]
             assert "hide-cell" not in cell["metadata"].get("tags", []), cell["id"]  # which would hide the figure too
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_most_cells_that_a_page_shows_are_short(path: Path) -> None:
+    folded, solution, sizes = {"hide-cell", "hide-input", "remove-cell", "parameters"}, False, []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        for kind in re.findall(r"^:::\{solution-(start|end)\}", text, flags=re.M):
+            solution = kind == "start"
+        if cell["cell_type"] == "code" and not solution and not folded & set(cell["metadata"].get("tags", [])):
+            sizes.append(len(text.splitlines()))
+    assert sum(size < 8 for size in sizes) >= 0.6 * len(sizes)
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
