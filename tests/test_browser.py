@@ -63,8 +63,7 @@ def test_a_page_is_silent_whole_narrow_and_accessible(page: Any, path: Path) -> 
     if Path(AXE).is_file():
         page.evaluate(Path(AXE).read_text())
         found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")["violations"]
-        grave = {v["id"]: v["nodes"][0]["html"][:200] for v in found if v["impact"] in ("serious", "critical")}
-        assert not grave
+        assert not {v["id"]: v["nodes"][0]["html"][:200] for v in found}
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert not page.errors

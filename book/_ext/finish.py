@@ -177,19 +177,33 @@ def mend(page: str) -> str:
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = re.sub(r'<section id="(?:exercise|solution)-content">', "<section>", page)  # once on a page, not six times
     page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
+    page = page.replace("<th></th>", '<th><span class="visually-hidden">row</span></th>')
+    page = page.replace(
+        '<div id="pst-primary-sidebar" class=',
+        '<div id="pst-primary-sidebar" role="complementary" aria-label="Book" class=',
+    )
     page = re.sub(r"<pre(?= class=\"(?:breaks|shrinks))", '<pre tabindex="0"', page)
     return page.replace("<pre><span></span>", '<pre tabindex="0"><span></span>')
 
 
+def _width(path: Path) -> float:
+    """The width of a picture: of a PNG in pixels, of an SVG that of its view."""
+    if path.suffix == ".svg":
+        box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+)', path.read_text(encoding="utf-8")[:2000])
+        return float(box[1]) * 4 / 3 if box else 0
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(20)[16:], "big")
+
+
 def scrolling(page: str, there: Path) -> str:
-    """Put each large figure of a chapter into a box in which it scrolls on a telephone; ``there``: the page's folder."""
+    """Put each large figure into a box in which it scrolls on a telephone; ``there``: the page's folder."""
 
     def boxed(m: re.Match[str]) -> str:
-        with (there / m[2]).open("rb") as file:
-            wide = int.from_bytes(file.read(20)[16:], "big")  # where a PNG keeps its width
-        return f'<div class="wide" tabindex="0">{m[1]}</div>' if wide > LARGE else m[0]
+        return f'<div class="wide" tabindex="0">{m[1]}</div>' if _width(there / m[2]) > LARGE else m[0]
 
-    return re.sub(r'(?<=">\n)(<img alt="[^"]*" src="([^"]*_images/[^"]+\.png)" />)', boxed, page)
+    return re.sub(
+        r'(?<=">\n)(<img alt="[^"]*" (?:\w+="[^"]*" )*?src="([^"]*_images/[^"]+\.(?:png|svg))" />)', boxed, page
+    )
 
 
 def _finish(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
