@@ -234,7 +234,7 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     for i in range(len(own)):
         ax.errorbar(own[i], rewarded[i], yerr=error[i], color="#999999", lw=1, zorder=2)
         ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
-    for i, height in zip(np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), 0.05 * (high - low))):
+    for i, height in zip(np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), 0.05 * (high - low), high)):
         label = f"{i}" if report.widths is None else f"{i}: width {shares[i]:.2f}"
         ax.text(own[i] - 0.03 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
     ax.set(xlim=(low - 0.25 * (high - low), high), ylim=(low, high))
@@ -244,12 +244,12 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-def _apart(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """Rising heights, pushed up until neighbours are at least this far apart: labels that do not overlap."""
-    placed = heights.copy()
+def _apart(heights: NDArray[np.float64], least: float, top: float = np.inf) -> NDArray[np.float64]:
+    """Rising heights, pushed up until neighbours are this far apart, then down below the top: labels do not overlap."""
+    placed, steps = heights.copy(), least * np.arange(len(heights))
     for i in range(1, len(placed)):
         placed[i] = max(placed[i], placed[i - 1] + least)
-    return placed
+    return np.minimum(placed, top - steps[::-1] - least / 2)
 
 
 def widths(report: Report, ax: Axes | None = None) -> Figure:
