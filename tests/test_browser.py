@@ -182,6 +182,16 @@ def test_a_table_sorts_filters_and_saves_what_it_shows(page: Any) -> None:
     assert len(lines) == 1 + len(shown)
 
 
+def test_the_search_shows_snippets_without_a_server(page: Any) -> None:
+    assert BOOK is not None
+    page.goto(f"{(BOOK / 'search.html').as_uri()}?q=allowance")
+    page.wait_for_selector("#search-results li p.context")
+    found = page.locator("#search-results li p.context").all_inner_texts()
+    assert len(found) >= 3
+    assert all("allow" in each.lower() for each in found)  # its stem
+    assert not page.errors
+
+
 def test_a_terms_meaning_is_shown_and_hidden(page: Any) -> None:
     assert BOOK is not None
     opened(page, BOOK / "notebooks" / "01_quickstart.html")

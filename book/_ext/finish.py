@@ -10,16 +10,18 @@ assertions passed shows a tick.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from posixpath import dirname, relpath
 from typing import Any
 
 from docutils import nodes
 from PIL import Image
+from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx_exercise.nodes import solution_node
@@ -43,6 +45,8 @@ ASSERT = re.compile(r"^\s*assert\b", re.M)
 COLUMNS = 84  # characters of an output that fit beside both sidebars of a laptop
 HOME = "aequa-lite/aequa-lite"  # owner/name, as in _config.yml
 REPOSITORY = os.environ.get("AEQUA_REPOSITORY") or os.environ.get("GITHUB_REPOSITORY")
+FETCHED = "fetch(requestUrl)\n      .then((responseData) => responseData.text())"  # in Sphinx's search
+TOOLS = '<script src="_static/searchtools.js"></script>'
 SIGNATURE = re.compile(r'<dl>\s*((?:<dd> ?<em class="sig-param">.*?</dd>\s*)+)</dl>', re.S)
 LARGE = 760  # pixels of a figure's width: more panels than a telephone can show
 API = "book/api/"  # its pages are the aims of the links
@@ -177,7 +181,8 @@ def mend(page: str) -> str:
     page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
     page = re.sub(r'<section id="(?:exercise|solution)-content">', "<section>", page)  # once on a page, not six times
     page = re.sub(r"<table(?![^>]*tabindex)", '<table tabindex="0"', page)  # it scrolls, so keys must reach it
-    page = page.replace("<th></th>", '<th><span class="visually-hidden">row</span></th>')
+    page = re.sub(r"(<th[^>]*>)(?:<p></p>)?</th>", r'\1<span class="visually-hidden">row</span></th>', page)
+    page = page.replace(' role="doc-biblioentry"', "")  # which ARIA has withdrawn
     page = page.replace(
         '<div id="pst-primary-sidebar" class=',
         '<div id="pst-primary-sidebar" role="complementary" aria-label="Book" class=',
@@ -230,6 +235,29 @@ def _mend_all(app: Any, error: Exception | None) -> None:
             if REPOSITORY and re.fullmatch(r"[\w.-]+/[\w.-]+", REPOSITORY):
                 page = page.replace(HOME, REPOSITORY)
             path.write_text(scrolling(page, path.parent), encoding="utf-8")
+
+
+def _snippets(app: Any, error: Exception | None) -> None:
+    """Let the search show where a page says it, also without a server, from which a page's text cannot be fetched."""
+    if error or app.builder.format != "html":
+        return
+    out = app.builder.outdir
+    texts = {}
+    for name in app.env.found_docs:
+        page = (out / f"{name}.html").read_text(encoding="utf-8")
+        article = re.search(r'<article class="bd-article".*?</article>', page, re.S)
+        bare = re.sub(r"<(script|style)\b.*?</\1>|<[^>]+>", " ", article[0] if article else "", flags=re.S)
+        texts[name] = " ".join(unescape(bare).replace("#", " ").split())
+    (out / "_static" / "searchtexts.js").write_text(f"const PAGE_TEXTS = {json.dumps(texts)};\n", encoding="utf-8")
+    for path, old, new in (
+        (out / "_static" / "searchtools.js", FETCHED, "Promise.resolve(PAGE_TEXTS[docName])"),
+        (out / "_static" / "searchtools.js", "text = Search.htmlToText(htmlText, anchor)", "text = htmlText"),
+        (out / "search.html", TOOLS, f'<script src="_static/searchtexts.js"></script>\n  {TOOLS}'),
+    ):
+        text = path.read_text(encoding="utf-8")
+        if old not in text and new not in text:
+            raise ExtensionError(f"Sphinx's {path.name} has changed: {old!r} is not in it")
+        path.write_text(text if new in text else text.replace(old, new), encoding="utf-8")
 
 
 def _only_used_icons(app: Any, error: Exception | None) -> None:
@@ -342,6 +370,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_post_transform(ShortTitles)
     app.connect("html-page-context", _finish)
     app.connect("build-finished", _mend_all)
+    app.connect("build-finished", _snippets)
     app.connect("build-finished", _drop_source_maps)
     app.connect("build-finished", _only_used_icons)
     app.connect("build-finished", _small_images)
