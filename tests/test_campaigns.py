@@ -62,10 +62,11 @@ def test_the_page_states_the_rows_that_were_measured() -> None:
     """Tries and failures of the table are those under results/promises."""
     page = (ROOT / "book" / "promises.md").read_text()
     stated = re.findall(
-        r"^\|[^|]+\|\s*([\d,]+) \|\s*(\d+) \| `python scripts/campaigns/\w+\.py (\w+)`", page, flags=re.M
+        r"^\|[^|]+\|\s*([\d,]+) \|\s*(\d+) \| `python scripts/campaigns/\w+\.py (\w+) --seed (\d+)`", page, flags=re.M
     )
-    assert len(stated) >= 4
-    for tries, broken, name in stated:
+    assert len(stated) >= 6
+    for tries, broken, name, seed in stated:
         table = pd.read_csv(ROOT / "results" / "promises" / f"{name}.csv")
+        assert set(table["seed"]) == {int(seed)}, name
         assert int(tries.replace(",", "")) == table["tries"].sum(), name
         assert int(broken) == table.loc[table["outcome"].str.startswith("failed"), "tries"].sum(), name
