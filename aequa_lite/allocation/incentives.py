@@ -216,7 +216,7 @@ def joint_misreport(
     contribution: ArrayLike,
     curve: Curve,
     coalition: Sequence[int],
-    rule: Callable[[ArrayLike, Curve], Plan] = allocate,
+    rule: Rule = allocate,
     *,
     reports: ArrayLike | None = None,
     measured: bool = False,
