@@ -126,7 +126,7 @@ def reward_times() -> str:
     """Rewards after training beside rewards while training: the width of each of three participants in each round."""
     times = {
         "rewards after training": [(1.0, 1.0, 1.0, 1.0, w) for w in (0.3, 0.6, 1.0)],
-        "rewards while training": [(0.4, 0.3, 0.3, 0.3, 0.3), (0.4, 0.5, 0.6, 0.6, 0.6), (0.4, 1.0, 1.0, 1.0, 1.0)],
+        "rewards while training": [(1.0, 0.4, 0.3, 0.3, 0.3), (1.0, 1.0, 0.7, 0.6, 0.6), (1.0, 1.0, 1.0, 1.0, 1.0)],
     }
     parts = []
     for side, (title, rows) in enumerate(times.items()):
