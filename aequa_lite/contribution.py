@@ -311,10 +311,16 @@ def alignment(
     _check_round(rnd, scores)
     number("alpha", alpha, 0, 1)
     number("floor", floor, 0, above=True)
-    units = _unit(_changes(before, rnd, _flat))  # (participants, entries)
-    mean = (_weights(rnd) if scores is None else scores) @ units
+    changes = _changes(before, rnd, _flat)  # (participants, entries)
+    shares = _weights(rnd) if scores is None else np.asarray(scores, float)
     memory = 0.0 if scores is None else scores
-    cosine = units @ _unit(mean)
+    if changes.is_cuda:  # no more than the Gram matrix leaves the GPU
+        units = torch.nn.functional.normalize(changes, dim=1, eps=1e-30)
+        gram = (units @ units.T).cpu().double().numpy()
+        cosine = gram @ shares / max(np.sqrt(shares @ gram @ shares), 1e-30)
+    else:
+        units = _unit(changes.numpy())
+        cosine = units @ _unit(shares @ units)
     r = np.maximum(alpha * memory + (1 - alpha) * cosine, floor)
     return r / r.sum()
 
@@ -359,7 +365,8 @@ def class_alignment(
         The released code of ShapFed (Tastan et al. 2024).
     """
     _check_round(rnd, scores)
-    rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
+    # (participants, classes, columns)
+    rows = _changes(before, rnd, _rows).cpu().numpy()
     mean = np.einsum("i,ikd->kd", _weights(rnd), rows)
     cosine = (_unit(rows) * _unit(mean)).sum(-1).mean(1)
     return _smoothed(scores, cosine, memory)
@@ -405,7 +412,8 @@ def class_shapley(
         the game is this one is our reading.
     """
     _check_round(rnd, scores)
-    rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
+    # (participants, classes, columns)
+    rows = _changes(before, rnd, _rows).cpu().numpy()
     game = partial(_class_cosine, rows, _weights(rnd))
     return _smoothed(scores, shapley(game, len(rnd.updates)), memory)
 
@@ -431,7 +439,7 @@ def _weights(rnd: Round) -> Array:
 
 def _changes(
     before: State, rnd: Round, join: Callable[[State], Tensor]
-) -> Array:
+) -> Tensor:
     """The joined change of each participant, (participants, ...).
 
     It is zero where a participant does not hold an entry, and for a refused
@@ -445,8 +453,8 @@ def _changes(
         for k, t in real.items():
             block = prefix(t.shape)
             change[k][block] = t - before[k][block]
-        found.append(join(change).cpu().numpy())
-    return np.stack(found)
+        found.append(join(change))
+    return torch.stack(found)
 
 
 def _beside(before: State, rnd: Round) -> State:

@@ -38,7 +38,8 @@ from .vectorized import vectorized_sgd
 
 __all__ = [
     "Policy", "Strategy", "aggregation_weights", "federate",
-    "federate_many", "fixed_widths", "full_width", "slimmable", "standalone",
+    "federate_many", "fixed_widths", "full_width", "slimmable",
+    "standalone",
 ]  # fmt: skip
 
 # (config, last round or None) -> width of each participant, 0 if absent

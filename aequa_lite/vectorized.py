@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import grad, vmap
+from torch.func import vmap
 from torch.nn.functional import cross_entropy
 
 from ._check import one_each, refusal
@@ -129,18 +129,23 @@ def _participants_per_pass(
     build: Build, widest: float, shard: Shard, config: Config
 ) -> int:
     """How many stacked networks fit the memory that one pass may take."""
-    x, most = shard.samples.x, CPU_BYTES
-    if x.is_cuda:
-        gpu = torch.cuda.get_device_properties(x.device)
-        most = gpu.total_memory // 2
+    x = shard.samples.x
     shape = config.batch, *x.shape[1:]
-    own, saved = _bytes(build, widest, shape, x.dtype)
+    own, saved = pass_bytes(build, widest, shape, x.dtype)
     many = config.widths_per_step + 2  # widths, at most
-    return max(1, most // ((4 + 2 * many) * own + many * saved))
+    each = (4 + 2 * many) * own + many * saved
+    return max(1, most_bytes(x.device) // each)
+
+
+def most_bytes(device: torch.device) -> int:
+    """The memory that one pass may take."""
+    if device.type != "cuda":
+        return CPU_BYTES
+    return torch.cuda.get_device_properties(device).total_memory // 2
 
 
 @lru_cache(maxsize=64)
-def _bytes(
+def pass_bytes(
     build: Build, width: float, shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[int, int]:
     """Bytes of the parameters, and of what a backward pass needs."""
@@ -199,16 +204,9 @@ class _Stack:
         self.config, self.precision = config, precision
         self.net = template(build, max(widths))
         self.device = shards[0].samples.y.device
-        like, n = self.net.state_dict(), len(shards)
+        like = self.net.state_dict()
         self.names = list(like)
-        self.theta = [
-            torch.zeros(n, *t.shape, dtype=t.dtype, device=self.device)
-            for t in like.values()
-        ]
-        for i, state in enumerate(sent):
-            pairs = zip(self.theta, map(state.__getitem__, self.names))
-            blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
-            torch._foreach_copy_(*map(list, zip(*blocks)))
+        self.theta = padded(like, sent, self.device)
         # rows that nn.Embedding does not train, which vmap does not know
         self.padding = [
             (self.names.index(f"{path}.weight"), each.padding_idx)
@@ -307,10 +305,9 @@ class _Stack:
 
     def train(self, plan: _Plan) -> Tensor:
         """Take all local steps; return the mean losses, (P,)."""
-        losses = torch.zeros(len(self.shards), device=self.device)
-        for step in range(len(plan.rates)):
-            losses += self.step(plan, *plan.at(step))
-        return losses / len(plan.rates)
+        steps = range(len(plan.rates))
+        losses = [self.step(plan, *plan.at(step)) for step in steps]
+        return torch.stack(losses).mean(0)
 
     def step(
         self, plan: _Plan, chosen: Tensor, shares: Tensor, rate: Tensor,
@@ -322,13 +319,11 @@ class _Stack:
         # small numbers of half the bits would vanish
         scale = 1024.0 if self.precision == torch.float16 else 1.0
 
-        def total(theta: list[Tensor]) -> tuple[Tensor, Tensor]:
-            # networks do not meet in the forward pass, so the gradient of
-            # the sum of their losses is everybody's own
-            losses = self._losses(theta, masks, x, y, plan.samples, shares)
-            return losses.sum() * scale, losses
-
-        grads, losses = grad(total, has_aux=True)(self.theta)
+        leaves = [t.detach().requires_grad_() for t in self.theta]
+        losses = self._losses(leaves, masks, x, y, plan.samples, shares)
+        # networks do not meet in the forward pass, so the gradient of the
+        # sum of their losses is everybody's own
+        grads = torch.autograd.grad(losses.sum() * scale, leaves)
         for k, row in self.padding:
             grads[k][:, row] = 0.0
         moved = None if plan.whole else [
@@ -380,6 +375,24 @@ class _Stack:
             rest = self.widths[i], state, float(weights[i]), means[i]
             found.append(Update(shard.participant, *rest))
         return found
+
+
+def padded(
+    like: State, states: Sequence[State], device: torch.device
+) -> list[Tensor]:
+    """Slices as one tensor of each name with a new first axis.
+
+    Beyond a slice is zero, which contributes nothing.
+    """
+    found = [
+        torch.zeros(len(states), *t.shape, dtype=t.dtype, device=device)
+        for t in like.values()
+    ]
+    for i, state in enumerate(states):
+        pairs = zip(found, map(state.__getitem__, like))
+        blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
+        torch._foreach_copy_(*map(list, zip(*blocks)))
+    return found
 
 
 def _per_participant(

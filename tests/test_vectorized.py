@@ -197,6 +197,7 @@ def test_a_step_compiles_whole_and_once(few: aq.Dataset, monkeypatch: pytest.Mon
     counters.clear()
     whole = torch.compile(vectorized._Stack.step, fullgraph=True, dynamic=False, backend="aot_eager")
     monkeypatch.setattr(vectorized._Stack, "step", whole)
+    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
     compiled = last_of(aq.MLP, shards, config)  # the rate of each step is another one
     assert counters["stats"]["unique_graphs"] == 1
     assert all(torch.equal(t, compiled.theta[k]) for k, t in plain.theta.items())
@@ -210,7 +211,9 @@ def last_of(build, shards, config: aq.Config, **options) -> aq.Round:
 def test_a_step_that_overflows_in_half_precision_moves_nobody_but_the_others(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, weight_decay=0.01, lr=0.01)
     shards, theta = shards_of(few, (20, 30, 60)), aq.init_params(aq.MLP, seed=0)
-    huge = {k: t * (3e3 if k == "6.weight" else 1) for k, t in theta.items()}  # its logits are finite, its gradient is not
+    huge = {
+        k: t * (3e3 if k == "6.weight" else 1) for k, t in theta.items()
+    }  # its logits are finite, its gradient is not
     rngs = [aq.stream(0, i) for i in range(3)]
     updates = vectorized.vectorized_sgd(
         aq.MLP, [theta, huge, theta], shards, [1.0] * 3, config, rngs, precision=torch.float16
@@ -241,7 +244,9 @@ def test_many_federations_train_side_by_side_as_each_alone(
         *_, alone = aq.federate(aq.MLP, shards, config, vectorized=False, progress=False)
         assert together.index == alone.index
         for name, t in alone.theta.items():
-            torch.testing.assert_close(together.theta[name], t, atol=1e-5 if at_once else 0, rtol=1e-4 if at_once else 0)
+            torch.testing.assert_close(
+                together.theta[name], t, atol=1e-5 if at_once else 0, rtol=1e-4 if at_once else 0
+            )
 
 
 def test_federations_of_other_settings_take_passes_of_their_own(few: aq.Dataset) -> None:
