@@ -276,7 +276,7 @@ def test_the_benchmark_of_a_gpu_writes_its_tables(tmp_path: Path, capsys: pytest
         gpu.main(["--pretend", "--tiny", "--folder", str(tmp_path)])
     assert ended.value.code == 0, capsys.readouterr().out
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
-    assert set(tables) == {"equality", "determinism", "launches", "precision", "speed"}
+    assert set(tables) == {"equality", "determinism", "launches", "precision", "seeds", "speed"}
     assert all(table["ok"].all() for table in tables.values())
     assert (tables["launches"]["waits_a_step"] == 0).all()
 
