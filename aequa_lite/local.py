@@ -311,7 +311,7 @@ def local_sgd(
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=1, local_steps=2)
-        >>> train = aq.load("fashion-mini", device="cpu").train
+        >>> train = aq.load("fashion-mini").train
         >>> (shard,) = aq.data.homogeneous(train, config)
         >>> theta, rng = aq.init_params(aq.MLP, seed=0), aq.stream(0, "doc")
         >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, config, rng).width

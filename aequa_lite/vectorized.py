@@ -79,7 +79,7 @@ def vectorized_sgd(
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=2, local_steps=2)
-        >>> train = aq.load("fashion-mini", device="cpu").train
+        >>> train = aq.load("fashion-mini").train
         >>> shards = aq.data.homogeneous(train, config)
         >>> theta, rngs = aq.init_params(aq.MLP, 0), [aq.stream(0)] * 2
         >>> two = aq.vectorized.vectorized_sgd(
