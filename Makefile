@@ -11,11 +11,11 @@ CORE := $(addprefix aequa_lite/,$(addsuffix .py,allocation/exact checkpoint conf
   metrics report shapley slimmable training_time types vectorized))
 AXE := $(abspath $(VENV)/package/axe.min.js)
 
-.PHONY: help quickstart test lint unit nbval strict book pdf notebooks colab gpu lock bench clean distclean
+.PHONY: help quickstart test test-all lint unit nbval strict book pdf notebooks colab gpu lock bench clean distclean
 .DEFAULT_GOAL := help
 
 help: ## print what every verb does
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,7 +43,10 @@ lint: $(STAMP) ## check style and spelling of code and notebooks
 
 # two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other
 unit: $(STAMP) ## run the unit tests and the examples of the docstrings
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m 'not whole' --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
+
+test-all: test ## the same, and every docstring and notebook as on a machine with a GPU (half an hour more)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n0 -m whole tests/gpu
 
 nbval: $(STAMP) ## run the notebooks and compare their exact outputs with the committed ones
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -W default --nbval notebooks --nbval-sanitize-with tests/nbval_sanitize.cfg \
@@ -71,7 +74,7 @@ colab: $(STAMP) ## run every notebook with Colab's packages and no others (COLAB
 	$(BIN)/python scripts/colab_check.py $(if $(COLAB_PYTHON),--python $(COLAB_PYTHON))
 
 gpu: $(STAMP) ## on a machine with a GPU: check it and measure it (under nine minutes), into results/gpu
-	$(BIN)/pytest -q -n0 -m gpu tests
+	$(BIN)/pytest -q -n0 -m 'gpu and not whole' tests/gpu
 	$(BIN)/python benchmarks/gpu.py
 
 lock: $(STAMP) ## write requirements.lock anew: what a fresh environment installs, with hashes

@@ -15,7 +15,7 @@ from .networks.mlp import MLP
 from .networks.conv import LeNet
 from .slimmable import aggregate, fractional_slim, n_parameters, prefix, slice_of, slim, view
 from .local import full_and_random, full_only, local_sgd, one_random, sandwich
-from .federate import Strategy, aggregation_weights, federate, full_width, slimmable, standalone
+from .federate import Strategy, aggregation_weights, federate, federate_many, full_width, slimmable, standalone
 from .evaluation import Curve, accuracy, accuracy_curve, correct, curve_diagnostics, model_at, reward_curve, widths
 from .shapley import shapley
 from .contribution import alignment, contributions
@@ -32,7 +32,7 @@ __all__ = [
     "Plan", "Problem", "Report", "Round", "Samples", "ServerState",
     "Shard", "Strategy", "Update", "accuracy", "accuracy_curve", "aequa",
     "aggregate", "aggregation_weights", "alignment", "allocate", "cgs",
-    "contributions", "correct", "curve_diagnostics", "federate",
+    "contributions", "correct", "curve_diagnostics", "federate", "federate_many",
     "for_dataset", "fractional_slim", "full_and_random", "full_only",
     "full_width", "init_params", "load", "load_reward", "local_sgd", "mcg",
     "model_at", "n_parameters", "one_random", "pearson", "prefix",

@@ -12,7 +12,7 @@ import torch
 
 from ._check import number, refusal
 
-__all__ = ["runtime", "workers"]
+__all__ = ["default_device", "runtime", "usable_device", "workers"]
 
 
 def available() -> int:
@@ -22,6 +22,46 @@ def available() -> int:
             raise refusal("AEQUA_WORKERS", "a whole number from 1", asked)
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_device() -> torch.device:
+    """Return the device of data sets, and of networks that no data came with.
+
+    It is AEQUA_DEVICE if that is set, else the first CUDA GPU, else Apple's GPU (MPS) if it
+    works, else the CPU.
+
+    Raises:
+        ValueError: AEQUA_DEVICE is no device that torch can use here.
+
+    Example:
+        >>> default_device().type in ("cuda", "mps", "cpu")
+        True
+    """
+    if name := os.environ.get("AEQUA_DEVICE"):
+        return _usable("AEQUA_DEVICE", name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    try:
+        return _usable("device", "mps")
+    except ValueError:
+        return torch.device("cpu")
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or the default; refused if torch cannot use it."""
+    return default_device() if device is None else _usable("device", device)
+
+
+def _usable(name: str, device: str | torch.device) -> torch.device:
+    """A device on which torch can add two numbers."""
+    try:
+        place = torch.device(device)
+        torch.ones(2, device=place).sum().item()
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise refusal(
+            name, "a device that torch can use here, such as 'cpu', or 'cuda:0' with a GPU", device
+        ) from error
+    return place
 
 
 @contextmanager

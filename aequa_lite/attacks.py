@@ -47,7 +47,7 @@ def free_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
         >>> import aequa_lite as aq
         >>> strategy = free_rider(aq.slimmable(aq.MLP), {1})
         >>> config, theta = aq.Config(participants=2, local_steps=1), aq.init_params(aq.MLP, seed=0)
-        >>> _, shard = aq.data.homogeneous(aq.load("fashion-mini", device="cpu").train, config)
+        >>> _, shard = aq.data.homogeneous(aq.load("fashion-mini").train, config)
         >>> update = strategy.local(theta, shard, 1.0, config, aq.stream(0, "doc"))
         >>> all(bool((update.state[k] == t).all()) for k, t in theta.items())
         True

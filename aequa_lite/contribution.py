@@ -20,7 +20,7 @@ from torch import Tensor
 from ._check import checked, number, one_each, refusal
 from .config import Config
 from .evaluation import correct
-from .federate import federate
+from .federate import federate_many
 from .networks.base import init_params
 from .shapley import (
     CachedGame,
@@ -38,6 +38,8 @@ __all__ = [
     "isotonic_calibration", "leave_one_out", "replay_game",
     "retraining_game", "sampled_shapley", "update_shapley",
 ]  # fmt: skip
+
+TOGETHER = 64  # coalitions that train side by side
 
 Array = NDArray[np.float64]
 Carried = (
@@ -63,7 +65,9 @@ def retraining_game(
 
     $v(S)$ is the validation accuracy, at full width, of `federate` over the
     shards of $S$; $v(\emptyset)$ is that of the initial network. Each
-    coalition trains once: five participants take 31 trainings.
+    coalition trains once: five participants take 31 trainings. On a GPU, or
+    with `vectorized=True`, `shapley` trains them side by side
+    (`federate_many`), up to rounding.
 
     Args:
         validation: Samples that measure the accuracy.
@@ -88,25 +92,28 @@ def retraining_game(
     """
     one_each("shards", shards, config.participants)
     _check_samples(validation)
-    game = partial(_retrained, build, shards, config, validation, options)
-    return CachedGame(game)
+    many = partial(_retrained, build, shards, config, validation, options)
+    at_once = shards[0].samples.y.is_cuda or options.get("vectorized")
+    return CachedGame(lambda S: many([S])[0], many if at_once else None)
 
 
 def _retrained(
     build: Build, shards: Sequence[Shard], config: Config,
     validation: Samples, options: Mapping[str, Any],
-    coalition: frozenset[int],
-) -> float:  # fmt: skip
-    """Accuracy of the network that a coalition trains."""
+    coalitions: Sequence[frozenset[int]],
+) -> list[float]:  # fmt: skip
+    """Accuracies of the networks that coalitions train."""
     device = shards[0].samples.y.device
-    theta: State = init_params(build, config.seed, device)
-    if coalition:
-        chosen = [shards[i] for i in sorted(coalition)]
-        fewer = replace(config, participants=len(chosen))
-        quiet = {"progress": False, **options}
-        for last in federate(build, chosen, fewer, **quiet):
-            theta = last.theta
-    return _accuracy(build, theta, validation)
+    start: State = init_params(build, config.seed, device)
+    found: list[float] = []
+    for first in range(0, len(coalitions), TOGETHER):
+        some = coalitions[first : first + TOGETHER]
+        chosen = [[shards[i] for i in sorted(S)] for S in some if S]
+        runs = [(c, replace(config, participants=len(c))) for c in chosen]
+        trained = iter(federate_many(build, runs, **options))
+        thetas = (next(trained).theta if S else start for S in some)
+        found += [_accuracy(build, t, validation) for t in thetas]
+    return found
 
 
 @checked
@@ -304,10 +311,16 @@ def alignment(
     _check_round(rnd, scores)
     number("alpha", alpha, 0, 1)
     number("floor", floor, 0, above=True)
-    units = _unit(_changes(before, rnd, _flat))  # (participants, entries)
-    mean = (_weights(rnd) if scores is None else scores) @ units
+    changes = _changes(before, rnd, _flat)  # (participants, entries)
+    shares = _weights(rnd) if scores is None else np.asarray(scores, float)
     memory = 0.0 if scores is None else scores
-    cosine = units @ _unit(mean)
+    if changes.is_cuda:  # no more than the Gram matrix leaves the GPU
+        units = torch.nn.functional.normalize(changes, dim=1, eps=1e-30)
+        gram = (units @ units.T).cpu().double().numpy()
+        cosine = gram @ shares / max(np.sqrt(shares @ gram @ shares), 1e-30)
+    else:
+        units = _unit(changes.numpy())
+        cosine = units @ _unit(shares @ units)
     r = np.maximum(alpha * memory + (1 - alpha) * cosine, floor)
     return r / r.sum()
 
@@ -352,7 +365,8 @@ def class_alignment(
         The released code of ShapFed (Tastan et al. 2024).
     """
     _check_round(rnd, scores)
-    rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
+    # (participants, classes, columns)
+    rows = _changes(before, rnd, _rows).cpu().numpy()
     mean = np.einsum("i,ikd->kd", _weights(rnd), rows)
     cosine = (_unit(rows) * _unit(mean)).sum(-1).mean(1)
     return _smoothed(scores, cosine, memory)
@@ -398,7 +412,8 @@ def class_shapley(
         the game is this one is our reading.
     """
     _check_round(rnd, scores)
-    rows = _changes(before, rnd, _rows)  # (participants, classes, columns)
+    # (participants, classes, columns)
+    rows = _changes(before, rnd, _rows).cpu().numpy()
     game = partial(_class_cosine, rows, _weights(rnd))
     return _smoothed(scores, shapley(game, len(rnd.updates)), memory)
 
@@ -424,7 +439,7 @@ def _weights(rnd: Round) -> Array:
 
 def _changes(
     before: State, rnd: Round, join: Callable[[State], Tensor]
-) -> Array:
+) -> Tensor:
     """The joined change of each participant, (participants, ...).
 
     It is zero where a participant does not hold an entry, and for a refused
@@ -438,8 +453,8 @@ def _changes(
         for k, t in real.items():
             block = prefix(t.shape)
             change[k][block] = t - before[k][block]
-        found.append(join(change).cpu().numpy())
-    return np.stack(found)
+        found.append(join(change))
+    return torch.stack(found)
 
 
 def _beside(before: State, rnd: Round) -> State:

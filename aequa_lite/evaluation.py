@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
+from torch.func import vmap
 
 from ._check import accuracies, checked, number, refusal
 from ._parallel import workers as pool
@@ -27,6 +28,7 @@ from .slimmable import (
     template,
 )
 from .types import Build, Samples, State
+from .vectorized import most_bytes, padded, pass_bytes
 
 __all__ = [
     "Curve", "accuracy", "accuracy_curve", "correct", "curve_diagnostics",
@@ -223,6 +225,37 @@ def _bound(
     return bind(template(build, grid_width(width, fraction_grid)), tensors)
 
 
+@torch.no_grad()
+def _stacked(
+    build: Build, theta: State, samples: Samples,
+    widths: Sequence[float], fraction_grid: int | None,
+) -> NDArray[np.bool_]:  # fmt: skip
+    """Which samples are right, (widths, samples): many widths at once."""
+    device = next(iter(theta.values())).device
+    bound = [_bound(build, theta, w, fraction_grid) for w in widths]
+    widest = bound[int(np.argmax(widths))].eval()
+    like = widest.state_dict()
+    shape, dtype = samples.x.shape[1:], samples.x.dtype
+    own, one = pass_bytes(build, 1.0, (1, *shape), dtype)
+    batch = min(1000, max(1, most_bytes(device) // (own + one)))
+    many = max(1, most_bytes(device) // (own + batch * one))
+
+    def outputs(tensors: Sequence[Tensor], x: Tensor) -> Tensor:
+        return bind(widest, dict(zip(like, tensors)))(x)
+
+    found = []
+    for first in range(0, len(bound), many):
+        states = [net.state_dict() for net in bound[first : first + many]]
+        stack = padded(like, states, device)
+        right = [
+            vmap(outputs, (0, None))(stack, x.to(device)).argmax(2)
+            == y.to(device)
+            for x, y in zip(samples.x.split(batch), samples.y.split(batch))
+        ]
+        found.append(torch.cat(right, 1))
+    return torch.cat(found).cpu().numpy()
+
+
 @torch.inference_mode()
 def _outputs(net: nn.Module, x: Tensor) -> Tensor:
     return net(x)
@@ -265,12 +298,17 @@ def accuracy_curve(
         raise refusal("grid", "at least one width", grid)
     if not fraction_grid:
         tried = list(distinct_widths(build, tried))
+    device = next(iter(theta.values())).device
+    if device.type == "cuda" and not list(template(build, 1.0).buffers()):
+        found = _stacked(build, theta, samples, tried, fraction_grid)
+        return Curve(
+            tried, found.mean(1), len(samples), found, fraction_grid
+        )
     # the widest width's stem runs once: a narrow one's output is its prefix
     nets = [
         split_stem(_bound(build, theta, w, fraction_grid).eval())
         for w in tried
     ]
-    device = next(iter(theta.values())).device
     with pool(workers, device) as spread:
         stem, _ = nets[int(np.argmax(tried))]
         batches = (x.to(device) for x in samples.x.split(1000))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,8 +37,9 @@ from .types import Build, Round, ServerState, Shard, State, Update
 from .vectorized import vectorized_sgd
 
 __all__ = [
-    "Policy", "Strategy", "aggregation_weights", "federate", "fixed_widths",
-    "full_width", "slimmable", "standalone",
+    "Policy", "Strategy", "aggregation_weights", "federate",
+    "federate_many", "fixed_widths", "full_width", "slimmable",
+    "standalone",
 ]  # fmt: skip
 
 # (config, last round or None) -> width of each participant, 0 if absent
@@ -272,10 +274,120 @@ def federate(
     References:
         FedAvg's loop (McMahan et al. 2017).
     """
-    mass = _checked_weights(shards, config, weights)
     number("every", every, 1, whole=True)
+    run = _federation(
+        build, shards, config, strategy or slimmable(build), policy,
+        weights, vectorized, checkpoint, every, name, progress,
+    )  # fmt: skip
+    found = next(run, None)
     device = shards[0].samples.y.device
-    strategy = strategy or slimmable(build)
+    with pool(workers, device) as spread:
+        while found:
+            if isinstance(found, _Task):
+                (updates,) = _trained([found], spread)
+                found = run.send(updates)
+            yield found
+            found = next(run, None)
+
+
+@checked
+def federate_many(
+    build: Build,
+    runs: Sequence[tuple[Sequence[Shard], Config]],
+    *,
+    strategy: Strategy | None = None,
+    policy: Policy = full_width,
+    vectorized: bool | None = None,
+    workers: int | None = None,
+    name: str = "",
+    progress: bool = False,
+) -> list[Round]:
+    """Train many networks side by side; return the last round of each.
+
+    The federations may differ in seed, shards and participants. Where
+    participants are trained in one pass, those of all federations that take
+    the same steps share it: seeds, coalitions and partitions on one GPU.
+
+    Args:
+        runs: Shards and config of each federation.
+        strategy: As all others, those of `federate`.
+
+    Returns:
+        What `federate` yields last, up to rounding.
+
+    Raises:
+        ValueError: As `federate`.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> configs = [aq.Config(2, 1, 1, seed=seed) for seed in range(3)]
+        >>> train = aq.load("fashion-mini").train
+        >>> runs = [(aq.data.homogeneous(train, c), c) for c in configs]
+        >>> many = aq.federate_many(aq.MLP, runs)
+        >>> [last.index for last in many]
+        [0, 0, 0]
+
+    References:
+        Our choice.
+    """
+    one = strategy or slimmable(build)
+    same = one, policy, None, vectorized, None, 1, name, False
+    all_runs = [_federation(build, *run, *same) for run in runs]
+    last: dict[int, Round] = {}
+    device = runs[0][0][0].samples.y.device if runs else "cpu"
+    steps = max((config.rounds for _, config in runs), default=0)
+    bar = tqdm(range(steps), "rounds", disable=not progress)
+    with pool(workers, device) as spread:
+        for _ in bar:
+            tasks = {k: next(r, None) for k, r in enumerate(all_runs)}
+            groups: dict[Any, list[int]] = {}
+            for k, task in tasks.items():
+                if task:
+                    groups.setdefault(task.kind(k), []).append(k)
+            for ks in groups.values():
+                found = _trained([tasks[k] for k in ks], spread)
+                for k, updates in zip(ks, found, strict=True):
+                    last[k] = all_runs[k].send(updates)
+    return [last[k] for k in range(len(runs))]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The local training of one round."""
+
+    strategy: Strategy
+    sent: Mapping[int, State]
+    shards: Sequence[Shard]
+    widths: Sequence[float]
+    mass: NDArray[np.float64]
+    config: Config
+    index: int
+    at_once: bool
+
+    def kind(self, own: int) -> Any:
+        """Equal where tasks may share a pass; else their own number."""
+        rule = self.strategy.vectorized
+        if self.at_once and getattr(rule, "func", None) is vectorized_sgd:
+            return self.index, replace(self.config, seed=0, participants=1)
+        return own
+
+
+def _federation(
+    build: Build,
+    shards: Sequence[Shard],
+    config: Config,
+    strategy: Strategy,
+    policy: Policy,
+    weights: ArrayLike | None,
+    vectorized: bool | None,
+    checkpoint: Path | str | None,
+    every: int,
+    name: str,
+    progress: bool,
+) -> Generator[Any, list[Update], None]:
+    """The rounds; before each, the task whose updates it is sent."""
+    mass = _checked_weights(shards, config, weights)
+    device = shards[0].samples.y.device
     at_once = _vectorized(strategy, build, vectorized, device)
     state = ServerState(init_params(build, config.seed, device))
     parts = {
@@ -302,49 +414,47 @@ def federate(
         desc="rounds",
         disable=not progress,
     )
-    with pool(workers, device) as spread:
-        for index in bar:
-            # 1. choose: who takes part, and at which width
-            here = [i for i in present(config, index) if widths[i]]
-            # 2. send each its slice
-            sent = {
-                i: strategy.broadcast(
-                    last.state, shards[i].participant, widths[i]
-                )
-                for i in here
-            }
-            # 3. train locally
-            written = _versions(last.state)
-            updates = _train(
-                strategy, sent, shards, widths, mass, config, index,
-                spread, at_once,
-            )  # fmt: skip
-            if _versions(last.state) != written:  # slices are views
-                raise ValueError(
-                    "`strategy.local` must not write into what it was "
-                    "sent; copy it first"
-                )
-            # 4. aggregate what is valid
-            why = refusals(updates, sent, widths, config.norm_limit)
-            refused = {shards[i].participant: r for i, r in why.items()}
-            valid = [u for u in updates if u.participant not in refused]
-            if not valid:
-                each = "; ".join(f"{k}: {r}" for k, r in refused.items())
-                raise FloatingPointError(
-                    f"round {index}: every update was refused ({each}); "
-                    f"lower lr (now {config.lr:g})"
-                )
-            state = strategy.aggregate(last.state, valid)
-            last = _round(
-                index, state, last, updates, refused, sent, widths, strategy
+    for index in bar:
+        # 1. choose: who takes part, and at which width
+        here = [i for i in present(config, index) if widths[i]]
+        # 2. send each its slice
+        sent = {
+            i: strategy.broadcast(
+                last.state, shards[i].participant, widths[i]
             )
-            if index + 1 < config.rounds:
-                widths = _checked_widths(policy(config, last), config)
-            due = (index + 1) % every == 0 or index + 1 == config.rounds
-            if checkpoint and due:
-                _save(Path(checkpoint), last, widths)
-            bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
-            yield last
+            for i in here
+        }
+        # 3. train locally
+        written = _versions(last.state)
+        updates = yield _Task(
+            strategy, sent, shards, widths, mass, config, index, at_once
+        )
+        if _versions(last.state) != written:  # slices are views
+            raise ValueError(
+                "`strategy.local` must not write into what it was "
+                "sent; copy it first"
+            )
+        # 4. aggregate what is valid
+        why = refusals(updates, sent, widths, config.norm_limit)
+        refused = {shards[i].participant: r for i, r in why.items()}
+        valid = [u for u in updates if u.participant not in refused]
+        if not valid:
+            each = "; ".join(f"{k}: {r}" for k, r in refused.items())
+            raise FloatingPointError(
+                f"round {index}: every update was refused ({each}); "
+                f"lower lr (now {config.lr:g})"
+            )
+        state = strategy.aggregate(last.state, valid)
+        last = _round(
+            index, state, last, updates, refused, sent, widths, strategy
+        )
+        if index + 1 < config.rounds:
+            widths = _checked_widths(policy(config, last), config)
+        due = (index + 1) % every == 0 or index + 1 == config.rounds
+        if checkpoint and due:
+            _save(Path(checkpoint), last, widths)
+        bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
+        yield last
 
 
 def present(config: Config, index: int) -> list[int]:
@@ -357,42 +467,44 @@ def present(config: Config, index: int) -> list[int]:
     return sorted(rng.permutation(n)[:count].tolist())
 
 
-def _train(
-    strategy: Strategy,
-    sent: Mapping[int, State],
-    shards: Sequence[Shard],
-    widths: Sequence[float],
-    mass: NDArray[np.float64],
-    config: Config,
-    index: int,
-    spread: Callable[..., Iterator[Update]],
-    at_once: bool,
-) -> list[Update]:
-    """Everybody's update, one after another or in one pass."""
-    first = index * config.local_steps
-    rngs = {
-        i: stream(config.seed, "local", index, shards[i].participant)
-        for i in sent
-    }
-
-    def local(i: int) -> Update:
-        return strategy.local(
-            sent[i], shards[i], widths[i], config, rngs[i],
-            first=first, weight=float(mass[i]),
-        )  # fmt: skip
-
-    if not at_once or strategy.vectorized is None:
-        found = list(spread(local, sent))
-    else:
-        lists = [[e[i] for i in sent] for e in (sent, shards, widths)]
-        found = strategy.vectorized(
-            *lists, config, list(rngs.values()),
-            first=first, weights=[float(mass[i]) for i in sent],
-        )  # fmt: skip
-    return [
-        readable_update(u, shards[i].participant, widths[i])
-        for i, u in zip(sent, found, strict=True)
+def _trained(
+    tasks: Sequence[_Task], spread: Callable[..., Iterator[Update]]
+) -> list[list[Update]]:
+    """Everybody's update, for each task; one by one or in one pass."""
+    task, *_ = tasks
+    strategy, config = task.strategy, task.config
+    first = task.index * config.local_steps
+    who = [(t, i) for t in tasks for i in t.sent]
+    rngs = [
+        stream(t.config.seed, "local", t.index, t.shards[i].participant)
+        for t, i in who
     ]
+    sent, shards, widths, weights = zip(
+        *[
+            (t.sent[i], t.shards[i], t.widths[i], float(t.mass[i]))
+            for t, i in who
+        ]
+    )
+
+    def local(
+        state: State, shard: Shard, width: float,
+        rng: np.random.Generator, weight: float,
+    ) -> Update:  # fmt: skip
+        rest = {"first": first, "weight": weight}
+        return strategy.local(state, shard, width, config, rng, **rest)
+
+    if not task.at_once or strategy.vectorized is None:
+        found = spread(local, sent, shards, widths, rngs, weights)
+    else:
+        found = strategy.vectorized(
+            list(sent), list(shards), list(widths), config, rngs,
+            first=first, weights=list(weights),
+        )  # fmt: skip
+    each = iter([
+        readable_update(u, shard.participant, width)
+        for u, shard, width in zip(found, shards, widths, strict=True)
+    ])  # fmt: skip
+    return [[next(each) for _ in t.sent] for t in tasks]
 
 
 def _versions(state: ServerState) -> int:
@@ -508,13 +620,17 @@ def standalone(
     shards: Sequence[Shard],
     config: Config,
     *,
+    vectorized: bool | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> list[nn.Module]:
     """Train for each participant the network it could have had alone.
 
     Everyone starts from the same initial network and takes rounds x local
-    steps on its own shard, as many as when training together.
+    local steps on its own shard, as many as when training together.
+
+    Args:
+        vectorized: As in `federate`.
 
     Returns:
         One full network for each participant.
@@ -538,16 +654,21 @@ def standalone(
     theta = init_params(build, config.seed, device)
     steps = config.rounds * config.local_steps
 
-    def alone(shard: Shard) -> nn.Module:
-        rng = stream(config.seed, "alone", shard.participant)
-        update = local_sgd(
-            build, theta, shard, 1.0, config, rng,
-            width_sampler=full_only, steps=steps,
-        )  # fmt: skip
+    rngs = [stream(config.seed, "alone", s.participant) for s in shards]
+    options = {"width_sampler": full_only, "steps": steps}
+    if _vectorized(slimmable(build), build, vectorized, device):
+        n = len(shards)
+        updates = vectorized_sgd(
+            build, [theta] * n, shards, [1.0] * n, config, rngs, **options
+        )
+        return [slim(build, u.state, 1.0) for u in updates]
+
+    def alone(shard: Shard, rng: np.random.Generator) -> nn.Module:
+        update = local_sgd(build, theta, shard, 1.0, config, rng, **options)
         return slim(build, update.state, 1.0)
 
     with pool(workers, device) as spread:
-        each = spread(alone, shards)
+        each = spread(alone, shards, rngs)
         return list(
             tqdm(each, "alone", total=len(shards), disable=not progress)
         )

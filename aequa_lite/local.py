@@ -167,7 +167,7 @@ def sgd_step(
     grads: Sequence[Tensor],
     start: Sequence[Tensor],
     config: Config,
-    lr: float,
+    lr: float | Tensor,
     masks: Sequence[Tensor] | None = None,
 ) -> None:
     """One step of SGD with momentum, in place, on the trained entries only.
@@ -195,7 +195,10 @@ def sgd_step(
         push = memory
         if masks is not None:
             push = torch._foreach_mul(memory, list(masks))
-    torch._foreach_add_(list(block), push, alpha=-lr)
+    if isinstance(lr, Tensor):
+        torch._foreach_sub_(list(block), torch._foreach_mul(push, lr))
+    else:
+        torch._foreach_add_(list(block), push, alpha=-lr)
 
 
 @dataclass(frozen=True)
@@ -308,7 +311,7 @@ def local_sgd(
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=1, local_steps=2)
-        >>> train = aq.load("fashion-mini", device="cpu").train
+        >>> train = aq.load("fashion-mini").train
         >>> (shard,) = aq.data.homogeneous(train, config)
         >>> theta, rng = aq.init_params(aq.MLP, seed=0), aq.stream(0, "doc")
         >>> aq.local_sgd(aq.MLP, theta, shard, 1.0, config, rng).width

@@ -36,9 +36,11 @@ class CachedGame:
 
     Args:
         game: Function of a coalition (a frozenset of participants).
+        many: Function of coalitions that finds all their values at once;
+            `prepare` calls it (default: nothing is found beforehand).
 
     Raises:
-        ValueError: `game` is not callable.
+        ValueError: `game` or `many` is not callable.
 
     Example:
         >>> game = CachedGame(lambda coalition: len(coalition) ** 2)
@@ -46,10 +48,16 @@ class CachedGame:
         (4.0, 4.0, 1)
     """
 
-    def __init__(self, game: Game) -> None:
+    def __init__(
+        self,
+        game: Game,
+        many: Callable[[list[frozenset[int]]], list[float]] | None = None,
+    ) -> None:
         if not callable(game):
             raise refusal("game", "a function of a coalition", game)
-        self.game = game
+        if not (many is None or callable(many)):
+            raise refusal("many", "a function of coalitions", many)
+        self.game, self.many = game, many
         self.values: dict[frozenset[int], float] = {}
 
     def __call__(self, coalition: Collection[int]) -> float:
@@ -57,6 +65,12 @@ class CachedGame:
         if members not in self.values:
             self.values[members] = float(self.game(members))
         return self.values[members]
+
+    def prepare(self, coalitions: Collection[frozenset[int]]) -> None:
+        """Evaluate these together, if the game can."""
+        new = [each for each in coalitions if each not in self.values]
+        if self.many and new:
+            self.values |= dict(zip(new, self.many(new), strict=True))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -128,6 +142,8 @@ def shapley(
         for size in range(n + 1)
         for some in combinations(range(n), size)
     ]
+    if isinstance(game, CachedGame):
+        game.prepare(subsets)
     with pool(workers) as spread:
         found = spread(partial(_value, game), subsets)
         bar = tqdm(found, "coalitions", 2**n, disable=not progress)

@@ -132,7 +132,7 @@ def view(build: Build, theta: State, width: float) -> nn.Module:
 
     Example:
         >>> import aequa_lite as aq
-        >>> theta = aq.init_params(aq.MLP, seed=0)
+        >>> theta = aq.init_params(aq.MLP, 0, "cpu")
         >>> x = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
         >>> ours, own = view(aq.MLP, theta, 0.3), slim(aq.MLP, theta, 0.3)
         >>> bool((ours(x) == own(x)).all())
@@ -254,8 +254,8 @@ def coverage(theta: State, updates: Pairs) -> dict[str, Tensor]:
     """
     mass = {k: torch.zeros_like(t) for k, t in theta.items()}
     for state, weight in updates:
-        for k, v in state.items():
-            mass[k][prefix(v.shape)] += weight
+        if held := [mass[k][prefix(v.shape)] for k, v in state.items()]:
+            torch._foreach_add_(held, weight)
     return mass
 
 
@@ -291,9 +291,16 @@ def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
     ]
     push = {k: torch.zeros_like(t) for k, t in theta.items()}
     for state, weight in pairs:
-        for k, v in state.items():
-            block = prefix(v.shape)
-            push[k][block] += weight * (v - theta[k][block])
+        blocks = {k: prefix(v.shape) for k, v in state.items()}
+        if not blocks:
+            continue
+        old, to = (
+            [each[k][block] for k, block in blocks.items()]
+            for each in (theta, push)
+        )
+        change = torch._foreach_sub(list(state.values()), old)
+        torch._foreach_mul_(change, weight)
+        torch._foreach_add_(to, change)
     mass = coverage(theta, pairs)
     return {
         k: t + push[k] / mass[k].clamp_min(1e-30)

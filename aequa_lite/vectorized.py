@@ -52,6 +52,7 @@ def vectorized_sgd(
     *,
     width_sampler: WidthSampler = full_and_random,
     first: int = 0,
+    steps: int | None = None,
     weights: Sequence[float] | None = None,
     precision: torch.dtype | None = None,
 ) -> list[Update]:
@@ -64,6 +65,7 @@ def vectorized_sgd(
         sent: Each participant's slice.
         rngs: Each participant's generator.
         first: Steps taken in earlier rounds, for the learning rate.
+        steps: Steps to take (default: the config's).
         precision: bfloat16 or float16 for the passes; parameters, momentum
             and updates keep their type.
 
@@ -77,7 +79,7 @@ def vectorized_sgd(
     Example:
         >>> import aequa_lite as aq
         >>> config = aq.Config(participants=2, local_steps=2)
-        >>> train = aq.load("fashion-mini", device="cpu").train
+        >>> train = aq.load("fashion-mini").train
         >>> shards = aq.data.homogeneous(train, config)
         >>> theta, rngs = aq.init_params(aq.MLP, 0), [aq.stream(0)] * 2
         >>> two = aq.vectorized.vectorized_sgd(
@@ -95,14 +97,15 @@ def vectorized_sgd(
         raise refusal("build", "a network without buffers", buffers[0],
                       "train it with vectorized=False")  # fmt: skip
     weights = [1.0] * len(shards) if weights is None else weights
+    steps = config.local_steps if steps is None else steps
     updates: list[Update] = []
     most = _participants_per_pass(build, max(widths), shards[0], config)
     for start in range(0, len(shards), most):
         part = slice(start, start + most)
         few = sent[part], shards[part], widths[part]
         stack = _Stack(build, *few, config, precision)
-        plan = stack.plan(rngs[part], width_sampler)
-        losses = stack.train(plan, first)
+        plan = stack.plan(rngs[part], width_sampler, first, steps)
+        losses = stack.train(plan)
         updates += stack.updates(weights[part], losses)
     return updates
 
@@ -126,18 +129,23 @@ def _participants_per_pass(
     build: Build, widest: float, shard: Shard, config: Config
 ) -> int:
     """How many stacked networks fit the memory that one pass may take."""
-    x, most = shard.samples.x, CPU_BYTES
-    if x.is_cuda:
-        gpu = torch.cuda.get_device_properties(x.device)
-        most = gpu.total_memory // 2
+    x = shard.samples.x
     shape = config.batch, *x.shape[1:]
-    own, saved = _bytes(build, widest, shape, x.dtype)
+    own, saved = pass_bytes(build, widest, shape, x.dtype)
     many = config.widths_per_step + 2  # widths, at most
-    return max(1, most // ((4 + 2 * many) * own + many * saved))
+    each = (4 + 2 * many) * own + many * saved
+    return max(1, most_bytes(x.device) // each)
+
+
+def most_bytes(device: torch.device) -> int:
+    """The memory that one pass may take."""
+    if device.type != "cuda":
+        return CPU_BYTES
+    return torch.cuda.get_device_properties(device).total_memory // 2
 
 
 @lru_cache(maxsize=64)
-def _bytes(
+def pass_bytes(
     build: Build, width: float, shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[int, int]:
     """Bytes of the parameters, and of what a backward pass needs."""
@@ -163,25 +171,25 @@ def _axis_sizes(build: Build, width: float) -> tuple[int, ...]:
 class _Plan:
     """A round's random choices, on the device before its first step.
 
-    K widths a step, P participants, batches of B. `axes` has for each
-    tensor the entries of each axis that a width holds, to be broadcast,
-    (steps, K, P, ..., size, ...) bool, for axes that some width cuts.
+    K widths a step, P participants, batches of B. `axes` holds, to be
+    broadcast, the entries of an axis that a width holds, (steps, K, P, ...,
+    size, ...) bool, for each distinct axis that some width cuts; `cut` says
+    for each tensor which of them are its own.
     """
 
-    positions: Tensor  # (steps, K P, B)
-    samples: Tensor  # (P, B), the weight of each sample in its batch
-    shares: Tensor  # (steps, K, P), of the loss
-    axes: list[list[Tensor]]
+    positions: Tensor  # of samples, (steps, K P, B)
+    samples: Tensor  # weights within a batch, (P, B)
+    shares: Tensor  # weights of the widths' losses, (steps, K, P)
+    rates: Tensor  # (steps,)
+    axes: list[Tensor]
+    cut: list[tuple[int, ...]]
     whole: bool  # every step trains all that a participant holds
 
-    def masks(self, step: int) -> list[Tensor | None]:
-        """The entries of each tensor that a width holds, (K, P, ...)."""
-        made: dict[tuple[int, ...], Tensor | None] = {(): None}
-        keys = [tuple(map(id, each)) for each in self.axes]
-        for key, axes in zip(keys, self.axes, strict=True):
-            if key not in made:
-                made[key] = reduce(torch.mul, [t[step] for t in axes])
-        return [made[key] for key in keys]
+    def at(self, step: int) -> tuple[Any, ...]:
+        """What one step needs: views, for `_Stack.step`."""
+        axes = [t[step] for t in self.axes]
+        each = (self.positions, self.shares, self.rates)
+        return *(t[step] for t in each), axes
 
 
 class _Stack:
@@ -196,16 +204,9 @@ class _Stack:
         self.config, self.precision = config, precision
         self.net = template(build, max(widths))
         self.device = shards[0].samples.y.device
-        like, n = self.net.state_dict(), len(shards)
+        like = self.net.state_dict()
         self.names = list(like)
-        self.theta = [
-            torch.zeros(n, *t.shape, dtype=t.dtype, device=self.device)
-            for t in like.values()
-        ]
-        for i, state in enumerate(sent):
-            pairs = zip(self.theta, map(state.__getitem__, self.names))
-            blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
-            torch._foreach_copy_(*map(list, zip(*blocks)))
+        self.theta = padded(like, sent, self.device)
         # rows that nn.Embedding does not train, which vmap does not know
         self.padding = [
             (self.names.index(f"{path}.weight"), each.padding_idx)
@@ -214,18 +215,24 @@ class _Stack:
         ]
         self.velocity = [torch.zeros_like(t) for t in self.theta]
         self.start = [t.clone() for t in self.theta if config.proximal]
-        self.x = torch.cat([shard.samples.x for shard in shards])
-        self.y = torch.cat([shard.samples.y for shard in shards])
+        # one shard may train in many federations
+        distinct = {id(shard.samples): shard.samples for shard in shards}
+        self.x = torch.cat([each.x for each in distinct.values()])
+        self.y = torch.cat([each.y for each in distinct.values()])
+        begin = np.cumsum([0, *map(len, distinct.values())])
+        where = dict(zip(distinct, begin))
+        self.begin = [where[id(shard.samples)] for shard in shards]
         self.offset = None  # (P, 1, classes)
         if b := config.logit_adjustment:
             rows = [logit_offsets(shard.samples, b) for shard in shards]
             self.offset = torch.stack(rows)[:, None]
 
     def plan(
-        self, rngs: Sequence[np.random.Generator], sampler: WidthSampler
-    ) -> _Plan:
+        self, rngs: Sequence[np.random.Generator], sampler: WidthSampler,
+        first: int, steps: int,
+    ) -> _Plan:  # fmt: skip
         """Draw batches and widths as the plain path does; upload them."""
-        config, steps = self.config, self.config.local_steps
+        config = self.config
         own = list(zip(rngs, self.shards, self.widths, strict=True))
         rows = [batches(rng, len(s), config, steps) for rng, s, _ in own]
         drawn = [
@@ -233,6 +240,7 @@ class _Stack:
             for _ in range(steps)
         ]  # [steps][P][K]
         shares = [[loss_shares(ws, config) for ws in s] for s in drawn]
+        rates = [config.lr_at(first + step) for step in range(steps)]
         sizes = [
             [[_axis_sizes(self.build, w) for w in ws] for ws in step]
             for step in drawn
@@ -240,7 +248,8 @@ class _Stack:
         return _Plan(
             *self._positions(rows, many=len(drawn[0][0])),
             self._upload(np.float32(shares).transpose(0, 2, 1)),
-            self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
+            self._upload(np.float32(rates)),
+            *self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
             all(ws[0] == w for s in drawn for ws, w in zip(s, self.widths)),
         )
 
@@ -259,73 +268,73 @@ class _Stack:
         sample, whose weight there is zero.
         """
         size = max(each.shape[1] for each in rows)
-        begin = np.cumsum([0, *(len(shard) for shard in self.shards)])
         positions = np.empty((len(rows[0]), len(rows), size), dtype=int)
         samples = np.zeros((len(rows), size), dtype=np.float32)
         for i, each in enumerate(rows):
             batch = each.shape[1]
-            positions[:, i] = begin[i]
+            positions[:, i] = self.begin[i]
             positions[:, i, :batch] += each
             samples[i, :batch] = 1 / batch
         every = np.tile(positions, (1, many, 1))
         return self._upload(every), self._upload(samples)
 
-    def _axes(self, sizes: NDArray[np.int32]) -> list[list[Tensor]]:
-        """Which positions of an axis a width holds; equal axes share it."""
+    def _axes(
+        self, sizes: NDArray[np.int32]
+    ) -> tuple[list[Tensor], list[tuple[int, ...]]]:
+        """The distinct axes that some width cuts, and whose they are."""
         kept, column = self._upload(sizes), 0  # (steps, K, P, axes)
-        made: dict[tuple[Any, ...], Tensor] = {}
-        found: list[list[Tensor]] = []
+        place: dict[tuple[Any, ...], int] = {}
+        axes: list[Tensor] = []
+        cut: list[tuple[int, ...]] = []
         for t in self.theta:
-            found.append([])
+            own: list[int] = []
             for axis, size in enumerate(shape := t.shape[1:]):
                 held = sizes[..., column]
                 key = (axis, len(shape), size, held.tobytes())
-                if (held < size).any() and key not in made:
+                if (held < size).any() and key not in place:
                     view = [1] * len(shape)
                     view[axis] = size
-                    place = torch.arange(size, device=self.device)
-                    inside = place < kept[..., column, None]
-                    made[key] = inside.view(*held.shape, *view)
-                found[-1] += [made[key]] if key in made else []
+                    inside = torch.arange(size, device=self.device)
+                    inside = inside < kept[..., column, None]
+                    place[key] = len(axes)
+                    axes.append(inside.view(*held.shape, *view))
+                own += [place[key]] if key in place else []
                 column += 1
-        return found
+            cut.append(tuple(own))
+        return axes, cut
 
-    def train(self, plan: _Plan, first: int) -> Tensor:
+    def train(self, plan: _Plan) -> Tensor:
         """Take all local steps; return the mean losses, (P,)."""
-        steps = self.config.local_steps
-        losses = torch.zeros(len(self.shards), device=self.device)
-        for step in range(steps):
-            masks = plan.masks(step)
-            grads, loss = self._gradient(plan, step, masks)
-            moved = None if plan.whole else [
-                torch.ones_like(t[:1]) if m is None else m[0].to(t.dtype)
-                for m, t in zip(masks, self.theta, strict=True)
-            ]  # fmt: skip
-            lr = self.config.lr_at(first + step)
-            tensors = self.theta, self.velocity, grads, self.start
-            sgd_step(*tensors, self.config, lr, moved)
-            losses += loss
-        return losses / steps
+        steps = range(len(plan.rates))
+        losses = [self.step(plan, *plan.at(step)) for step in steps]
+        return torch.stack(losses).mean(0)
 
-    def _gradient(
-        self, plan: _Plan, step: int, masks: Sequence[Tensor | None]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Everybody's gradient, and everybody's loss, (P,).
-
-        Networks do not meet in the forward pass, so the gradient of the sum
-        of their losses is everybody's own.
-        """
-        leaves = [t.detach().requires_grad_() for t in self.theta]
-        chosen = plan.positions[step]
-        batch = self.x[chosen], self.y[chosen]  # (K P, B, ...), (K P, B)
-        weights = plan.samples, plan.shares[step]
-        losses = self._losses(leaves, masks, *batch, *weights)
+    def step(
+        self, plan: _Plan, chosen: Tensor, shares: Tensor, rate: Tensor,
+        axes: list[Tensor],
+    ) -> Tensor:  # fmt: skip
+        """Take one step in place; return everybody's loss, (P,)."""
+        masks = _masks(axes, plan.cut)
+        x, y = self.x[chosen], self.y[chosen]  # (K P, B, ...), (K P, B)
         # small numbers of half the bits would vanish
         scale = 1024.0 if self.precision == torch.float16 else 1.0
+
+        leaves = [t.detach().requires_grad_() for t in self.theta]
+        losses = self._losses(leaves, masks, x, y, plan.samples, shares)
+        # networks do not meet in the forward pass, so the gradient of the
+        # sum of their losses is everybody's own
         grads = torch.autograd.grad(losses.sum() * scale, leaves)
         for k, row in self.padding:
             grads[k][:, row] = 0.0
-        return _unscaled(grads, scale), losses.detach()
+        moved = None if plan.whole else [
+            torch.ones_like(t[:1]) if m is None else m[0].to(t.dtype)
+            for m, t in zip(masks, self.theta, strict=True)
+        ]  # fmt: skip
+        if scale != 1:
+            grads, moved = _unscaled(grads, scale, moved)
+        tensors = self.theta, self.velocity, grads, self.start
+        sgd_step(*tensors, self.config, rate, moved)
+        return losses.detach()
 
     def _losses(
         self, theta: list[Tensor], masks: Sequence[Tensor | None],
@@ -368,6 +377,24 @@ class _Stack:
         return found
 
 
+def padded(
+    like: State, states: Sequence[State], device: torch.device
+) -> list[Tensor]:
+    """Slices as one tensor of each name with a new first axis.
+
+    Beyond a slice is zero, which contributes nothing.
+    """
+    found = [
+        torch.zeros(len(states), *t.shape, dtype=t.dtype, device=device)
+        for t in like.values()
+    ]
+    for i, state in enumerate(states):
+        pairs = zip(found, map(state.__getitem__, like))
+        blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
+        torch._foreach_copy_(*map(list, zip(*blocks)))
+    return found
+
+
 def _per_participant(
     samples: Tensor, logits: Tensor, target: Tensor
 ) -> Tensor:
@@ -378,13 +405,25 @@ def _per_participant(
     return (samples * each.view(logits.shape[:-1])).sum(-1)
 
 
-def _unscaled(grads: Sequence[Tensor], scale: float) -> list[Tensor]:
-    """Gradients of the loss itself; one that overflowed moves nobody."""
-    if scale == 1.0:
-        return list(grads)
+def _masks(
+    axes: Sequence[Tensor], cut: Sequence[tuple[int, ...]]
+) -> list[Tensor | None]:
+    """The entries of each tensor that a width holds, (K, P, ...)."""
+    made: dict[tuple[int, ...], Tensor | None] = {(): None}
+    for own in cut:
+        if own not in made:
+            made[own] = reduce(torch.mul, [axes[i] for i in own])
+    return [made[own] for own in cut]
+
+
+def _unscaled(
+    grads: Sequence[Tensor], scale: float, moved: Sequence[Tensor] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients of the loss itself, and who moves: who did not overflow."""
     fine = [g.flatten(1).isfinite().all(1) for g in grads]
     keep = torch.stack(fine).all(0)  # (P,)
-    return [
-        torch.where(keep.view(-1, *[1] * (g.dim() - 1)), g / scale, 0.0)
-        for g in grads
-    ]
+    each = [keep.view(-1, *[1] * (g.dim() - 1)) for g in grads]
+    own = [torch.where(k, g / scale, 0.0) for k, g in zip(each, grads)]
+    if moved is None:
+        return own, [k.to(g.dtype) for k, g in zip(each, grads)]
+    return own, [k * m for k, m in zip(each, moved)]

@@ -9,7 +9,8 @@ equality.csv: weights trained on the GPU against those of the CPU, one by one an
 determinism.csv: the same run twice, with PyTorch's default and with its deterministic algorithms.
 launches.csv: kernel launches of a step, and how often it makes the host wait.
 precision.csv: float32, TF32, bfloat16 and float16: time, loss and accuracy after the same steps.
-speed.csv: a step of 5 to 200 participants one by one, vectorised and compiled; peak memory.
+seeds.csv: seeds of the quickstart's training a minute, side by side; with the time of its first ten rounds.
+speed.csv: a step of 5 to 200 participants one by one, vectorised, compiled and with CUDA graphs; peak memory.
 --pretend uses the pretend GPU of the tests (times mean nothing there), --tiny makes everything small.
 """
 
@@ -48,6 +49,7 @@ NETS: dict[str, tuple[Any, dict[str, int]]] = {
 }
 SMALL = {"ResNet18": {"channels": 16}, "TextCNN": {"embedding": 16, "maps": 16}}
 WAYS = {"one by one": False, "vectorised": True}
+MODES = {"compiled": None, "CUDA graphs": "reduce-overhead"}
 # of weights around 0.1 after ten steps in float32: sums in another order, and max pooling that flips at a tie
 TOLERANCE = {"MLP": 2e-4, "LeNet": 2e-4, "ConvNet": 2e-3, "ResNet18": 2e-3, "TextCNN": 1e-3}
 
@@ -202,10 +204,35 @@ def precision(small: bool) -> Iterator[Row]:
             yield {"net": name, "precision": kind, **took, "loss": last.loss, "accuracy": right, "ok": ok}
 
 
-def compiled() -> Any:
-    """Inside, a step's forward pass is compiled; `torch.compile` compiles its backward pass with it."""
-    faster = torch.compile(vectorized._Stack._losses, dynamic=False)
-    return mock.patch.object(vectorized._Stack, "_losses", faster)
+@contextmanager
+def compiled(mode: str | None = None) -> Iterator[None]:
+    """Inside, a step is compiled whole: forward pass, gradient and update."""
+    faster = torch.compile(vectorized._Stack.step, fullgraph=True, dynamic=False, mode=mode)
+    with (
+        mock.patch.object(vectorized._Stack, "step", faster),
+        mock.patch("torch._dynamo.config.trace_autograd_ops", True),
+    ):
+        yield
+
+
+def seeds(small: bool) -> Iterator[Row]:
+    """How many seeds of the quickstart's training one GPU takes in a minute, side by side."""
+    train = aq.load("fashion-mini", device="cuda").train
+    sizes, steps = (50, 200, 750, 2000, 3000), {"rounds": 1, "local_steps": 2} if small else {"rounds": 10}
+    for many in (1, 2) if small else (1, 10, 50):
+        configs = [aq.Config(participants=5, seed=seed, **steps) for seed in range(many)]
+        runs = [(aq.data.by_size(train, config, sizes=sizes), config) for config in configs]
+        began = time.perf_counter()
+        last = aq.federate_many(aq.MLP, runs, vectorized=True)
+        torch.cuda.synchronize()
+        minutes = (time.perf_counter() - began) / 60 * aq.Config().rounds / configs[0].rounds
+        worst = max(difference(each, final(aq.MLP, *runs[i])) for i, each in enumerate(last[:2]))
+        yield {
+            "seeds": many,
+            "seeds_a_minute": many / minutes,
+            "difference": worst,  # of a federation with others beside it and by itself
+            "ok": worst <= 10 * TOLERANCE["MLP"],
+        }
 
 
 def speed(small: bool) -> Iterator[Row]:
@@ -215,20 +242,14 @@ def speed(small: bool) -> Iterator[Row]:
             build = built(name, small)
             steps = {"rounds": 3, "local_steps": 2 if small else 5}
             shards, config = setting(name, "cuda", participants, **steps)
-            for way in ("one by one", "vectorised", "compiled")[: 3 if participants == 10 else 2]:
+            for way in [*WAYS, *MODES][: 4 if participants in (10, 50) and not small else 2]:
                 row = {"net": name, "participants": participants, "way": way}
                 try:
-                    with compiled() if way == "compiled" else nullcontext():
+                    with compiled(MODES[way]) if way in MODES else nullcontext():
                         took = timed(build, shards, config, 4.0, vectorized=way != "one by one")
                     yield {**row, **took, "ok": True}
                 except Exception as error:  # out of memory, or a compiler that is missing: a row of its own
-                    yield {
-                        **row,
-                        "ms_a_step": np.nan,
-                        "peak_gb": np.nan,
-                        "error": str(error)[:100],
-                        "ok": way == "compiled",
-                    }
+                    yield {**row, "ms_a_step": np.nan, "peak_gb": np.nan, "error": str(error)[:100], "ok": way in MODES}
 
 
 def measured(parts: dict[str, Iterator[Row]], folder: Path, minutes: float) -> int:
@@ -273,7 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
     with gpu:
         parts = {part.__name__: part(asked.tiny) for part in (equality, determinism)}
         parts["launches"] = launches(asked.tiny, count)
-        parts |= {part.__name__: part(asked.tiny) for part in (precision, speed)}
+        parts |= {part.__name__: part(asked.tiny) for part in (precision, seeds, speed)}
         wrong = measured(parts, asked.folder, asked.minutes)
     sys.exit(f"{wrong} rows disagree; see the column `ok` in {asked.folder}" if wrong else 0)
 

@@ -8,8 +8,10 @@ import aequa_lite as aq
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests that start a fleet of processes can be left out: ``pytest -m "not fleet"``."""
+    """Tests that take long or need something can be left out: ``pytest -m "not fleet and not whole"``."""
     config.addinivalue_line("markers", "fleet: starts servers and participants as processes (minutes)")
+    config.addinivalue_line("markers", "gpu: uses a GPU, or where there is none the pretend one")
+    config.addinivalue_line("markers", "whole: all docstrings and notebooks on it (half an hour)")
 
 
 @pytest.fixture(scope="session")

@@ -188,3 +188,102 @@ def test_federations_in_two_threads_do_not_disturb_each_other(few: aq.Dataset) -
     for each in found:
         for name, t in after.theta.items():
             torch.testing.assert_close(each[name], t, atol=1e-6, rtol=1e-5)
+
+
+def test_a_step_compiles_whole_and_once(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, shards = aq.Config(participants=3, rounds=2, local_steps=3, batch=16), shards_of(few)
+    plain = last_of(aq.MLP, shards, config)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    whole = torch.compile(vectorized._Stack.step, fullgraph=True, dynamic=False, backend="aot_eager")
+    monkeypatch.setattr(vectorized._Stack, "step", whole)
+    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
+    compiled = last_of(aq.MLP, shards, config)  # the rate of each step is another one
+    assert counters["stats"]["unique_graphs"] == 1
+    assert all(torch.equal(t, compiled.theta[k]) for k, t in plain.theta.items())
+
+
+def last_of(build, shards, config: aq.Config, **options) -> aq.Round:
+    *_, last = aq.federate(build, shards, config, vectorized=True, progress=False, **options)
+    return last
+
+
+def test_a_step_that_overflows_in_half_precision_moves_nobody_but_the_others(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, weight_decay=0.01, lr=0.01)
+    shards, theta = shards_of(few, (20, 30, 60)), aq.init_params(aq.MLP, seed=0)
+    huge = {
+        k: t * (3e3 if k == "6.weight" else 1) for k, t in theta.items()
+    }  # its logits are finite, its gradient is not
+    rngs = [aq.stream(0, i) for i in range(3)]
+    updates = vectorized.vectorized_sgd(
+        aq.MLP, [theta, huge, theta], shards, [1.0] * 3, config, rngs, precision=torch.float16
+    )
+    moved = [any(not torch.equal(t, sent[k]) for k, t in u.state.items()) for u, sent in zip(
+        updates, (theta, huge, theta), strict=True)]  # fmt: skip
+    assert moved == [True, False, True]
+    assert all(t.isfinite().all() for u in updates for t in u.state.values())
+
+
+def runs_of(few: aq.Dataset) -> list[tuple[list[aq.Shard], aq.Config]]:
+    """Federations of other seeds, sizes and numbers of participants."""
+    config = aq.Config(participants=3, rounds=2, local_steps=3, batch=16)
+    pair = replace(config, participants=2, seed=7)
+    return [(shards_of(few), config), (shards_of(few)[1:], pair), (shards_of(few, (50, 60)), pair)]
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one pass", "one by one"])
+def test_many_federations_train_side_by_side_as_each_alone(
+    few: aq.Dataset, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, train = [], vectorized._Stack.train
+    monkeypatch.setattr(vectorized._Stack, "train", lambda self, plan: passes.append(self) or train(self, plan))
+    runs = runs_of(few)
+    many = aq.federate_many(aq.MLP, runs, vectorized=at_once)
+    assert len(passes) == (2 if at_once else 0)  # one for each round
+    for together, (shards, config) in zip(many, runs, strict=True):
+        *_, alone = aq.federate(aq.MLP, shards, config, vectorized=False, progress=False)
+        assert together.index == alone.index
+        for name, t in alone.theta.items():
+            torch.testing.assert_close(
+                together.theta[name], t, atol=1e-5 if at_once else 0, rtol=1e-4 if at_once else 0
+            )
+
+
+def test_federations_of_other_settings_take_passes_of_their_own(few: aq.Dataset) -> None:
+    (shards, config), *_ = runs_of(few)
+    longer = replace(config, rounds=3, lr=0.01)
+    one, other = aq.federate_many(aq.MLP, [(shards, config), (shards, longer)], vectorized=True)
+    assert (one.index, other.index) == (1, 2)
+    alone = last_of(aq.MLP, shards, longer)
+    assert all(torch.equal(t, other.theta[k]) for k, t in alone.theta.items())
+
+
+def test_attackers_are_trained_with_their_own_federation(few: aq.Dataset) -> None:
+    (shards, config), *_ = runs_of(few)
+    strategy = aq.attacks.noisy_rider(aq.slimmable(aq.MLP), who=[0])
+    runs = [(shards, config), (shards, replace(config, seed=1))]
+    for found, (_, own) in zip(aq.federate_many(aq.MLP, runs, strategy=strategy, vectorized=True), runs, strict=True):
+        alone = last_of(aq.MLP, shards, own, strategy=strategy)
+        assert all(torch.equal(t, found.theta[k]) for k, t in alone.theta.items())
+
+
+def test_models_trained_alone_in_one_pass_are_those_trained_one_by_one(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=3, batch=16)
+    both = [aq.standalone(aq.MLP, shards_of(few), config, vectorized=how, progress=False) for how in (True, False)]
+    for one, other in zip(*both, strict=True):
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_coalitions_train_side_by_side(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
+    build = partial(aq.MLP, hidden=40)
+    games = [
+        aq.contribution.retraining_game(build, shards_of(few), config, few.validation, vectorized=how)
+        for how in (True, False)
+    ]
+    passes, train = [], vectorized._Stack.train
+    monkeypatch.setattr(vectorized._Stack, "train", lambda self, plan: passes.append(self) or train(self, plan))
+    at_once, plain = (aq.shapley(game, 3) for game in games)
+    assert [len(each.shards) for each in passes] == [12, 12]  # seven coalitions, twelve members, two rounds
+    np.testing.assert_allclose(at_once, plain, atol=0.01)

@@ -39,7 +39,7 @@ class PartialModel:
 
     Example:
         >>> import aequa_lite as aq
-        >>> half = by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.5, 0)
+        >>> half = by_width(aq.MLP, aq.init_params(aq.MLP, 0, "cpu"))(0.5, 0)
         >>> half.numbers == aq.n_parameters(half.model(aq.MLP))
         True
     """
@@ -71,7 +71,7 @@ def by_width(build: Build, theta: State) -> Mechanism:
 
     Example:
         >>> import aequa_lite as aq
-        >>> by_width(aq.MLP, aq.init_params(aq.MLP, 0))(0.25, 0).model(aq.MLP)[2].out_features
+        >>> by_width(aq.MLP, aq.init_params(aq.MLP, 0, "cpu"))(0.25, 0).model(aq.MLP)[2].out_features
         50
 
     References:
@@ -204,7 +204,7 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
 
     Example:
         >>> import aequa_lite as aq
-        >>> config, start = aq.Config(2, 2, 1), aq.init_params(aq.MLP, 0)
+        >>> config, start = aq.Config(2, 2, 1), aq.init_params(aq.MLP, 0, "cpu")
         >>> shards = aq.data.homogeneous(aq.load("fashion-mini").train, config)
         >>> rounds = list(aq.federate(aq.MLP, shards, config, progress=False))
         >>> whole = by_subset(rounds, start, seed=0, levels=3)(1.0, 0).state
@@ -274,7 +274,7 @@ def realize(
 
     Example:
         >>> import aequa_lite as aq
-        >>> few, theta = aq.load("fashion-mini").validation.take(slice(0, 100)), aq.init_params(aq.MLP, 0)
+        >>> few, theta = aq.load("fashion-mini").validation.take(slice(0, 100)), aq.init_params(aq.MLP, 0, "cpu")
         >>> [each.amount for each in realize(by_width(aq.MLP, theta), aq.MLP, [1.0], few)]
         [1.0]
 
@@ -317,7 +317,7 @@ def pooled(build: Build, models: Sequence[PartialModel]) -> nn.Module:
 
     Example:
         >>> import aequa_lite as aq
-        >>> mechanism, x = by_width(aq.MLP, aq.init_params(aq.MLP, 0)), torch.rand(4, 1, 28, 28)
+        >>> mechanism, x = by_width(aq.MLP, aq.init_params(aq.MLP, 0, "cpu")), torch.rand(4, 1, 28, 28)
         >>> wide, narrow = mechanism(0.5, 0), mechanism(0.2, 1)
         >>> bool((pooled(aq.MLP, [wide, narrow])(x) == wide.model(aq.MLP)(x)).all())
         True

@@ -87,7 +87,7 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     Example:
         >>> import aequa_lite as aq
         >>> few = [torch.arange(200) < 50, torch.arange(200) >= 180]
-        >>> aq.n_parameters(compact(aq.MLP, aq.init_params(aq.MLP, 0), few))
+        >>> aq.n_parameters(compact(aq.MLP, aq.init_params(aq.MLP, 0, "cpu"), few))
         40480
 
     References:
@@ -227,7 +227,7 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
     Example:
         >>> import aequa_lite as aq
         >>> some = aq.load("fashion-mini", device="cpu").validation.take(slice(0, 50))
-        >>> importance(aq.MLP, aq.init_params(aq.MLP, 0), some).shape
+        >>> importance(aq.MLP, aq.init_params(aq.MLP, 0, "cpu"), some).shape
         (410,)
 
     References:

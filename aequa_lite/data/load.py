@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from .._check import checked, refusal
+from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
 from ..rng import stream
 from ..types import Dataset, Samples
 from .hospitals import hospitals
@@ -87,7 +87,7 @@ def load(
     References:
         The data sets' own publications; how samples are set aside is our choice.
     """
-    place, _ = _usable_device(device), stream(seed)  # a bad device or seed is refused before any file is read
+    place, _ = usable_device(device), stream(seed)  # a bad device or seed is refused before any file is read
     name = _replacement(name, root)
     arrays = checked_arrays(_read(name, root, seed, options))
     if validation is not None and arrays.validation is not None:
@@ -98,46 +98,6 @@ def load(
     splits = {k: _samples(*pair, arrays.classes, arrays.groups.get(k), place) for k, pair in arrays.splits.items()}
     names = {k: getattr(arrays, k) for k in ("labels", "words", "participants", "encoder")}
     return Dataset(name=Path(name).name, sha256=digest, **names, **splits)
-
-
-def default_device() -> torch.device:
-    """Return the device on which data sets are loaded; networks follow the data.
-
-    It is AEQUA_DEVICE if that is set, else the first CUDA GPU, else Apple's GPU (MPS) if it
-    works, else the CPU.
-
-    Raises:
-        ValueError: AEQUA_DEVICE is no device that torch can use here.
-
-    Example:
-        >>> default_device().type in ("cuda", "mps", "cpu")
-        True
-    """
-    if name := os.environ.get("AEQUA_DEVICE"):
-        return _usable("AEQUA_DEVICE", name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    try:
-        return _usable("device", "mps")
-    except ValueError:
-        return torch.device("cpu")
-
-
-def _usable_device(device: Device) -> torch.device:
-    """The device that was asked for, or the default; refused if torch cannot use it."""
-    return default_device() if device is None else _usable("device", device)
-
-
-def _usable(name: str, device: str | torch.device) -> torch.device:
-    """A device on which torch can add two numbers."""
-    try:
-        place = torch.device(device)
-        torch.ones(2, device=place).sum().item()
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise refusal(
-            name, "a device that torch can use here, such as 'cpu', or 'cuda:0' with a GPU", device
-        ) from error
-    return place
 
 
 def _replacement(name: str | Path, root: str | Path | None) -> str | Path:

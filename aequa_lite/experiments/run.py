@@ -201,8 +201,8 @@ def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn
 
     Example:
         >>> data, build, shards = prepare(Setup(), Config(participants=3))
-        >>> len(shards), build(1.0)(data.test.x[:2]).shape[1]
-        (3, 10)
+        >>> len(shards), len(data.test), build(1.0)[-1].out_features
+        (3, 4000, 10)
     """
     root, device = setup.root or None, setup.device or None
     columns = {k: getattr(setup, k) for k in ("label", "participant") if getattr(setup, k)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .._check import checked, number, refusal
+from .._parallel import default_device
 from ..rng import stream
 from ..types import Build, Dataset
 
@@ -135,8 +136,11 @@ _generator = Lock()  # PyTorch initialises from one generator of the process: on
 
 
 @checked
-def init_params(build: Build, seed: int, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+def init_params(build: Build, seed: int, device: str | torch.device | None = None) -> dict[str, Tensor]:
     """Return the full network's state before training; the seed alone decides it.
+
+    Args:
+        device: Where it lies (default: where :func:`~aequa_lite.load` puts data).
 
     Raises:
         ValueError: `seed` is not a whole number from 0.
@@ -152,7 +156,7 @@ def init_params(build: Build, seed: int, device: str | torch.device = "cpu") -> 
         restored afterwards.
     """
     try:
-        device = torch.device(device)
+        device = default_device() if device is None else torch.device(device)
     except (RuntimeError, TypeError):
         raise refusal("device", "a device of torch such as 'cpu'", device) from None
     rng = stream(seed, "initial")

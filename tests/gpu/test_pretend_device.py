@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,17 +32,19 @@ VALUES = {  # of the words that need some
 }
 KNOWN = ("2.14",)  # versions of torch; the pretend device uses interfaces that change without notice
 
+REAL = torch.cuda.is_available()
+unknown = not REAL and not torch.__version__.startswith(KNOWN)
 pytestmark = [
-    pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is here: `python benchmarks/gpu.py` uses it"),
-    pytest.mark.skipif(
-        not torch.__version__.startswith(KNOWN), reason=f"the pretend GPU knows torch {KNOWN}, not {torch.__version__}"
-    ),
+    pytest.mark.gpu,
+    pytest.mark.skipif(unknown, reason=f"the pretend GPU knows torch {KNOWN}, not {torch.__version__}"),
 ]
+pretend_only = pytest.mark.skipif(REAL, reason="a real GPU is here: `python benchmarks/gpu.py` measures it")
 
 
 @pytest.fixture
-def device() -> Iterator[Device]:
-    with pretend_cuda() as found:
+def device() -> Iterator[Device | None]:
+    """The pretend GPU, or the real one where there is one."""
+    with nullcontext() if REAL else pretend_cuda() as found:
         yield found
 
 
@@ -235,6 +238,7 @@ def spent(build, config: aq.Config, **options) -> tuple[int, int]:
 LAUNCHES = {"MLP": 65, "LeNet": 100, "ResNet18": 533}
 
 
+@pretend_only
 @pytest.mark.parametrize("name", NETS)
 def test_a_vectorised_step_launches_few_kernels_and_never_waits(name: str) -> None:
     data, _ = place("cpu")
@@ -246,12 +250,14 @@ def test_a_vectorised_step_launches_few_kernels_and_never_waits(name: str) -> No
         assert two[1] == one[1]
 
 
+@pretend_only
 def test_a_step_one_by_one_never_waits() -> None:
     config = replace(CONFIG, rounds=1)
     one, two = (spent(aq.MLP, replace(config, local_steps=steps), vectorized=False)[1] for steps in (1, 2))
     assert two == one
 
 
+@pretend_only
 def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
     one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds))[1] for rounds in (1, 2))
     assert two - one == 2
@@ -259,6 +265,7 @@ def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
     assert two - one == CONFIG.participants * 2 + 1  # each uploads its batches and reports its loss
 
 
+@pretend_only
 def test_the_benchmark_of_a_gpu_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import gpu
@@ -269,11 +276,12 @@ def test_the_benchmark_of_a_gpu_writes_its_tables(tmp_path: Path, capsys: pytest
         gpu.main(["--pretend", "--tiny", "--folder", str(tmp_path)])
     assert ended.value.code == 0, capsys.readouterr().out
     tables = {path.stem: pd.read_csv(path) for path in tmp_path.glob("*.csv")}
-    assert set(tables) == {"equality", "determinism", "launches", "precision", "speed"}
+    assert set(tables) == {"equality", "determinism", "launches", "precision", "seeds", "speed"}
     assert all(table["ok"].all() for table in tables.values())
     assert (tables["launches"]["waits_a_step"] == 0).all()
 
 
+@pretend_only
 def test_the_pretend_device_refuses_what_a_gpu_refuses(device: Device) -> None:
     there, here = torch.zeros(2, device="cuda"), torch.zeros(2)
     for mixed in (

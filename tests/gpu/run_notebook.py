@@ -1,0 +1,69 @@
+"""Run a notebook's cells as on a machine with a GPU: run_notebook.py NOTEBOOK [NAME=VALUE ...].
+
+The values replace the notebook's parameters. A real GPU is used where one is, else the pretend one. It ends with the
+number of cells that fail there and not on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+os.environ["MPLBACKEND"] = "Agg"
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from pretend_cuda import pretend_cuda
+
+import aequa_lite  # noqa: F401  (before the device is there)
+
+
+def cells(path: Path, values: dict[str, str]) -> list[str]:
+    """The sources of a notebook's code cells, with the parameters' new values after the old ones."""
+    found = []
+    for cell in json.loads(path.read_text())["cells"]:
+        tags = cell["metadata"].get("tags", [])
+        if cell["cell_type"] != "code" or "nbval-skip" in tags:
+            continue
+        found.append("".join(cell["source"]))
+        found += ["\n".join(f"{k} = {v}" for k, v in values.items())] if "parameters" in tags and values else []
+    return found
+
+
+def failed(path: Path, values: dict[str, str]) -> dict[int, str]:
+    """Run every cell; return the numbers and errors of those that failed."""
+    shell, found = InteractiveShell.instance(), {}
+    shell.reset()
+    for number, source in enumerate(cells(path, values)):
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            done = shell.run_cell(source, store_history=True)
+        if error := done.error_before_exec or done.error_in_exec:
+            lines = "".join(traceback.format_exception(error)).splitlines()[-14:]
+            found[number] = "\n".join([f"cell {number} of {path.name}:", source, *lines])
+    return found
+
+
+def main(path: Path, values: dict[str, str]) -> int:
+    """How many cells fail on the GPU and not on the CPU, where so few rounds break what a chapter asserts as well."""
+    os.chdir(path.parent)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with nullcontext() if torch.cuda.is_available() else pretend_cuda():
+        found = failed(path, values)
+    if found:
+        os.environ["AEQUA_DEVICE"] = "cpu"
+        found = {k: text for k, text in found.items() if k not in failed(path, values)}
+    print(*found.values(), sep="\n\n")
+    return len(found)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        given = dict(each.split("=", 1) for each in sys.argv[2:])
+        sys.exit(main(Path(sys.argv[1]).resolve(), {k: v.replace("OUT", folder) for k, v in given.items()}))
