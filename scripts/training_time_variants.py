@@ -168,7 +168,7 @@ def problem(data: str, partition: str) -> aq.Problem:
 
 def main() -> None:
     """Measure all variants that are missing."""
-    for data, partition in tqdm([(d, p) for p in reversed(PARTITIONS) for d in DATA], desc="cells"):
+    for data, partition in tqdm([(d, p) for d in DATA for p in reversed(PARTITIONS)], desc="cells"):
         done = {row["variant"] for row in rows() if (row["data"], row["partition"]) == (data, partition)}
         if done == set(VARIANTS):
             continue
