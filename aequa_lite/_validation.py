@@ -19,10 +19,6 @@ from ._check import number, refusal
 from ._io import atomic_write, error_text, parse_json, regular_file, short_repr
 from .types import State, Update
 
-__all__ = ["change_norm", "checked_metadata", "checked_report", "checked_update", "oversized", "parse_update",
-           "readable_update", "refusals"]  # fmt: skip
-
-
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
 # not fit into a number or into memory.
 DAMAGE = (SafetensorError, KeyError, ValueError, RuntimeError, OverflowError, MemoryError)

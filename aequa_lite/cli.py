@@ -20,7 +20,6 @@ from .rewards import verify
 if TYPE_CHECKING:
     from .experiments.run import Setup
 
-__all__ = ["main"]
 
 INTERRUPTED, REFUSED = 130, 2
 FLOWER = {

@@ -11,8 +11,6 @@ from typing import Any
 
 from ._check import number, one_of, refusal
 
-__all__ = ["Config"]
-
 
 def _within(low: float, high: float, default: float, about: str) -> Any:
     """A number with its closed range and its meaning."""

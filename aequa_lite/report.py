@@ -32,8 +32,6 @@ from .metrics import measure
 from .slimmable import n_parameters
 from .types import Dataset
 
-__all__ = ["Report", "report", "table"]
-
 MOST_BYTES = 1 << 26  # thousands of widths, a thousand participants
 
 

@@ -19,11 +19,6 @@ from ._check import checked, number, refusal
 from ._parallel import workers as pool
 from .rng import stream
 
-__all__ = [
-    "CachedGame", "Estimate", "Game", "leave_one_out", "sampled_shapley",
-    "shapley",
-]  # fmt: skip
-
 Game = Callable[[frozenset[int]], float]  # a coalition -> its value
 MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
 MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error

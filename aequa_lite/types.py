@@ -10,11 +10,6 @@ from torch import Tensor, nn
 
 from ._check import checked, number
 
-__all__ = [
-    "Build", "Dataset", "Round", "Samples", "ServerState", "Shard", "State",
-    "Update",
-]  # fmt: skip
-
 Build = Callable[[float], nn.Module]  # width -> network
 State = Mapping[str, Tensor]  # tensors of a network by name
 

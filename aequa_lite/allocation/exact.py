@@ -16,12 +16,6 @@ from ..evaluation import Curve
 from . import _search
 from ._search import SearchProblem
 
-__all__ = [
-    "Certificate", "Objective", "Plan", "allocate", "default_objective",
-    "gain_minus_variance", "plan_of", "spread_minus_gain", "spread_only",
-    "spread_per_gain",
-]  # fmt: skip
-
 # (mean gain, spread of gains) -> what is minimised; arrays or numbers
 Objective = Callable[[Any, Any], Any]
 
