@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache, partial, wraps
 from inspect import Parameter, signature, unwrap
@@ -160,7 +161,7 @@ def checked(thing: Checked) -> Checked:
                 # Its own sentence may say more, as a range; not where it would train, or run on as if a flag were set,
                 # or name a tensor instead of the argument.
                 trains = {"build", "shards"} <= set(known)
-                if hint not in (bool, Mapping[str, Tensor]) and not trains:
+                if hint not in (bool, Mapping[str, Tensor]) and not trains and not _sized_record(hint):
                     _own_sentence(name, known, thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)
@@ -244,7 +245,15 @@ def _one_test(hint: Any) -> Test:
         some = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
         sized, ordered = issubclass(origin, Collection), issubclass(origin, Sequence)
         return partial(_parts_fit, fits=inner[0], sized=sized, ordered=ordered, some=some)
-    return (lambda value: isinstance(value, hint)) if isinstance(hint, type) else lambda value: True
+    if not isinstance(hint, type):
+        return lambda value: True
+    some = _sized_record(hint)
+    return lambda value: isinstance(value, hint) and (not some or len(value) > 0)
+
+
+def _sized_record(hint: Any) -> bool:
+    """Whether values are records that count something, as samples, of which there must be one."""
+    return is_dataclass(hint) and hasattr(hint, "__len__")
 
 
 def _all_fit(values: Iterable[Any], fits: Test) -> bool:
@@ -305,7 +314,9 @@ def _word(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if inner[1] is Tensor:
             return "tensors by name"
-        return f"a mapping, each value {_allowed(inner[1])}"
+        return "a mapping" if inner[1] is Any else f"a mapping, each value {_allowed(inner[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"a sequence, each part {_allowed(inner[0])}"
+    if _sized_record(hint):
+        return f"{hint.__name__}, at least one"
     return f"a{'n' * (hint.__name__[0] in 'AEIOU')} {hint.__name__}"

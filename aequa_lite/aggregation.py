@@ -180,8 +180,6 @@ def validation_weights(build: Build, validation: Samples, power: float = 1.0) ->
     References:
         Our choice: contribution-weighted aggregation as in ShapFed-WA, with accuracy as the contribution.
     """
-    if not isinstance(validation, Samples) or not len(validation):
-        raise refusal("validation", "Samples, at least one", validation)
     number("power", power, 0)
     return partial(_by_accuracy, build, validation, power)
 

@@ -504,8 +504,6 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     References:
         Our choice.
     """
-    if not models or not all(isinstance(each, nn.Module) for each in models):
-        raise refusal("models", "networks, at least one", models)
     return _Ensemble(models)
 
 

@@ -91,7 +91,6 @@ def retraining_game(
         in place of samples.
     """
     one_each("shards", shards, config.participants)
-    _check_samples(validation)
     many = partial(_retrained, build, shards, config, validation, options)
     at_once = shards[0].samples.y.is_cuda or options.get("vectorized")
     return CachedGame(lambda S: many([S])[0], many if at_once else None)
@@ -146,7 +145,6 @@ def replay_game(
         GTG-Shapley (Liu et al. 2022).
     """
     _check_round(rnd)
-    _check_samples(validation)
     return CachedGame(partial(_replayed, build, before, rnd, validation))
 
 
@@ -200,8 +198,6 @@ def contributions(
         >>> [c.shape for c in contributions(alignment, rounds, start)]
         [(2,), (2,), (2,)]
     """
-    if not callable(score):
-        raise refusal("score", "a function, such as alignment", score)
     before, scores = start, None
     for rnd in rounds:
         scores = score(before, rnd, scores)
@@ -245,9 +241,6 @@ def update_shapley(
         GTG-Shapley (Liu et al. 2022) with each round solved exactly,
         without its guided sampling.
     """
-    _check_samples(validation)
-    if not callable(solve):
-        raise refusal("solve", "a function, such as shapley", solve)
     number("tolerance", tolerance, 0)
     return partial(_add_replayed, build, validation, solve, tolerance)
 
@@ -592,9 +585,3 @@ def _check_round(rnd: Round, scores: Carried = None) -> None:
         raise refusal("rnd", "a Round that holds its updates", rnd)
     if scores is not None:
         one_each("scores", _finite(scores), len(rnd.updates), "updates")
-
-
-def _check_samples(validation: Samples) -> None:
-    """Refuse what holds no samples."""
-    if not isinstance(validation, Samples) or not len(validation):
-        raise refusal("validation", "Samples, at least one", validation)

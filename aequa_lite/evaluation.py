@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ._check import accuracies, checked, number, refusal
+from ._check import checked, number, refusal
 from ._parallel import workers as pool
 from .config import Config
 from .slimmable import (
@@ -31,7 +30,7 @@ from .types import Build, Samples, State
 from .vectorized import most_bytes, padded, pass_bytes
 
 __all__ = [
-    "Curve", "accuracy", "accuracy_curve", "correct", "curve_diagnostics",
+    "Curve", "accuracy", "accuracy_curve", "correct",
     "model_at", "reward_curve", "widths",
 ]  # fmt: skip
 
@@ -389,73 +388,3 @@ def model_at(
     if curve.fraction_grid:
         return fractional_slim(build, theta, width, curve.fraction_grid)
     return slim(build, theta, width)
-
-
-@checked
-def curve_diagnostics(
-    curve: Curve, contribution: ArrayLike
-) -> dict[str, Any]:
-    r"""Say whether a curve can reward these contributions.
-
-    With the largest common gain $\tau = u - \max B$, rewards lie between
-    $\min B + \tau$ and $u$.
-
-    Returns:
-        `top`: $\tau$. `bottom`: how far the least width lies below the
-        lowest reward. `covers`: it does. `largest_step`: between
-        neighbouring levels where rewards lie. `noise`: two standard errors
-        there, at least one point. `least_width`: the largest `min_width`
-        that would still cover. `advice`: one sentence.
-
-    Example:
-        >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
-        >>> curve_diagnostics(curve, [0.4, 0.5])["covers"]
-        True
-
-    References:
-        Our choice.
-    """
-    b = accuracies("contribution", contribution)
-    levels, tau = curve.levels, curve.full - float(b.max())
-    lowest = float(b.min()) + tau
-    place = np.searchsorted(levels, lowest + 1e-12, side="right")
-    first = max(
-        int(place) - 1, 0
-    )  # the level at or below the lowest reward
-    near = curve.accuracy >= levels[first] - 1e-12
-    noise = 2 * float(np.median(curve.standard_error[near]))
-    found = {
-        "top": tau,
-        "bottom": lowest - curve.least,
-        "covers": bool(lowest >= curve.least - 1e-12),
-        "largest_step": float(np.diff(levels[first:]).max(initial=0.0)),
-        "noise": max(0.01, noise),
-        "least_width": float(curve.level_widths[first]),
-    }
-    return {**found, "advice": _advice(found, float(curve.widths[0]))}
-
-
-def _advice(found: dict[str, Any], least: float) -> str:
-    """The first thing to change, in one sentence."""
-    if found["top"] < 0:
-        return (
-            "the full width is below the best participant alone: train "
-            "longer together, or weight the aggregate by contribution"
-        )
-    if not found["covers"]:
-        return (
-            "the least width is too good for the weakest participant: "
-            "lower min_width"
-        )
-    if found["largest_step"] > found["noise"]:
-        return (
-            "neighbouring attainable accuracies are far apart: use "
-            "fractional widths (reward_curve) or more units"
-        )
-    if found["least_width"] > 2 * least:
-        width = found["least_width"]
-        return (
-            "the curve reaches further down than any reward: min_width may "
-            f"be raised to {width:g}"
-        )
-    return "the curve covers the contributions in small steps"

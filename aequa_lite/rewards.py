@@ -196,11 +196,7 @@ def save_rewards(
         Our choice.
     """
     architecture, options = described(build, name)
-    if not isinstance(models, Sequence) or not models or not all(isinstance(each, nn.Module) for each in models):
-        raise refusal("models", "one network for each participant", models)
     one_each("widths", widths, len(models), of="models")
-    if not isinstance(config, Config):
-        raise refusal("config", "a Config", config)
     if isinstance(vocabulary, str) or not all(isinstance(word, str) for word in vocabulary):
         raise refusal("vocabulary", "a list of words", vocabulary)
     text = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n" if vocabulary else ""
@@ -571,8 +567,6 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     References:
         PyTorch's exporter.
     """
-    if not isinstance(net, nn.Module):
-        raise refusal("net", "a network", net)
     if not isinstance(example, Tensor) or not example.ndim or len(example) < 2:
         found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ValueError(f"`example` must be a tensor of two or more samples, got {found}")

@@ -24,6 +24,7 @@ MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
 MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
 
 
+@checked
 class CachedGame:
     """Evaluate a game once for each coalition and keep the value.
 
@@ -48,10 +49,6 @@ class CachedGame:
         game: Game,
         many: Callable[[list[frozenset[int]]], list[float]] | None = None,
     ) -> None:
-        if not callable(game):
-            raise refusal("game", "a function of a coalition", game)
-        if not (many is None or callable(many)):
-            raise refusal("many", "a function of coalitions", many)
         self.game, self.many = game, many
         self.values: dict[frozenset[int], float] = {}
 

@@ -270,7 +270,7 @@ def test_a_class_wise_score_needs_a_matrix() -> None:
         (lambda few: alignment(START, ROUND, alpha=1.5), r"`alpha` must be a number in \[0, 1\], got 1.5"),
         (lambda few: alignment(START, ROUND, floor=0.0), "`floor` must be a number above 0, got 0.0"),
         (lambda few: update_shapley(aq.MLP, NO_SAMPLES), "`validation` must be Samples, at least one"),
-        (lambda few: update_shapley(aq.MLP, few.validation, solve=3), "`solve` must be a function, such as shapley"),
+        (lambda few: update_shapley(aq.MLP, few.validation, solve=3), "`solve` must be a function, got 3"),
         (lambda few: update_shapley(aq.MLP, few.validation, tolerance=-1), "`tolerance` must be a number from 0, got"),
         (lambda few: replay_game(aq.MLP, START, ROUND, None), "`validation` must be Samples, at least one, got None"),
         (lambda few: replay_game(aq.MLP, START, None, few.validation), "`rnd` must be a Round that holds its updates"),

@@ -136,10 +136,17 @@ def test_an_invalid_number_of_participants_is_refused(solve, participants) -> No
         solve(len, participants)
 
 
-@pytest.mark.parametrize("solve", [*SOLVERS, lambda game, n: CachedGame(game)])
+@pytest.mark.parametrize("solve", SOLVERS)
 def test_what_is_no_game_is_refused(solve) -> None:
     with pytest.raises(ValueError, match="`game` must be a function of a coalition, got {}"):
         solve({}, 3)
+
+
+def test_what_is_no_game_is_not_cached() -> None:
+    with pytest.raises(ValueError, match="`game` must be a function, got {}"):
+        CachedGame({})
+    with pytest.raises(ValueError, match="`many` must be a function or None, got {}"):
+        CachedGame(len, {})
 
 
 @pytest.mark.parametrize("solve", SOLVERS)

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import checked, number, refusal
+from .._check import accuracies, checked, number, refusal
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
 from ..rng import stream
@@ -128,14 +128,13 @@ class Confirmation:
 
 def measured_at(name: str, curve: Curve, widths: NDArray[np.float64]) -> NDArray[np.intp]:
     """Where the curve was measured at these widths, (n,)."""
-    if not isinstance(curve, Curve):
-        raise refusal(name, "a Curve", curve)
     at = np.minimum(np.searchsorted(curve.widths, widths - 1e-12), len(curve.widths) - 1)
     if not np.allclose(curve.widths[at], widths, atol=1e-9):
         raise refusal(name, "a Curve measured at every width of the plan", curve.widths)
     return at
 
 
+@checked
 def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: float = 0.05) -> Confirmation:
     r"""Test a plan's predicted accuracies on fresh samples.
 
@@ -162,8 +161,6 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: fl
     References:
         The two-sample z-test with the correction of Holm 1979. Our choice.
     """
-    if not isinstance(plan, Plan):
-        raise refusal("plan", "a Plan", plan)
     number("plans", plans, 1, whole=True)
     number("level", level, 0, 1, above=True, below=True)
     own, at = measured_at("curve", curve, plan.widths), measured_at("fresh", fresh, plan.widths)
@@ -173,27 +170,6 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: fl
     p = 2 * scipy.stats.norm.sf(np.abs(measured - predicted)[first] / error[first])
     broken = np.isin(back, holm(p, level / plans))
     return Confirmation(predicted, measured, error, tuple(np.flatnonzero(broken).tolist()))
-
-
-@dataclass(frozen=True)
-class NoiseCeiling:
-    """Hold Pearson and CGS of simulated runs in which noise is the only fault.
-
-    Args:
-        pearson: Mean over the runs, or None where no run has variance.
-        pearson_interval: Its middle 95%.
-        cgs: Mean over the runs.
-        cgs_interval: Its middle 95%.
-
-    Example:
-        >>> NoiseCeiling(0.99, (0.97, 1.0), 0.01, (0.005, 0.015)).pearson
-        0.99
-    """
-
-    pearson: float | None
-    pearson_interval: tuple[float, float] | None
-    cgs: float
-    cgs_interval: tuple[float, float]
 
 
 @checked
@@ -206,7 +182,7 @@ def noise_ceiling(
     test_samples: int,
     draws: int = 200,
     seed: int = 0,
-) -> NoiseCeiling:
+) -> dict[str, Any]:
     """Simulate the fairness that sampling noise allows for this network and these participants.
 
     The given samples stand for the whole population. Each draw takes a validation split from it, on which contributions
@@ -222,6 +198,10 @@ def noise_ceiling(
         draws: Number of simulated runs, from 1.
         seed: Seed of the draws.
 
+    Returns:
+        `pearson_ceiling`, the mean over the runs or None where no run has variance, and the middle 95% of both measures,
+        `pearson_ceiling_interval` and `cgs_ceiling_interval`.
+
     Raises:
         ValueError: An array is not bool, or the arrays are not on the same samples.
 
@@ -229,7 +209,7 @@ def noise_ceiling(
         >>> base = np.arange(1000) / 1000
         >>> alone, wide = (np.array(accuracies)[:, None] > base for accuracies in ([0.4, 0.6], [0.5, 0.6, 0.7]))
         >>> sizes = {"validation_samples": 1000, "test_samples": 1000}
-        >>> noise_ceiling(alone, wide, (0.1, 0.5, 1.0), draws=20, **sizes).pearson
+        >>> noise_ceiling(alone, wide, (0.1, 0.5, 1.0), draws=20, **sizes)["pearson_ceiling"]
         1.0
 
     References:
@@ -252,12 +232,11 @@ def noise_ceiling(
         correlations.append(pearson(tested[:n], rewards))
         spreads.append(cgs(rewards - tested[:n]))
     known = [r for r in correlations if r is not None]
-    return NoiseCeiling(
-        round(float(np.mean(known)), 6) if known else None,
-        _interval(known) if known else None,
-        round(float(np.mean(spreads)), 6),
-        _interval(spreads),
-    )
+    return {
+        "pearson_ceiling": round(float(np.mean(known)), 6) if known else None,
+        "pearson_ceiling_interval": _interval(known) if known else None,
+        "cgs_ceiling_interval": _interval(spreads),
+    }
 
 
 def _full_curve(width_correct: ArrayLike, widths: ArrayLike) -> Curve:
@@ -338,8 +317,6 @@ def reward_intervals(
     paired = alone_correct is not None and curve.correct is not None
     if alone_correct is not None and len(checked_correct("alone_correct", alone_correct, curve.samples)) != len(b):
         raise refusal("alone_correct", f"one row for each of the {len(b)} participants", np.shape(alone_correct))
-    if not callable(rule):
-        raise refusal("rule", "a function of contributions and curve", rule)
     truth = curve.accuracy if paired else curve.fitted
     rng = stream(seed, "reward intervals")
     rows = np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth)
@@ -405,6 +382,7 @@ def samples_needed(
     return int(np.ceil(variance * z**2 / gap**2))
 
 
+@checked
 def samples_for(plan: Plan, curve: Curve) -> int | None:
     """Return how many validation samples tell all different rewards of a plan apart.
 
@@ -428,8 +406,6 @@ def samples_for(plan: Plan, curve: Curve) -> int | None:
     References:
         Our choice.
     """
-    if not isinstance(plan, Plan):
-        raise refusal("plan", "a Plan", plan)
     rewards, first = np.unique(plan.predicted_accuracy, return_index=True)
     at, right = measured_at("curve", curve, plan.widths[first]), curve.correct
     needed = []
@@ -439,3 +415,60 @@ def samples_for(plan: Plan, curve: Curve) -> int | None:
             apart = max(float((right[at[k]] != right[at[k + 1]]).mean()), gap)
         needed.append(samples_needed(gap, float(low + high) / 2, disagreement=apart))
     return max(needed, default=None)
+
+
+@checked
+def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
+    r"""Say whether a curve can reward these contributions.
+
+    With the largest common gain $\tau = u - \max B$, rewards lie between
+    $\min B + \tau$ and $u$.
+
+    Returns:
+        `top`: $\tau$. `bottom`: how far the least width lies below the
+        lowest reward. `covers`: it does. `largest_step`: between
+        neighbouring levels where rewards lie. `noise`: two standard errors
+        there, at least one point. `least_width`: the largest `min_width`
+        that would still cover. `advice`: one sentence.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
+        >>> curve_diagnostics(curve, [0.4, 0.5])["covers"]
+        True
+
+    References:
+        Our choice.
+    """
+    b = accuracies("contribution", contribution)
+    levels, tau = curve.levels, curve.full - float(b.max())
+    lowest = float(b.min()) + tau
+    place = np.searchsorted(levels, lowest + 1e-12, side="right")
+    first = max(int(place) - 1, 0)  # the level at or below the lowest reward
+    near = curve.accuracy >= levels[first] - 1e-12
+    noise = 2 * float(np.median(curve.standard_error[near]))
+    found = {
+        "top": tau,
+        "bottom": lowest - curve.least,
+        "covers": bool(lowest >= curve.least - 1e-12),
+        "largest_step": float(np.diff(levels[first:]).max(initial=0.0)),
+        "noise": max(0.01, noise),
+        "least_width": float(curve.level_widths[first]),
+    }
+    return {**found, "advice": _advice(found, float(curve.widths[0]))}
+
+
+def _advice(found: dict[str, Any], least: float) -> str:
+    """The first thing to change, in one sentence."""
+    if found["top"] < 0:
+        return (
+            "the full width is below the best participant alone: train "
+            "longer together, or weight the aggregate by contribution"
+        )
+    if not found["covers"]:
+        return "the least width is too good for the weakest participant: lower min_width"
+    if found["largest_step"] > found["noise"]:
+        return "neighbouring attainable accuracies are far apart: use fractional widths (reward_curve) or more units"
+    if found["least_width"] > 2 * least:
+        width = found["least_width"]
+        return f"the curve reaches further down than any reward: min_width may be raised to {width:g}"
+    return "the curve covers the contributions in small steps"

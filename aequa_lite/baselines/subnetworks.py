@@ -234,8 +234,6 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
         FedSAC (Wang et al. 2024), neuron importance; the split is our choice.
     """
     sizes = chain(build)
-    if not isinstance(samples, Samples) or not len(samples):
-        raise refusal("samples", "Samples, at least one", samples)
     net = slim(build, theta, 1.0).eval()
     layers, names = list(net.children()), [name for name, _ in net.named_children()]
     ends = [*(names.index(name) for name in list(sizes)[1:]), len(layers)]

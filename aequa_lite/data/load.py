@@ -102,8 +102,6 @@ def load(
 
 def _replacement(name: str | Path, root: str | Path | None) -> str | Path:
     """The .npz file that stands for a known data set in the folder of data sets, else the name itself."""
-    if not isinstance(name, (str, Path)):
-        raise refusal("name", "a name or a path", name)
     own = data_folder(root) / f"{name}.npz"
     return own if name in NAMES and own.is_file() else name
 

@@ -17,7 +17,8 @@ import pandas as pd
 from .._check import checked
 from .._io import atomic_write, error_text, parse_json, printable, read_limited, write_whole
 from ..allocation.exact import allocate
-from ..evaluation import Curve, curve_diagnostics
+from ..allocation.uncertainty import curve_diagnostics
+from ..evaluation import Curve
 from ..metrics import pearson
 from ..report import Report
 

@@ -295,8 +295,6 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) ->
         Post-statistics of universally slimmable networks (Yu and Huang 2019); HeteroFL's
         static BatchNorm.
     """
-    if not isinstance(samples, Samples):
-        raise refusal("samples", "Samples, such as `dataset.train`", samples)
     number("batch", batch, 2, whole=True)
     net = deepcopy(net).eval()
     norms = [each for each in net.modules() if isinstance(each, _BatchNorm)]

@@ -217,9 +217,10 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
         ValueError: `report` is not a report.
 
     Example:
-        >>> values = {"standalone": (0.5, 0.6), "test_accuracy": (0.7, 0.8), "fairness": {"pearson": 1.0}}
-        >>> values |= {"data": {"sizes": {"test": 100}}, "parameters": (9, 99)}
-        >>> rewards(Report(**dict.fromkeys(Report.__dataclass_fields__) | values)).axes[0].get_xlabel()
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> outcome = aq.aequa(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
+        >>> rewards(outcome.report).axes[0].get_xlabel()
         'accuracy alone (test)'
     """
     instance("report", report, Report)
@@ -263,8 +264,10 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
         ValueError: `report` is not a report.
 
     Example:
-        >>> values = {"standalone": (0.5, 0.6), "test_accuracy": (0.7, 0.8), "parameters": (9, 99)}
-        >>> widths(Report(**dict.fromkeys(Report.__dataclass_fields__) | values)).axes[0].get_xlabel()
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> outcome = aq.aequa(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
+        >>> widths(outcome.report).axes[0].get_xlabel()
         'width of the reward'
     """
     n = len(instance("report", report, Report).standalone)

@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
 
 
+@checked
 def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
     """Make the width sampler of a finite distribution.
 
@@ -47,8 +48,6 @@ def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
         >>> sampler(np.random.default_rng(0), 1.0, Config())
         (0.25,)
     """
-    if not callable(distribution):
-        raise refusal("distribution", "a function of the widest width", distribution)
     return partial(_sample, distribution)
 
 
@@ -96,8 +95,6 @@ def distribution_of(width_sampler: WidthSampler, config: Config, widest: float =
         >>> [(widths, round(probability, 3)) for widths, probability in pairs]
         [((1.0, 0.99, 0.995), 0.125), ((1.0, 0.99, 1.0), 0.875)]
     """
-    if not callable(width_sampler):
-        raise refusal("width_sampler", "a function, such as one_random", width_sampler)
     if config.widths_per_step != 1:
         raise refusal("widths_per_step", "1, for which the distribution is listed", config.widths_per_step)
     low = min(config.min_width, number("widest", widest, 0, 1, above=True))
@@ -148,10 +145,6 @@ def recorded_steps(strategy: Strategy, path: dict[tuple[int, int], State]) -> St
         >>> len(list(aq.federate(aq.MLP, shards, config, strategy=strategy, progress=False))), sorted(path)[:3]
         (1, [(0, 0), (0, 1), (1, 0)])
     """
-    if not isinstance(strategy, Strategy):
-        raise refusal("strategy", "a Strategy, such as slimmable(build)", strategy)
-    if not isinstance(path, dict):
-        raise refusal("path", "a dictionary to write to", path)
     return replace(strategy, local=partial(_recorded, strategy.local, path), vectorized=None)
 
 
@@ -392,8 +385,6 @@ class LinearFederation:
                 raise refusal(name, f"{value:g}, as the theorems are about plain SGD", getattr(self.config, name))
         if not isinstance(self.model, type) or not issubclass(self.model, LinearModel):
             raise refusal("model", "LeastSquares or Logistic", self.model)
-        if not callable(self.distribution):
-            raise refusal("distribution", "a function of the widest width", self.distribution)
         n, shapes = self.config.participants, (np.shape(self.x), np.shape(self.y))
         if len(shapes[0]) != 3 or shapes[0][0] != n or shapes[1] != shapes[0][:2] or not np.size(self.x):
             raise refusal("x and y", f"of shapes ({n}, samples, features) and ({n}, samples)", shapes)
