@@ -170,11 +170,11 @@ def _verify(folder: str) -> int:
 
 def _fleet(words: Sequence[str]) -> int:
     """fleet, serve and join, over Flower."""
-    from .flower import fleet
+    from .flower import fleet, participant
 
-    run = {"fleet": fleet.run_fleet, "serve": fleet.serve, "join": fleet.join}[words[0]]
+    run = {"fleet": fleet.run_fleet, "serve": fleet.serve, "join": participant.join}[words[0]]
     values = vars(fleet_parser(words[0], run).parse_args(words[1:]))
-    if run is not fleet.join:
+    if run is not participant.join:
         values["config"] = Config.from_dict({name: values.pop(name) for name in Config.__dataclass_fields__})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are stopped before this one ends
     if found := run(**values):

@@ -17,7 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from ._check import checked, number, one_each, refusal
+from ._check import (
+    NotNegative,
+    Positive,
+    Share,
+    checked,
+    number,
+    one_each,
+    refusal,
+)
 from .config import Config
 from .evaluation import correct
 from .federate import federate_many
@@ -211,7 +219,7 @@ def update_shapley(
     validation: Samples,
     *,
     solve: Callable[[Game, int], Array] = shapley,
-    tolerance: float = 0.0,
+    tolerance: NotNegative = 0.0,
 ) -> Score:
     r"""Make a score: the Shapley values of `replay_game`, summed up.
 
@@ -241,7 +249,6 @@ def update_shapley(
         GTG-Shapley (Liu et al. 2022) with each round solved exactly,
         without its guided sampling.
     """
-    number("tolerance", tolerance, 0)
     return partial(_add_replayed, build, validation, solve, tolerance)
 
 
@@ -263,8 +270,8 @@ def alignment(
     rnd: Round,
     scores: Carried = None,
     *,
-    alpha: float = 0.95,
-    floor: float = 1e-3,
+    alpha: Share = 0.95,
+    floor: Positive = 1e-3,
 ) -> Array:
     r"""Score by the cosine between an update and the mean update.
 
@@ -302,8 +309,6 @@ def alignment(
         CGSV (Xu et al. 2021), as its released code computes it.
     """
     _check_round(rnd, scores)
-    number("alpha", alpha, 0, 1)
-    number("floor", floor, 0, above=True)
     changes = _changes(before, rnd, _flat)  # (participants, entries)
     shares = _weights(rnd) if scores is None else np.asarray(scores, float)
     memory = 0.0 if scores is None else scores
@@ -489,7 +494,7 @@ def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
 
 
 @checked
-def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
+def affine_calibration(scores: ArrayLike, low: float, high: Share) -> Array:
     r"""Stretch scores linearly over the accuracies from `low` to `high`.
 
     $B_i = \mathrm{low} + (\mathrm{high} - \mathrm{low})\,
@@ -514,7 +519,6 @@ def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
         Our choice.
     """
     s = _finite(scores)
-    number("high", high, 0, 1)
     number("low", low, 0, high)
     spread = s.max() - s.min()
     share = (s - s.min()) / spread if spread > 0 else np.full(len(s), 0.5)

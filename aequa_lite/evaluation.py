@@ -13,7 +13,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ._check import checked, number, refusal
+from ._check import Count, Fraction, checked, number, refusal
 from ._parallel import workers as pool
 from .config import Config
 from .slimmable import (
@@ -41,7 +41,7 @@ LARGEST_STEP = 0.005
 @torch.inference_mode()
 @checked
 def correct(
-    net: Callable[[Tensor], Tensor], samples: Samples, batch: int = 1000
+    net: Callable[[Tensor], Tensor], samples: Samples, batch: Count = 1000
 ) -> NDArray[np.bool_]:
     """Return which samples the network classifies correctly, (samples,).
 
@@ -53,7 +53,6 @@ def correct(
         >>> correct(aq.MLP().eval(), test).shape
         (4000,)
     """
-    number("batch", batch, 1, whole=True)
     device = samples.y.device
     if isinstance(net, nn.Module):
         device = next((p.device for p in net.parameters()), device)
@@ -108,9 +107,9 @@ class Curve:
 
     widths: ArrayLike
     accuracy: ArrayLike
-    samples: int
+    samples: Count
     correct: NDArray[np.bool_] | None = None
-    fraction_grid: int | None = None
+    fraction_grid: Count | None = None
 
     def __post_init__(self) -> None:
         for name in ("widths", "accuracy"):
@@ -124,9 +123,6 @@ class Curve:
         if a.shape != w.shape or not ((a >= 0) & (a <= 1)).all():
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
             raise refusal("accuracy", allowed, a.tolist())
-        number("samples", self.samples, 1, whole=True)
-        if self.fraction_grid is not None:
-            number("fraction_grid", self.fraction_grid, 1, whole=True)
         shape = (len(w), self.samples)
         if self.correct is not None and np.shape(self.correct) != shape:
             raise refusal(
@@ -186,8 +182,9 @@ class Curve:
         return float(self.level_widths[place])
 
 
+@checked
 def widths(
-    least: float, most: float = 1.0, grid: int = Config.grid
+    least: Fraction, most: float = 1.0, grid: Count = Config.grid
 ) -> tuple[float, ...]:
     """Return the multiples of 1 / `grid` between two widths, and both ends.
 
@@ -195,9 +192,7 @@ def widths(
         >>> widths(0.98)
         (0.98, 0.985, 0.99, 0.995, 1.0)
     """
-    number("least", least, 0, 1, above=True)
     number("most", most, least, 1)
-    number("grid", grid, 1, whole=True)
     steps = (float(w) for w in np.arange(1, grid + 1) / grid)
     inner = [w for w in steps if least + 1e-9 < w < most - 1e-9]
     return (least, *inner, *((most,) if most > least else ()))

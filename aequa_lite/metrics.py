@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from ._check import checked, number, refusal
+from ._check import Count, Level, checked, refusal
 from .rng import stream
 
 __all__ = [
@@ -168,7 +168,8 @@ def paired_gains(
     return apart.mean(1), apart.std(1) / np.sqrt(alone.shape[1])
 
 
-def holm(p: ArrayLike, level: float = 0.05) -> tuple[int, ...]:
+@checked
+def holm(p: ArrayLike, level: Level = 0.05) -> tuple[int, ...]:
     """Return which of several p-values are significant together.
 
     The smallest is compared with level / n, the next with level / (n - 1),
@@ -191,7 +192,6 @@ def holm(p: ArrayLike, level: float = 0.05) -> tuple[int, ...]:
     References:
         Holm 1979.
     """
-    number("level", level, 0, 1, above=True, below=True)
     values, found = _vector("p", p), []
     if not ((values >= 0) & (values <= 1)).all():
         raise refusal("p", "numbers in [0, 1]", p)
@@ -244,7 +244,7 @@ def pearson_noise_interval(
     alone_correct: ArrayLike,
     reward_correct: ArrayLike,
     seed: int = 0,
-    draws: int = 1000,
+    draws: Count = 1000,
 ) -> tuple[float, float] | None:
     """Return the 95% interval of Pearson over test samples.
 
@@ -272,7 +272,6 @@ def pearson_noise_interval(
         The paired bootstrap (Efron 1979).
     """
     alone, reward = _correct(alone_correct, reward_correct)
-    number("draws", draws, 1, whole=True)
     n = alone.shape[1]
     even = np.full(n, 1 / n)
     times = stream(seed, "pearson noise").multinomial(n, even, size=draws)

@@ -69,7 +69,9 @@ LATER = {"network": 1, "partition": 2, "allocation": 2, "algorithm": 1}
 LONGEST = 100_000  # characters of a word: room for a thousand widths
 MOST_PARAMETERS = 1 << 28  # of a network that somebody else names: a gigabyte
 MOST_LAYERS = 64
-PLAIN = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),)}
+PLAIN = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),),
+         **dict.fromkeys(("Count", "Index"), (int,)),
+         **dict.fromkeys(("NotNegative", "Positive", "Share", "Fraction", "Decay", "Level"), (int, float))}  # fmt: skip
 
 
 @checked

@@ -93,10 +93,12 @@ class Report:
             read = parse_json(read_limited(path, MOST_BYTES))
             if not isinstance(read, dict) or "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")
-            return cls(**{
+            found = cls(**{
                 k: tuple(v) if isinstance(v, list) else v
-                for k, v in opened(read).items()
+                for k, v in read.items() if k != "sha256"
             })  # fmt: skip
+            opened(read)
+            return found
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is not a report that can be read: "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ._check import checked, number, one_each, refusal
+from ._check import Fraction, Index, checked, number, one_each, refusal
 from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
 from ._validation import save_tensors, tensors_of
 from .checkpoint import describe
@@ -83,9 +83,9 @@ class Manifest:
 
     architecture: str
     options: dict[str, Any]
-    width: float
+    width: Fraction
     fractional_width: float
-    participant: int
+    participant: Index
     n_parameters: int
     run: str
     vocabulary: str = ""
@@ -100,9 +100,7 @@ class Manifest:
         ):
             allowed = "names with True, False, whole numbers from 1 to 65536 (layers: 64) or lists of them"
             raise refusal("options", allowed, self.options)
-        number("width", self.width, 0, 1, above=True)
         number("fractional_width", self.fractional_width, 0, self.width, above=True)
-        number("participant", self.participant, 0, whole=True)
         number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
         for name in ("run", "vocabulary", "sha256"):
             if (value := getattr(self, name)) and not is_digest(value):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ._check import checked, number, refusal
+from ._check import NotNegative, Positive, checked, number, refusal
 from ._parallel import workers as pool
 from .rng import stream
 
@@ -176,13 +176,14 @@ def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
     return total - np.array(less)
 
 
+@checked
 def sampled_shapley(
     game: Game,
     participants: int,
     *,
     budget: int,
-    error: float | None = None,
-    tolerance: float = 0.0,
+    error: Positive | None = None,
+    tolerance: NotNegative = 0.0,
     seed: int = 0,
 ) -> Estimate:
     r"""Estimate Shapley values from random orders and their reverses.
@@ -218,9 +219,6 @@ def sampled_shapley(
     n = _participants(game, participants, 2)
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
-    number("tolerance", tolerance, 0)
-    if error is not None:
-        number("error", error, 0, above=True)
     rng = stream(seed, "orders")
     ends = _value(game, frozenset()), _value(game, frozenset(range(n)))
     pairs: list[NDArray[np.float64]] = []

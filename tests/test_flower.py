@@ -564,7 +564,7 @@ def test_arguments_that_do_not_fit_together_start_nothing(
 
 
 def test_a_participant_without_data_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleets, "Processes", lambda folder: pytest.fail("a process was started"))
+    monkeypatch.setattr(participant, "Processes", lambda folder: pytest.fail("a process was started"))
     for options, match in (
         (["--data", str(tmp_path / "nowhere.npz")], "`data` must be an .npz file"),
         (["--partition", "homogenous"], "the nearest is 'homogeneous'"),

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, number, refusal
+from .._check import Count, Fraction, Level, Share, accuracies, checked, number, refusal
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
 from ..rng import stream
@@ -135,7 +135,7 @@ def measured_at(name: str, curve: Curve, widths: NDArray[np.float64]) -> NDArray
 
 
 @checked
-def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: float = 0.05) -> Confirmation:
+def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: Count = 1, level: Level = 0.05) -> Confirmation:
     r"""Test a plan's predicted accuracies on fresh samples.
 
     For each width of the plan, $z = (\hat a' - \hat a) / \sqrt{\mathrm{se}^2 + \mathrm{se}'^2}$ with $\hat a$ predicted
@@ -161,8 +161,6 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: fl
     References:
         The two-sample z-test with the correction of Holm 1979. Our choice.
     """
-    number("plans", plans, 1, whole=True)
-    number("level", level, 0, 1, above=True, below=True)
     own, at = measured_at("curve", curve, plan.widths), measured_at("fresh", fresh, plan.widths)
     predicted, measured = plan.predicted_accuracy, fresh.accuracy[at]
     error = np.sqrt(curve.standard_error[own] ** 2 + fresh.standard_error[at] ** 2)
@@ -178,9 +176,9 @@ def noise_ceiling(
     width_correct: ArrayLike,
     widths: ArrayLike,
     *,
-    validation_samples: int,
-    test_samples: int,
-    draws: int = 200,
+    validation_samples: Count,
+    test_samples: Count,
+    draws: Count = 200,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Simulate the fairness that sampling noise allows for this network and these participants.
@@ -217,8 +215,6 @@ def noise_ceiling(
     """
     curve = _full_curve(width_correct, widths)
     alone = checked_correct("alone_correct", alone_correct, curve.samples)
-    for name, value in (("validation_samples", validation_samples), ("test_samples", test_samples), ("draws", draws)):
-        number(name, value, 1, whole=True)
     both, n, rng = np.vstack([alone, curve.correct]).astype(np.float32), len(alone), stream(seed, "ceiling")
     even = np.full(curve.samples, 1 / curve.samples)
     validation = rng.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
@@ -281,7 +277,7 @@ def reward_intervals(
     *,
     alone_correct: ArrayLike | None = None,
     rule: Callable[[ArrayLike, Curve], Plan] = allocate,
-    draws: int = 500,
+    draws: Count = 500,
     seed: int = 0,
 ) -> RewardIntervals:
     r"""Carry the noise of contributions and curve through the allocation, by a bootstrap.
@@ -320,7 +316,7 @@ def reward_intervals(
     truth = curve.accuracy if paired else curve.fitted
     rng = stream(seed, "reward intervals")
     rows = np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth)
-    again = _measured_again(rng, rows, curve.samples, number("draws", draws, 1, whole=True))
+    again = _measured_again(rng, rows, curve.samples, draws)
     plan, found = rule(b, curve), []
     for measured in again:
         drawn = rule(measured[: len(b)], Curve(curve.widths, measured[len(b) :], curve.samples))
@@ -345,8 +341,9 @@ def _measured_again(rng: np.random.Generator, truth: NDArray[Any], samples: int,
     return np.clip((times @ truth.T.astype(np.float32)).astype(float) / samples, 0, 1)
 
 
+@checked
 def samples_needed(
-    gap: float, accuracy: float, power: float = 0.8, level: float = 0.05, disagreement: float | None = None
+    gap: Fraction, accuracy: Share, power: Level = 0.8, level: Level = 0.05, disagreement: float | None = None
 ) -> int:
     r"""Return how many validation samples tell two rewards apart whose accuracies differ by `gap`.
 
@@ -371,10 +368,6 @@ def samples_needed(
     References:
         The two-sample test of proportions; McNemar 1947 for the paired one.
     """
-    number("gap", gap, 0, 1, above=True)
-    number("accuracy", accuracy, 0, 1)
-    for name, value in (("power", power), ("level", level)):
-        number(name, value, 0, 1, above=True, below=True)
     if disagreement is not None:
         number("disagreement", disagreement, gap, 1)
     z = scipy.stats.norm.ppf(1 - level / 2) + scipy.stats.norm.ppf(power)

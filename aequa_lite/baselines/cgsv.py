@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import checked, number
+from .._check import Decay, Positive, checked
 from ..contribution import alignment
 from ..federate import slimmable
 from ..local import full_only
@@ -36,7 +36,7 @@ from .common import (
 
 @checked
 def cgsv(
-    problem: Problem, *, length: float = 0.5, beta: float = 1.0, alpha: float = 0.95, train: Train = train
+    problem: Problem, *, length: Positive = 0.5, beta: Positive = 1.0, alpha: Decay = 0.95, train: Train = train
 ) -> Outcome:
     r"""Send each participant the largest entries of the aggregate, as many as its standing earns.
 
@@ -66,9 +66,6 @@ def cgsv(
         constants (0.5 for MNIST, 0.15 for CIFAR-10, 1 for text) belong to its CNNs and 200 rounds of 3 epochs.
         Deviation: the config's local steps and learning rate; participants may be absent.
     """
-    number("length", length, 0, above=True)
-    number("beta", beta, 0, above=True)
-    number("alpha", alpha, 0, 1, below=True)
     strategy = replace(
         slimmable(problem.build, full_only),
         broadcast=send_own,

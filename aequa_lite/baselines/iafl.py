@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, number, refusal
+from .._check import Share, checked, refusal
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
@@ -22,7 +22,7 @@ from .common import ROUNDS, add, as_changes, own_network, remember_network, rewa
 
 
 @checked
-def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: Train = train) -> Outcome:
+def iafl(problem: Problem, *, kappa: Share = 0.0, recovery: Share = 0.0, train: Train = train) -> Outcome:
     r"""Send each participant the average of its own update and some of the others'.
 
     $\gamma_i = B_i / \max_j B_j$ with the contribution $B_i$; of the others, $\lceil\gamma_i^{1-\kappa}(|S|-1)\rceil$ are
@@ -49,8 +49,6 @@ def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: 
         IAFL (Wu et al. 2024), Algorithm 1, and its released code, where $\kappa$ and $q$ are 0 by default.
         Deviation: the contribution is the validation accuracy alone, their second choice; SGD instead of Adam.
     """
-    number("kappa", kappa, 0, 1)
-    number("recovery", recovery, 0, 1)
     found = problem.contribution
     if (found < 0).any() or not found.max() > 0:
         raise refusal("contribution", "numbers from 0, one of them above 0", found)

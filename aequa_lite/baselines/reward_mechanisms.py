@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from .._check import accuracies, checked, number, refusal
+from .._check import Count, Index, NotNegative, accuracies, checked, number, refusal
 from ..evaluation import correct
 from ..rng import stream
 from ..slimmable import prefix, slim, template
@@ -148,7 +148,7 @@ def _sparse(theta: State, known: State, amount: float, participant: int) -> Part
 
 
 @checked
-def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
+def by_noise(theta: State, seed: Index, most: NotNegative = 4.0) -> Mechanism:
     r"""Add noise of each participant's own: $\theta_k + (1 - q)\,m\,\mathrm{sd}(\theta_k)\,z_{ik}$ with $q$ the amount.
 
     Args:
@@ -167,8 +167,6 @@ def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
     References:
         Our choice.
     """
-    number("seed", seed, 0, whole=True)
-    number("most", most, 0)
     return partial(_noisy, theta, seed, most)
 
 
@@ -248,7 +246,7 @@ def _subset(start: State, total: Tensor, levels: int, amount: float, participant
 
 @checked
 def realize(
-    mechanism: Mechanism, build: Build, targets: ArrayLike, validation: Samples, steps: int = 10
+    mechanism: Mechanism, build: Build, targets: ArrayLike, validation: Samples, steps: Count = 10
 ) -> list[PartialModel]:
     """Reduce each participant's amount as far as its target accuracy on validation allows.
 
@@ -277,7 +275,6 @@ def realize(
     References:
         Our choice.
     """
-    number("steps", steps, 1, whole=True)
 
     def reaches(target: float, amount: float, i: int) -> bool:
         model = mechanism(amount, i).model(build).eval()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._check import checked, flag, number, refusal
+from .._check import Count, NotNegative, Share, checked, flag, number, refusal
 from ..evaluation import correct
 from ..federate import slimmable
 from ..local import full_only
@@ -159,7 +159,7 @@ def _sent(state: ServerState, updates: Sequence[Update]) -> int:
 
 @checked
 def fedsac(
-    problem: Problem, *, beta: float = 5.0, every: int = 10, samples: int = 1000, prune_outputs: bool = True,
+    problem: Problem, *, beta: NotNegative = 5.0, every: Count = 10, samples: Count = 1000, prune_outputs: bool = True,
     train: Train = train,
 ) -> Outcome:  # fmt: skip
     r"""Train and reward with the units that a reputation buys, the least important first.
@@ -193,9 +193,6 @@ def fedsac(
         round; the least important unit of each layer is always kept; what a pruned output learns in a round is dropped;
         the reward is of the final round.
     """
-    number("beta", beta, 0)
-    number("every", every, 1, whole=True)
-    number("samples", samples, 1, whole=True)
     sizes = list(chain(problem.build).values())
     if not flag("prune_outputs", prune_outputs):
         sizes = sizes[:-1]
@@ -291,8 +288,8 @@ def _fedsac_measure(
 
 @checked
 def fedrac(
-    problem: Problem, *, beta: float = 80.0, lam: float = 0.5, zeta: float = 1.0, kappa: float = math.e,
-    widths: int = 50, train: Train = train,
+    problem: Problem, *, beta: NotNegative = 80.0, lam: Share = 0.5, zeta: NotNegative = 1.0, kappa: float = math.e,
+    widths: Count = 50, train: Train = train,
 ) -> Outcome:  # fmt: skip
     r"""Train and reward with sub-networks of rotating units, as wide as a reputation allows.
 
@@ -327,11 +324,7 @@ def fedrac(
         whole initial network in the first round; if no width is admissible, the least one is sent; the reward is of the
         final round, not of the best one.
     """
-    number("beta", beta, 0)
-    number("lam", lam, 0, 1)
-    number("zeta", zeta, 0)
     number("kappa", kappa, math.e)
-    number("widths", widths, 1, whole=True)
     sizes = list(chain(problem.build).values())[:-1]
     measure = partial(
         _fedrac_measure, build=problem.build, validation=problem.validation, contribution=problem.contribution, sizes=sizes,

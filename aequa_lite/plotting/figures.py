@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, number, one_each, one_of, refusal
+from .._check import Fraction, accuracies, checked, number, one_each, one_of, refusal
 from ..allocation import continuous
 from ..allocation.exact import Plan, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
@@ -71,7 +71,7 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
 
 
 @checked
-def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Figure:
+def prefix(build: Build, width: Fraction, name: str, ax: Axes | None = None) -> Figure:
     """Draw one tensor of the full network and, inside it, the leading block of a narrow network.
 
     Args:
@@ -88,7 +88,6 @@ def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Fig
         >>> prefix(aq.MLP, 0.4, "4.weight").axes[0].get_xlabel()
         'inputs'
     """
-    number("width", width, 0, 1, above=True)
     states = [template(build, w).state_dict() for w in (1.0, width)]
     one_of("name", name, list(states[0]))
     shapes = [tuple(state[name].shape) for state in states]
@@ -551,7 +550,7 @@ def comparison(names: Sequence[str], full_gain: Sequence[float], spread: Sequenc
         raise refusal("names", "one or more names", names)
     columns = {"full_gain": list(full_gain), "spread": list(spread)}
     for label, values in columns.items():
-        one_each(label, [number(label, value) for value in values], len(names), of="names")
+        one_each(label, values, len(names), of="names")
     order = np.argsort(np.asarray(spread, dtype=float), kind="stable")[::-1]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 0.9 + 0.26 * len(order)))
     for row, k in enumerate(order):

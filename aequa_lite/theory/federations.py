@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from .._check import checked, number, one_each, refusal
+from .._check import Count, Decay, NotNegative, checked, number, one_each, refusal
 from ..config import Config
 from ..federate import Strategy, federate, fixed_widths, slimmable
 from ..local import WidthSampler, loss_shares
@@ -172,9 +172,9 @@ class LinearModel(nn.Module):
 
     max_second_derivative: float  # of the loss by the score
 
-    def __init__(self, width: float = 1.0, *, features: int, start: ArrayLike | None = None) -> None:
+    def __init__(self, width: float = 1.0, *, features: Count, start: ArrayLike | None = None) -> None:
         super().__init__()
-        used = n_units(width, number("features", features, 1, whole=True))
+        used = n_units(width, features)
         first = np.zeros(features) if start is None else np.array(start, dtype=float)
         if first.shape != (features,) or not np.isfinite(first).all():
             raise refusal("start", f"{features} finite numbers", start)
@@ -263,6 +263,7 @@ class Logistic(LinearModel):
         return 1 / (1 + np.exp(-score)) - y
 
 
+@checked
 class TwoLayers(nn.Module):
     r"""Fit targets by two linear layers with slimmable hidden units: cross-entropy is $\tfrac12\|W_2 W_1 x - y\|^2 + 0.1$.
 
@@ -285,10 +286,8 @@ class TwoLayers(nn.Module):
         FjORD (Horvath et al. 2021), whose theorem is about this network.
     """
 
-    def __init__(self, width: float = 1.0, *, features: int, outputs: int, hidden: int) -> None:
+    def __init__(self, width: float = 1.0, *, features: Count, outputs: Count, hidden: Count) -> None:
         super().__init__()
-        for name, value in {"features": features, "outputs": outputs, "hidden": hidden}.items():
-            number(name, value, 1, whole=True)
         used = n_units(width, hidden)
         self.first = nn.Parameter(0.3 * torch.randn(used, features, dtype=torch.float64))
         self.second = nn.Parameter(0.3 * torch.randn(outputs, used, dtype=torch.float64))
@@ -578,10 +577,10 @@ def regression(
     distribution: Callable[[float], Distribution],
     *,
     model: type[LinearModel] = LeastSquares,
-    features: int = 8,
+    features: Count = 8,
     samples: int = 16,
-    correlation: float = 0.1,
-    heterogeneity: float = 1.0,
+    correlation: Decay = 0.1,
+    heterogeneity: NotNegative = 1.0,
     scales: Sequence[float] | None = None,
     widths: Sequence[float] | None = None,
 ) -> LinearFederation:
@@ -611,10 +610,7 @@ def regression(
         >>> round(regression(plain, full, features=2, correlation=0.5).smoothness, 6)
         1.5
     """
-    number("features", features, 1, whole=True)
     number("samples", samples, features, whole=True)
-    number("correlation", correlation, 0, 1, below=True)
-    number("heterogeneity", heterogeneity, 0)
     n = config.participants
     h = [number("scales", s, 0, above=True) for s in one_each("scales", [1.0] * n if scales is None else scales, n)]
     rng = stream(config.seed, "regression")
