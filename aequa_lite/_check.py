@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ._io import short_repr
 
-__all__ = ["accuracies", "checked", "flag", "number", "one_each", "one_of", "refusal"]
+__all__ = ["accuracies", "checked", "flag", "number", "one_each", "one_of", "refusal", "right_or_wrong",
+           "vector"]  # fmt: skip
 
 
 def refusal(name: str, allowed: str, value: object, remedy: str = "") -> ValueError:
@@ -117,14 +118,27 @@ def one_each(name: str, values: Any, count: int, of: str = "participants") -> An
     return values
 
 
-def accuracies(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """Return one accuracy in [0, 1] for each participant, (n,)."""
+def vector(name: str, value: ArrayLike, low: float = -math.inf, high: float = math.inf) -> NDArray[np.float64]:
+    """Return one finite number of [low, high] for each participant, (n,)."""
     try:
         found = np.array(value, dtype=float)
     except (TypeError, ValueError):
-        raise refusal(name, "one number in [0, 1] for each participant", value) from None
-    if found.ndim != 1 or not len(found) or not ((found >= 0) & (found <= 1)).all():
-        raise refusal(name, "one number in [0, 1] for each participant", value)
+        found = np.zeros(0)
+    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found >= low) & (found <= high)).all():
+        raise refusal(name, f"one {Range(low, high).words().removeprefix('a ')} for each participant", value)
+    return found
+
+
+def accuracies(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return one accuracy in [0, 1] for each participant, (n,)."""
+    return vector(name, value, 0, 1)
+
+
+def right_or_wrong(name: str, value: ArrayLike, samples: int | None = None) -> NDArray[np.bool_]:
+    """Return which samples were right, bool of shape (n, samples)."""
+    found = np.asarray(value)
+    if found.dtype != bool or found.ndim != 2 or not found.size or samples not in (None, found.shape[1]):
+        raise refusal(name, f"bool of shape (n, {samples or 'samples'})", f"{found.dtype} of shape {found.shape}")
     return found
 
 

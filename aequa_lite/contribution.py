@@ -25,6 +25,7 @@ from ._check import (
     number,
     one_each,
     refusal,
+    vector,
 )
 from .config import Config
 from .evaluation import correct
@@ -518,7 +519,7 @@ def affine_calibration(scores: ArrayLike, low: float, high: Share) -> Array:
     References:
         Our choice.
     """
-    s = _finite(scores)
+    s = vector("scores", scores)
     number("low", low, 0, high)
     spread = s.max() - s.min()
     share = (s - s.min()) / spread if spread > 0 else np.full(len(s), 0.5)
@@ -554,7 +555,7 @@ def isotonic_calibration(
     References:
         Isotonic regression (Barlow et al. 1972); using it is our choice.
     """
-    s = _finite(scores)
+    s = vector("scores", scores)
     if not isinstance(known, Mapping) or not known:
         raise refusal("known", "accuracies by participant", known)
     for i, accuracy in known.items():
@@ -571,21 +572,11 @@ def isotonic_calibration(
 # --- refusals ---
 
 
-def _finite(scores: ArrayLike) -> Array:
-    """One finite number for each participant, (n,)."""
-    try:
-        s = np.array(scores, dtype=float)
-    except (TypeError, ValueError):
-        s = np.array([])
-    if s.ndim != 1 or not len(s) or not np.isfinite(s).all():
-        allowed = "one finite number for each participant"
-        raise refusal("scores", allowed, scores)
-    return s
-
-
 def _check_round(rnd: Round, scores: Carried = None) -> None:
     """Refuse a round without updates, and scores of another length."""
     if not isinstance(rnd, Round) or not rnd.updates:
         raise refusal("rnd", "a Round that holds its updates", rnd)
     if scores is not None:
-        one_each("scores", _finite(scores), len(rnd.updates), "updates")
+        one_each(
+            "scores", vector("scores", scores), len(rnd.updates), "updates"
+        )

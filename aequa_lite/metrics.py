@@ -8,7 +8,15 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from ._check import Count, Level, checked, refusal
+from ._check import (
+    Count,
+    Level,
+    checked,
+    one_each,
+    refusal,
+    right_or_wrong,
+    vector,
+)
 from .rng import stream
 
 __all__ = [
@@ -17,22 +25,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _vector(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """A finite vector that is not empty."""
-    try:
-        found = np.array(value, dtype=float)
-    except (TypeError, ValueError):
-        raise refusal(name, "finite numbers (n,)", value) from None
-    if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
-        raise refusal(name, "finite numbers (n,)", value)
-    return found
-
-
 def _pair(
     a: ArrayLike, b: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two finite vectors of one length."""
-    first, second = _vector("a", a), _vector("b", b)
+    first, second = vector("a", a), vector("b", b)
     if len(first) != len(second):
         raise refusal("b", f"as long as `a`, {len(first)} numbers", b)
     return first, second
@@ -104,7 +101,7 @@ def mcg(gains: ArrayLike) -> float:
     References:
         CYCle (the formula from memory).
     """
-    return float(np.mean(_vector("gains", gains)))
+    return float(np.mean(vector("gains", gains)))
 
 
 @checked
@@ -123,20 +120,16 @@ def cgs(gains: ArrayLike) -> float:
     References:
         CYCle (the formula from memory).
     """
-    return float(np.std(_vector("gains", gains)))
+    return float(np.std(vector("gains", gains)))
 
 
 def _correct(
     alone: ArrayLike, reward: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which samples are right with the own and with the rewarded model."""
-    a, b = np.asarray(alone), np.asarray(reward)
-    for name, found in (("alone_correct", a), ("reward_correct", b)):
-        if found.dtype != bool or found.ndim != 2 or found.size == 0:
-            raise refusal(name, "bool of shape (n, samples)", found)
-    if a.shape != b.shape:
-        allowed = f"of the shape of `alone_correct`, {a.shape}"
-        raise refusal("reward_correct", allowed, b.shape)
+    a = right_or_wrong("alone_correct", alone)
+    b = right_or_wrong("reward_correct", reward, a.shape[1])
+    one_each("reward_correct", b, len(a))
     return a, b
 
 
@@ -192,9 +185,7 @@ def holm(p: ArrayLike, level: Level = 0.05) -> tuple[int, ...]:
     References:
         Holm 1979.
     """
-    values, found = _vector("p", p), []
-    if not ((values >= 0) & (values <= 1)).all():
-        raise refusal("p", "numbers in [0, 1]", p)
+    values, found = vector("p", p, 0, 1), []
     for rank, i in enumerate(np.argsort(values, kind="stable")):
         if values[i] > level / (len(values) - rank):
             break

@@ -81,7 +81,7 @@ def test_the_measures_of_a_report_follow_from_who_is_right() -> None:
 
 
 def test_arrays_of_another_shape_or_type_are_refused() -> None:
-    with pytest.raises(ValueError, match="`reward_correct` must be of the shape"):
+    with pytest.raises(ValueError, match="`reward_correct` must be bool of shape"):
         aq.metrics.measure(np.ones((2, 3), dtype=bool), np.ones((2, 4), dtype=bool))
     with pytest.raises(ValueError, match="`alone_correct` must be bool"):
         aq.metrics.paired_gains(np.ones((2, 3)), np.ones((2, 3)))

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import Count, Fraction, Level, Share, accuracies, checked, number, refusal
+from .._check import Count, Fraction, Level, Share, accuracies, checked, number, refusal, right_or_wrong
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
 from ..rng import stream
@@ -40,15 +40,6 @@ class ValidationPart:
         return self.alone_correct.mean(1)
 
 
-def checked_correct(name: str, correct: ArrayLike, samples: int) -> NDArray[np.bool_]:
-    """Rows of True and False on these many samples, (n, samples)."""
-    found = np.asarray(correct)
-    if found.ndim != 2 or not len(found) or found.shape[1] != samples or found.dtype != bool:
-        came = f"{found.dtype} of shape {found.shape}"
-        raise ValueError(f"`{name}` must be bool of shape (participants, {samples}), the curve's samples, got {came}")
-    return found
-
-
 @checked
 def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> tuple[ValidationPart, ValidationPart]:
     """Split the validation samples once into two halves: for calibration and for confirmation.
@@ -76,7 +67,7 @@ def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> t
     """
     if not isinstance(curve, Curve) or curve.correct is None or curve.samples < 2:
         raise refusal("curve", "a Curve that knows which of at least two samples were right (accuracy_curve)", curve)
-    alone = checked_correct("alone_correct", alone_correct, curve.samples)
+    alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
     order = stream(seed, "confirmation").permutation(curve.samples)
     parts = []
     for half in (order[: curve.samples // 2], order[curve.samples // 2 :]):
@@ -213,8 +204,9 @@ def noise_ceiling(
     References:
         The noise ceiling of a correlation. Our choice.
     """
-    curve = _full_curve(width_correct, widths)
-    alone = checked_correct("alone_correct", alone_correct, curve.samples)
+    right = right_or_wrong("width_correct", width_correct)
+    curve = Curve(widths, right.mean(1), right.shape[1], right)
+    alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
     both, n, rng = np.vstack([alone, curve.correct]).astype(np.float32), len(alone), stream(seed, "ceiling")
     even = np.full(curve.samples, 1 / curve.samples)
     validation = rng.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
@@ -233,14 +225,6 @@ def noise_ceiling(
         "pearson_ceiling_interval": _interval(known) if known else None,
         "cgs_ceiling_interval": _interval(spreads),
     }
-
-
-def _full_curve(width_correct: ArrayLike, widths: ArrayLike) -> Curve:
-    """The curve on all samples."""
-    found = np.asarray(width_correct)
-    if found.dtype != bool or found.ndim != 2 or found.size == 0:
-        raise refusal("width_correct", "bool of shape (widths, samples)", found)
-    return Curve(widths, found.mean(1), found.shape[1], found)
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -311,7 +295,7 @@ def reward_intervals(
     """
     b = check_inputs(contribution, curve)
     paired = alone_correct is not None and curve.correct is not None
-    if alone_correct is not None and len(checked_correct("alone_correct", alone_correct, curve.samples)) != len(b):
+    if alone_correct is not None and len(right_or_wrong("alone_correct", alone_correct, curve.samples)) != len(b):
         raise refusal("alone_correct", f"one row for each of the {len(b)} participants", np.shape(alone_correct))
     truth = curve.accuracy if paired else curve.fitted
     rng = stream(seed, "reward intervals")
