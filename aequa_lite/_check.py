@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ._io import short_repr
+from ._io import printable, short_repr
 
 __all__ = ["accuracies", "checked", "flag", "number", "one_each", "one_of", "refusal", "right_or_wrong",
            "vector"]  # fmt: skip
@@ -95,18 +95,24 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def one_of(name: str, value: Any, known: Collection[str]) -> str:
-    """Return a known word; an unknown one is refused with the nearest.
+def one_of(name: str, value: Any, known: Collection[str], kind: str = "") -> str:
+    """Return one of the known names; `kind` says what they are.
 
     Example:
         >>> one_of("partition", "dirichlet", ["dirichlet", "natural"])
         'dirichlet'
     """
-    if isinstance(value, str) and value in known:
-        return value
-    near = get_close_matches(str(value)[:100], list(known), n=1, cutoff=0.0)
-    remedy = f"the nearest is {near[0]!r}" if near else ""
-    raise refusal(name, f"one of {', '.join(known)}", value, remedy)
+    text = value if isinstance(value, str) else ""
+    if text in known:
+        return text
+    near = get_close_matches(text[:100], list(known), n=1, cutoff=0.0) if text else []
+    raise refusal(name, f"one of {kind}{listed(known)}", value, f"the nearest is {short_repr(near[0])}" if near else "")
+
+
+def listed(names: Collection[str], most: int = 30) -> str:
+    """The first names of many, for a sentence."""
+    more = [f"... ({len(names)} in all)"] if len(names) > most else []
+    return ", ".join([printable(each) for each in list(names)[:most]] + more)
 
 
 def one_each(name: str, values: Any, count: int, of: str = "participants") -> Any:
@@ -282,8 +288,8 @@ def _sized_record(hint: Any) -> bool:
 
 
 def _says_all(hint: Any) -> bool:
-    """Whether an annotation says all that is asked of a value."""
-    return get_origin(hint) is Annotated or _sized_record(hint)
+    """Whether an annotation says all that is asked of a value's kind: a range, or a class that is none of numbers or text."""
+    return get_origin(hint) is Annotated or (isinstance(hint, type) and hint not in WORDS)
 
 
 def _all_fit(values: Iterable[Any], fits: Test) -> bool:

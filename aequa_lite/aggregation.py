@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._check import Count, Decay, Index, Level, NotNegative, Positive, checked, number, refusal
+from ._check import Count, Decay, Level, NotNegative, Positive, checked, number, refusal
 from ._validation import change_norm, oversized
 from .evaluation import correct
 from .federate import Aggregator, Reweight, ServerOptimizer
@@ -351,8 +351,7 @@ def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable
     return total / torch.where(kept, mass, 0).sum(0).clamp_min(1e-30)
 
 
-@checked
-def dp_gaussian(norm: float, noise: NotNegative, seed: Index | None = None) -> Aggregator:
+def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregator:
     r"""Clip each change to `norm` and add Gaussian noise, for differential privacy of participants.
 
     $\theta_e \leftarrow \theta_e + \bigl(\sum_{i \ni e} a_i \bar\Delta_{i,e} + \sigma C a_{\max}\, z_e\bigr)
@@ -382,8 +381,11 @@ def dp_gaussian(norm: float, noise: NotNegative, seed: Index | None = None) -> A
     References:
         DP-FedAvg (McMahan et al. 2018); the denominators over nested slices are our choice.
     """
+    number("noise", noise, 0)
     if noise or norm != math.inf:
         number("norm", norm, 0, above=True)
+    if seed is not None:
+        number("seed", seed, 0, whole=True)
     return partial(_noisy, norm=norm, noise=noise, seed=seed)
 
 

@@ -28,15 +28,8 @@ if TYPE_CHECKING:
     from .method import Outcome
 
 __all__ = [
-    "FileCheck",
-    "Manifest",
-    "export_onnx",
-    "load_reward",
-    "load_vocabulary",
-    "save_outcome",
-    "save_rewards",
-    "verify",
-]
+    "FileCheck", "Manifest", "export_onnx", "load_reward", "load_vocabulary", "save_outcome", "save_rewards", "verify",
+]  # fmt: skip
 
 
 LIST = "rewards.json"  # what belongs into the folder

@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "a width of 0": ("`width` must be", lambda: aq.plotting.prefix(aq.MLP, 0, "4.weight")),
     "an unknown tensor": ("`name` must be one of", lambda: aq.plotting.prefix(aq.MLP, 0.5, "4.weigth")),
     "no curve": ("`found` must be a Curve, got 3", lambda: aq.plotting.curve(3)),  # type: ignore[arg-type]
-    "no plan": ("`plan` must be a Plan, got 3", lambda: aq.plotting.curve(CURVE, 3)),  # type: ignore[arg-type]
+    "no plan": ("`plan` must be a Plan or None, got 3", lambda: aq.plotting.curve(CURVE, 3)),  # type: ignore[arg-type]
     "contributions without a plan": ("`contribution` must hold", lambda: aq.plotting.curve(CURVE, contribution=B)),
     "too few contributions": ("`contribution` must hold one", lambda: aq.plotting.curve(CURVE, PLAN, B[:2])),
     "no method": ("`found` must be curves of one to 4 methods", lambda: aq.plotting.curves({})),

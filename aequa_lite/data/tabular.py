@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, flag, refusal
+from .._check import checked, flag, listed, one_of, refusal
 from .._io import error_text, fault, printable, read_limited, short_repr
 from ..rng import stream
 from .readers import Arrays, reading
@@ -441,40 +440,23 @@ def _checked_rows(rows: Iterable[tuple[int, list[str]]], width: int, where: str)
     return found
 
 
-def _listed(names: Collection[str]) -> str:
-    """Return the first names, for a sentence."""
-    shown = ", ".join(printable(each) for each in list(names)[:10])
-    more = f", ... ({len(names)} in all)" if len(names) > 10 else ""
-    return shown + more
-
-
-def _checked_column(argument: str, value: object, names: Collection[str]) -> str:
-    """Return the column that an argument names, or say which there are."""
-    if isinstance(value, str) and value in names:
-        return value
-    text = value[:MOST_NAME] if isinstance(value, str) else ""
-    near = get_close_matches(text, list(names), n=1, cutoff=0.0)
-    remedy = f"the nearest is {short_repr(near[0])}" if near and text else ""
-    raise refusal(argument, f"one of the columns {_listed(names)}", value, remedy)
-
-
 def _columns(argument: str, values: object, names: Collection[str]) -> list[str]:
     """Return the columns that an argument lists; one name is no list."""
     if isinstance(values, str) or not isinstance(values, Collection):
         raise refusal(argument, "a list of columns", values)
-    return [_checked_column(argument, each, names) for each in values]
+    return [one_of(argument, each, names, "the columns ") for each in values]
 
 
 def _features(table: Table, label: str | None, participant: str | None, drop: Collection[str]) -> list[str]:
     """Return the columns that have no other role."""
     names = list(table.cells)
-    names.remove(_checked_column("label", label, names))
+    names.remove(one_of("label", label, names, "the columns "))
     if participant is not None:
-        names.remove(_checked_column("participant", participant, names))
+        names.remove(one_of("participant", participant, names, "the columns "))
     left_out = _columns("drop", drop, names)
     features = [each for each in names if each not in left_out]
     if not features:
-        raise fault(table.name, "have a column besides `label`, `participant` and `drop`", _listed(table.cells))
+        raise fault(table.name, "have a column besides `label`, `participant` and `drop`", listed(table.cells))
     return features
 
 

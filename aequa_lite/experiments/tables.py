@@ -29,21 +29,8 @@ if TYPE_CHECKING:
 Rows = Mapping[tuple[str, str], dict[str, Any]]  # by a run's digest and the method
 
 
-MEANT = (
-    "pearson",
-    "pearson_ceiling",
-    "mcg",
-    "cgs",
-    "min_gain",
-    "alone_best",
-    "reward_best",
-    "reward_mean",
-    "full",
-    "half",
-    "quarter",
-    "largest_step",
-    "largest_whole_step",
-)
+MEANT = ("pearson", "pearson_ceiling", "mcg", "cgs", "min_gain", "alone_best", "reward_best", "reward_mean", "full", "half",
+         "quarter", "largest_step", "largest_whole_step")  # fmt: skip
 
 
 MOST_NOTE_BYTES = 1 << 20
