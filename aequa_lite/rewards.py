@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ._check import Fraction, Index, checked, number, one_each, refusal
+from ._check import Count, Fraction, Index, checked, number, one_each, refusal
 from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
 from ._validation import save_tensors, tensors_of
 from .checkpoint import describe
@@ -150,7 +150,7 @@ def save_rewards(
     *,
     identity: Mapping[str, Any] | None = None,
     vocabulary: Sequence[str] = (),
-    fraction_grid: int | None = None,
+    fraction_grid: Count | None = None,
     name: str = "",
 ) -> list[Path]:
     """Write each participant's reward with its manifest, and the folder's list last.

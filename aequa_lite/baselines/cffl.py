@@ -14,8 +14,6 @@ from torch import Tensor
 
 from .._check import Decay, Fraction, Positive, Share, checked, number
 from ..evaluation import correct
-from ..federate import slimmable
-from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
 from ..types import Build, Samples, ServerState, State, Update
@@ -29,10 +27,10 @@ from .common import (
     largest,
     own_changes,
     own_network,
+    personal,
     remember_network,
     remembered,
     reward_own,
-    send_own,
     size_of,
     sparse_numbers,
     unflatten,
@@ -84,10 +82,7 @@ def cffl(
         size=problem.by_size / problem.by_size.max(), credit=partial(credits, memory=memory, threshold=threshold),
         alphas=np.linspace(alpha, alpha_final, problem.config.rounds),
     )  # fmt: skip
-    strategy = replace(
-        slimmable(problem.build, full_only), broadcast=send_own, aggregate=step, sent=partial(_sent, upload=upload)
-    )
-    return reward_own(problem, strategy, train, "cffl")
+    return reward_own(problem, personal(problem, step, partial(_sent, upload=upload)), train, "cffl")
 
 
 def credits(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._check import Share, checked, refusal
-from ..federate import slimmable
-from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..types import ServerState, State, Update
-from .common import ROUNDS, add, as_changes, own_network, remember_network, reward_own, size_of, weighted_sum
+from .common import ROUNDS, add, as_changes, own_network, personal, remember_network, reward_own, size_of, weighted_sum
 
 
 @checked
@@ -54,12 +51,8 @@ def iafl(problem: Problem, *, kappa: Share = 0.0, recovery: Share = 0.0, train: 
         raise refusal("contribution", "numbers from 0, one of them above 0", found)
     gamma = (found / found.max()) ** (1 - kappa)
     start = partial(_start, seed=problem.config.seed, recovery=recovery)
-    strategy = replace(
-        slimmable(problem.build, full_only),
-        broadcast=start,
-        aggregate=partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed),
-        sent=partial(_sent, participants=len(gamma)),
-    )
+    step = partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed)
+    strategy = personal(problem, step, partial(_sent, participants=len(gamma)), broadcast=start)
     return reward_own(problem, strategy, train, "iafl")
 
 

@@ -18,7 +18,7 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import STANDING, as_round, own_changes, remember_network, remembered, reward_global, reward_own, send_own
+from .common import STANDING, as_round, own_changes, personal, remember_network, remembered, reward_global, reward_own
 
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
@@ -82,8 +82,7 @@ def shapfed(problem: Problem, *, memory: Decay = 0.9, relative: bool = False, tr
     """
     constants = {"memory": memory, "personal": True, "relative": flag("relative", relative)}
     step = partial(_aggregate, participants=len(problem.shards), **constants)
-    strategy = replace(slimmable(problem.build, full_only), broadcast=send_own, aggregate=step)
-    return reward_own(problem, strategy, train, "shapfed")
+    return reward_own(problem, personal(problem, step), train, "shapfed")
 
 
 def _aggregate(
