@@ -188,8 +188,6 @@ def save_rewards(
     """
     architecture, options = described(build, name)
     one_each("widths", widths, len(models), of="models")
-    if isinstance(vocabulary, str) or not all(isinstance(word, str) for word in vocabulary):
-        raise refusal("vocabulary", "a list of words", vocabulary)
     text = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n" if vocabulary else ""
     run = digest(json.dumps(config.to_dict() if identity is None else identity, sort_keys=True))
     manifests = []

@@ -65,7 +65,7 @@ def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> t
     References:
         The usual hold-out.
     """
-    if not isinstance(curve, Curve) or curve.correct is None or curve.samples < 2:
+    if curve.correct is None or curve.samples < 2:
         raise refusal("curve", "a Curve that knows which of at least two samples were right (accuracy_curve)", curve)
     alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
     order = stream(seed, "confirmation").permutation(curve.samples)

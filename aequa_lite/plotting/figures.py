@@ -184,7 +184,7 @@ def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figu
         >>> curves({"one": [aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)]}).axes[0].get_xscale()
         'log'
     """
-    if not isinstance(found, Mapping) or not 1 <= len(found) <= len(LINES):
+    if not 1 <= len(found) <= len(LINES):
         raise refusal("found", f"curves of one to {len(LINES)} methods by name", found)
     for name, runs in found.items():
         if not len(runs) or any(not np.array_equal(c.widths, runs[0].widths) for c in runs):
@@ -477,7 +477,7 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
         'gain (points)'
     """
     b = accuracies("contribution", contribution)
-    if not isinstance(plans, Mapping) or not plans:
+    if not plans:
         raise refusal("plans", "plans by the names of their rules", plans)
     for name, plan in plans.items():
         one_each(f"plans[{name!r}].widths", plan.widths, len(b))
