@@ -213,11 +213,9 @@ def _difference(saved: Any, now: Any, name: str = "") -> str:
 
 
 def _restored(
-    tensors: State,
-    about: Mapping[str, Any],
-    network: State,
+    tensors: State, about: Mapping[str, Any], network: State,
     identity: Mapping[str, Any],
-) -> Saved:
+) -> Saved:  # fmt: skip
     """The saved round, its tensors in the network's order."""
     part: Callable[[str], dict[str, Tensor]] = lambda head: {
         k.removeprefix(head): t

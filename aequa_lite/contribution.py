@@ -64,12 +64,9 @@ Score = Callable[
 
 @checked
 def retraining_game(
-    build: Build,
-    shards: Sequence[Shard],
-    config: Config,
-    validation: Samples,
-    **options: Any,
-) -> CachedGame:
+    build: Build, shards: Sequence[Shard], config: Config,
+    validation: Samples, **options: Any,
+) -> CachedGame:  # fmt: skip
     r"""Make a game whose coalitions train without the others.
 
     $v(S)$ is the validation accuracy, at full width, of `federate` over the
@@ -216,12 +213,10 @@ def contributions(
 
 @checked
 def update_shapley(
-    build: Build,
-    validation: Samples,
-    *,
+    build: Build, validation: Samples, *,
     solve: Callable[[Game, int], Array] = shapley,
     tolerance: NotNegative = 0.0,
-) -> Score:
+) -> Score:  # fmt: skip
     r"""Make a score: the Shapley values of `replay_game`, summed up.
 
     $c_i = \sum_t \varphi_i(v_t)$ with $v_t$ the game of round $t$: the
@@ -267,13 +262,9 @@ def _add_replayed(
 
 @checked
 def alignment(
-    before: State,
-    rnd: Round,
-    scores: Carried = None,
-    *,
-    alpha: Share = 0.95,
-    floor: Positive = 1e-3,
-) -> Array:
+    before: State, rnd: Round, scores: Carried = None, *,
+    alpha: Share = 0.95, floor: Positive = 1e-3,
+) -> Array:  # fmt: skip
     r"""Score by the cosine between an update and the mean update.
 
     With $u_i = \Delta_i / \lVert\Delta_i\rVert$ and $u = \sum_j r_j u_j$,
@@ -326,12 +317,9 @@ def alignment(
 
 @checked
 def class_alignment(
-    before: State,
-    rnd: Round,
-    scores: Carried = None,
-    *,
-    memory: float = 0.9,
-) -> Array:
+    before: State, rnd: Round, scores: Carried = None, *,
+    memory: Share = 0.9,
+) -> Array:  # fmt: skip
     r"""Score by the mean over classes of the last layer's cosines.
 
     $\phi_i = \frac1K \sum_k \cos(g_{ik}, g_k)$ with $g_{ik}$ the change of
@@ -373,12 +361,9 @@ def class_alignment(
 
 @checked
 def class_shapley(
-    before: State,
-    rnd: Round,
-    scores: Carried = None,
-    *,
-    memory: float = 0.9,
-) -> Array:
+    before: State, rnd: Round, scores: Carried = None, *,
+    memory: Share = 0.9,
+) -> Array:  # fmt: skip
     r"""Score by the Shapley value of the mean class-wise cosine.
 
     $\phi_i = \frac1K \sum_k \varphi_i(v_k)$ with $v_k(S) = \cos\bigl(
@@ -485,7 +470,6 @@ def _unit(vectors: Array) -> Array:
 
 def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
     """The moving average, from its first value."""
-    number("memory", memory, 0, 1)
     return (
         found if scores is None else memory * scores + (1 - memory) * found
     )

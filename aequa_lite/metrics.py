@@ -232,11 +232,9 @@ def worse_off(
 
 @checked
 def pearson_noise_interval(
-    alone_correct: ArrayLike,
-    reward_correct: ArrayLike,
-    seed: int = 0,
+    alone_correct: ArrayLike, reward_correct: ArrayLike, seed: int = 0,
     draws: Count = 1000,
-) -> tuple[float, float] | None:
+) -> tuple[float, float] | None:  # fmt: skip
     """Return the 95% interval of Pearson over test samples.
 
     The samples are drawn again with replacement, the participants kept.

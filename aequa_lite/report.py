@@ -202,12 +202,9 @@ def _curve(curve: Curve, test: Curve | None) -> dict[str, Any]:
 
 
 def _warnings(
-    own: NDArray[np.bool_],
-    rewarded: NDArray[np.bool_],
-    plan: Plan | None,
-    classes: int,
-    fairness: Mapping[str, Any],
-) -> list[str]:
+    own: NDArray[np.bool_], rewarded: NDArray[np.bool_], plan: Plan | None,
+    classes: int, fairness: Mapping[str, Any],
+) -> list[str]:  # fmt: skip
     """What a reader should know before trusting the table."""
     found = []
     accuracy, samples = rewarded.mean(1), rewarded.shape[1]

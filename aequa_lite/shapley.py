@@ -178,14 +178,10 @@ def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
 
 @checked
 def sampled_shapley(
-    game: Game,
-    participants: int,
-    *,
-    budget: int,
-    error: Positive | None = None,
-    tolerance: NotNegative = 0.0,
+    game: Game, participants: int, *, budget: int,
+    error: Positive | None = None, tolerance: NotNegative = 0.0,
     seed: int = 0,
-) -> Estimate:
+) -> Estimate:  # fmt: skip
     r"""Estimate Shapley values from random orders and their reverses.
 
     $\hat\varphi_i$ is the mean over pairs of orders of what participant $i$
@@ -252,12 +248,9 @@ def _value(game: Game, coalition: frozenset[int]) -> float:
 
 
 def _walk(
-    game: Game,
-    order: list[int],
-    ends: tuple[float, float],
-    tolerance: float,
-    added: NDArray[np.float64],
-) -> int:
+    game: Game, order: list[int], ends: tuple[float, float],
+    tolerance: float, added: NDArray[np.float64],
+) -> int:  # fmt: skip
     """Write what each participant adds; return the evaluations used."""
     before, total = ends
     for size, i in enumerate(order[:-1], start=1):

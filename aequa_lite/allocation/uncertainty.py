@@ -163,15 +163,9 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: Count = 1, level: 
 
 @checked
 def noise_ceiling(
-    alone_correct: ArrayLike,
-    width_correct: ArrayLike,
-    widths: ArrayLike,
-    *,
-    validation_samples: Count,
-    test_samples: Count,
-    draws: Count = 200,
-    seed: int = 0,
-) -> dict[str, Any]:
+    alone_correct: ArrayLike, width_correct: ArrayLike, widths: ArrayLike, *, validation_samples: Count,
+    test_samples: Count, draws: Count = 200, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Simulate the fairness that sampling noise allows for this network and these participants.
 
     The given samples stand for the whole population. Each draw takes a validation split from it, on which contributions
@@ -256,14 +250,9 @@ class RewardIntervals:
 
 @checked
 def reward_intervals(
-    contribution: ArrayLike,
-    curve: Curve,
-    *,
-    alone_correct: ArrayLike | None = None,
-    rule: Callable[[ArrayLike, Curve], Plan] = allocate,
-    draws: Count = 500,
-    seed: int = 0,
-) -> RewardIntervals:
+    contribution: ArrayLike, curve: Curve, *, alone_correct: ArrayLike | None = None,
+    rule: Callable[[ArrayLike, Curve], Plan] = allocate, draws: Count = 500, seed: int = 0,
+) -> RewardIntervals:  # fmt: skip
     r"""Carry the noise of contributions and curve through the allocation, by a bootstrap.
 
     What was measured stands for the truth. It is measured again on as many samples, widths are allocated from that, and

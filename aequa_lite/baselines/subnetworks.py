@@ -137,13 +137,9 @@ def _broadcast(
 
 
 def _aggregate(
-    state: ServerState,
-    updates: Sequence[Update],
-    *,
-    names: Sequence[str],
-    units: Callable[..., Units],
+    state: ServerState, updates: Sequence[Update], *, names: Sequence[str], units: Callable[..., Units],
     measure: Measure,
-) -> ServerState:
+) -> ServerState:  # fmt: skip
     """The average over those who hold an entry, and what is measured of it."""
     masks_of = {u.participant: masks(state.theta, names, units(state, u.participant)) for u in updates}
     theta = average(state.theta, updates, masks_of)

@@ -144,16 +144,9 @@ def reward(message: Message, context: Context) -> Message:
 
 
 def join(
-    address: str,
-    participant: int,
-    *,
-    folder: Path | str = "runs/join",
-    data: str = "",
-    partition: str = "",
-    key: str = "",
-    authority: str = "",
-    device: str = "cpu",
-) -> None:
+    address: str, participant: int, *, folder: Path | str = "runs/join", data: str = "", partition: str = "",
+    key: str = "", authority: str = "", device: str = "cpu",
+) -> None:  # fmt: skip
     """Take part from this machine, until the process is interrupted.
 
     Args:

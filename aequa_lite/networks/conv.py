@@ -112,14 +112,9 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[Count, ...] = (3, 32, 32),
-        classes: Count = 10,
-        multiple: Count = 1,
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10, multiple: Count = 1,
         group: Count = 4,
-    ) -> None:
+    ) -> None:  # fmt: skip
         sizes = [_image_shape(shape, 8)[0], *(n_units(width, multiple * full, group) for full in (32, 64, 128, 256))]
         blocks: list[nn.Module] = []
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
@@ -203,15 +198,9 @@ class ResNet18(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[Count, ...] = (3, 32, 32),
-        classes: Count = 10,
-        channels: Count = 64,
-        stem: int = 3,
-        group: Count = 4,
-    ) -> None:
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10,
+        channels: Count = 64, stem: int = 3, group: Count = 4,
+    ) -> None:  # fmt: skip
         sizes = [n_units(width, channels << stage, group) for stage in range(4)]
         super().__init__(_resnet_layers(sizes, shape, classes, stem, partial(group_norm, group)))
 
@@ -247,14 +236,9 @@ class BatchResNet18(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[Count, ...] = (3, 32, 32),
-        classes: Count = 10,
-        channels: Count = 64,
-        stem: int = 3,
-    ) -> None:
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10,
+        channels: Count = 64, stem: int = 3,
+    ) -> None:  # fmt: skip
         sizes = [n_units(width, channels << stage) for stage in range(4)]
         super().__init__(_resnet_layers(sizes, shape, classes, stem, nn.BatchNorm2d))
 

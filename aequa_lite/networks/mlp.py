@@ -44,14 +44,9 @@ class MLP(nn.Sequential):
     stem_layers = 4
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[Count, ...] = (1, 28, 28),
-        classes: Count = 10,
-        hidden: Count = 200,
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (1, 28, 28), classes: Count = 10, hidden: Count = 200,
         ahead: Positive = 1,
-    ) -> None:
+    ) -> None:  # fmt: skip
         first, second = n_units(width, hidden), n_units(min(1.0, ahead * width), hidden)
         super().__init__(
             ScalePixels(),

@@ -48,15 +48,9 @@ class TextCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[Count, ...] = (56,),
-        classes: Count = 2,
-        words: int = 8192,
-        embedding: Count = 128,
-        maps: Count = 128,
-    ) -> None:
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (56,), classes: Count = 2, words: int = 8192,
+        embedding: Count = 128, maps: Count = 128,
+    ) -> None:  # fmt: skip
         super().__init__()
         e, m = n_units(width, embedding), n_units(width, maps)
         self.embedding = nn.Embedding(number("words", words, 2, whole=True), e, padding_idx=0)
@@ -149,16 +143,9 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[Count, ...] = (56,),
-        classes: Count = 2,
-        words: int = 8192,
-        layers: Count = 2,
-        heads: Count = 8,
-        size: Count = 16,
-    ) -> None:
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (56,), classes: Count = 2, words: int = 8192,
+        layers: Count = 2, heads: Count = 8, size: Count = 16,
+    ) -> None:  # fmt: skip
         super().__init__()
         stream, hidden = n_units(width, heads * size, size), n_units(width, 2 * heads * size)
         self.words = nn.Embedding(number("words", words, 2, whole=True), stream, padding_idx=0)

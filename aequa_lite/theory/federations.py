@@ -573,17 +573,10 @@ class LinearFederation:
 
 @checked
 def regression(
-    config: Config,
-    distribution: Callable[[float], Distribution],
-    *,
-    model: type[LinearModel] = LeastSquares,
-    features: Count = 8,
-    samples: int = 16,
-    correlation: Decay = 0.1,
-    heterogeneity: NotNegative = 1.0,
-    scales: Sequence[float] | None = None,
-    widths: Sequence[float] | None = None,
-) -> LinearFederation:
+    config: Config, distribution: Callable[[float], Distribution], *, model: type[LinearModel] = LeastSquares,
+    features: Count = 8, samples: int = 16, correlation: Decay = 0.1, heterogeneity: NotNegative = 1.0,
+    scales: Sequence[float] | None = None, widths: Sequence[float] | None = None,
+) -> LinearFederation:  # fmt: skip
     r"""Make a federation of linear models from the config's seed, with a chosen heterogeneity.
 
     The features of participant $i$ have exactly the second moments $h_i((1-c) I + c\,\mathbf 1\mathbf 1^\top)$. Its targets
