@@ -58,7 +58,7 @@ strict: $(STAMP) ## build the book from nothing, warnings as errors, and test it
 	AEQUA_CHROMIUM=$(CHROMIUM) $(BIN)/python scripts/pdf.py
 	@# axe-core checks accessibility; without npm its part of the test is left out
 	@test -f $(AXE) || (cd $(VENV) && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz package/axe.min.js) || true
-	AEQUA_BOOK=_build/html AEQUA_CHROMIUM=$(CHROMIUM) AEQUA_AXE=$(AXE) $(BIN)/pytest -q -rs tests/test_book.py tests/test_browser.py
+	AEQUA_BOOK=_build/html AEQUA_CHROMIUM=$(CHROMIUM) AEQUA_AXE=$(AXE) $(BIN)/pytest -q -rs -n 2 tests/test_book.py tests/test_browser.py
 
 book: $(STAMP) ## build the HTML from the committed outputs; it opens without a network
 	$(BIN)/jupyter-book build . -q

@@ -82,6 +82,9 @@ class Config:
     logit_adjustment: float = _within(
         0.0, 1.0, 0.0, "how far the loss discounts a shard's label shares"
     )
+    schedule_logit_adjustment: float = _within(
+        0.0, 1.0, 1.0, "the same while rewards are given in training"
+    )
     proximal: float = _within(0.0, 1e3, 0.0, "FedProx's mu")
     size_power: float = _within(
         0.0, 16.0, 1.0, "aggregation weight: size ** size_power ..."

@@ -266,6 +266,10 @@ def slimmable_rewards(
         2
     """
     build, config = problem.build, problem.config
+    if schedule:  # few train the outer units; they may know few classes
+        strength = config.schedule_logit_adjustment
+        config = replace(config, logit_adjustment=strength)
+        problem = replace(problem, config=config)
     contribution = problem.contribution
     strategy = slimmable(
         build, width_sampler, server=server, aggregate=aggregate,

@@ -38,10 +38,11 @@ __all__ = [
 # (build, validation samples, contributions) -> policy
 Schedule = Callable[[Build, Samples, NDArray[np.float64]], Policy]
 
-# coarse: the curve is measured after every round
+# finest where the curve is steep: a coarser grid rounds down by more
 GRID = (
-    *(0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21),
-    *(k / 20 for k in range(5, 21)),
+    *(k / 200 for k in range(4, 20)),
+    *(k / 100 for k in range(10, 30)),
+    *(k / 40 for k in range(12, 41)),
 )
 
 # stakes that `upper_bounds` mixes: large ones for few discordant samples

@@ -81,8 +81,9 @@ def heat(values: pd.DataFrame, informative: pd.DataFrame) -> Figure:
             ax.text(x + 0.5, y + 0.5, f"{value:.2f}", size=8.5, ha="center", va="center", color="#555555", bbox=box)
         else:
             ax.add_patch(Rectangle(place, 1, 1, fc=scale(norm(value)), ec="white", lw=2))
-            dark = norm(value) > 0.45
-            colour = "white" if dark else "black"
+            red, green, blue = (c**2.2 for c in scale(norm(value))[:3])
+            luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+            colour = "white" if luminance < 0.18 else "black"  # where both have the same contrast, 4.6
             ax.text(x + 0.5, y + 0.5, f"{value:.3f}", size=8.5, ha="center", va="center", color=colour)
     ax.set_xticks(np.arange(values.shape[1]) + 0.5, values.columns, size=8, rotation=25, ha="right")
     ax.set_yticks(np.arange(len(values)) + 0.5, values.index, size=9)

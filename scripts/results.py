@@ -525,8 +525,52 @@ def allowances(name: str) -> str:
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     rows_link = f"{{download}}`{count} (CSV) <../results/{name}/allowances.csv>`"
     stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([rows_link, *origin(table)])}.\n"
-    table_and_aims = markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows) + allowance_aims(table)
-    return table_and_aims + stamp
+    of_cells = markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows)
+    return allowance_aims(table) + worth(table) + folded("Every cell and allowance", of_cells) + stamp
+
+
+def worth(table: pd.DataFrame) -> str:
+    """What participants can make of the slices that they were sent: points above what is earned and allowed."""
+    kinds, rows = ("received", "refitted", "finetuned", "averaged", "combined"), []
+    for factor, runs in table.groupby("factor", dropna=False):
+        name = "after training" if pd.isna(factor) else f"{factor:g} times"
+        found = [100 * runs[f"excess_{kind}"].where(runs[f"excess_{kind}"] > -1) for kind in kinds]
+        columns = [f"{each.median():.1f} ({each.max():.1f})" if each.notna().any() else "-" for each in found]
+        rows.append([name, *columns, f"{runs['above'].mean():.1f}"])
+    return "\n" + markdown(["allowance", *kinds, "participants above, mean"], rows)
+
+
+def variants() -> str:
+    """What was tried on validation to bring training under the schedule nearer to rewards after training."""
+    path = ROOT / "results" / "training_time" / "variants.csv"
+    if not path.exists():
+        return "Not tried here. `python scripts/training_time_variants.py` fills it.\n"
+    table, rows = pd.read_csv(path), []
+    after = table[table["variant"] == "after training"].set_index(["data", "partition"])["full"]
+    cells = table.groupby("variant")["full"].count().max()
+    for variant, runs in table.groupby("variant", sort=False):
+        lost = 100 * (runs.set_index(["data", "partition"])["full"] - after)
+        row = [variant, *(f"{each:+.1f}" for each in (lost.median(), lost.min(), lost.max()))]
+        row += [
+            f"{(lost >= -1).sum()} of {len(lost)}",
+            f"{runs['pearson'].median():.3f}",
+            f"{runs['pearson'].min():.3f}",
+        ]
+        rows.append([*row, f"{100 * runs['min_gain'].median():+.1f}", f"{100 * runs['min_gain'].min():+.1f}"])
+    head = [
+        "variant",
+        "full width against after training: median",
+        "worst",
+        "best",
+        "within a point",
+        "Pearson: median",
+    ]
+    link = f"{{download}}`{len(table)} runs (CSV) <../results/training_time/variants.csv>`"
+    told = f"{cells} cells, points; by `python scripts/training_time_variants.py`"
+    return (
+        markdown([*head, "worst", "smallest gain: median", "worst"], rows)
+        + f"\n{told}; {'; '.join([link, *origin(table)])}.\n"
+    )
 
 
 def fractions() -> str:
@@ -641,7 +685,7 @@ def speeds() -> list[pd.DataFrame]:
 
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
-             "run_times": run_times, "constants": constants}  # fmt: skip
+             "run_times": run_times, "constants": constants, "variants": variants}  # fmt: skip
 
 
 def filled(mark: str) -> str:

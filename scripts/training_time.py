@@ -6,6 +6,12 @@ Ten participants, an MLP, 40 rounds of 15 steps, Fashion-MNIST and CIFAR-10 (fro
 seeds 0, 1, ... (default: three). All runs of a cell share shards, models trained alone and contributions: `aequa` after
 training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4). Rows are written as they finish;
 a run that has its row is not repeated. Accuracies are of the test split, `seconds` of CPU time without measuring.
+
+What a participant was sent is worth the best that it can make of it. For every participant, `excess_...` is measured by how
+much models made from its slices exceed what it has earned in the end plus the allowance, and the largest is written:
+*received* in any round; its best and its last slice with the last layer *refitted*, or all layers *finetuned*, on its own
+shard; the slices of its last rounds *averaged*; the leading block of its last slice *combined* with an older, wider one.
+`above` counts the participants of whom one of these exceeds it by more than the 95% margin of a paired comparison on test.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
@@ -37,6 +44,7 @@ PARTITIONS = (
     *("imbalanced(0.4, 2)", "label_skew(3)"),
 )
 FACTORS = (None, 1.0, 0.5, 2.0)  # of the allowance; None: after training
+MADE = ("received", "refitted", "finetuned", "averaged", "combined")  # of what a participant was sent
 DRAWS = 1000  # of the test samples, with replacement
 
 Correct = NDArray[np.bool_]  # (participants, test samples)
@@ -55,6 +63,7 @@ class Recorder:
 
     seconds: float = 0.0  # spent on measuring
     held: list[HeldModels] = field(default_factory=list)
+    sent: list[aq.types.State] = field(default_factory=list)  # the network of which slices were sent, by round
 
     def train(self, problem: aq.Problem, strategy: aq.Strategy, **options: object) -> aq.Round:
         """Train to the end; the argument `train` of an algorithm."""
@@ -64,6 +73,7 @@ class Recorder:
         for last in rounds:
             started = time.process_time()
             self.held += held_models(problem.build, [last], problem.data.test)
+            self.sent.append({name: t.clone() for name, t in last.before.theta.items()})
             self.seconds += time.process_time() - started
         return last
 
@@ -74,6 +84,66 @@ def overpaid(own: NDArray[np.float64], held: list[HeldModels], full: float) -> t
     final = own + max(0.0, full - own.max())
     earned = np.minimum(now[:, None], own + np.maximum(0, now - own.max())[:, None])
     return float((accuracy - final).max()), float((accuracy - earned).max())
+
+
+Sent = list[tuple[float, aq.types.State]]  # width and slice of each round in which a participant was present
+
+
+def made_of(
+    sent: Sent, best: int, build: aq.types.Build, shard: aq.Shard, config: aq.Config
+) -> dict[str, list[nn.Module]]:
+    """Return what the holder can make of its slices; `best` is the place of its best one."""
+    (width, last), chosen = sent[-1], [sent[best], sent[-1]]
+    recent = [[each for each in sent[-rounds:] if each[0] >= width] for rounds in (3, 10)]
+    averaged = [(width, mean([leading(state, last) for _, state in each])) for each in recent]
+    wider = [each for each in {w: (w, state) for w, state in sent}.values() if each[0] > width]
+    combined = [(w, stitched(state, last)) for w, state in wider]
+    return {
+        "refitted": [trained_further(build, each, shard, config, last_layer=True) for each in chosen],
+        "finetuned": [trained_further(build, each, shard, config, last_layer=False) for each in chosen],
+        "averaged": [network(build, *each) for each in averaged],
+        "combined": [network(build, *each) for each in combined],
+    }
+
+
+def network(build: aq.types.Build, width: float, state: aq.types.State) -> nn.Module:
+    """The network of this width with these tensors."""
+    net = build(width)
+    net.load_state_dict(state)
+    return net
+
+
+def leading(state: aq.types.State, like: aq.types.State) -> aq.types.State:
+    """The leading blocks of a slice that have the shapes of a narrower one."""
+    return {name: state[name][tuple(slice(size) for size in t.shape)] for name, t in like.items()}
+
+
+def mean(states: Sequence[aq.types.State]) -> aq.types.State:
+    """The average of slices of one shape."""
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+
+
+def stitched(old: aq.types.State, new: aq.types.State) -> aq.types.State:
+    """An older, wider slice with the leading block of a newer one."""
+    kept = {name: t.clone() for name, t in old.items()}
+    for name, t in new.items():
+        kept[name][tuple(slice(size) for size in t.shape)] = t
+    return kept
+
+
+def trained_further(
+    build: aq.types.Build, held: tuple[float, aq.types.State], shard: aq.Shard, config: aq.Config, *, last_layer: bool
+) -> nn.Module:
+    """A slice after two epochs on the holder's own shard, of its last layer or of all."""
+    net = network(build, *held)
+    parameters = list(net.parameters())[-2:] if last_layer else list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
+    generator = torch.Generator().manual_seed(config.seed)
+    for chosen in torch.cat([torch.randperm(len(shard), generator=generator) for _ in range(2)]).split(config.batch):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(shard.samples.x[chosen]), shard.samples.y[chosen]).backward()
+        optimizer.step()
+    return net
 
 
 def pearson_lost(own: Correct, after: Correct, reward: Correct, seed: int) -> tuple[float, float]:
@@ -111,7 +181,36 @@ class Cell:
         seconds = time.process_time() - started - recorder.seconds
         method = "aequa" if schedule is None else "training_time"
         row = {**self.head, "method": method, "factor": factor, "allowance": allowance}
-        return {**row, **self.measured(outcome, recorder.held), "seconds": seconds, **origin(self.problem)}
+        found = {**self.measured(outcome, recorder.held), **self.worth(outcome, recorder, allowance or 0.0)}
+        return {**row, **found, "seconds": seconds, **origin(self.problem)}
+
+    def worth(self, outcome: aq.Outcome, recorder: Recorder, allowance: float) -> dict[str, object]:
+        """Return by how much the best that participants can make of their slices exceeds what they have earned."""
+        problem, own, most = self.problem, self.own.mean(1), dict.fromkeys(MADE, -1.0)
+        gain, above = max(0.0, recorder.held[-1].full - own.max()), 0
+        reached = [aq.correct(net.eval(), problem.data.test) for net in outcome.models]
+        for i, shard in enumerate(problem.shards):
+            present = [k for k, each in enumerate(recorder.held) if each.widths[i] > 0]
+            sent = [
+                (w, {name: t.clone() for name, t in aq.slim(problem.build, recorder.sent[k], w).state_dict().items()})
+                for k in present
+                for w in (recorder.held[k].widths[i],)
+            ]
+            best = int(np.argmax([recorder.held[k].accuracy[i] for k in present]))
+            made = {"received": [network(problem.build, *sent[best])]}
+            made |= made_of(sent, best, problem.build, shard, problem.config)
+            right = {name: [aq.correct(net.eval(), problem.data.test) for net in nets] for name, nets in made.items()}
+            limit = own[i] + gain + allowance
+            for name, each in right.items():
+                most[name] = max(most[name], *(float(np.mean(c)) - limit for c in each), -1.0)
+            everything = [reached[i], *(c for each in right.values() for c in each)]
+            above += any(self.exceeds(np.asarray(c), i, gain + allowance) for c in everything)
+        return {**{f"excess_{name}": most[name] for name in MADE}, "above": above}
+
+    def exceeds(self, correct: NDArray[np.bool_], i: int, limit: float) -> bool:
+        """Whether a model beats what participant i reaches alone by more than the limit, with the margin of 95%."""
+        difference = correct.astype(float) - self.own[i]
+        return bool(difference.mean() - limit > 1.96 * difference.std() / np.sqrt(len(difference)))
 
     def measured(self, outcome: aq.Outcome, held: list[HeldModels]) -> dict[str, object]:
         """Return every measure of a run."""
@@ -175,13 +274,13 @@ def key(row: dict[str, object]) -> tuple[object, ...]:
     return row["data"], row["partition"], row["seed"], None if after else factor
 
 
-def measure(cell: tuple[str, str, int]) -> None:
+def measure(cell: tuple[str, str, int], factors: Sequence[float | None]) -> None:
     """Add the rows that a cell lacks."""
     done = {key(row) for row in rows()}
-    if all((*cell, factor) in done for factor in FACTORS):
+    if all((*cell, factor) in done for factor in factors):
         return
     shared = Cell(*cell)
-    for factor in FACTORS:
+    for factor in factors:
         if factor is not None and (*cell, factor) in done:
             continue
         row = shared.run(factor)
@@ -193,8 +292,9 @@ def measure(cell: tuple[str, str, int]) -> None:
 def main() -> None:
     """Measure all cells that are missing."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    for cell in tqdm(list(cells(seeds)), desc="cells"):
-        measure(cell)
+    for factors in (FACTORS[:2], FACTORS):  # first the allowance that the aims are about
+        for cell in tqdm(list(cells(seeds)), desc="cells"):
+            measure(cell, factors)
 
 
 if __name__ == "__main__":

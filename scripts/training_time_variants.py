@@ -11,30 +11,30 @@ written as they finish; a variant that has its row is not repeated.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from training_time import CONFIG, DATA, PARTITIONS, origin
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
 from aequa_lite.method import assess, slimmable_rewards, train
+from aequa_lite.slimmable import aggregate, coverage, prefix
+from aequa_lite.types import State
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "training_time" / "variants.csv"
 SEED = 100
-# logit adjustment, power of the width in the weight of an update, whether rewards are given while training
-VARIANTS = {
-    "after training": (0.0, 0.0, False),
-    "after training, logit adjustment": (1.0, 0.0, False),
-    "while training": (0.0, 0.0, True),
-    "logit adjustment": (1.0, 0.0, True),
-    "updates weighted by width": (0.0, 2.0, True),
-    "both": (1.0, 2.0, True),
-}
+COARSE = (*(0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21), *(k / 20 for k in range(5, 21)))
+
+Arrived = Iterable[tuple[State, float]]  # slices and their weights
+Aggregate = Callable[[State, Arrived], State]
 
 
 def by_width(updates: Sequence[aq.Update], power: float) -> list[float]:
@@ -42,23 +42,114 @@ def by_width(updates: Sequence[aq.Update], power: float) -> list[float]:
     return [u.weight * u.width**power for u in updates]
 
 
-def measured(problem: aq.Problem, name: str) -> dict[str, object]:
+def by_coverage(_: aq.Problem) -> Aggregate:
+    """Aggregate with steps that shrink where few hold an entry: divided by the weight of all, not of its holders."""
+
+    def found(theta: State, arrived: Arrived) -> State:
+        pairs = list(arrived)
+        mass, total = coverage(theta, pairs), sum(weight for _, weight in pairs)
+        new = aggregate(theta, pairs)
+        return {name: theta[name] + (t - theta[name]) * mass[name] / total for name, t in new.items()}
+
+    return found
+
+
+def accepted_by_validation(problem: aq.Problem) -> Aggregate:
+    """Aggregate, but take the outer units' step whole, by half or not at all: whatever has the least validation loss."""
+
+    def loss(theta: State) -> float:
+        with torch.no_grad():
+            return float(cross_entropy(aq.slim(problem.build, theta, 1.0)(problem.validation.x), problem.validation.y))
+
+    def found(theta: State, arrived: Arrived) -> State:
+        pairs = list(arrived)
+        new = aggregate(theta, pairs)
+        slices = {sum(t.numel() for t in state.values()): state for state, _ in pairs}
+        options = [new]
+        for inner in [slices[size] for size in sorted(slices)][:-1]:
+            for share in (0.0, 0.5):
+                options.append({name: theta[name] + share * (t - theta[name]) for name, t in new.items()})
+                for name, t in inner.items():
+                    options[-1][name][prefix(t.shape)] = new[name][prefix(t.shape)]
+        return min(options, key=loss)
+
+    return found
+
+
+def with_fitted_biases(problem: aq.Problem) -> Aggregate:
+    """Aggregate, then fit the output biases at full width on the validation samples."""
+
+    def found(theta: State, arrived: Arrived) -> State:
+        new, y = aggregate(theta, arrived), problem.validation.y
+        with torch.no_grad():
+            logits = aq.slim(problem.build, new, 1.0)(problem.validation.x)
+        bias = torch.zeros(logits.shape[1], requires_grad=True)
+        optimizer = torch.optim.LBFGS([bias], max_iter=30)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = cross_entropy(logits + bias, y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        last = [name for name, t in new.items() if t.shape == bias.shape][-1]
+        return {**new, last: new[last] + bias.detach()}
+
+    return found
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a variant changes."""
+
+    while_training: bool = True
+    config: Mapping[str, float] = field(default_factory=dict)
+    grid: Sequence[float] | None = None
+    power: float = 0.0  # of the width in the weight of an update
+    aggregate: Callable[[aq.Problem], Aggregate] | None = None
+
+
+VARIANTS = {
+    "after training": Variant(False),
+    "after training, logit adjustment": Variant(False, {"logit_adjustment": 1.0}),
+    "while training": Variant(),
+    "no logit adjustment": Variant(config={"schedule_logit_adjustment": 0.0}),
+    "half the logit adjustment": Variant(config={"schedule_logit_adjustment": 0.5}),
+    "no logit adjustment, 27 widths": Variant(config={"schedule_logit_adjustment": 0.0}, grid=COARSE),
+    "27 widths": Variant(grid=COARSE),
+    "fractional rewards at the end": Variant(config={"fractions": 16}),
+    "updates weighted by width squared": Variant(power=2.0),
+    "steps scaled by coverage": Variant(aggregate=by_coverage),
+    "outer steps accepted by validation": Variant(aggregate=accepted_by_validation),
+    "the same, no logit adjustment": Variant(
+        config={"schedule_logit_adjustment": 0.0}, aggregate=accepted_by_validation
+    ),
+    "output biases fitted on validation": Variant(
+        config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
+    ),
+}
+
+
+def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     """Train one variant and measure it on validation."""
-    adjustment, power, schedule = VARIANTS[name]
     contribution, started = problem.contribution, time.process_time()
     allowance = min(0.02, float(contribution.std()) / 4)
+    grid = {} if variant.grid is None else {"grid": variant.grid}
     outcome = slimmable_rewards(
-        replace(problem, config=replace(problem.config, logit_adjustment=adjustment)),
-        schedule=aq.training_time(allowance) if schedule else None,
-        reweight=partial(by_width, power=power) if power else None,
+        replace(problem, config=replace(problem.config, **variant.config)),
+        schedule=aq.training_time(allowance, **grid) if variant.while_training else None,
+        aggregate=variant.aggregate(problem) if variant.aggregate else aggregate,
+        reweight=partial(by_width, power=variant.power) if variant.power else None,
         train=partial(train, progress=False),
     )
     rewards = aq.accuracy(outcome.models, problem.validation)
     gain = rewards - contribution
     return {
         "allowance": allowance, "best_alone": float(contribution.max()), "sd_alone": float(contribution.std()),
-        "full": outcome.curve.full, "pearson": aq.pearson(contribution, rewards), "mcg": float(gain.mean()),
-        "cgs": float(gain.std()), "min_gain": float(gain.min()), "seconds": time.process_time() - started,
+        "full": float(outcome.curve.accuracy[-1]), "pearson": aq.pearson(contribution, rewards),
+        "mcg": float(gain.mean()), "cgs": float(gain.std()), "min_gain": float(gain.min()),
+        "width_reward": float(np.mean(outcome.plan.widths)), "seconds": time.process_time() - started,
     }  # fmt: skip
 
 
@@ -84,7 +175,7 @@ def main() -> None:
         shared = problem(data, partition)
         for name in [each for each in VARIANTS if each not in done]:
             head = {"data": data, "partition": partition, "seed": SEED, "variant": name}
-            row = {**head, **measured(shared, name), **origin(shared)}
+            row = {**head, **measured(shared, VARIANTS[name]), **origin(shared)}
             with atomic_write(TABLE) as half:
                 pd.DataFrame([*rows(), row]).to_csv(half, index=False, float_format="%.6g")
 

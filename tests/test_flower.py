@@ -271,7 +271,7 @@ def test_nobody_is_sent_anothers_samples_or_number(three: aq.Config, asked: Sett
     grid = Inline(asked, three, tmp_path)
     server.run_over(grid, asked, three)
     keys = {key for _, m in grid.sent for record in m.content.config_records.values() for key in record}
-    assert keys == {"alone", "classes", "words", "round", "width", "width_sampler", "manifest"}
+    assert keys == {"alone", "classes", "words", "round", "width", "width_sampler", "logit_adjustment", "manifest"}
 
 
 def test_who_does_not_reply_is_left_out_and_the_round_goes_on(

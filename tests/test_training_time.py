@@ -130,6 +130,7 @@ def test_the_rewards_are_slices_of_the_final_network_within_what_is_held(problem
 
 
 def test_with_a_boundless_allowance_training_is_that_of_post_training_rewards(problem: aq.Problem) -> None:
+    problem = replace(problem, config=replace(problem.config, logit_adjustment=1.0))  # as with a schedule
     while_training = slimmable_rewards(problem, schedule=aq.training_time(1.0), train=QUIET)
     after = slimmable_rewards(problem, train=QUIET)
     assert all(torch.equal(t, after.last.theta[k]) for k, t in while_training.last.theta.items())

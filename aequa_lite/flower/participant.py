@@ -106,7 +106,9 @@ def introduce(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the slice that arrived on the own shard, as the in-process loop does, and send it back."""
     rounds = read_config(context.run_config)[1].rounds
-    asked, config, shard, build = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
+    allowed = {"round": (0, rounds - 1), "width": (1e-6, 1.0), "logit_adjustment": (0.0, 1.0)}
+    asked, config, shard, build = _asked(message, context, **allowed)
+    config = replace(config, logit_adjustment=float(asked["logit_adjustment"]))
     sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
     index, width = int(asked["round"]), float(asked["width"])
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)

@@ -94,7 +94,7 @@ class RemoteTraining:
         """Send slices and return updates; `rngs` are unused, each participant makes its own from the same seed."""
         index, began = first // config.local_steps, time.monotonic()
         rows = {s.participant: {"width": float(width)} for s, width in zip(shards, widths, strict=True)}
-        messages = self._messages(index, sent, shards, rows)
+        messages = self._messages(index, sent, shards, rows, config.logit_adjustment)
         replies = self.registry.exchange("train.round", messages, self.settings.deadline, str(index))
         updates = [
             self._update(shard.participant, float(weight), replies.pop(shard.participant, None), rows)
@@ -112,14 +112,24 @@ class RemoteTraining:
         return updates
 
     def _messages(
-        self, index: int, sent: Sequence[State], shards: Sequence[Shard], rows: dict[int, dict[str, Any]]
+        self,
+        index: int,
+        sent: Sequence[State],
+        shards: Sequence[Shard],
+        rows: dict[int, dict[str, Any]],
+        adjustment: float,
     ) -> Iterator[tuple[int, RecordDict]]:
         """One message after another, so that only one is packed at a time."""
         for shard, state in zip(shards, sent, strict=True):
             row, slice_ = rows[shard.participant], packed(state)
             row["down"] = len(slice_["state"].data)
-            asked = {**self.registry.asked, "round": index, "width": row["width"], "width_sampler": self.sampler}
-            yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(asked)})
+            asked = {
+                "round": index,
+                "width": row["width"],
+                "width_sampler": self.sampler,
+                "logit_adjustment": adjustment,
+            }
+            yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(self.registry.asked | asked)})
 
     def _update(
         self, number: int, weight: float, content: RecordDict | None, rows: dict[int, dict[str, Any]]
