@@ -120,11 +120,6 @@ def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
     return path, options
 
 
-def _outline(build: Build, width: float) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Names, shapes and types of a network's tensors."""
-    return _shapes(outline(build, width).state_dict())
-
-
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shapes and types by name."""
     return {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
@@ -195,7 +190,7 @@ def save_rewards(
         rewarded = float(number(f"widths[{i}]", width, 0, 1, above=True))
         size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
         what = f"what `build` makes at width {size:g}"
-        _check_state(f"models[{i}]", model.state_dict(), _outline(build, size), what)
+        _check_state(f"models[{i}]", model.state_dict(), _shapes(outline(build, size).state_dict()), what)
         fields = (n_parameters(model), run, digest(text) if text else "")
         manifests.append(
             Manifest(architecture, options, size, min(rewarded, size), i, *fields)
