@@ -288,11 +288,11 @@ def _sized_record(hint: Any) -> bool:
 
 
 def _says_all(hint: Any) -> bool:
-    """Whether an annotation says all: a range, many texts or many of a range, or a class of one's own."""
+    """Whether an annotation says all: a range, many texts or many of a range, or a record."""
     origin, inner = get_origin(hint), get_args(hint)
     if isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, Mapping):
         return inner[0] is str or get_origin(inner[0]) is Annotated
-    return origin is Annotated or (isinstance(hint, type) and hint not in WORDS)
+    return origin is Annotated or is_dataclass(hint)
 
 
 def _all_fit(values: Iterable[Any], fits: Test) -> bool:

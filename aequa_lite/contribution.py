@@ -558,7 +558,7 @@ def isotonic_calibration(
 
 def _check_round(rnd: Round, scores: Carried = None) -> None:
     """Refuse a round without updates, and scores of another length."""
-    if not isinstance(rnd, Round) or not rnd.updates:
+    if not rnd.updates:
         raise refusal("rnd", "a Round that holds its updates", rnd)
     if scores is not None:
         one_each(
