@@ -273,7 +273,8 @@ def _one_test(hint: Any) -> Test:
                 _sequence(value) and len(value) == len(inner) and all(f(v) for f, v in zip(inner, value))
             )
         first = get_args(hint)[0]
-        some = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
+        records = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
+        some = records or get_origin(first) is Annotated
         sized, ordered = issubclass(origin, Collection), issubclass(origin, Sequence)
         return partial(_parts_fit, fits=inner[0], sized=sized, ordered=ordered, some=some)
     if not isinstance(hint, type):
@@ -290,7 +291,7 @@ def _sized_record(hint: Any) -> bool:
 def _says_all(hint: Any) -> bool:
     """Whether an annotation says all: a range, many texts or many of a range, or a record."""
     origin, inner = get_origin(hint), get_args(hint)
-    if isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, (Mapping, tuple)):
         return inner[0] is str or get_origin(inner[0]) is Annotated
     return origin is Annotated or is_dataclass(hint)
 
