@@ -16,13 +16,14 @@ from .networks.conv import LeNet
 from .slimmable import aggregate, fractional_slim, n_parameters, prefix, slice_of, slim, view
 from .local import full_and_random, full_only, local_sgd, one_random, sandwich
 from .federate import Strategy, aggregation_weights, federate, federate_many, full_width, slimmable, standalone
-from .evaluation import Curve, accuracy, accuracy_curve, correct, curve_diagnostics, model_at, reward_curve, widths
+from .evaluation import Curve, accuracy, accuracy_curve, correct, model_at, reward_curve, widths
 from .shapley import shapley
 from .contribution import alignment, contributions
 from .allocation.exact import Plan, allocate
 from .metrics import cgs, mcg, pearson, worse_off
 from .training_time import training_time
 from .method import Algorithm, Outcome, Problem, aequa
+from .allocation.uncertainty import curve_diagnostics
 from .report import Report, report, table
 from .rewards import load_reward, save_rewards
 from . import contribution, experiments, metrics, registry, rewards

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from functools import cache, partial, wraps
 from inspect import Parameter, signature, unwrap
 from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ._io import short_repr
+from ._io import printable, short_repr
 
-__all__ = ["accuracies", "checked", "counts", "flag", "number", "one_each", "one_of", "refusal"]
+__all__ = ["accuracies", "checked", "flag", "number", "one_each", "one_of", "refusal", "right_or_wrong",
+           "vector"]  # fmt: skip
 
 
 def refusal(name: str, allowed: str, value: object, remedy: str = "") -> ValueError:
@@ -33,34 +35,57 @@ def refusal(name: str, allowed: str, value: object, remedy: str = "") -> ValueEr
     return ValueError(f"`{name}` must be {allowed}, got {short_repr(value)}{tail}")
 
 
+class Range(NamedTuple):
+    """The finite numbers from `low` to `high`; `above` and `below` leave out the ends."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: Any, whole: bool = False) -> bool:
+        """Whether a value is one of these numbers."""
+        kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+        if not isinstance(value, kinds) or isinstance(value, bool) or not abs(value) < math.inf:
+            return False
+        at_end = (self.above and value == self.low) or (self.below and value == self.high)
+        return self.low <= value <= self.high and not at_end
+
+    def words(self, whole: bool = False) -> str:
+        """These numbers as an error names them."""
+        kind, low = "a whole number" if whole else "a number", f"{self.low:g}"
+        if math.isinf(self.low) and math.isinf(self.high):
+            return kind if whole else "a finite number"
+        if math.isinf(self.high):
+            return f"{kind} {'above' if self.above else 'from'} {low}"
+        return f"{kind} in {'(' if self.above else '['}{low}, {self.high:g}{')' if self.below else ']'}"
+
+
+# what an annotation says of a number; `checked` holds callers to it
+Count = Annotated[int, Range(1)]
+Index = Annotated[int, Range(0)]
+NotNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+Share = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(0, 1, above=True)]
+Decay = Annotated[float, Range(0, 1, below=True)]
+Level = Annotated[float, Range(0, 1, above=True, below=True)]
+
+
 def number(
-    name: str,
-    value: Any,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    whole: bool = False,
-    above: bool = False,
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, whole: bool = False, above: bool = False,
     below: bool = False,
-) -> Any:
+) -> Any:  # fmt: skip
     """Return a finite number of [low, high]; `above` and `below` leave out the ends.
 
     Example:
         >>> number("rounds", 3, 1, whole=True)
         3
     """
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    right = isinstance(value, kinds) and not isinstance(value, bool)
-    at_end = right and ((above and value == low) or (below and value == high))
-    if right and abs(value) < math.inf and low <= value <= high and not at_end:
+    allowed = Range(low, high, above, below)
+    if allowed.holds(value, whole):
         return value
-    kind = "a whole number" if whole else "a number"
-    if math.isinf(low) and math.isinf(high):
-        raise refusal(name, kind if whole else "a finite number", value)
-    if math.isinf(high):
-        raise refusal(name, f"{kind} {'above' if above else 'from'} {low:g}", value)
-    ends = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
-    raise refusal(name, f"{kind} in {ends}", value)
+    raise refusal(name, allowed.words(whole), value)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -70,32 +95,24 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def counts(**values: Any) -> None:
-    """Refuse what is not a whole number from 1, or a sequence of them, by its name.
-
-    Example:
-        >>> counts(classes=10, shape=(1, 28, 0))
-        Traceback (most recent call last):
-        ValueError: `shape` must be a whole number from 1, got 0
-    """
-    for name, value in values.items():
-        many = value if isinstance(value, (list, tuple)) and value else [value]
-        for each in many:
-            number(name, each, 1, whole=True)
-
-
-def one_of(name: str, value: Any, known: Collection[str]) -> str:
-    """Return a known word; an unknown one is refused with the nearest.
+def one_of(name: str, value: Any, known: Collection[str], kind: str = "") -> str:
+    """Return one of the known names; `kind` says what they are.
 
     Example:
         >>> one_of("partition", "dirichlet", ["dirichlet", "natural"])
         'dirichlet'
     """
-    if isinstance(value, str) and value in known:
-        return value
-    near = get_close_matches(str(value)[:100], list(known), n=1, cutoff=0.0)
-    remedy = f"the nearest is {near[0]!r}" if near else ""
-    raise refusal(name, f"one of {', '.join(known)}", value, remedy)
+    text = value if isinstance(value, str) else ""
+    if text in known:
+        return text
+    near = get_close_matches(text[:100], list(known), n=1, cutoff=0.0) if text else []
+    raise refusal(name, f"one of {kind}{listed(known)}", value, f"the nearest is {short_repr(near[0])}" if near else "")
+
+
+def listed(names: Collection[str], most: int = 30) -> str:
+    """The first names of many, for a sentence."""
+    more = [f"... ({len(names)} in all)"] if len(names) > most else []
+    return ", ".join([printable(each) for each in list(names)[:most]] + more)
 
 
 def one_each(name: str, values: Any, count: int, of: str = "participants") -> Any:
@@ -107,14 +124,27 @@ def one_each(name: str, values: Any, count: int, of: str = "participants") -> An
     return values
 
 
-def accuracies(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """Return one accuracy in [0, 1] for each participant, (n,)."""
+def vector(name: str, value: ArrayLike, low: float = -math.inf, high: float = math.inf) -> NDArray[np.float64]:
+    """Return one finite number of [low, high] for each participant, (n,)."""
     try:
         found = np.array(value, dtype=float)
     except (TypeError, ValueError):
-        raise refusal(name, "one number in [0, 1] for each participant", value) from None
-    if found.ndim != 1 or not len(found) or not ((found >= 0) & (found <= 1)).all():
-        raise refusal(name, "one number in [0, 1] for each participant", value)
+        found = np.zeros(0)
+    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found >= low) & (found <= high)).all():
+        raise refusal(name, f"one {Range(low, high).words().removeprefix('a ')} for each participant", value)
+    return found
+
+
+def accuracies(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return one accuracy in [0, 1] for each participant, (n,)."""
+    return vector(name, value, 0, 1)
+
+
+def right_or_wrong(name: str, value: ArrayLike, samples: int | None = None) -> NDArray[np.bool_]:
+    """Return which samples were right, bool of shape (n, samples)."""
+    found = np.asarray(value)
+    if found.dtype != bool or found.ndim != 2 or not found.size or samples not in (None, found.shape[1]):
+        raise refusal(name, f"bool of shape (n, {samples or 'samples'})", f"{found.dtype} of shape {found.shape}")
     return found
 
 
@@ -157,10 +187,10 @@ def checked(thing: Checked) -> Checked:
         for name, value in (*zip(known, args), *keywords.items()):
             fits, hint, default = known.get(name, ANYTHING)
             if value is not default and not fits(value):
-                # Its own sentence may say more, as a range; not where it would train, or run on as if a flag were set,
-                # or name a tensor instead of the argument.
-                trains = {"build", "shards"} <= set(known)
-                if hint not in (bool, Mapping[str, Tensor]) and not trains:
+                # Its own sentence may say more; not where the annotation says all, where it would train, or run on as if
+                # a flag were set, or name a tensor instead of the argument.
+                trains, says_all = {"build", "shards"} <= set(known), any(map(_says_all, _either(hint)))
+                if hint not in (bool, Mapping[str, Tensor]) and not trains and not says_all:
                     _own_sentence(name, known, thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)
@@ -195,7 +225,7 @@ def _hint(annotation: Any, thing: Callable[..., Any]) -> Any:
         return Any
 
 
-WORDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", Path: "a Path",
+WORDS = {int: Range().words(whole=True), float: Range().words(), bool: "True or False", str: "text", Path: "a Path",
          PathLike: "a path", NoneType: "None", ArrayLike: "numbers"}  # fmt: skip
 
 
@@ -222,6 +252,8 @@ def _one_test(hint: Any) -> Test:
     origin = get_origin(hint)
     if hint in TESTS:
         return TESTS[hint]
+    if origin is Annotated:
+        return partial(hint.__metadata__[0].holds, whole=hint.__origin__ is int)
     if origin is Callable:
         return callable
     if origin is np.ndarray:
@@ -241,10 +273,27 @@ def _one_test(hint: Any) -> Test:
                 _sequence(value) and len(value) == len(inner) and all(f(v) for f, v in zip(inner, value))
             )
         first = get_args(hint)[0]
-        some = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
+        records = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
+        some = records or get_origin(first) is Annotated
         sized, ordered = issubclass(origin, Collection), issubclass(origin, Sequence)
         return partial(_parts_fit, fits=inner[0], sized=sized, ordered=ordered, some=some)
-    return (lambda value: isinstance(value, hint)) if isinstance(hint, type) else lambda value: True
+    if not isinstance(hint, type):
+        return lambda value: True
+    some = _sized_record(hint)
+    return lambda value: isinstance(value, hint) and (not some or len(value) > 0)
+
+
+def _sized_record(hint: Any) -> bool:
+    """Whether values are records that count something, as samples, of which there must be one."""
+    return is_dataclass(hint) and hasattr(hint, "__len__")
+
+
+def _says_all(hint: Any) -> bool:
+    """Whether an annotation says all: a range, many texts or many of a range, or a record."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, (Mapping, tuple)):
+        return inner[0] is str or get_origin(inner[0]) is Annotated
+    return origin is Annotated or is_dataclass(hint)
 
 
 def _all_fit(values: Iterable[Any], fits: Test) -> bool:
@@ -264,11 +313,6 @@ def _parts_fit(value: Any, fits: Test, sized: bool, ordered: bool, some: bool) -
     return _all_fit(value, fits) and len(value) >= some
 
 
-def _real(value: Any, kinds: tuple[type, ...] = (int, float, np.integer, np.floating)) -> bool:
-    """Whether a value is a finite number of these types."""
-    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < math.inf
-
-
 def _numeric(value: Any) -> bool:
     """Whether a value can be read as an array of numbers; the function itself says how many, and of which range."""
     try:
@@ -279,8 +323,8 @@ def _numeric(value: Any) -> bool:
 
 
 TESTS: dict[Any, Test] = {
-    int: partial(_real, kinds=(int, np.integer)),
-    float: _real,
+    int: partial(Range().holds, whole=True),
+    float: Range().holds,
     bool: lambda value: isinstance(value, (bool, np.bool_)),
     ArrayLike: _numeric,
     PathLike: lambda value: isinstance(value, (str, Path)) and "\0" not in str(value),
@@ -298,6 +342,8 @@ def _word(hint: Any) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if hint in WORDS:
         return WORDS[hint]
+    if origin is Annotated:
+        return hint.__metadata__[0].words(whole=hint.__origin__ is int)
     if origin is Callable or not isinstance(origin or hint, type):
         return "a function"
     if origin is np.ndarray:
@@ -305,7 +351,9 @@ def _word(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if inner[1] is Tensor:
             return "tensors by name"
-        return f"a mapping, each value {_allowed(inner[1])}"
+        return "a mapping" if inner[1] is Any else f"a mapping, each value {_allowed(inner[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"a sequence, each part {_allowed(inner[0])}"
+    if _sized_record(hint):
+        return f"{hint.__name__}, at least one"
     return f"a{'n' * (hint.__name__[0] in 'AEIOU')} {hint.__name__}"

@@ -14,20 +14,6 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import Any
 
-__all__ = [
-    "atomic_write",
-    "error_text",
-    "fault",
-    "opened",
-    "parse_json",
-    "printable",
-    "read_limited",
-    "regular_file",
-    "seal",
-    "short_repr",
-    "write_whole",
-]
-
 
 def short_repr(value: object, most: int = 80) -> str:
     """A value as it may stand in a sentence: short, on one line, whatever it is."""

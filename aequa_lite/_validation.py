@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,6 @@ from torch import Tensor
 from ._check import number, refusal
 from ._io import atomic_write, error_text, parse_json, regular_file, short_repr
 from .types import State, Update
-
-__all__ = ["change_norm", "checked_metadata", "checked_report", "checked_update", "oversized", "parse_update",
-           "readable_update", "refusals"]  # fmt: skip
-
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
 # not fit into a number or into memory.
@@ -314,64 +310,42 @@ def numbers(value: Any, count: int, low: float = -math.inf, high: float = math.i
     )
 
 
-def checked_report(found: Any) -> dict[str, Any]:
-    """Return the content of a report's file, if every field has the kind that its readers rely on.
+def check_report(found: Any) -> None:
+    """Check what the types of a report's fields do not say: lengths, ranges, and the keys that its readers rely on.
 
     Raises:
-        ValueError: A field is missing or has another kind; the sentence names it.
+        ValueError: The first field that cannot be one.
     """
-    if not isinstance(found, dict):
-        raise refusal("report", "its fields by name", found)
-    n = len(found["standalone"]) if isinstance(found.get("standalone"), list) else 0
-    for name, right in FIELDS.items():
-        if not n or not right(found.get(name, ABSENT.get(name)), n):
-            raise ValueError(
-                f"its {name} is {short_repr(found.get(name))}, which a report of {n} participants cannot hold"
-            )
-    return found
+    n = len(found.standalone)
+    right = {
+        name: getattr(found, name) is None or numbers(getattr(found, name), n, *ends) for name, ends in EACH.items()
+    }
+    right |= {
+        "seconds": found.seconds >= 0,
+        "parameters_sent": found.parameters_sent >= 0,
+        "data": _data(found.data),
+        "fairness": _fairness(found.fairness, n),
+        "curve": found.curve is None or _curve(found.curve),
+    }
+    if wrong := [name for name, fits in right.items() if not fits or not n]:
+        value = short_repr(getattr(found, wrong[0]))
+        raise ValueError(f"its {wrong[0]} is {value}, which a report of {n} participants cannot hold")
 
 
-def _text(value: Any, n: int) -> bool:
-    """Whether this is text."""
-    return isinstance(value, str)
+# one number for each participant -> its range
+EACH = {"standalone": (0, 1), "contribution": (), "widths": (0, 1), "parameters": (0,), "predicted_accuracy": (),
+        "test_accuracy": (0, 1)}  # fmt: skip
 
 
-def _mapping(value: Any, n: int) -> bool:
-    """Whether this is a mapping."""
-    return isinstance(value, dict)
-
-
-def _texts(value: Any, n: int) -> bool:
-    """Whether this is a list of texts."""
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _accuracies(value: Any, n: int) -> bool:
-    """Whether this is one accuracy or width for each participant."""
-    return numbers(value, n, 0, 1)
-
-
-def _each(value: Any, n: int) -> bool:
-    """Whether this is one number for each participant."""
-    return numbers(value, n)
-
-
-def _counts(value: Any, n: int) -> bool:
-    """Whether this is one count for each participant."""
-    return numbers(value, n, 0, whole=True)
-
-
-def _data(value: Any, n: int) -> bool:
+def _data(value: Mapping[str, Any]) -> bool:
     """Whether this describes a data set."""
-    sizes = value.get("sizes") if isinstance(value, dict) else None
+    sizes = value.get("sizes")
     splits = [sizes.get(name) for name in ("train", "validation", "test")] if isinstance(sizes, dict) else []
     return numbers(splits, 3, 1, whole=True) and all(isinstance(value.get(name), str) for name in ("name", "sha256"))
 
 
-def _fairness(value: Any, n: int) -> bool:
+def _fairness(value: Mapping[str, Any], n: int) -> bool:
     """Whether these are the measures of fairness from which a report is printed."""
-    if not isinstance(value, dict):
-        return False
     free = [value.get(name, "") for name in ("pearson", "pearson_ceiling")]
     # an interval that does not exist is None; only the ceilings' may be missing
     ends = [value.get(f"{name}_interval", "") for name in ("pearson", "pearson_noise")]
@@ -381,45 +355,14 @@ def _fairness(value: Any, n: int) -> bool:
         numbers([value.get(name) for name in ("mcg", "cgs", "min_gain")], 3)
         and all(each is None or numbers([each], 1) for each in free)
         and all(each is None or numbers(each, 2) for each in ends)
-        and isinstance(worse, list)
+        and isinstance(worse, (list, tuple))
         and numbers(worse, len(worse), 0, n - 1, whole=True)
     )
 
 
-def _curve(value: Any, n: int) -> bool:
-    """Whether this is an accuracy-width curve, or none."""
-    if value is None:
-        return True
-    if not isinstance(value, dict) or not isinstance(value.get("widths"), list) or not value["widths"]:
-        return False
-    count, test = len(value["widths"]), value.get("test", "")
-    return all(numbers(value.get(name), count, 0, 1) for name in ("widths", "validation")) and (
-        test is None or numbers(test, count, 0, 1)
-    )
-
-
-# What stands for a missing field: three must be there, though they may be None.
-ABSENT = {"warnings": [], "identity": {}, "rewarding": {}, "widths": "", "predicted_accuracy": "", "curve": ""}
-
-
-FIELDS: dict[str, Callable[[Any, int], bool]] = {
-    "config": _mapping,
-    "data": _data,
-    "partition": _text,
-    "method": _text,
-    "versions": _mapping,
-    "device": _text,
-    "seconds": lambda value, n: numbers([value], 1, 0),
-    "parameters_sent": lambda value, n: numbers([value], 1, 0, whole=True),
-    "contribution": _each,
-    "standalone": _accuracies,
-    "widths": lambda value, n: value is None or numbers(value, n, 0, 1),
-    "parameters": _counts,
-    "predicted_accuracy": lambda value, n: value is None or numbers(value, n),
-    "test_accuracy": _accuracies,
-    "fairness": _fairness,
-    "curve": _curve,
-    "warnings": _texts,
-    "identity": _mapping,
-    "rewarding": _mapping,
-}
+def _curve(value: Mapping[str, Any]) -> bool:
+    """Whether this is an accuracy-width curve."""
+    widths, test = value.get("widths"), value.get("test", "")
+    count = len(widths) if isinstance(widths, (list, tuple)) else 0
+    needed = [value.get(name) for name in ("widths", "validation")] + ([] if test is None else [test])
+    return count > 0 and all(numbers(each, count, 0, 1) for each in needed)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._check import checked, number, refusal
+from ._check import Count, Decay, Level, NotNegative, Positive, checked, number, refusal
 from ._validation import change_norm, oversized
 from .evaluation import correct
 from .federate import Aggregator, Reweight, ServerOptimizer
@@ -53,7 +53,8 @@ def fedavg(state: ServerState, aggregated: State) -> ServerState:
     return ServerState(theta, memory)
 
 
-def fedavgm(beta: float = 0.9, lr: float = 1.0) -> ServerOptimizer:
+@checked
+def fedavgm(beta: Decay = 0.9, lr: Positive = 1.0) -> ServerOptimizer:
     r"""Follow the aggregate with momentum.
 
     $m \leftarrow \beta m + (\mathrm{aggregate}(\theta) - \theta)$, then $\theta \leftarrow \theta + \eta m$.
@@ -78,13 +79,11 @@ def fedavgm(beta: float = 0.9, lr: float = 1.0) -> ServerOptimizer:
     References:
         FedAvgM (Hsu et al. 2019).
     """
-    number("beta", beta, 0, 1, below=True)
-    number("lr", lr, 0, above=True)
     return partial(_follow_with_momentum, beta=beta, lr=lr)
 
 
 @checked
-def fedadam(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-3) -> ServerOptimizer:
+def fedadam(lr: Positive = 0.01, beta: Decay = 0.9, beta2: Decay = 0.99, epsilon: Positive = 1e-3) -> ServerOptimizer:
     r"""Follow the aggregate with a step size of its own for each entry.
 
     With $d = \mathrm{aggregate}(\theta) - \theta$: $m \leftarrow \beta m + (1-\beta) d$,
@@ -111,10 +110,6 @@ def fedadam(lr: float = 0.01, beta: float = 0.9, beta2: float = 0.99, epsilon: f
     References:
         FedAdam (Reddi et al. 2021), without bias correction, as published.
     """
-    number("beta", beta, 0, 1, below=True)
-    number("beta2", beta2, 0, 1, below=True)
-    number("lr", lr, 0, above=True)
-    number("epsilon", epsilon, 0, above=True)
     return partial(_follow_with_adam, lr=lr, beta=beta, beta2=beta2, epsilon=epsilon)
 
 
@@ -156,7 +151,7 @@ def _begin(state: ServerState, aggregated: State) -> tuple[dict[str, Tensor], di
 
 
 @checked
-def validation_weights(build: Build, validation: Samples, power: float = 1.0) -> Reweight:
+def validation_weights(build: Build, validation: Samples, power: NotNegative = 1.0) -> Reweight:
     r"""Weight each update by its own validation accuracy: $a_i \propto \mathrm{acc}_i^{\,p}$.
 
     Args:
@@ -180,9 +175,6 @@ def validation_weights(build: Build, validation: Samples, power: float = 1.0) ->
     References:
         Our choice: contribution-weighted aggregation as in ShapFed-WA, with accuracy as the contribution.
     """
-    if not isinstance(validation, Samples) or not len(validation):
-        raise refusal("validation", "Samples, at least one", validation)
-    number("power", power, 0)
     return partial(_by_accuracy, build, validation, power)
 
 
@@ -424,7 +416,7 @@ def _fingerprint(theta: State) -> list[str]:
 
 @checked
 @checked
-def dp_epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
+def dp_epsilon(noise: Positive, rounds: Count, delta: Level = 1e-5) -> float:
     r"""Return the privacy loss $\varepsilon$ of $(\varepsilon, \delta)$-differential privacy after some rounds.
 
     What is protected is a participant: its update in every round, against being replaced by no change. No amplification
@@ -450,9 +442,6 @@ def dp_epsilon(noise: float, rounds: int, delta: float = 1e-5) -> float:
     References:
         Rényi accounting (Mironov 2017) by opacus.
     """
-    number("noise", noise, 0, above=True)
-    number("rounds", rounds, 1, whole=True)
-    number("delta", delta, 0, 1, above=True, below=True)
     try:
         from opacus.accountants import RDPAccountant  # late: it takes seconds to import
     except ImportError as error:

@@ -393,7 +393,7 @@ def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = Fals
     References:
         The sybil attack (Douceur 2002).
     """
-    mine, n = shards[_one_of(shards, who)], len(shards)
+    mine, n = shards[number("who", who, 0, len(shards) - 1, whole=True)], len(shards)
     number("count", count, 2, len(mine), whole=True)
     parts = np.array_split(stream(seed, "sybils").permutation(len(mine)), count)
     if flag("clones", clones):
@@ -435,11 +435,6 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     union = Shard(together[0], samples, np.concatenate([np.asarray(each.indices) for each in members]))
     kept = [union if i == together[0] else each for i, each in enumerate(shards) if i not in together[1:]]
     return [replace(each, participant=place) for place, each in enumerate(kept)]
-
-
-def _one_of(shards: Sequence[Shard], who: int) -> int:
-    """A participant; anybody else is refused."""
-    return number("who", who, 0, len(shards) - 1, whole=True)
 
 
 def _part(shard: Shard, places: NDArray[np.int64]) -> Shard:
@@ -504,8 +499,6 @@ def ensemble(models: Sequence[nn.Module]) -> nn.Module:
     References:
         Our choice.
     """
-    if not models or not all(isinstance(each, nn.Module) for each in models):
-        raise refusal("models", "networks, at least one", models)
     return _Ensemble(models)
 
 

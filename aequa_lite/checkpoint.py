@@ -24,6 +24,10 @@ from .types import Round, ServerState, Shard, State
 __all__ = ["describe", "digest", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "aequa-lite checkpoint 2"
+FIELDS = (  # of a round, beside its tensors
+    "index", "widths", "loss", "parameters_sent", "left_out", "total_sent",
+    "total_left_out",
+)  # fmt: skip
 
 
 def describe(value: Any, name: str = "") -> Any:
@@ -136,16 +140,8 @@ def save_checkpoint(
     """
     tensors = {f"theta/{k}": t for k, t in last.state.theta.items()}
     tensors |= {f"memory/{k}": t for k, t in last.state.memory.items()}
-    about = {
-        "index": last.index,
-        "widths": list(last.widths),
-        "loss": last.loss,
-        "parameters_sent": last.parameters_sent,
-        "total_sent": last.total_sent,
-        "left_out": list(last.left_out),
-        "total_left_out": list(last.total_left_out),
-        "next": list(widths),
-    }
+    about = {name: getattr(last, name) for name in FIELDS}
+    about["next"] = list(widths)
     words = {
         "round": json.dumps(about),
         "identity": json.dumps(last.identity),
@@ -217,26 +213,18 @@ def _difference(saved: Any, now: Any, name: str = "") -> str:
 
 
 def _restored(
-    tensors: State,
-    about: Mapping[str, Any],
-    network: State,
+    tensors: State, about: Mapping[str, Any], network: State,
     identity: Mapping[str, Any],
-) -> Saved:
+) -> Saved:  # fmt: skip
     """The saved round, its tensors in the network's order."""
     part: Callable[[str], dict[str, Tensor]] = lambda head: {
         k.removeprefix(head): t
         for k, t in tensors.items() if k.startswith(head)
     }  # fmt: skip
     theta = checked_update(part("theta/"), network)
-    last = Round(
-        index=about["index"],
-        state=ServerState(theta, part("memory/")),
-        widths=tuple(about["widths"]),
-        loss=about["loss"],
-        parameters_sent=about["parameters_sent"],
-        left_out=tuple(about["left_out"]),
-        total_sent=about["total_sent"],
-        total_left_out=tuple(about["total_left_out"]),
-        identity=identity,
-    )
-    return Saved(last, tuple(about["next"]))
+    plain = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
+    }
+    ahead = plain.pop("next")
+    state = ServerState(theta, part("memory/"))
+    return Saved(Round(state=state, identity=identity, **plain), ahead)

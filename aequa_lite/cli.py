@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from importlib.metadata import version
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +23,6 @@ from .rewards import verify
 if TYPE_CHECKING:
     from .experiments.run import Setup
 
-__all__ = ["main"]
 
 INTERRUPTED, REFUSED = 130, 2
 FLOWER = {
@@ -105,17 +107,19 @@ def _add_parameters(parser: argparse.ArgumentParser, skip: Sequence[str]) -> Non
     from .experiments.run import Setup
 
     for each in (*fields(Setup), *fields(Config)):
-        if each.name in skip:
-            continue
-        default = each.default if each.default is not MISSING else None
-        about = each.metadata.get("about", "see the book's page on reproducing a run")
-        name = f"--{each.name.replace('_', '-')}"
-        kind = {"bool": argparse.BooleanOptionalAction}.get(str(each.type))
-        if kind:
-            parser.add_argument(name, default=default, action=kind, help=about)
-        else:
-            read = {"int": int, "float": float}.get(str(each.type), str)
-            parser.add_argument(name, type=read, default=default, help=f"{about} (default: {default})")
+        if each.name not in skip:
+            about = each.metadata.get("about", "see the book's page on reproducing a run")
+            _add_option(parser, each.name, each.default, about)
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, default: object, about: str) -> None:
+    """Add an option of the type of its default."""
+    option, about = f"--{name.replace('_', '-')}", about.replace("%", "%%")
+    if isinstance(default, bool):
+        parser.add_argument(option, default=default, action=argparse.BooleanOptionalAction, help=about)
+    else:
+        kind = str if default is None else type(default)
+        parser.add_argument(option, type=kind, default=default, help=f"{about} (default: {default})")
 
 
 def _problem(values: Mapping[str, Any]) -> tuple[Setup, Problem]:
@@ -165,10 +169,33 @@ def _verify(folder: str) -> int:
 
 
 def _fleet(words: Sequence[str]) -> int:
-    """A command of the extra `flower`, which reads its own arguments."""
-    from .flower import commands
+    """fleet, serve and join, over Flower."""
+    from .flower import fleet, participant
 
-    parser = _Parser(prog=f"aequa {words[0]}", description=FLOWER[words[0]])
-    commands.add_arguments(parser, words[0])
-    commands.main(words[0], parser.parse_args(words[1:]))
+    run = {"fleet": fleet.run_fleet, "serve": fleet.serve, "join": participant.join}[words[0]]
+    values = vars(fleet_parser(words[0], run).parse_args(words[1:]))
+    if run is not participant.join:
+        values["config"] = Config.from_dict({name: values.pop(name) for name in Config.__dataclass_fields__})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are stopped before this one ends
+    if found := run(**values):
+        print(table(found))
     return 0
+
+
+def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
+    """An argument for each parameter of a command's function; for `config` and `options` those of their fields."""
+    from .flower.wire import Settings
+
+    parser, own = _Parser(prog=f"aequa {command}", description=FLOWER[command]), signature(run).parameters
+    about = dict(re.findall(r"^ +(\w+): (.+)", str(run.__doc__), re.M))
+    for name, each in own.items():
+        if name == "folder":
+            _add_option(parser, name, f"runs/{command}", about[name])
+        elif each.default is not Parameter.empty:
+            _add_option(parser, name, each.default, about[name])
+        elif name not in ("config", "options"):
+            parser.add_argument(name, type={"int": int}.get(each.annotation, str), help=about[name])
+    for field in (*fields(Settings), *fields(Config)) if "config" in own else ():
+        if field.name not in {*own, "keys"}:
+            _add_option(parser, field.name, field.default, field.metadata["about"])
+    return parser

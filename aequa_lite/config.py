@@ -11,8 +11,6 @@ from typing import Any
 
 from ._check import number, one_of, refusal
 
-__all__ = ["Config"]
-
 
 def _within(low: float, high: float, default: float, about: str) -> Any:
     """A number with its closed range and its meaning."""
@@ -73,10 +71,7 @@ class Config:
     )
     grid: int = _within(1, 10_000, 200, "widths are multiples of 1 / grid")
     fractions: int = _within(
-        0,
-        4096,
-        0,
-        "fractional rewards between two widths, at most; 0: none",
+        0, 4096, 0, "fractional rewards between two widths; 0: none"
     )
     loss_power: float = _within(
         0.0, 16.0, 2.0, "loss weight of a width: (width / widest) ** power"

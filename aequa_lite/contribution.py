@@ -17,7 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from ._check import checked, number, one_each, refusal
+from ._check import (
+    NotNegative,
+    Positive,
+    Share,
+    checked,
+    number,
+    one_each,
+    refusal,
+    vector,
+)
 from .config import Config
 from .evaluation import correct
 from .federate import federate_many
@@ -55,12 +64,9 @@ Score = Callable[
 
 @checked
 def retraining_game(
-    build: Build,
-    shards: Sequence[Shard],
-    config: Config,
-    validation: Samples,
-    **options: Any,
-) -> CachedGame:
+    build: Build, shards: Sequence[Shard], config: Config,
+    validation: Samples, **options: Any,
+) -> CachedGame:  # fmt: skip
     r"""Make a game whose coalitions train without the others.
 
     $v(S)$ is the validation accuracy, at full width, of `federate` over the
@@ -91,7 +97,6 @@ def retraining_game(
         in place of samples.
     """
     one_each("shards", shards, config.participants)
-    _check_samples(validation)
     many = partial(_retrained, build, shards, config, validation, options)
     at_once = shards[0].samples.y.is_cuda or options.get("vectorized")
     return CachedGame(lambda S: many([S])[0], many if at_once else None)
@@ -146,7 +151,6 @@ def replay_game(
         GTG-Shapley (Liu et al. 2022).
     """
     _check_round(rnd)
-    _check_samples(validation)
     return CachedGame(partial(_replayed, build, before, rnd, validation))
 
 
@@ -200,8 +204,6 @@ def contributions(
         >>> [c.shape for c in contributions(alignment, rounds, start)]
         [(2,), (2,), (2,)]
     """
-    if not callable(score):
-        raise refusal("score", "a function, such as alignment", score)
     before, scores = start, None
     for rnd in rounds:
         scores = score(before, rnd, scores)
@@ -211,12 +213,10 @@ def contributions(
 
 @checked
 def update_shapley(
-    build: Build,
-    validation: Samples,
-    *,
+    build: Build, validation: Samples, *,
     solve: Callable[[Game, int], Array] = shapley,
-    tolerance: float = 0.0,
-) -> Score:
+    tolerance: NotNegative = 0.0,
+) -> Score:  # fmt: skip
     r"""Make a score: the Shapley values of `replay_game`, summed up.
 
     $c_i = \sum_t \varphi_i(v_t)$ with $v_t$ the game of round $t$: the
@@ -245,10 +245,6 @@ def update_shapley(
         GTG-Shapley (Liu et al. 2022) with each round solved exactly,
         without its guided sampling.
     """
-    _check_samples(validation)
-    if not callable(solve):
-        raise refusal("solve", "a function, such as shapley", solve)
-    number("tolerance", tolerance, 0)
     return partial(_add_replayed, build, validation, solve, tolerance)
 
 
@@ -266,13 +262,9 @@ def _add_replayed(
 
 @checked
 def alignment(
-    before: State,
-    rnd: Round,
-    scores: Carried = None,
-    *,
-    alpha: float = 0.95,
-    floor: float = 1e-3,
-) -> Array:
+    before: State, rnd: Round, scores: Carried = None, *,
+    alpha: Share = 0.95, floor: Positive = 1e-3,
+) -> Array:  # fmt: skip
     r"""Score by the cosine between an update and the mean update.
 
     With $u_i = \Delta_i / \lVert\Delta_i\rVert$ and $u = \sum_j r_j u_j$,
@@ -309,8 +301,6 @@ def alignment(
         CGSV (Xu et al. 2021), as its released code computes it.
     """
     _check_round(rnd, scores)
-    number("alpha", alpha, 0, 1)
-    number("floor", floor, 0, above=True)
     changes = _changes(before, rnd, _flat)  # (participants, entries)
     shares = _weights(rnd) if scores is None else np.asarray(scores, float)
     memory = 0.0 if scores is None else scores
@@ -327,12 +317,9 @@ def alignment(
 
 @checked
 def class_alignment(
-    before: State,
-    rnd: Round,
-    scores: Carried = None,
-    *,
-    memory: float = 0.9,
-) -> Array:
+    before: State, rnd: Round, scores: Carried = None, *,
+    memory: Share = 0.9,
+) -> Array:  # fmt: skip
     r"""Score by the mean over classes of the last layer's cosines.
 
     $\phi_i = \frac1K \sum_k \cos(g_{ik}, g_k)$ with $g_{ik}$ the change of
@@ -374,12 +361,9 @@ def class_alignment(
 
 @checked
 def class_shapley(
-    before: State,
-    rnd: Round,
-    scores: Carried = None,
-    *,
-    memory: float = 0.9,
-) -> Array:
+    before: State, rnd: Round, scores: Carried = None, *,
+    memory: Share = 0.9,
+) -> Array:  # fmt: skip
     r"""Score by the Shapley value of the mean class-wise cosine.
 
     $\phi_i = \frac1K \sum_k \varphi_i(v_k)$ with $v_k(S) = \cos\bigl(
@@ -486,7 +470,6 @@ def _unit(vectors: Array) -> Array:
 
 def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
     """The moving average, from its first value."""
-    number("memory", memory, 0, 1)
     return (
         found if scores is None else memory * scores + (1 - memory) * found
     )
@@ -496,7 +479,7 @@ def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
 
 
 @checked
-def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
+def affine_calibration(scores: ArrayLike, low: float, high: Share) -> Array:
     r"""Stretch scores linearly over the accuracies from `low` to `high`.
 
     $B_i = \mathrm{low} + (\mathrm{high} - \mathrm{low})\,
@@ -520,8 +503,7 @@ def affine_calibration(scores: ArrayLike, low: float, high: float) -> Array:
     References:
         Our choice.
     """
-    s = _finite(scores)
-    number("high", high, 0, 1)
+    s = vector("scores", scores)
     number("low", low, 0, high)
     spread = s.max() - s.min()
     share = (s - s.min()) / spread if spread > 0 else np.full(len(s), 0.5)
@@ -557,7 +539,7 @@ def isotonic_calibration(
     References:
         Isotonic regression (Barlow et al. 1972); using it is our choice.
     """
-    s = _finite(scores)
+    s = vector("scores", scores)
     if not isinstance(known, Mapping) or not known:
         raise refusal("known", "accuracies by participant", known)
     for i, accuracy in known.items():
@@ -574,27 +556,11 @@ def isotonic_calibration(
 # --- refusals ---
 
 
-def _finite(scores: ArrayLike) -> Array:
-    """One finite number for each participant, (n,)."""
-    try:
-        s = np.array(scores, dtype=float)
-    except (TypeError, ValueError):
-        s = np.array([])
-    if s.ndim != 1 or not len(s) or not np.isfinite(s).all():
-        allowed = "one finite number for each participant"
-        raise refusal("scores", allowed, scores)
-    return s
-
-
 def _check_round(rnd: Round, scores: Carried = None) -> None:
     """Refuse a round without updates, and scores of another length."""
-    if not isinstance(rnd, Round) or not rnd.updates:
+    if not rnd.updates:
         raise refusal("rnd", "a Round that holds its updates", rnd)
     if scores is not None:
-        one_each("scores", _finite(scores), len(rnd.updates), "updates")
-
-
-def _check_samples(validation: Samples) -> None:
-    """Refuse what holds no samples."""
-    if not isinstance(validation, Samples) or not len(validation):
-        raise refusal("validation", "Samples, at least one", validation)
+        one_each(
+            "scores", vector("scores", scores), len(rnd.updates), "updates"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor, nn
 from torch.func import vmap
 
-from ._check import accuracies, checked, number, refusal
+from ._check import Count, Fraction, checked, number, refusal
 from ._parallel import workers as pool
 from .config import Config
 from .slimmable import (
@@ -31,7 +30,7 @@ from .types import Build, Samples, State
 from .vectorized import most_bytes, padded, pass_bytes
 
 __all__ = [
-    "Curve", "accuracy", "accuracy_curve", "correct", "curve_diagnostics",
+    "Curve", "accuracy", "accuracy_curve", "correct",
     "model_at", "reward_curve", "widths",
 ]  # fmt: skip
 
@@ -42,7 +41,7 @@ LARGEST_STEP = 0.005
 @torch.inference_mode()
 @checked
 def correct(
-    net: Callable[[Tensor], Tensor], samples: Samples, batch: int = 1000
+    net: Callable[[Tensor], Tensor], samples: Samples, batch: Count = 1000
 ) -> NDArray[np.bool_]:
     """Return which samples the network classifies correctly, (samples,).
 
@@ -54,7 +53,6 @@ def correct(
         >>> correct(aq.MLP().eval(), test).shape
         (4000,)
     """
-    number("batch", batch, 1, whole=True)
     device = samples.y.device
     if isinstance(net, nn.Module):
         device = next((p.device for p in net.parameters()), device)
@@ -109,9 +107,9 @@ class Curve:
 
     widths: ArrayLike
     accuracy: ArrayLike
-    samples: int
+    samples: Count
     correct: NDArray[np.bool_] | None = None
-    fraction_grid: int | None = None
+    fraction_grid: Count | None = None
 
     def __post_init__(self) -> None:
         for name in ("widths", "accuracy"):
@@ -125,9 +123,6 @@ class Curve:
         if a.shape != w.shape or not ((a >= 0) & (a <= 1)).all():
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
             raise refusal("accuracy", allowed, a.tolist())
-        number("samples", self.samples, 1, whole=True)
-        if self.fraction_grid is not None:
-            number("fraction_grid", self.fraction_grid, 1, whole=True)
         shape = (len(w), self.samples)
         if self.correct is not None and np.shape(self.correct) != shape:
             raise refusal(
@@ -187,8 +182,9 @@ class Curve:
         return float(self.level_widths[place])
 
 
+@checked
 def widths(
-    least: float, most: float = 1.0, grid: int = Config.grid
+    least: Fraction, most: float = 1.0, grid: Count = Config.grid
 ) -> tuple[float, ...]:
     """Return the multiples of 1 / `grid` between two widths, and both ends.
 
@@ -196,9 +192,7 @@ def widths(
         >>> widths(0.98)
         (0.98, 0.985, 0.99, 0.995, 1.0)
     """
-    number("least", least, 0, 1, above=True)
     number("most", most, least, 1)
-    number("grid", grid, 1, whole=True)
     steps = (float(w) for w in np.arange(1, grid + 1) / grid)
     inner = [w for w in steps if least + 1e-9 < w < most - 1e-9]
     return (least, *inner, *((most,) if most > least else ()))
@@ -263,15 +257,10 @@ def _outputs(net: nn.Module, x: Tensor) -> Tensor:
 
 @checked
 def accuracy_curve(
-    build: Build,
-    theta: State,
-    samples: Samples,
-    *,
-    grid: Sequence[float] | None = None,
-    least: float = Config.min_width,
-    fraction_grid: int | None = None,
-    workers: int | None = None,
-) -> Curve:
+    build: Build, theta: State, samples: Samples, *,
+    grid: Sequence[float] | None = None, least: float = Config.min_width,
+    fraction_grid: int | None = None, workers: int | None = None,
+) -> Curve:  # fmt: skip
     r"""Measure the accuracy at every width, $\hat\phi(w)$ on `samples`.
 
     Args:
@@ -389,73 +378,3 @@ def model_at(
     if curve.fraction_grid:
         return fractional_slim(build, theta, width, curve.fraction_grid)
     return slim(build, theta, width)
-
-
-@checked
-def curve_diagnostics(
-    curve: Curve, contribution: ArrayLike
-) -> dict[str, Any]:
-    r"""Say whether a curve can reward these contributions.
-
-    With the largest common gain $\tau = u - \max B$, rewards lie between
-    $\min B + \tau$ and $u$.
-
-    Returns:
-        `top`: $\tau$. `bottom`: how far the least width lies below the
-        lowest reward. `covers`: it does. `largest_step`: between
-        neighbouring levels where rewards lie. `noise`: two standard errors
-        there, at least one point. `least_width`: the largest `min_width`
-        that would still cover. `advice`: one sentence.
-
-    Example:
-        >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
-        >>> curve_diagnostics(curve, [0.4, 0.5])["covers"]
-        True
-
-    References:
-        Our choice.
-    """
-    b = accuracies("contribution", contribution)
-    levels, tau = curve.levels, curve.full - float(b.max())
-    lowest = float(b.min()) + tau
-    place = np.searchsorted(levels, lowest + 1e-12, side="right")
-    first = max(
-        int(place) - 1, 0
-    )  # the level at or below the lowest reward
-    near = curve.accuracy >= levels[first] - 1e-12
-    noise = 2 * float(np.median(curve.standard_error[near]))
-    found = {
-        "top": tau,
-        "bottom": lowest - curve.least,
-        "covers": bool(lowest >= curve.least - 1e-12),
-        "largest_step": float(np.diff(levels[first:]).max(initial=0.0)),
-        "noise": max(0.01, noise),
-        "least_width": float(curve.level_widths[first]),
-    }
-    return {**found, "advice": _advice(found, float(curve.widths[0]))}
-
-
-def _advice(found: dict[str, Any], least: float) -> str:
-    """The first thing to change, in one sentence."""
-    if found["top"] < 0:
-        return (
-            "the full width is below the best participant alone: train "
-            "longer together, or weight the aggregate by contribution"
-        )
-    if not found["covers"]:
-        return (
-            "the least width is too good for the weakest participant: "
-            "lower min_width"
-        )
-    if found["largest_step"] > found["noise"]:
-        return (
-            "neighbouring attainable accuracies are far apart: use "
-            "fractional widths (reward_curve) or more units"
-        )
-    if found["least_width"] > 2 * least:
-        width = found["least_width"]
-        return (
-            "the curve reaches further down than any reward: min_width may "
-            f"be raised to {width:g}"
-        )
-    return "the curve covers the contributions in small steps"

@@ -201,16 +201,11 @@ def train(problem: Problem, strategy: Strategy, **options: Any) -> Round:
 
 
 def assess(
-    build: Build,
-    shards: Sequence[Shard],
-    config: Config,
-    data: Dataset,
-    *,
+    build: Build, shards: Sequence[Shard], config: Config, data: Dataset, *,
     contribution: Contribution | ArrayLike = standalone_accuracy,
-    alone: Sequence[nn.Module] | None = None,
-    workers: int | None = None,
+    alone: Sequence[nn.Module] | None = None, workers: int | None = None,
     progress: bool = True,
-) -> Problem:
+) -> Problem:  # fmt: skip
     """Train everyone alone and measure what each contributes.
 
     Args:
@@ -248,17 +243,13 @@ def assess(
 
 
 def slimmable_rewards(
-    problem: Problem,
-    *,
-    schedule: Schedule | None = None,
+    problem: Problem, *, schedule: Schedule | None = None,
     allocation: Rule = RATIONAL,
     width_sampler: WidthSampler = full_and_random,
     server: ServerOptimizer | None = None,
-    aggregate: Aggregator = aggregate,
-    reweight: Reweight | None = None,
-    precision: torch.dtype | None = None,
-    train: Train = train,
-) -> Outcome:
+    aggregate: Aggregator = aggregate, reweight: Reweight | None = None,
+    precision: torch.dtype | None = None, train: Train = train,
+) -> Outcome:  # fmt: skip
     """Train one network of every width and reward with sub-networks.
 
     These are the steps of `aequa` after the contributions are known.

@@ -8,7 +8,15 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from ._check import checked, number, refusal
+from ._check import (
+    Count,
+    Level,
+    checked,
+    one_each,
+    refusal,
+    right_or_wrong,
+    vector,
+)
 from .rng import stream
 
 __all__ = [
@@ -17,22 +25,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _vector(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """A finite vector that is not empty."""
-    try:
-        found = np.array(value, dtype=float)
-    except (TypeError, ValueError):
-        raise refusal(name, "finite numbers (n,)", value) from None
-    if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
-        raise refusal(name, "finite numbers (n,)", value)
-    return found
-
-
 def _pair(
     a: ArrayLike, b: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two finite vectors of one length."""
-    first, second = _vector("a", a), _vector("b", b)
+    first, second = vector("a", a), vector("b", b)
     if len(first) != len(second):
         raise refusal("b", f"as long as `a`, {len(first)} numbers", b)
     return first, second
@@ -104,7 +101,7 @@ def mcg(gains: ArrayLike) -> float:
     References:
         CYCle (the formula from memory).
     """
-    return float(np.mean(_vector("gains", gains)))
+    return float(np.mean(vector("gains", gains)))
 
 
 @checked
@@ -123,20 +120,16 @@ def cgs(gains: ArrayLike) -> float:
     References:
         CYCle (the formula from memory).
     """
-    return float(np.std(_vector("gains", gains)))
+    return float(np.std(vector("gains", gains)))
 
 
 def _correct(
     alone: ArrayLike, reward: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which samples are right with the own and with the rewarded model."""
-    a, b = np.asarray(alone), np.asarray(reward)
-    for name, found in (("alone_correct", a), ("reward_correct", b)):
-        if found.dtype != bool or found.ndim != 2 or found.size == 0:
-            raise refusal(name, "bool of shape (n, samples)", found)
-    if a.shape != b.shape:
-        allowed = f"of the shape of `alone_correct`, {a.shape}"
-        raise refusal("reward_correct", allowed, b.shape)
+    a = right_or_wrong("alone_correct", alone)
+    b = right_or_wrong("reward_correct", reward, a.shape[1])
+    one_each("reward_correct", b, len(a))
     return a, b
 
 
@@ -168,7 +161,8 @@ def paired_gains(
     return apart.mean(1), apart.std(1) / np.sqrt(alone.shape[1])
 
 
-def holm(p: ArrayLike, level: float = 0.05) -> tuple[int, ...]:
+@checked
+def holm(p: ArrayLike, level: Level = 0.05) -> tuple[int, ...]:
     """Return which of several p-values are significant together.
 
     The smallest is compared with level / n, the next with level / (n - 1),
@@ -191,10 +185,7 @@ def holm(p: ArrayLike, level: float = 0.05) -> tuple[int, ...]:
     References:
         Holm 1979.
     """
-    number("level", level, 0, 1, above=True, below=True)
-    values, found = _vector("p", p), []
-    if not ((values >= 0) & (values <= 1)).all():
-        raise refusal("p", "numbers in [0, 1]", p)
+    values, found = vector("p", p, 0, 1), []
     for rank, i in enumerate(np.argsort(values, kind="stable")):
         if values[i] > level / (len(values) - rank):
             break
@@ -241,11 +232,9 @@ def worse_off(
 
 @checked
 def pearson_noise_interval(
-    alone_correct: ArrayLike,
-    reward_correct: ArrayLike,
-    seed: int = 0,
-    draws: int = 1000,
-) -> tuple[float, float] | None:
+    alone_correct: ArrayLike, reward_correct: ArrayLike, seed: int = 0,
+    draws: Count = 1000,
+) -> tuple[float, float] | None:  # fmt: skip
     """Return the 95% interval of Pearson over test samples.
 
     The samples are drawn again with replacement, the participants kept.
@@ -272,7 +261,6 @@ def pearson_noise_interval(
         The paired bootstrap (Efron 1979).
     """
     alone, reward = _correct(alone_correct, reward_correct)
-    number("draws", draws, 1, whole=True)
     n = alone.shape[1]
     even = np.full(n, 1 / n)
     times = stream(seed, "pearson noise").multinomial(n, even, size=draws)

@@ -70,6 +70,10 @@ LONGEST = 100_000  # characters of a word: room for a thousand widths
 MOST_PARAMETERS = 1 << 28  # of a network that somebody else names: a gigabyte
 MOST_LAYERS = 64
 PLAIN = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),)}
+RANGED = {  # numbers of a range, whose function says which
+    **dict.fromkeys(("Count", "Index"), "int"),
+    **dict.fromkeys(("NotNegative", "Positive", "Share", "Fraction", "Decay", "Level"), "float"),
+}
 
 
 @checked
@@ -135,10 +139,11 @@ def _values(kind: str, text: str, call: ast.Call, function: Callable[..., Any], 
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise refusal(kind, "given plain values in its brackets", text) from error
     for name, each in known.items():
+        kind_of = " | ".join(RANGED.get(part, part) for part in str(each.annotation).split(" | "))
         if name in values and name in TABLES and isinstance(values[name], str):  # a word within a word
             values[name] = allocation(values[name]) if name == "allocation" else lookup(name, values[name])
-        elif name in values and not fits(values[name], str(each.annotation)):
-            raise refusal(f"{kind}: {name}", f"of the type {each.annotation}", values[name])
+        elif name in values and not fits(values[name], kind_of):
+            raise refusal(f"{kind}: {name}", f"of the type {kind_of}", values[name])
         elif name not in values and each.default is each.empty:
             raise refusal(kind, f"given a value for {name}", text)
     return values

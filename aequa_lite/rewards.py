@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ._check import checked, number, one_each, refusal
+from ._check import Count, Fraction, Index, checked, number, one_each, refusal
 from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
 from ._validation import save_tensors, tensors_of
 from .checkpoint import describe
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
     from .method import Outcome
 
 __all__ = [
-    "FileCheck",
-    "Manifest",
-    "export_onnx",
-    "load_reward",
-    "load_vocabulary",
-    "save_outcome",
-    "save_rewards",
-    "verify",
-]
+    "FileCheck", "Manifest", "export_onnx", "load_reward", "load_vocabulary", "save_outcome", "save_rewards", "verify",
+]  # fmt: skip
 
 
 LIST = "rewards.json"  # what belongs into the folder
@@ -83,9 +76,9 @@ class Manifest:
 
     architecture: str
     options: dict[str, Any]
-    width: float
+    width: Fraction
     fractional_width: float
-    participant: int
+    participant: Index
     n_parameters: int
     run: str
     vocabulary: str = ""
@@ -100,9 +93,7 @@ class Manifest:
         ):
             allowed = "names with True, False, whole numbers from 1 to 65536 (layers: 64) or lists of them"
             raise refusal("options", allowed, self.options)
-        number("width", self.width, 0, 1, above=True)
         number("fractional_width", self.fractional_width, 0, self.width, above=True)
-        number("participant", self.participant, 0, whole=True)
         number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
         for name in ("run", "vocabulary", "sha256"):
             if (value := getattr(self, name)) and not is_digest(value):
@@ -127,11 +118,6 @@ def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
     path = own if NETWORKS.get(own) is function else describe(function, name or getattr(function, "__qualname__", ""))
     options = parse_json(json.dumps(describe(dict(getattr(build, "keywords", {})), "unnamed")))
     return path, options
-
-
-def _outline(build: Build, width: float) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Names, shapes and types of a network's tensors."""
-    return _shapes(outline(build, width).state_dict())
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -159,7 +145,7 @@ def save_rewards(
     *,
     identity: Mapping[str, Any] | None = None,
     vocabulary: Sequence[str] = (),
-    fraction_grid: int | None = None,
+    fraction_grid: Count | None = None,
     name: str = "",
 ) -> list[Path]:
     """Write each participant's reward with its manifest, and the folder's list last.
@@ -196,13 +182,7 @@ def save_rewards(
         Our choice.
     """
     architecture, options = described(build, name)
-    if not isinstance(models, Sequence) or not models or not all(isinstance(each, nn.Module) for each in models):
-        raise refusal("models", "one network for each participant", models)
     one_each("widths", widths, len(models), of="models")
-    if not isinstance(config, Config):
-        raise refusal("config", "a Config", config)
-    if isinstance(vocabulary, str) or not all(isinstance(word, str) for word in vocabulary):
-        raise refusal("vocabulary", "a list of words", vocabulary)
     text = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n" if vocabulary else ""
     run = digest(json.dumps(config.to_dict() if identity is None else identity, sort_keys=True))
     manifests = []
@@ -210,7 +190,7 @@ def save_rewards(
         rewarded = float(number(f"widths[{i}]", width, 0, 1, above=True))
         size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
         what = f"what `build` makes at width {size:g}"
-        _check_state(f"models[{i}]", model.state_dict(), _outline(build, size), what)
+        _check_state(f"models[{i}]", model.state_dict(), _shapes(outline(build, size).state_dict()), what)
         fields = (n_parameters(model), run, digest(text) if text else "")
         manifests.append(
             Manifest(architecture, options, size, min(rewarded, size), i, *fields)
@@ -571,8 +551,6 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     References:
         PyTorch's exporter.
     """
-    if not isinstance(net, nn.Module):
-        raise refusal("net", "a network", net)
     if not isinstance(example, Tensor) or not example.ndim or len(example) < 2:
         found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
         raise ValueError(f"`example` must be a tensor of two or more samples, got {found}")

@@ -15,20 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ._check import checked, number, refusal
+from ._check import NotNegative, Positive, checked, number, refusal
 from ._parallel import workers as pool
 from .rng import stream
-
-__all__ = [
-    "CachedGame", "Estimate", "Game", "leave_one_out", "sampled_shapley",
-    "shapley",
-]  # fmt: skip
 
 Game = Callable[[frozenset[int]], float]  # a coalition -> its value
 MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
 MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
 
 
+@checked
 class CachedGame:
     """Evaluate a game once for each coalition and keep the value.
 
@@ -53,10 +49,6 @@ class CachedGame:
         game: Game,
         many: Callable[[list[frozenset[int]]], list[float]] | None = None,
     ) -> None:
-        if not callable(game):
-            raise refusal("game", "a function of a coalition", game)
-        if not (many is None or callable(many)):
-            raise refusal("many", "a function of coalitions", many)
         self.game, self.many = game, many
         self.values: dict[frozenset[int], float] = {}
 
@@ -184,15 +176,12 @@ def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
     return total - np.array(less)
 
 
+@checked
 def sampled_shapley(
-    game: Game,
-    participants: int,
-    *,
-    budget: int,
-    error: float | None = None,
-    tolerance: float = 0.0,
+    game: Game, participants: int, *, budget: int,
+    error: Positive | None = None, tolerance: NotNegative = 0.0,
     seed: int = 0,
-) -> Estimate:
+) -> Estimate:  # fmt: skip
     r"""Estimate Shapley values from random orders and their reverses.
 
     $\hat\varphi_i$ is the mean over pairs of orders of what participant $i$
@@ -226,9 +215,6 @@ def sampled_shapley(
     n = _participants(game, participants, 2)
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
-    number("tolerance", tolerance, 0)
-    if error is not None:
-        number("error", error, 0, above=True)
     rng = stream(seed, "orders")
     ends = _value(game, frozenset()), _value(game, frozenset(range(n)))
     pairs: list[NDArray[np.float64]] = []
@@ -262,12 +248,9 @@ def _value(game: Game, coalition: frozenset[int]) -> float:
 
 
 def _walk(
-    game: Game,
-    order: list[int],
-    ends: tuple[float, float],
-    tolerance: float,
-    added: NDArray[np.float64],
-) -> int:
+    game: Game, order: list[int], ends: tuple[float, float],
+    tolerance: float, added: NDArray[np.float64],
+) -> int:  # fmt: skip
     """Write what each participant adds; return the evaluations used."""
     before, total = ends
     for size, i in enumerate(order[:-1], start=1):

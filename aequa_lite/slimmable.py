@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ._check import checked, number, refusal
+from ._check import Count, Fraction, checked, number, refusal
 from .types import Build, State
 
 __all__ = [
@@ -155,14 +155,12 @@ def grid_width(width: float, grid: int) -> float:
         >>> grid_width(0.0525, grid=200), grid_width(0.07, grid=100)
         (0.055, 0.07)
     """
-    number("grid", grid, 1, whole=True)
-    number("width", width, 0, 1, above=True)
     return math.ceil(width * grid - 1e-9) / grid
 
 
 @checked
 def fractional_slice(
-    build: Build, theta: State, width: float, grid: int
+    build: Build, theta: State, width: Fraction, grid: Count
 ) -> dict[str, Tensor]:
     r"""Return the slice at any width, also between two grid widths.
 
@@ -207,7 +205,7 @@ def fractional_slice(
 
 @checked
 def fractional_slim(
-    build: Build, theta: State, width: float, grid: int
+    build: Build, theta: State, width: Fraction, grid: Count
 ) -> nn.Module:
     """Return an ordinary network of any width, also between grid widths.
 

@@ -8,12 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._check import checked, number
-
-__all__ = [
-    "Build", "Dataset", "Round", "Samples", "ServerState", "Shard", "State",
-    "Update",
-]  # fmt: skip
+from ._check import Count, Index, checked
 
 Build = Callable[[float], nn.Module]  # width -> network
 State = Mapping[str, Tensor]  # tensors of a network by name
@@ -39,11 +34,8 @@ class Samples:
 
     x: Tensor | None
     y: Tensor
-    classes: int
+    classes: Count
     groups: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        number("classes", self.classes, 1, whole=True)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -112,12 +104,9 @@ class Shard:
         2
     """
 
-    participant: int
+    participant: Index
     samples: Samples
     indices: Sequence[int]
-
-    def __post_init__(self) -> None:
-        number("participant", self.participant, 0, whole=True)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from published import Claim, Verdict
 
 from aequa_lite._io import atomic_write
-from aequa_lite.experiments.published import Claim, Verdict
 from aequa_lite.plotting import style
 from aequa_lite.plotting.theme import INK
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import result_figures as figures
+from published import Claim, Verdict, check_claim, published, rows_for, wins
 
 from aequa_lite._io import atomic_write
 from aequa_lite.config import Config
-from aequa_lite.experiments.published import Claim, Verdict, check_claim, published, rows_for, wins
 from aequa_lite.experiments.sweep import read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]

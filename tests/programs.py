@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,5 +16,6 @@ def program(path: str) -> ModuleType:
     assert found
     assert found.loader
     module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module  # where dataclasses look
     found.loader.exec_module(module)
     return module

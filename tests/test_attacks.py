@@ -55,7 +55,7 @@ def test_merged_participants_have_all_that_they_had(few: aq.Dataset, config: aq.
         (lambda shards: aq.attacks.merged_shards(shards, {1}), "`who` must be at least two of the 3 participants"),
         (lambda shards: aq.attacks.merged_shards(shards, {1, 3}), "`who` must be at least two of the 3 participants"),
         (lambda shards: aq.attacks.refilled(aq.MLP, {"x": torch.ones(1)}, aq.init_params(aq.MLP, 0)), "`reward` must"),
-        (lambda shards: aq.attacks.ensemble([]), "`models` must be networks, at least one"),
+        (lambda shards: aq.attacks.ensemble([]), "`models` must be a sequence, each part a Module"),
         (lambda shards: aq.attacks.with_attack("fedavg", aq.attacks.free_rider), "`algorithm` must be a function"),
         (lambda shards: aq.attacks.with_attack(aq.baselines.fedavg, {2}), "`attack` must be a function"),
     ],

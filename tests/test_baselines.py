@@ -169,7 +169,7 @@ def test_every_word_is_a_baseline() -> None:
         (partial(cgsv, length=float("nan")), "`length` must be a number above 0, got nan"),
         (partial(cgsv, alpha=1.0), r"`alpha` must be a number in \[0, 1\), got 1.0"),
         (partial(cffl, upload=0), r"`upload` must be a number in \(0, 1\], got 0"),
-        (partial(cffl, clip=0.0), "`clip` must be a number above 0, got 0.0"),
+        (partial(cffl, clip=0.0), "`clip` must be a number above 0 or None, got 0.0"),
         (partial(cffl, memory=1.0), r"`memory` must be a number in \[0, 1\), got 1.0"),
         (partial(cffl, alpha=0), r"`alpha` must be a number in \(0, 100\], got 0"),
         (partial(cffl, alpha_final=-1.0), r"`alpha_final` must be a number in \(0, 100\], got -1.0"),

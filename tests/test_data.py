@@ -161,7 +161,7 @@ def test_an_environment_that_names_no_usable_device_is_refused(monkeypatch, name
 
 @pytest.mark.parametrize("name", [5, None, b"mnist", ["mnist"]])
 def test_what_is_no_name_is_refused(name):
-    with pytest.raises(ValueError, match="`name` must be a name or a path, got"):
+    with pytest.raises(ValueError, match="`name` must be a path, got"):
         load(name)
 
 

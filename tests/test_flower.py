@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import contextlib
 import json
@@ -34,8 +33,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from aequa_lite import cli
 from aequa_lite._validation import tensors_at
-from aequa_lite.flower import commands, participant, server, wire
+from aequa_lite.flower import fleet as fleets
+from aequa_lite.flower import participant, server, wire
 from aequa_lite.flower.fleet import Fleet
 from aequa_lite.flower.keys import fingerprint, roster, write_certificates, write_key
 from aequa_lite.flower.participants import ParticipantRegistry, RunState, TooFewError
@@ -504,8 +505,7 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Config
 
 
 def test_participants_of_a_fleet_without_keys_may_return_whatever_the_command_line_passes(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    commands.add_arguments(parser, "fleet")
+    parser = cli.fleet_parser("fleet", fleets.run_fleet)
     passed = {"allow_replacement": parser.parse_args(["--participants", "2"]).allow_replacement}
     assert Fleet(tmp_path, 2).settings(**passed).allow_replacement  # each start of a node makes a key of its own
     assert not Fleet(tmp_path, 2, secure=True).settings(**passed).allow_replacement
@@ -542,9 +542,7 @@ def test_a_configuration_that_cannot_be_read_leaves_its_sentence(
 
 def command(name: str, *arguments: str) -> None:
     """Run `aequa NAME ARGUMENTS`."""
-    parser = argparse.ArgumentParser()
-    commands.add_arguments(parser, name)
-    commands.main(name, parser.parse_args(arguments))
+    cli._fleet([name, *arguments])
 
 
 @pytest.mark.parametrize(
@@ -566,7 +564,7 @@ def test_arguments_that_do_not_fit_together_start_nothing(
 
 
 def test_a_participant_without_data_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "Processes", lambda folder: pytest.fail("a process was started"))
+    monkeypatch.setattr(participant, "Processes", lambda folder: pytest.fail("a process was started"))
     for options, match in (
         (["--data", str(tmp_path / "nowhere.npz")], "`data` must be an .npz file"),
         (["--partition", "homogenous"], "the nearest is 'homogeneous'"),

@@ -21,14 +21,16 @@ from formats import write_leaf, write_mnist, write_npz, write_sst2
 from hostile import as_text, damaged, misshapen, refused_or_read, tries
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import program
 
 import aequa_lite as aq
-from aequa_lite.experiments import published, sweep, tables
+from aequa_lite.experiments import sweep, tables
 
 CONFIG = aq.Config(participants=2, rounds=3, local_steps=1, batch=4)
 SMALL = aq.registry.network("MLP(hidden=4)")
 READER = aq.registry.network("TextCNN(words=4, embedding=4, maps=4)")
 ROOT = Path(__file__).resolve().parents[1]
+published = program("scripts/published.py")
 PUBLISHED = "{a: [{claim: c, source: s, mark: seen, measure: m, rows: {}, tolerance: 1, why: w, sweeps: {}, value: 1}]}"
 
 

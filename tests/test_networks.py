@@ -179,7 +179,7 @@ def test_a_network_that_does_not_read_the_data_set_is_refused(few: aq.Dataset, t
         aq.for_dataset(aq.networks.TabularMLP, few)
     with pytest.raises(ValueError, match="`dataset` must be a Dataset"):
         aq.for_dataset(aq.MLP, few.train)
-    with pytest.raises(ValueError, match="`build` must be a network constructor"):
+    with pytest.raises(ValueError, match="`build` must be a function"):
         aq.for_dataset("MLP", few)
 
 

@@ -301,8 +301,12 @@ IMPOSSIBLE = {
     "`share` must be at most .* for each of 2 holders, .*, got 0.5": lambda t: imbalanced(t, N5, share=0.5, holders=2),
     "`share` must be at most 0.4975 .*, got 0.499": lambda t: imbalanced(t, N5, share=0.499, holders=2),
     "`sizes` must hold one entry for each of the 5 participants, got 2 entries": lambda t: by_size(t, N5, (1, 2)),
-    r"`sizes\[1\]` must be a whole number in \[1, 600\], got 0": lambda t: by_size(t, N5, (1, 0, 1, 1, 1)),
-    r"`sizes\[0\]` must be a whole number .*, got 1.5": lambda t: by_size(t, N5, (1.5, 1, 1, 1, 1)),
+    r"`sizes` must be a sequence, each part a whole number from 1, got .1, 0": lambda t: by_size(
+        t, N5, (1, 0, 1, 1, 1)
+    ),
+    r"`sizes` must be a sequence, each part a whole number from 1, got .1\.5": lambda t: by_size(
+        t, N5, (1.5, 1, 1, 1, 1)
+    ),
     "`sizes` must be at most 600 in total, .*, got 601": lambda t: by_size(t, N5, (597, 1, 1, 1, 1)),
     f"`shape` {NUMBER} .*, got 0$": lambda t: power_law(t, N5, shape=0),
     "`shape` must be large enough .*, got 0.1": lambda t: power_law(t, N5, shape=0.1),
@@ -327,7 +331,7 @@ IMPOSSIBLE = {
     "`train` must be Samples, such as .*, got Dataset": lambda t: homogeneous(Dataset("d", t, t, t, ""), N5),
     "`config` must be a Config, got 5": lambda t: homogeneous(t, 5),
     "`shards` must be one Shard or more": lambda t: class_counts([]),
-    r"`rates\[4\]` must be a number in \[0, 1\], got 1.5": lambda t: label_noise(
+    r"`rates` must be a sequence, each part a number in \[0, 1\], got .0, 0, 0, 0, 1.5": lambda t: label_noise(
         homogeneous(t, N5), N5, (0, 0, 0, 0, 1.5)
     ),
     "`rates` must hold one entry for each of the 5 .*, got 2": lambda t: label_noise(homogeneous(t, N5), N5, (0, 0)),

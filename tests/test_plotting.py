@@ -19,15 +19,13 @@ B = [0.3, 0.5, 0.7]
 PLAN = aq.allocate(B, CURVE)
 INTERVALS = aq.allocation.RewardIntervals(((0.4, 0.5),) * 3, ((0.1, 0.2),) * 3, None, (0.0, 0.1))
 REPORT = aq.Report(
-    **dict.fromkeys(aq.Report.__dataclass_fields__)
-    | {
-        "standalone": (0.3, 0.5, 0.7),
-        "test_accuracy": (0.4, 0.6, 0.8),
-        "widths": (0.1, 0.5, 1.0),
-        "parameters": (9, 99, 999),
-    }
-    | {"data": {"sizes": {"test": 100}}, "fairness": {"pearson": 1.0}}
-)
+    config={}, data={"name": "few", "sha256": "0", "sizes": {"train": 100, "validation": 100, "test": 100}},
+    partition="", method="aequa", versions={}, device="cpu", seconds=1.0, parameters_sent=9, contribution=(0.3, 0.5, 0.7),
+    standalone=(0.3, 0.5, 0.7), widths=(0.1, 0.5, 1.0), parameters=(9, 99, 999), predicted_accuracy=None,
+    test_accuracy=(0.4, 0.6, 0.8), curve=None,
+    fairness={"pearson": 1.0, "pearson_interval": None, "pearson_noise_interval": None, "pearson_ceiling": None, "mcg": 0.1,
+              "cgs": 0.0, "min_gain": 0.1, "worse_off": ()},
+)  # fmt: skip
 
 
 def shards() -> list[aq.Shard]:
@@ -75,7 +73,7 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "a width of 0": ("`width` must be", lambda: aq.plotting.prefix(aq.MLP, 0, "4.weight")),
     "an unknown tensor": ("`name` must be one of", lambda: aq.plotting.prefix(aq.MLP, 0.5, "4.weigth")),
     "no curve": ("`found` must be a Curve, got 3", lambda: aq.plotting.curve(3)),  # type: ignore[arg-type]
-    "no plan": ("`plan` must be a Plan, got 3", lambda: aq.plotting.curve(CURVE, 3)),  # type: ignore[arg-type]
+    "no plan": ("`plan` must be a Plan or None, got 3", lambda: aq.plotting.curve(CURVE, 3)),  # type: ignore[arg-type]
     "contributions without a plan": ("`contribution` must hold", lambda: aq.plotting.curve(CURVE, contribution=B)),
     "too few contributions": ("`contribution` must hold one", lambda: aq.plotting.curve(CURVE, PLAN, B[:2])),
     "no method": ("`found` must be curves of one to 4 methods", lambda: aq.plotting.curves({})),

@@ -136,10 +136,17 @@ def test_an_invalid_number_of_participants_is_refused(solve, participants) -> No
         solve(len, participants)
 
 
-@pytest.mark.parametrize("solve", [*SOLVERS, lambda game, n: CachedGame(game)])
+@pytest.mark.parametrize("solve", SOLVERS)
 def test_what_is_no_game_is_refused(solve) -> None:
     with pytest.raises(ValueError, match="`game` must be a function of a coalition, got {}"):
         solve({}, 3)
+
+
+def test_what_is_no_game_is_not_cached() -> None:
+    with pytest.raises(ValueError, match="`game` must be a function, got {}"):
+        CachedGame({})
+    with pytest.raises(ValueError, match="`many` must be a function or None, got {}"):
+        CachedGame(len, {})
 
 
 @pytest.mark.parametrize("solve", SOLVERS)
@@ -155,7 +162,7 @@ def test_a_value_that_is_not_finite_is_refused_with_its_coalition(solve) -> None
         ({"budget": 65}, "`budget` must be a whole number from 66, got 65"),
         ({"budget": 1e3}, "`budget` must be a whole number from 66, got 1000.0"),
         ({"tolerance": -0.1}, "`tolerance` must be a number from 0, got -0.1"),
-        ({"error": 0.0}, "`error` must be a number above 0, got 0.0"),
+        ({"error": 0.0}, "`error` must be a number above 0 or None, got 0.0"),
         ({"seed": -1}, "seed"),
     ],
 )

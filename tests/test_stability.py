@@ -108,32 +108,6 @@ def test_twelve_participants_are_exact() -> None:
     assert al.blocking_coalitions(plan, game) == ()
 
 
-def test_a_joint_misreport_is_found_by_trying_every_one() -> None:
-    grid = (0.2, 0.4, 0.6, 0.9)
-    for seed in range(30):
-        b, curve, _ = random_federation(seed, True)
-        if len(b) < 3:
-            continue
-        honest = aq.allocate(b, curve).predicted_accuracy
-        best = 0.0
-        for pair in itertools.product((b[0], *grid), (b[2], *grid)):
-            more = (aq.allocate([pair[0], *b[1:2], pair[1], *b[3:]], curve).predicted_accuracy - honest)[[0, 2]]
-            best = max(best, more.sum() if more.min() > -1e-12 else 0.0)
-        reports, added = al.joint_misreport(b, curve, (0, 2), reports=grid)
-        assert added.sum() == pytest.approx(best)
-        assert added.min() > -1e-12
-        assert len(reports) == 2
-
-
-def test_the_strongest_can_lift_others_by_a_low_report_at_no_cost() -> None:
-    b = [0.4, 0.5, 0.7]
-    alone = al.misreport_gains(b, CURVE, measured=True)
-    together = al.joint_misreport(b, CURVE, (0, 1, 2), measured=True)[1]
-    assert alone.max() <= 0.1 + 1e-9
-    assert together.sum() > alone.sum()
-    assert together[2] == 0.0
-
-
 @pytest.mark.parametrize(
     ("name", "call"),
     [
@@ -145,15 +119,6 @@ def test_the_strongest_can_lift_others_by_a_low_report_at_no_cost() -> None:
         ("contribution", lambda: al.stable([0.5] * 13, CURVE, game=lambda s: [0.5] * len(s))),
         ("contribution", lambda: al.stable([], CURVE, game=lambda s: [0.5] * len(s))),
         ("curve", lambda: al.stable(B, None, game=lambda s: [0.5] * len(s))),
-        ("coalition", lambda: al.joint_misreport(B, CURVE, ())),
-        ("coalition", lambda: al.joint_misreport(B, CURVE, 1)),
-        ("coalition", lambda: al.joint_misreport(B, CURVE, [0.5])),
-        ("coalition", lambda: al.joint_misreport(B, CURVE, (1, 1))),
-        ("coalition", lambda: al.joint_misreport(B, CURVE, (3,))),
-        ("coalition", lambda: al.joint_misreport(B * 3, CURVE, range(9))),
-        ("rule", lambda: al.joint_misreport(B, CURVE, (0,), rule="allocate")),
-        ("reports", lambda: al.joint_misreport(B, CURVE, (0,), reports=[2.0])),
-        ("measured", lambda: al.joint_misreport(B, CURVE, (0,), measured=1)),
     ],
 )
 def test_a_bad_argument_is_refused_by_name(name: str, call) -> None:

@@ -14,16 +14,17 @@ import pandas as pd
 import papermill
 import pytest
 import yaml
+from programs import program
 
 import aequa_lite as aq
 from aequa_lite._parallel import available
-from aequa_lite.experiments import published as verdicts
 from aequa_lite.experiments import sweep as runs
 from aequa_lite.experiments import sweep as sweeps
 from aequa_lite.experiments import tables
 from aequa_lite.experiments.run import split_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
+verdicts = program("scripts/published.py")
 REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
 
 SMALL = """

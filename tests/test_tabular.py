@@ -302,7 +302,7 @@ REFUSED = {
     ),
     "`label` must be one of the columns .*, got None$": ({"label": None}, None),
     "`participant` must be one of the columns .*, got 'ill'": ({"participant": "ill"}, None),
-    "`drop` must be a list of columns, got 'age'": ({"drop": "age"}, None),
+    "`drop` must be a sequence, each part text, got 'age'": ({"drop": "age"}, None),
     "`drop` must be one of the columns age, .*, got 'Age'; the nearest is 'age'": ({"drop": ["Age"]}, None),
     "`categorical` must be one of the columns": ({"categorical": ["ill"]}, None),
     "must have a column besides `label`": ({"drop": ["age", "pressure", "pain"]}, None),

@@ -365,7 +365,7 @@ def test_a_config_outside_the_theorems_is_refused(change: dict, sentence: str) -
     ("change", "sentence"),
     [
         ({"model": aq.MLP}, "`model` must be LeastSquares or Logistic, got"),
-        ({"distribution": None}, "`distribution` must be a function of the widest width, got None"),
+        ({"distribution": None}, "`distribution` must be a function, got None"),
         ({"x": ONE.x[0]}, r"`x and y` must be of shapes \(2, samples, features\) and \(2, samples\), got"),
         ({"y": ONE.y[:, 1:]}, r"`x and y` must be of shapes \(2, samples, features\) and \(2, samples\), got"),
         ({"x": ONE.x * np.nan}, "`x and y` must be finite numbers"),
@@ -402,13 +402,16 @@ def test_data_that_are_no_federation_are_refused(change: dict, sentence: str) ->
             lambda: aq.theory.TwoLayers(features=2, outputs=0, hidden=1),
             "`outputs` must be a whole number from 1, got 0",
         ),
-        (lambda: sampled_from(0.5), "`distribution` must be a function of the widest width, got 0.5"),
+        (lambda: sampled_from(0.5), "`distribution` must be a function, got 0.5"),
         (lambda: sampled_from(lambda w: [((w,), 0.5)])(aq.stream(0), 1.0, CONFIG), "with probabilities that sum to 1"),
-        (lambda: distribution_of("sandwich", CONFIG), "`width_sampler` must be a function, such as one_random, got"),
+        (lambda: distribution_of("sandwich", CONFIG), "`width_sampler` must be a function, got"),
         (lambda: distribution_of(aq.sandwich, replace(CONFIG, widths_per_step=2)), "`widths_per_step` must be 1, for"),
         (lambda: distribution_of(aq.sandwich, CONFIG, 1.5), r"`widest` must be a number in \(0, 1\], got 1.5"),
-        (lambda: recorded_steps(None, {}), r"`strategy` must be a Strategy, such as slimmable\(build\), got None"),
-        (lambda: recorded_steps(aq.slimmable(aq.MLP), []), r"`path` must be a dictionary to write to, got \[\]"),
+        (lambda: recorded_steps(None, {}), r"`strategy` must be a Strategy, got None"),
+        (
+            lambda: recorded_steps(aq.slimmable(aq.MLP), []),
+            r"`path` must be a mapping, each value tensors by name, got \[\]",
+        ),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(make: Callable, sentence: str) -> None:

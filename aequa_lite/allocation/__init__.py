@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "exact": ["Certificate", "Plan", "allocate", "default_objective", "gain_minus_variance", "plan_of",
               "spread_minus_gain", "spread_only", "spread_per_gain"],
     "continuous": ["at_bounds", "critical_weight", "equal_gains_possible", "smallest_spread", "water_filling"],
-    "uncertainty": ["Confirmation", "NoiseCeiling", "RewardIntervals", "ValidationPart", "confirm", "noise_ceiling",
+    "uncertainty": ["Confirmation", "RewardIntervals", "ValidationPart", "confirm", "noise_ceiling",
                     "reward_intervals", "samples_for", "samples_needed", "split_validation"],
     "rules": ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"],
-    "incentives": ["best_response", "blocking_coalitions", "joint_misreport", "misreport_gains", "stable"],
+    "incentives": ["best_response", "blocking_coalitions", "misreport_gains", "stable"],
 })  # fmt: skip

@@ -200,29 +200,15 @@ def _groups(problem: SearchProblem) -> list[_Group]:
     return [_Group.of(b[floor == f], floor[floor == f], size) for f in np.unique(floor)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Plans:
-    """The plans at many taus (T,): mean gain, mean squared distance of the gains to tau, and events so far."""
-
-    tau: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    distance: NDArray[np.float64]
-    events: NDArray[np.int64]
-
-    def at(self, index: Any) -> _Plans:
-        """The plans at these positions."""
-        return _Plans(self.tau[index], self.mean[index], self.distance[index], self.events[index])
-
-    def value(self, objective: Objective) -> NDArray[np.float64]:
-        """The objective of each plan."""
-        variance = np.maximum(self.distance - (self.mean - self.tau) ** 2, 0.0)
-        return _defined(objective(self.mean, np.sqrt(variance)))
+# The plans at many taus, (4, T): mean gain, mean squared distance of the gains to tau, and events so far.
+Plans = NDArray[np.float64]
+TAU, MEAN, DISTANCE, EVENTS = range(4)
 
 
-def _plans_at(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.float64]) -> _Plans:
+def _plans_at(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.float64]) -> Plans:
     """The plans at many taus: a binary search for each tau and level, whatever the number of participants."""
     n, levels = len(problem.contribution), problem.levels
-    mean, distance, events = np.zeros(len(tau)), np.zeros(len(tau)), np.zeros(len(tau), dtype=np.int64)
+    mean, distance, events = np.zeros((3, len(tau)))
     shift = levels[None, :] - tau[:, None]  # (T, K)
     for group in groups:
         upto = np.searchsorted(group.values, problem.midpoints[None, :] - tau[:, None], side="right")  # (T, K - 1)
@@ -233,23 +219,21 @@ def _plans_at(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.floa
         mean += ((levels * count).sum(1) - group.total[-1]) / n
         distance += (shift**2 * count - 2 * shift * total + square).sum(1) / n
         events -= upto.sum(1)
-    return _Plans(tau, mean, np.maximum(distance, 0.0), events)
+    return np.stack([tau, mean, np.maximum(distance, 0.0), events])
 
 
-def _bound(left: _Plans, right: _Plans, objective: Objective) -> NDArray[np.float64]:
+def _bound(left: Plans, right: Plans, objective: Objective) -> NDArray[np.float64]:
     r"""Return a value that no plan between two taus is below, (cells,).
 
     The mean gain rises with tau, so it lies between its ends; $dQ/d\tau = -2(\bar g - \tau)$ bounds $Q$ from both ends;
     the variance is $Q - (\bar g - \tau)^2$, and a square is largest at an end.
     """
-    width = right.tau - left.tau
-    fall, rise = np.maximum(right.mean - left.tau, 0), np.maximum(right.tau - left.mean, 0)
-    least = np.maximum(left.distance - 2 * width * fall, right.distance - 2 * width * rise)
-    far = np.maximum(
-        np.maximum(np.abs(left.mean - left.tau), np.abs(left.mean - right.tau)),
-        np.maximum(np.abs(right.mean - left.tau), np.abs(right.mean - right.tau)),
-    )
-    return _defined(objective(right.mean, np.sqrt(np.maximum(least - far**2 - 1e-13, 0.0))))
+    width = right[TAU] - left[TAU]
+    fall, rise = np.maximum(right[MEAN] - left[TAU], 0), np.maximum(right[TAU] - left[MEAN], 0)
+    least = np.maximum(left[DISTANCE] - 2 * width * fall, right[DISTANCE] - 2 * width * rise)
+    means, taus = np.stack([left[MEAN], right[MEAN]]), np.stack([left[TAU], right[TAU]])
+    far = np.abs(means[:, None] - taus).max((0, 1))
+    return _defined(objective(right[MEAN], np.sqrt(np.maximum(least - far**2 - 1e-13, 0.0))))
 
 
 def bounded_search(
@@ -266,40 +250,35 @@ def bounded_search(
         return problem.nearest(0.0), 0.0, float(problem.value(problem.nearest(0.0), objective))
     edges = np.linspace(midpoints[0] - b.max() - 1e-6, midpoints[-1] - b.min() + 1e-6, 257)
     state = _plans_at(problem, groups, edges)
-    left, right = state.at(slice(None, -1)), state.at(slice(1, None))
+    left, right = state[:, :-1], state[:, 1:]
     best, tau = _smallest(state, objective)
     bound, looked = np.inf, len(edges)
-    while len(left.tau):
+    while left.size:
         low = _bound(left, right, objective)
-        closed = (right.events - left.events <= 1) | (right.tau - left.tau < 1e-13)
+        closed = (right[EVENTS] - left[EVENTS] <= 1) | (right[TAU] - left[TAU] < 1e-13)
         alive = ~closed & (low < best - GAP)
         bound = min(bound, np.min(low, where=~alive & ~closed, initial=np.inf))
         if looked > most:
             bound = min(bound, np.min(low, where=alive, initial=np.inf))
             break
-        left, right = left.at(alive), right.at(alive)
-        middle = _chunked(problem, groups, (left.tau + right.tau) / 2)
-        looked += len(middle.tau)
-        value, at = _smallest(middle, objective) if len(middle.tau) else (np.inf, tau)
+        left, right = left[:, alive], right[:, alive]
+        middle = _chunked(problem, groups, (left[TAU] + right[TAU]) / 2)
+        looked += middle.shape[1]
+        value, at = _smallest(middle, objective) if middle.size else (np.inf, tau)
         best, tau = (value, at) if value < best else (best, tau)
-        left, right = _joined(left, middle), _joined(middle, right)
+        left, right = np.hstack([left, middle]), np.hstack([middle, right])
     chosen = problem.nearest(tau)
     return chosen, tau, min(float(bound), float(problem.value(chosen, objective)))
 
 
-def _smallest(state: _Plans, objective: Objective) -> tuple[float, float]:
+def _smallest(plans: Plans, objective: Objective) -> tuple[float, float]:
     """The smallest value among these plans, and its tau; among equals the larger tau."""
-    value = state.value(objective)
+    variance = np.maximum(plans[DISTANCE] - (plans[MEAN] - plans[TAU]) ** 2, 0.0)
+    value = _defined(objective(plans[MEAN], np.sqrt(variance)))
     k = len(value) - 1 - int(value[::-1].argmin())
-    return float(value[k]), float(state.tau[k])
+    return float(value[k]), float(plans[TAU, k])
 
 
-def _chunked(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.float64]) -> _Plans:
+def _chunked(problem: SearchProblem, groups: list[_Group], tau: NDArray[np.float64]) -> Plans:
     """The plans at very many taus, in pieces that fit into memory."""
-    pieces = [_plans_at(problem, groups, tau[i : i + CHUNK]) for i in range(0, max(len(tau), 1), CHUNK)]
-    return pieces[0] if len(pieces) == 1 else _joined(*pieces)
-
-
-def _joined(*states: _Plans) -> _Plans:
-    """Several states in one row."""
-    return _Plans(*(np.concatenate([getattr(s, f) for s in states]) for f in ("tau", "mean", "distance", "events")))
+    return np.hstack([_plans_at(problem, groups, tau[i : i + CHUNK]) for i in range(0, max(len(tau), 1), CHUNK)])

@@ -16,12 +16,6 @@ from ..evaluation import Curve
 from . import _search
 from ._search import SearchProblem
 
-__all__ = [
-    "Certificate", "Objective", "Plan", "allocate", "default_objective",
-    "gain_minus_variance", "plan_of", "spread_minus_gain", "spread_only",
-    "spread_per_gain",
-]  # fmt: skip
-
 # (mean gain, spread of gains) -> what is minimised; arrays or numbers
 Objective = Callable[[Any, Any], Any]
 
@@ -340,11 +334,9 @@ def allocate(
 
 
 def proved(
-    plan: Plan,
-    value: float,
-    bound: float = math.nan,
+    plan: Plan, value: float, bound: float = math.nan,
     best: float = math.nan,
-) -> Plan:
+) -> Plan:  # fmt: skip
     """The plan with its objective, what is proved, and the least spread."""
     certificate = replace(
         plan.certificate, value=float(value), bound=float(bound),
@@ -355,13 +347,9 @@ def proved(
 
 @checked
 def plan_of(
-    chosen: ArrayLike,
-    curve: Curve,
-    contribution: ArrayLike,
-    standalone: ArrayLike | None = None,
-    *,
-    tau: float | None = None,
-) -> Plan:
+    chosen: ArrayLike, curve: Curve, contribution: ArrayLike,
+    standalone: ArrayLike | None = None, *, tau: float | None = None,
+) -> Plan:  # fmt: skip
     r"""Return the plan that gives each participant this level of the curve.
 
     Args:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from heapq import heappop, heappush
-from itertools import combinations, product
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, flag, number, one_each, refusal
+from .._check import accuracies, checked, flag, number, one_each, refusal
 from ..evaluation import Curve
-from ._search import PLANS, SearchProblem
+from ._search import SearchProblem
 from .exact import Plan, allocate, check_inputs, default_objective, plan_of, proved, solve
 
 Rule = Callable[[ArrayLike, Curve], Plan]
@@ -20,6 +20,7 @@ Rule = Callable[[ArrayLike, Curve], Plan]
 REPORTS = np.linspace(0, 1, 101)
 
 
+@checked
 def best_response(
     contribution: ArrayLike, curve: Curve, participant: int, rule: Rule = allocate, reports: ArrayLike | None = None
 ) -> tuple[float, float]:
@@ -46,8 +47,6 @@ def best_response(
     """
     b = check_inputs(contribution, curve)
     number("participant", participant, 0, len(b) - 1, whole=True)
-    if not callable(rule):
-        raise refusal("rule", "a function of contributions and curve", rule)
     tries = REPORTS if reports is None else accuracies("reports", reports)
 
     def earned(report: float) -> float:
@@ -70,6 +69,7 @@ def best_response(
     return float(tries[nearest]), float(rewards[nearest] - honest)
 
 
+@checked
 def misreport_gains(
     contribution: ArrayLike, curve: Curve, rule: Rule = allocate, *, measured: bool = False
 ) -> NDArray[np.float64]:
@@ -106,8 +106,6 @@ PARTICIPANTS = 12  # participants up to which all coalitions are asked
 
 def _rewards(game: Game, n: int, name: str) -> dict[Coalition, NDArray[np.float64]]:
     """What each member of each coalition would receive, (members,)."""
-    if not callable(game):
-        raise refusal("game", "a function of a coalition", game)
     if n > PARTICIPANTS:
         raise refusal(name, f"of at most {PARTICIPANTS} participants, since all coalitions are asked", n)
     found = {}
@@ -123,6 +121,7 @@ def _margin(rewards: dict[Coalition, NDArray[np.float64]], members: Coalition, r
     return float((rewards[members] - received[list(members)]).min())
 
 
+@checked
 def blocking_coalitions(plan: Plan, game: Game) -> tuple[tuple[Coalition, float], ...]:
     r"""Return the coalitions of which every member would be better off without the others.
 
@@ -151,13 +150,12 @@ def blocking_coalitions(plan: Plan, game: Game) -> tuple[tuple[Coalition, float]
     References:
         The core of a game without transfers (Scarf 1967); its use here is our choice.
     """
-    if not isinstance(plan, Plan):
-        raise refusal("plan", "a Plan", plan)
     rewards = _rewards(game, len(plan.widths), "plan")
     margins = [(each, round(_margin(rewards, each, plan.predicted_accuracy), 12)) for each in rewards]
     return tuple(sorted((found for found in margins if found[1] > 0), key=lambda found: -found[1]))
 
 
+@checked
 def stable(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
     r"""Allocate by the default objective among the plans that no coalition blocks.
 
@@ -210,63 +208,3 @@ def stable(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
             level = np.searchsorted(levels, reward - slack)
             if level < len(levels):
                 push(np.where(b >= b[i], np.maximum(floor, level), floor))
-
-
-def joint_misreport(
-    contribution: ArrayLike,
-    curve: Curve,
-    coalition: Sequence[int],
-    rule: Rule = allocate,
-    *,
-    reports: ArrayLike | None = None,
-    measured: bool = False,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the joint report that adds most to a coalition's accuracies, and what it adds, while others are truthful.
-
-    No member may lose by it. Every joint report is tried.
-
-    Args:
-        contribution: (n,) true contributions, accuracies in [0, 1].
-        curve: Attainable accuracies and their widths.
-        coalition: Participants that report together, from 0.
-        rule: Allocation rule of contributions and curve.
-        reports: Possible reports in [0, 1] (default: 0.00, 0.05, ..., 1.00), beside the true one.
-        measured: Whether contributions are measured, so that they can only be lowered.
-
-    Returns:
-        Reports (members,) and what they add to each member's accuracy (members,).
-
-    Raises:
-        ValueError: The coalition is none, or has more than 200,000 joint reports.
-
-    Example:
-        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
-        >>> joint_misreport([0.4, 0.5, 0.7], curve, (1, 2), measured=True)[1].round(2).tolist()
-        [0.2, 0.0]
-
-    References:
-        Group strategy-proofness, by brute force. Our choice.
-    """
-    b = check_inputs(contribution, curve)
-    listed = isinstance(coalition, (Sequence, np.ndarray)) and not isinstance(coalition, str)
-    members = [number("coalition", i, 0, len(b) - 1, whole=True) for i in (coalition if listed else ())]
-    if not members or len(set(members)) < len(members):
-        raise refusal("coalition", "different participants, at least one", coalition)
-    if not callable(rule):
-        raise refusal("rule", "a function of contributions and curve", rule)
-    grid = np.linspace(0, 1, 21) if reports is None else accuracies("reports", reports)
-    highest = b[members] if flag("measured", measured) else np.ones(len(members))
-    options = [np.append(own, grid[grid <= most]) for own, most in zip(b[members], highest)]
-    if (count := np.prod([float(len(each)) for each in options])) > PLANS:
-        raise refusal("coalition", f"of at most {PLANS:,} joint reports", f"{count:,.0f}")
-    honest, best, added = rule(b, curve).predicted_accuracy[members], b[members], np.zeros(len(members))
-    for joint in product(*options):
-        reported = b.copy()
-        reported[members] = joint
-        try:
-            more = rule(reported, curve).predicted_accuracy[members] - honest
-        except ValueError:  # the rule is undefined for this report
-            continue
-        if more.min() > -1e-12 and more.sum() > added.sum() + 1e-12:
-            best, added = np.array(joint), more
-    return best, added

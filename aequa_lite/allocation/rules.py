@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import dual_annealing
 
-from .._check import number, refusal
+from .._check import Fraction, checked, number, refusal
 from ..evaluation import Curve
 from ..rng import stream
 from ._search import SearchProblem, tau_path
@@ -308,7 +308,8 @@ def nash(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) ->
     return _maximised(worth, problem)
 
 
-def lp_welfare(contribution: ArrayLike, curve: Curve, *, p: float, cost: Cost, budget: float) -> Plan:
+@checked
+def lp_welfare(contribution: ArrayLike, curve: Curve, *, p: Fraction, cost: Cost, budget: float) -> Plan:
     r"""Maximise $\sum_i \max(G_i, 0)^p$ within a budget on $\sum_i \mathrm{cost}(w_i)$.
 
     At $p = 1$ every step up is worth the same to everybody, so only the order decides: the best contributor comes first.
@@ -334,7 +335,6 @@ def lp_welfare(contribution: ArrayLike, curve: Curve, *, p: float, cost: Cost, b
     References:
         A reviewer of the paper named lp norms as an alternative; the rest is our choice.
     """
-    number("p", p, 0, 1, above=True)
     problem = _problem(contribution, curve, cost, budget)
     return _maximised(np.maximum(curve.levels - problem.values[:, None], 0.0) ** p, problem)
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import checked, number, refusal
+from .._check import Count, Fraction, Level, Share, accuracies, checked, number, refusal, right_or_wrong
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
 from ..rng import stream
@@ -40,15 +40,6 @@ class ValidationPart:
         return self.alone_correct.mean(1)
 
 
-def checked_correct(name: str, correct: ArrayLike, samples: int) -> NDArray[np.bool_]:
-    """Rows of True and False on these many samples, (n, samples)."""
-    found = np.asarray(correct)
-    if found.ndim != 2 or not len(found) or found.shape[1] != samples or found.dtype != bool:
-        came = f"{found.dtype} of shape {found.shape}"
-        raise ValueError(f"`{name}` must be bool of shape (participants, {samples}), the curve's samples, got {came}")
-    return found
-
-
 @checked
 def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> tuple[ValidationPart, ValidationPart]:
     """Split the validation samples once into two halves: for calibration and for confirmation.
@@ -74,9 +65,9 @@ def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> t
     References:
         The usual hold-out.
     """
-    if not isinstance(curve, Curve) or curve.correct is None or curve.samples < 2:
+    if curve.correct is None or curve.samples < 2:
         raise refusal("curve", "a Curve that knows which of at least two samples were right (accuracy_curve)", curve)
-    alone = checked_correct("alone_correct", alone_correct, curve.samples)
+    alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
     order = stream(seed, "confirmation").permutation(curve.samples)
     parts = []
     for half in (order[: curve.samples // 2], order[curve.samples // 2 :]):
@@ -128,15 +119,14 @@ class Confirmation:
 
 def measured_at(name: str, curve: Curve, widths: NDArray[np.float64]) -> NDArray[np.intp]:
     """Where the curve was measured at these widths, (n,)."""
-    if not isinstance(curve, Curve):
-        raise refusal(name, "a Curve", curve)
     at = np.minimum(np.searchsorted(curve.widths, widths - 1e-12), len(curve.widths) - 1)
     if not np.allclose(curve.widths[at], widths, atol=1e-9):
         raise refusal(name, "a Curve measured at every width of the plan", curve.widths)
     return at
 
 
-def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: float = 0.05) -> Confirmation:
+@checked
+def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: Count = 1, level: Level = 0.05) -> Confirmation:
     r"""Test a plan's predicted accuracies on fresh samples.
 
     For each width of the plan, $z = (\hat a' - \hat a) / \sqrt{\mathrm{se}^2 + \mathrm{se}'^2}$ with $\hat a$ predicted
@@ -162,10 +152,6 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: fl
     References:
         The two-sample z-test with the correction of Holm 1979. Our choice.
     """
-    if not isinstance(plan, Plan):
-        raise refusal("plan", "a Plan", plan)
-    number("plans", plans, 1, whole=True)
-    number("level", level, 0, 1, above=True, below=True)
     own, at = measured_at("curve", curve, plan.widths), measured_at("fresh", fresh, plan.widths)
     predicted, measured = plan.predicted_accuracy, fresh.accuracy[at]
     error = np.sqrt(curve.standard_error[own] ** 2 + fresh.standard_error[at] ** 2)
@@ -175,38 +161,11 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: int = 1, level: fl
     return Confirmation(predicted, measured, error, tuple(np.flatnonzero(broken).tolist()))
 
 
-@dataclass(frozen=True)
-class NoiseCeiling:
-    """Hold Pearson and CGS of simulated runs in which noise is the only fault.
-
-    Args:
-        pearson: Mean over the runs, or None where no run has variance.
-        pearson_interval: Its middle 95%.
-        cgs: Mean over the runs.
-        cgs_interval: Its middle 95%.
-
-    Example:
-        >>> NoiseCeiling(0.99, (0.97, 1.0), 0.01, (0.005, 0.015)).pearson
-        0.99
-    """
-
-    pearson: float | None
-    pearson_interval: tuple[float, float] | None
-    cgs: float
-    cgs_interval: tuple[float, float]
-
-
 @checked
 def noise_ceiling(
-    alone_correct: ArrayLike,
-    width_correct: ArrayLike,
-    widths: ArrayLike,
-    *,
-    validation_samples: int,
-    test_samples: int,
-    draws: int = 200,
-    seed: int = 0,
-) -> NoiseCeiling:
+    alone_correct: ArrayLike, width_correct: ArrayLike, widths: ArrayLike, *, validation_samples: Count,
+    test_samples: Count, draws: Count = 200, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Simulate the fairness that sampling noise allows for this network and these participants.
 
     The given samples stand for the whole population. Each draw takes a validation split from it, on which contributions
@@ -222,6 +181,10 @@ def noise_ceiling(
         draws: Number of simulated runs, from 1.
         seed: Seed of the draws.
 
+    Returns:
+        `pearson_ceiling`, the mean over the runs or None where no run has variance, and the middle 95% of both measures,
+        `pearson_ceiling_interval` and `cgs_ceiling_interval`.
+
     Raises:
         ValueError: An array is not bool, or the arrays are not on the same samples.
 
@@ -229,16 +192,15 @@ def noise_ceiling(
         >>> base = np.arange(1000) / 1000
         >>> alone, wide = (np.array(accuracies)[:, None] > base for accuracies in ([0.4, 0.6], [0.5, 0.6, 0.7]))
         >>> sizes = {"validation_samples": 1000, "test_samples": 1000}
-        >>> noise_ceiling(alone, wide, (0.1, 0.5, 1.0), draws=20, **sizes).pearson
+        >>> noise_ceiling(alone, wide, (0.1, 0.5, 1.0), draws=20, **sizes)["pearson_ceiling"]
         1.0
 
     References:
         The noise ceiling of a correlation. Our choice.
     """
-    curve = _full_curve(width_correct, widths)
-    alone = checked_correct("alone_correct", alone_correct, curve.samples)
-    for name, value in (("validation_samples", validation_samples), ("test_samples", test_samples), ("draws", draws)):
-        number(name, value, 1, whole=True)
+    right = right_or_wrong("width_correct", width_correct)
+    curve = Curve(widths, right.mean(1), right.shape[1], right)
+    alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
     both, n, rng = np.vstack([alone, curve.correct]).astype(np.float32), len(alone), stream(seed, "ceiling")
     even = np.full(curve.samples, 1 / curve.samples)
     validation = rng.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
@@ -252,20 +214,11 @@ def noise_ceiling(
         correlations.append(pearson(tested[:n], rewards))
         spreads.append(cgs(rewards - tested[:n]))
     known = [r for r in correlations if r is not None]
-    return NoiseCeiling(
-        round(float(np.mean(known)), 6) if known else None,
-        _interval(known) if known else None,
-        round(float(np.mean(spreads)), 6),
-        _interval(spreads),
-    )
-
-
-def _full_curve(width_correct: ArrayLike, widths: ArrayLike) -> Curve:
-    """The curve on all samples."""
-    found = np.asarray(width_correct)
-    if found.dtype != bool or found.ndim != 2 or found.size == 0:
-        raise refusal("width_correct", "bool of shape (widths, samples)", found)
-    return Curve(widths, found.mean(1), found.shape[1], found)
+    return {
+        "pearson_ceiling": round(float(np.mean(known)), 6) if known else None,
+        "pearson_ceiling_interval": _interval(known) if known else None,
+        "cgs_ceiling_interval": _interval(spreads),
+    }
 
 
 def _interval(values: Any) -> tuple[float, float]:
@@ -297,14 +250,9 @@ class RewardIntervals:
 
 @checked
 def reward_intervals(
-    contribution: ArrayLike,
-    curve: Curve,
-    *,
-    alone_correct: ArrayLike | None = None,
-    rule: Callable[[ArrayLike, Curve], Plan] = allocate,
-    draws: int = 500,
-    seed: int = 0,
-) -> RewardIntervals:
+    contribution: ArrayLike, curve: Curve, *, alone_correct: ArrayLike | None = None,
+    rule: Callable[[ArrayLike, Curve], Plan] = allocate, draws: Count = 500, seed: int = 0,
+) -> RewardIntervals:  # fmt: skip
     r"""Carry the noise of contributions and curve through the allocation, by a bootstrap.
 
     What was measured stands for the truth. It is measured again on as many samples, widths are allocated from that, and
@@ -336,14 +284,12 @@ def reward_intervals(
     """
     b = check_inputs(contribution, curve)
     paired = alone_correct is not None and curve.correct is not None
-    if alone_correct is not None and len(checked_correct("alone_correct", alone_correct, curve.samples)) != len(b):
+    if alone_correct is not None and len(right_or_wrong("alone_correct", alone_correct, curve.samples)) != len(b):
         raise refusal("alone_correct", f"one row for each of the {len(b)} participants", np.shape(alone_correct))
-    if not callable(rule):
-        raise refusal("rule", "a function of contributions and curve", rule)
     truth = curve.accuracy if paired else curve.fitted
     rng = stream(seed, "reward intervals")
     rows = np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth)
-    again = _measured_again(rng, rows, curve.samples, number("draws", draws, 1, whole=True))
+    again = _measured_again(rng, rows, curve.samples, draws)
     plan, found = rule(b, curve), []
     for measured in again:
         drawn = rule(measured[: len(b)], Curve(curve.widths, measured[len(b) :], curve.samples))
@@ -368,8 +314,9 @@ def _measured_again(rng: np.random.Generator, truth: NDArray[Any], samples: int,
     return np.clip((times @ truth.T.astype(np.float32)).astype(float) / samples, 0, 1)
 
 
+@checked
 def samples_needed(
-    gap: float, accuracy: float, power: float = 0.8, level: float = 0.05, disagreement: float | None = None
+    gap: Fraction, accuracy: Share, power: Level = 0.8, level: Level = 0.05, disagreement: float | None = None
 ) -> int:
     r"""Return how many validation samples tell two rewards apart whose accuracies differ by `gap`.
 
@@ -394,10 +341,6 @@ def samples_needed(
     References:
         The two-sample test of proportions; McNemar 1947 for the paired one.
     """
-    number("gap", gap, 0, 1, above=True)
-    number("accuracy", accuracy, 0, 1)
-    for name, value in (("power", power), ("level", level)):
-        number(name, value, 0, 1, above=True, below=True)
     if disagreement is not None:
         number("disagreement", disagreement, gap, 1)
     z = scipy.stats.norm.ppf(1 - level / 2) + scipy.stats.norm.ppf(power)
@@ -405,6 +348,7 @@ def samples_needed(
     return int(np.ceil(variance * z**2 / gap**2))
 
 
+@checked
 def samples_for(plan: Plan, curve: Curve) -> int | None:
     """Return how many validation samples tell all different rewards of a plan apart.
 
@@ -428,8 +372,6 @@ def samples_for(plan: Plan, curve: Curve) -> int | None:
     References:
         Our choice.
     """
-    if not isinstance(plan, Plan):
-        raise refusal("plan", "a Plan", plan)
     rewards, first = np.unique(plan.predicted_accuracy, return_index=True)
     at, right = measured_at("curve", curve, plan.widths[first]), curve.correct
     needed = []
@@ -439,3 +381,60 @@ def samples_for(plan: Plan, curve: Curve) -> int | None:
             apart = max(float((right[at[k]] != right[at[k + 1]]).mean()), gap)
         needed.append(samples_needed(gap, float(low + high) / 2, disagreement=apart))
     return max(needed, default=None)
+
+
+@checked
+def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
+    r"""Say whether a curve can reward these contributions.
+
+    With the largest common gain $\tau = u - \max B$, rewards lie between
+    $\min B + \tau$ and $u$.
+
+    Returns:
+        `top`: $\tau$. `bottom`: how far the least width lies below the
+        lowest reward. `covers`: it does. `largest_step`: between
+        neighbouring levels where rewards lie. `noise`: two standard errors
+        there, at least one point. `least_width`: the largest `min_width`
+        that would still cover. `advice`: one sentence.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
+        >>> curve_diagnostics(curve, [0.4, 0.5])["covers"]
+        True
+
+    References:
+        Our choice.
+    """
+    b = accuracies("contribution", contribution)
+    levels, tau = curve.levels, curve.full - float(b.max())
+    lowest = float(b.min()) + tau
+    place = np.searchsorted(levels, lowest + 1e-12, side="right")
+    first = max(int(place) - 1, 0)  # the level at or below the lowest reward
+    near = curve.accuracy >= levels[first] - 1e-12
+    noise = 2 * float(np.median(curve.standard_error[near]))
+    found = {
+        "top": tau,
+        "bottom": lowest - curve.least,
+        "covers": bool(lowest >= curve.least - 1e-12),
+        "largest_step": float(np.diff(levels[first:]).max(initial=0.0)),
+        "noise": max(0.01, noise),
+        "least_width": float(curve.level_widths[first]),
+    }
+    return {**found, "advice": _advice(found, float(curve.widths[0]))}
+
+
+def _advice(found: dict[str, Any], least: float) -> str:
+    """The first thing to change, in one sentence."""
+    if found["top"] < 0:
+        return (
+            "the full width is below the best participant alone: train "
+            "longer together, or weight the aggregate by contribution"
+        )
+    if not found["covers"]:
+        return "the least width is too good for the weakest participant: lower min_width"
+    if found["largest_step"] > found["noise"]:
+        return "neighbouring attainable accuracies are far apart: use fractional widths (reward_curve) or more units"
+    if found["least_width"] > 2 * least:
+        width = found["least_width"]
+        return f"the curve reaches further down than any reward: min_width may be raised to {width:g}"
+    return "the curve covers the contributions in small steps"

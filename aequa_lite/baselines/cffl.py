@@ -12,10 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._check import checked, number
+from .._check import Decay, Fraction, Positive, Share, checked, number
 from ..evaluation import correct
-from ..federate import slimmable
-from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
 from ..types import Build, Samples, ServerState, State, Update
@@ -29,10 +27,10 @@ from .common import (
     largest,
     own_changes,
     own_network,
+    personal,
     remember_network,
     remembered,
     reward_own,
-    send_own,
     size_of,
     sparse_numbers,
     unflatten,
@@ -42,8 +40,8 @@ from .common import (
 
 @checked
 def cffl(
-    problem: Problem, *, upload: float = 1.0, clip: float | None = 1e-3, memory: float = 0.8, alpha: float = 5.0,
-    alpha_final: float = 10.0, threshold: float = 1 / 3, train: Train = train,
+    problem: Problem, *, upload: Fraction = 1.0, clip: Positive | None = 1e-3, memory: Decay = 0.8, alpha: float = 5.0,
+    alpha_final: float = 10.0, threshold: Share = 1 / 3, train: Train = train,
 ) -> Outcome:  # fmt: skip
     r"""Keep one's own update, and download as many entries of the sum of all as credit and size allow.
 
@@ -77,22 +75,14 @@ def cffl(
         threshold 1/3, and an upload of 1 (default) or 0.1, its two settings.
         Deviation: nobody pretrains alone; that $\alpha$ grows linearly is our reading.
     """
-    number("upload", upload, 0, 1, above=True)
-    if clip is not None:
-        number("clip", clip, 0, above=True)
-    number("memory", memory, 0, 1, below=True)
     number("alpha", alpha, 0, 100, above=True)
     number("alpha_final", alpha_final, 0, 100, above=True)
-    number("threshold", threshold, 0, 1)
     step = partial(
         _aggregate, build=problem.build, validation=problem.validation, upload=upload, clip=clip,
         size=problem.by_size / problem.by_size.max(), credit=partial(credits, memory=memory, threshold=threshold),
         alphas=np.linspace(alpha, alpha_final, problem.config.rounds),
     )  # fmt: skip
-    strategy = replace(
-        slimmable(problem.build, full_only), broadcast=send_own, aggregate=step, sent=partial(_sent, upload=upload)
-    )
-    return reward_own(problem, strategy, train, "cffl")
+    return reward_own(problem, personal(problem, step, partial(_sent, upload=upload)), train, "cffl")
 
 
 def credits(

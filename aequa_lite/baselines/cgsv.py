@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import checked, number
+from .._check import Decay, Positive, checked
 from ..contribution import alignment
-from ..federate import slimmable
-from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..types import ServerState, Update
 from .common import (
@@ -23,10 +21,10 @@ from .common import (
     as_round,
     own_changes,
     own_network,
+    personal,
     remember_network,
     remembered,
     reward_own,
-    send_own,
     size_of,
     sparse_shares,
     weighted_sum,
@@ -36,7 +34,7 @@ from .common import (
 
 @checked
 def cgsv(
-    problem: Problem, *, length: float = 0.5, beta: float = 1.0, alpha: float = 0.95, train: Train = train
+    problem: Problem, *, length: Positive = 0.5, beta: Positive = 1.0, alpha: Decay = 0.95, train: Train = train
 ) -> Outcome:
     r"""Send each participant the largest entries of the aggregate, as many as its standing earns.
 
@@ -66,16 +64,8 @@ def cgsv(
         constants (0.5 for MNIST, 0.15 for CIFAR-10, 1 for text) belong to its CNNs and 200 rounds of 3 epochs.
         Deviation: the config's local steps and learning rate; participants may be absent.
     """
-    number("length", length, 0, above=True)
-    number("beta", beta, 0, above=True)
-    number("alpha", alpha, 0, 1, below=True)
-    strategy = replace(
-        slimmable(problem.build, full_only),
-        broadcast=send_own,
-        aggregate=partial(_aggregate, by_size=problem.by_size, length=length, beta=beta, alpha=alpha),
-        sent=_sent,
-    )
-    return reward_own(problem, strategy, train, "cgsv")
+    step = partial(_aggregate, by_size=problem.by_size, length=length, beta=beta, alpha=alpha)
+    return reward_own(problem, personal(problem, step, _sent), train, "cgsv")
 
 
 def _aggregate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,11 +12,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .._check import number, refusal
-from ..federate import Strategy
+from ..federate import Strategy, slimmable
+from ..local import full_only
 from ..method import Outcome, Problem, Train
 from ..slimmable import slim
 from ..types import Round, ServerState, State, Update
 
+Aggregate = Callable[[ServerState, Sequence[Update]], ServerState]
+Sent = Callable[[ServerState, Sequence[Update]], int]  # numbers that a round has sent
+Broadcast = Callable[[ServerState, int, float], State]
 ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memory
 
 
@@ -35,6 +39,14 @@ def reward_own(
     last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
     models = [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
     return outcome(problem, models, last, method)
+
+
+def personal(
+    problem: Problem, aggregate: Aggregate, sent: Sent | None = None, broadcast: Broadcast | None = None
+) -> Strategy:
+    """The strategy of a method that keeps a full-width network for each participant, sent to it unless told otherwise."""
+    whole = slimmable(problem.build, full_only)
+    return replace(whole, broadcast=broadcast or send_own, aggregate=aggregate, sent=sent)
 
 
 def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: str) -> Outcome:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor, nn
 
-from .._check import checked, flag, number, refusal
+from .._check import Count, checked, flag, number, refusal
 from ..federate import aggregation_weights, slimmable
 from ..local import full_only, local_sgd
 from ..method import Outcome, Problem, Train, train
@@ -49,7 +49,7 @@ def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = tr
 
 
 @checked
-def fedavg_finetuned(problem: Problem, *, epochs: int = 1, train: Train = train) -> Outcome:
+def fedavg_finetuned(problem: Problem, *, epochs: Count = 1, train: Train = train) -> Outcome:
     r"""Train as FedAvg, then fine-tune the global model on each participant's own shard.
 
     After all rounds, participant $i$ takes $\lceil |D_i| / \text{batch} \rceil$ steps of SGD from $\theta$ for each epoch,
@@ -73,7 +73,6 @@ def fedavg_finetuned(problem: Problem, *, epochs: int = 1, train: Train = train)
         FedAvg-FT, a baseline of IAFL (Wu et al. 2024): one epoch at the initial learning rate after all rounds.
         Deviation: SGD with momentum instead of Adam; an epoch is rounded up to whole batches.
     """
-    number("epochs", epochs, 1, whole=True)
     if any(shard.samples.x is None for shard in problem.shards):
         raise refusal("shards", "in this process, for fine-tuning", None, "use fedavg")
     tuned = reward_global(problem, slimmable(problem.build, full_only), train, "fedavg_finetuned")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,17 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, number, refusal
-from ..federate import slimmable
-from ..local import full_only
+from .._check import Share, checked, refusal
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..types import ServerState, State, Update
-from .common import ROUNDS, add, as_changes, own_network, remember_network, reward_own, size_of, weighted_sum
+from .common import ROUNDS, add, as_changes, own_network, personal, remember_network, reward_own, size_of, weighted_sum
 
 
 @checked
-def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: Train = train) -> Outcome:
+def iafl(problem: Problem, *, kappa: Share = 0.0, recovery: Share = 0.0, train: Train = train) -> Outcome:
     r"""Send each participant the average of its own update and some of the others'.
 
     $\gamma_i = B_i / \max_j B_j$ with the contribution $B_i$; of the others, $\lceil\gamma_i^{1-\kappa}(|S|-1)\rceil$ are
@@ -49,19 +46,13 @@ def iafl(problem: Problem, *, kappa: float = 0.0, recovery: float = 0.0, train: 
         IAFL (Wu et al. 2024), Algorithm 1, and its released code, where $\kappa$ and $q$ are 0 by default.
         Deviation: the contribution is the validation accuracy alone, their second choice; SGD instead of Adam.
     """
-    number("kappa", kappa, 0, 1)
-    number("recovery", recovery, 0, 1)
     found = problem.contribution
     if (found < 0).any() or not found.max() > 0:
         raise refusal("contribution", "numbers from 0, one of them above 0", found)
     gamma = (found / found.max()) ** (1 - kappa)
     start = partial(_start, seed=problem.config.seed, recovery=recovery)
-    strategy = replace(
-        slimmable(problem.build, full_only),
-        broadcast=start,
-        aggregate=partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed),
-        sent=partial(_sent, participants=len(gamma)),
-    )
+    step = partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed)
+    strategy = personal(problem, step, partial(_sent, participants=len(gamma)), broadcast=start)
     return reward_own(problem, strategy, train, "iafl")
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from .._check import accuracies, checked, number, refusal
+from .._check import Count, Index, NotNegative, accuracies, checked, number, refusal
 from ..evaluation import correct
 from ..rng import stream
 from ..slimmable import prefix, slim, template
@@ -77,7 +77,6 @@ def by_width(build: Build, theta: State) -> Mechanism:
     References:
         The mechanism of this package.
     """
-    _check_state("theta", theta)
     return partial(_slimmed, build, theta)
 
 
@@ -91,6 +90,7 @@ def _slimmed(build: Build, theta: State, amount: float, participant: int) -> Par
     return PartialModel(state, mask, sum(int(m.sum()) for m in mask.values()), amount, width)
 
 
+@checked
 def by_zeroing(theta: State, start: State) -> Mechanism:
     r"""Zero the small changes: $\theta_0 + \mathrm{top}_q(\theta - \theta_0)$, tensor by tensor, with $q$ the amount.
 
@@ -109,8 +109,7 @@ def by_zeroing(theta: State, start: State) -> Mechanism:
     References:
         The download of CGSV (Xu et al. 2021), of all rounds at once; that everybody knows $\theta_0$ is our choice.
     """
-    _check_state("theta", theta)
-    if not isinstance(start, Mapping) or set(start) != set(theta):
+    if set(start) != set(theta):
         raise refusal("start", f"the same {len(theta)} tensors as theta", start)
     return partial(_sparse, theta, {k: t.to(theta[k].device) for k, t in start.items()})
 
@@ -132,7 +131,6 @@ def by_pruning(theta: State) -> Mechanism:
     References:
         Magnitude pruning (Han et al. 2015), without training afterwards.
     """
-    _check_state("theta", theta)
     return partial(_sparse, theta, {k: torch.zeros_like(t) for k, t in theta.items()})
 
 
@@ -150,7 +148,7 @@ def _sparse(theta: State, known: State, amount: float, participant: int) -> Part
 
 
 @checked
-def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
+def by_noise(theta: State, seed: Index, most: NotNegative = 4.0) -> Mechanism:
     r"""Add noise of each participant's own: $\theta_k + (1 - q)\,m\,\mathrm{sd}(\theta_k)\,z_{ik}$ with $q$ the amount.
 
     Args:
@@ -169,9 +167,6 @@ def by_noise(theta: State, seed: int, most: float = 4.0) -> Mechanism:
     References:
         Our choice.
     """
-    _check_state("theta", theta)
-    number("seed", seed, 0, whole=True)
-    number("most", most, 0)
     return partial(_noisy, theta, seed, most)
 
 
@@ -214,7 +209,6 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
     References:
         The subsets of IAFL (Wu et al. 2024), replayed over the updates of one training instead of trained with.
     """
-    _check_state("start", start)
     number("levels", levels, 2, whole=True)
     total, before = None, start
     for rnd in rounds:
@@ -252,7 +246,7 @@ def _subset(start: State, total: Tensor, levels: int, amount: float, participant
 
 @checked
 def realize(
-    mechanism: Mechanism, build: Build, targets: ArrayLike, validation: Samples, steps: int = 10
+    mechanism: Mechanism, build: Build, targets: ArrayLike, validation: Samples, steps: Count = 10
 ) -> list[PartialModel]:
     """Reduce each participant's amount as far as its target accuracy on validation allows.
 
@@ -281,9 +275,6 @@ def realize(
     References:
         Our choice.
     """
-    number("steps", steps, 1, whole=True)
-    if not isinstance(validation, Samples) or not len(validation):
-        raise refusal("validation", "Samples, at least one", validation)
 
     def reaches(target: float, amount: float, i: int) -> bool:
         model = mechanism(amount, i).model(build).eval()
@@ -333,9 +324,3 @@ def pooled(build: Build, models: Sequence[PartialModel]) -> nn.Module:
         total = sum(torch.where(each.mask[k], each.state[k], 0.0) for each in models)
         state[k] = torch.where(count > 0, total / count.clamp_min(1), known)
     return slim(build, state, max(each.width for each in models))
-
-
-def _check_state(name: str, state: State) -> None:
-    """Refuse what is no mapping of tensors."""
-    if not isinstance(state, Mapping) or not state:
-        raise refusal(name, "tensors by name, such as rnd.theta", state)

@@ -11,20 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, flag, number
+from .._check import Decay, checked, flag
 from ..contribution import class_alignment
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import STANDING, as_round, own_changes, remember_network, remembered, reward_global, reward_own, send_own
+from .common import STANDING, as_round, own_changes, personal, remember_network, remembered, reward_global, reward_own
 
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
 
 @checked
-def shapfed_wa(problem: Problem, *, memory: float = 0.9, train: Train = train) -> Outcome:
+def shapfed_wa(problem: Problem, *, memory: Decay = 0.9, train: Train = train) -> Outcome:
     r"""Aggregate by standing instead of size, and give the global model to everybody.
 
     $\theta \leftarrow \sum_i \gamma_i v_i / \sum_j \gamma_j$ with $\gamma_i \leftarrow \mu\gamma_i + (1 - \mu)\phi_i$, $\mu$ =
@@ -48,14 +48,13 @@ def shapfed_wa(problem: Problem, *, memory: float = 0.9, train: Train = train) -
         ShapFed-WA (Tastan et al. 2024); $\mu$ and $\phi$ as in its released code.
         Deviation: a standing weighs at least 0.001, so that no weight is negative.
     """
-    number("memory", memory, 0, 1, below=True)
     step = partial(_aggregate, participants=len(problem.shards), memory=memory, personal=False)
     strategy = replace(slimmable(problem.build, full_only), aggregate=step)
     return reward_global(problem, strategy, train, "shapfed_wa")
 
 
 @checked
-def shapfed(problem: Problem, *, memory: float = 0.9, relative: bool = False, train: Train = train) -> Outcome:
+def shapfed(problem: Problem, *, memory: Decay = 0.9, relative: bool = False, train: Train = train) -> Outcome:
     r"""Aggregate by standing, and send each participant a mix of its own network and the global model.
 
     $v_i \leftarrow (1 - \gamma_i)\,v_i + \gamma_i\theta$ with $\theta$ and $\gamma$ of `shapfed_wa`, $\gamma_i$ clipped to
@@ -81,11 +80,9 @@ def shapfed(problem: Problem, *, memory: float = 0.9, relative: bool = False, tr
         Deviation: its script for images mixes by normalised weights, so that each of n equals takes 1/n of the global
         model; ours mixes by the standing itself, as the formula says, and clips it.
     """
-    number("memory", memory, 0, 1, below=True)
     constants = {"memory": memory, "personal": True, "relative": flag("relative", relative)}
     step = partial(_aggregate, participants=len(problem.shards), **constants)
-    strategy = replace(slimmable(problem.build, full_only), broadcast=send_own, aggregate=step)
-    return reward_own(problem, strategy, train, "shapfed")
+    return reward_own(problem, personal(problem, step), train, "shapfed")
 
 
 def _aggregate(

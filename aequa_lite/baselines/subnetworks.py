@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._check import checked, flag, number, refusal
+from .._check import Count, NotNegative, Share, checked, flag, number, refusal
 from ..evaluation import correct
 from ..federate import slimmable
 from ..local import full_only
@@ -137,13 +137,9 @@ def _broadcast(
 
 
 def _aggregate(
-    state: ServerState,
-    updates: Sequence[Update],
-    *,
-    names: Sequence[str],
-    units: Callable[..., Units],
+    state: ServerState, updates: Sequence[Update], *, names: Sequence[str], units: Callable[..., Units],
     measure: Measure,
-) -> ServerState:
+) -> ServerState:  # fmt: skip
     """The average over those who hold an entry, and what is measured of it."""
     masks_of = {u.participant: masks(state.theta, names, units(state, u.participant)) for u in updates}
     theta = average(state.theta, updates, masks_of)
@@ -159,7 +155,7 @@ def _sent(state: ServerState, updates: Sequence[Update]) -> int:
 
 @checked
 def fedsac(
-    problem: Problem, *, beta: float = 5.0, every: int = 10, samples: int = 1000, prune_outputs: bool = True,
+    problem: Problem, *, beta: NotNegative = 5.0, every: Count = 10, samples: Count = 1000, prune_outputs: bool = True,
     train: Train = train,
 ) -> Outcome:  # fmt: skip
     r"""Train and reward with the units that a reputation buys, the least important first.
@@ -193,9 +189,6 @@ def fedsac(
         round; the least important unit of each layer is always kept; what a pruned output learns in a round is dropped;
         the reward is of the final round.
     """
-    number("beta", beta, 0)
-    number("every", every, 1, whole=True)
-    number("samples", samples, 1, whole=True)
     sizes = list(chain(problem.build).values())
     if not flag("prune_outputs", prune_outputs):
         sizes = sizes[:-1]
@@ -234,8 +227,6 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
         FedSAC (Wang et al. 2024), neuron importance; the split is our choice.
     """
     sizes = chain(build)
-    if not isinstance(samples, Samples) or not len(samples):
-        raise refusal("samples", "Samples, at least one", samples)
     net = slim(build, theta, 1.0).eval()
     layers, names = list(net.children()), [name for name, _ in net.named_children()]
     ends = [*(names.index(name) for name in list(sizes)[1:]), len(layers)]
@@ -293,8 +284,8 @@ def _fedsac_measure(
 
 @checked
 def fedrac(
-    problem: Problem, *, beta: float = 80.0, lam: float = 0.5, zeta: float = 1.0, kappa: float = math.e,
-    widths: int = 50, train: Train = train,
+    problem: Problem, *, beta: NotNegative = 80.0, lam: Share = 0.5, zeta: NotNegative = 1.0, kappa: float = math.e,
+    widths: Count = 50, train: Train = train,
 ) -> Outcome:  # fmt: skip
     r"""Train and reward with sub-networks of rotating units, as wide as a reputation allows.
 
@@ -329,11 +320,7 @@ def fedrac(
         whole initial network in the first round; if no width is admissible, the least one is sent; the reward is of the
         final round, not of the best one.
     """
-    number("beta", beta, 0)
-    number("lam", lam, 0, 1)
-    number("zeta", zeta, 0)
     number("kappa", kappa, math.e)
-    number("widths", widths, 1, whole=True)
     sizes = list(chain(problem.build).values())[:-1]
     measure = partial(
         _fedrac_measure, build=problem.build, validation=problem.validation, contribution=problem.contribution, sizes=sizes,

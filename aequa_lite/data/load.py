@@ -15,24 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import checked, refusal
+from .._check import checked, one_of, refusal
 from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
 from ..rng import stream
 from ..types import Dataset, Samples
+from . import readers
 from .hospitals import hospitals
-from .readers import (
-    EMBEDDED_REMEDY,
-    NAMES,
-    Array,
-    Arrays,
-    data_folder,
-    embedded,
-    frequent,
-    leaf,
-    npz,
-    torchvision_set,
-    tsv,
-)
+from .readers import Array, Arrays
 from .tabular import csv_table
 
 Device = str | torch.device | None
@@ -94,7 +83,7 @@ def load(
         raise refusal("validation", f"left out, since {name} has its own validation split", validation)
     digest = arrays.sha256 or _digest(arrays)
     arrays = arrays if arrays.validation is not None else _set_aside(arrays, validation, seed)
-    arrays = frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
+    arrays = readers.frequent(arrays) if arrays.words else arrays  # only now: the validation split adds no word
     splits = {k: _samples(*pair, arrays.classes, arrays.groups.get(k), place) for k, pair in arrays.splits.items()}
     names = {k: getattr(arrays, k) for k in ("labels", "words", "participants", "encoder")}
     return Dataset(name=Path(name).name, sha256=digest, **names, **splits)
@@ -102,27 +91,25 @@ def load(
 
 def _replacement(name: str | Path, root: str | Path | None) -> str | Path:
     """The .npz file that stands for a known data set in the folder of data sets, else the name itself."""
-    if not isinstance(name, (str, Path)):
-        raise refusal("name", "a name or a path", name)
-    own = data_folder(root) / f"{name}.npz"
-    return own if name in NAMES and own.is_file() else name
+    own = readers.data_folder(root) / f"{name}.npz"
+    return own if name in readers.NAMES and own.is_file() else name
 
 
 def _reader(name: str | Path, root: str | Path | None) -> Callable[..., Arrays]:
     """Return the reader that a name belongs to."""
-    path, embedded_sets = Path(name).expanduser(), {"fashion-mini": embedded, "hospitals": hospitals}
+    path, embedded_sets = Path(name).expanduser(), {"fashion-mini": readers.embedded, "hospitals": hospitals}
     if name in embedded_sets:
         return embedded_sets[str(name)]
-    if name in NAMES:
-        return partial(torchvision_set, str(name), root)
+    if name in readers.NAMES:
+        return partial(readers.torchvision_set, str(name), root)
     if path.suffix in (".npz", ".csv"):
-        return partial(npz if path.suffix == ".npz" else csv_table, path)
+        return partial(readers.npz if path.suffix == ".npz" else csv_table, path)
     if path.is_dir():
-        return partial(tsv if any(path.glob("*.tsv")) else leaf, path)
-    known = [*embedded_sets, *NAMES]
+        return partial(readers.tsv if any(path.glob("*.tsv")) else readers.leaf, path)
+    known = [*embedded_sets, *readers.NAMES]
     near = get_close_matches(str(name)[:100].lower(), known, n=1, cutoff=0.0)[0]
     allowed = f"one of {', '.join(known)}, or the path of a .csv or .npz file or of a folder as LEAF or SST-2 has it"
-    raise refusal("name", allowed, str(name), f"the nearest is {near!r} ({EMBEDDED_REMEDY})")
+    raise refusal("name", allowed, str(name), f"the nearest is {near!r} ({readers.EMBEDDED_REMEDY})")
 
 
 def _read(name: str | Path, root: str | Path | None, seed: int, options: Mapping[str, Any]) -> Arrays:
@@ -131,10 +118,9 @@ def _read(name: str | Path, root: str | Path | None, seed: int, options: Mapping
     known = [each for each in signature(reader).parameters if each != "seed"]
     seeded = {"seed": seed} if "seed" in signature(reader).parameters else {}
     for option in options:
-        if option not in known:
-            near = get_close_matches(option, known, n=1, cutoff=0.0)
-            allowed = f"among {', '.join(known)}" if known else "left out"
-            raise refusal(f"options of {str(name)!r}", allowed, option, f"the nearest is {near[0]!r}" if near else "")
+        if not known:
+            raise refusal(f"options of {str(name)!r}", "left out", option)
+        one_of(f"options of {str(name)!r}", option, known)
     return reader(**options, **seeded)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import checked, flag, number, one_each, refusal
+from .._check import Count, Share, checked, flag, number, one_each, refusal
 from ..config import Config
 from ..rng import stream
 from ..types import Samples, Shard
@@ -119,7 +119,7 @@ def _of_counts(train: Samples, config: Config, name: str, y: Whole, counts: Whol
 
 
 @checked
-def by_size(train: Samples, config: Config, sizes: Sequence[int]) -> list[Shard]:
+def by_size(train: Samples, config: Config, sizes: Sequence[Count]) -> list[Shard]:
     """Give each participant exactly the number of samples that is asked for.
 
     Args:
@@ -145,8 +145,7 @@ def by_size(train: Samples, config: Config, sizes: Sequence[int]) -> list[Shard]
         Our choice.
     """
     _checked(train, config)
-    for i, size in enumerate(one_each("sizes", sizes, config.participants)):
-        number(f"sizes[{i}]", size, 1, len(train), whole=True)
+    one_each("sizes", sizes, config.participants)
     if sum(sizes) > len(train):
         raise refusal("sizes", f"at most {len(train)} in total, as many as `train` holds", sum(sizes))
     return _of_sizes(train, config, "by_size", sizes)
@@ -510,7 +509,7 @@ def _with_replacement(train: Samples, config: Config, y: Whole, counts: Whole) -
 
 
 @checked
-def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[float]) -> list[Shard]:
+def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[Share]) -> list[Shard]:
     """Flip a share of each participant's labels to another class.
 
     Args:
@@ -537,8 +536,7 @@ def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[float])
         Our choice.
     """
     one_each("shards", shards, config.participants)
-    for i, rate in enumerate(one_each("rates", rates, config.participants)):
-        number(f"rates[{i}]", rate, 0.0, 1.0)
+    one_each("rates", rates, config.participants)
     if (classes := shards[0].samples.classes) < 2:
         raise refusal("shards", "samples of at least 2 classes", classes)
     return [_flipped(shard, config, rate) for shard, rate in zip(shards, rates, strict=True)]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, number, one_of, refusal
+from .._check import Count, checked, one_of, refusal
 from .._io import error_text, read_limited, regular_file, short_repr
 
 EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
@@ -331,7 +331,7 @@ TSV_FILES = {"train": "train.tsv", "test": "test.tsv", "validation": "dev.tsv"}
 
 
 @checked
-def tokens(sentences: Iterable[str], words: Sequence[str], length: int = LENGTH) -> Tensor:
+def tokens(sentences: Iterable[str], words: Sequence[str], length: Count = LENGTH) -> Tensor:
     """Turn sentences into what a network for text reads.
 
     A word is what stands between blanks, in lower case. A reward that was trained on
@@ -359,7 +359,6 @@ def tokens(sentences: Iterable[str], words: Sequence[str], length: int = LENGTH)
     """
     if isinstance(sentences, str):
         raise refusal("sentences", "a list of sentences", sentences)
-    number("length", length, 1, whole=True)
     places = {word: place for place, word in enumerate(words) if place > UNKNOWN}
     rows = [[places.get(word, UNKNOWN) for word in _words_of(each)[:length]] for each in sentences]
     return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import checked, flag, refusal
+from .._check import Positive, checked, listed, one_of, refusal
 from .._io import error_text, fault, printable, read_limited, short_repr
 from ..rng import stream
 from .readers import Arrays, reading
@@ -318,7 +317,7 @@ def csv_table(
     *,
     categorical: Collection[str] = (),
     drop: Collection[str] = (),
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[Positive] = FRACTIONS,
     seed: int = 0,
     allow_single_class: bool = False,
 ) -> Arrays:
@@ -366,16 +365,17 @@ def csv_table(
         Our choice.
     """
     table = source if isinstance(source, Table) else read_csv(source)
-    flag("allow_single_class", allow_single_class)
+    if len(fractions) != 3 or abs(sum(fractions) - 1) >= 1e-6:
+        raise refusal("fractions", "3 numbers above 0 that sum to 1", fractions)
     features = _features(table, label, participant, drop)
-    chosen = _columns("categorical", categorical, features)
+    chosen = [one_of("categorical", each, features, "the columns ") for each in categorical]
     y, labels = _codes(table, label)
     _check_labels(table, y, labels)
     owner, names = np.zeros_like(y), ()
     if participant is not None:
         owner, names = _codes(table, participant)
         _check_participants(table, y, owner, names, allow_single_class)
-    split = _split(y, owner, _checked_fractions(fractions), seed)
+    split = _split(y, owner, fractions, seed)
     _check_splits(y, labels, split)
     encoder = _fitted(table, features, chosen, split == 0)
     x = encoder.encode(table.cells, table.lines)
@@ -441,40 +441,16 @@ def _checked_rows(rows: Iterable[tuple[int, list[str]]], width: int, where: str)
     return found
 
 
-def _listed(names: Collection[str]) -> str:
-    """Return the first names, for a sentence."""
-    shown = ", ".join(printable(each) for each in list(names)[:10])
-    more = f", ... ({len(names)} in all)" if len(names) > 10 else ""
-    return shown + more
-
-
-def _checked_column(argument: str, value: object, names: Collection[str]) -> str:
-    """Return the column that an argument names, or say which there are."""
-    if isinstance(value, str) and value in names:
-        return value
-    text = value[:MOST_NAME] if isinstance(value, str) else ""
-    near = get_close_matches(text, list(names), n=1, cutoff=0.0)
-    remedy = f"the nearest is {short_repr(near[0])}" if near and text else ""
-    raise refusal(argument, f"one of the columns {_listed(names)}", value, remedy)
-
-
-def _columns(argument: str, values: object, names: Collection[str]) -> list[str]:
-    """Return the columns that an argument lists; one name is no list."""
-    if isinstance(values, str) or not isinstance(values, Collection):
-        raise refusal(argument, "a list of columns", values)
-    return [_checked_column(argument, each, names) for each in values]
-
-
 def _features(table: Table, label: str | None, participant: str | None, drop: Collection[str]) -> list[str]:
     """Return the columns that have no other role."""
     names = list(table.cells)
-    names.remove(_checked_column("label", label, names))
+    names.remove(one_of("label", label, names, "the columns "))
     if participant is not None:
-        names.remove(_checked_column("participant", participant, names))
-    left_out = _columns("drop", drop, names)
+        names.remove(one_of("participant", participant, names, "the columns "))
+    left_out = [one_of("drop", each, names, "the columns ") for each in drop]
     features = [each for each in names if each not in left_out]
     if not features:
-        raise fault(table.name, "have a column besides `label`, `participant` and `drop`", _listed(table.cells))
+        raise fault(table.name, "have a column besides `label`, `participant` and `drop`", listed(table.cells))
     return features
 
 
@@ -517,19 +493,7 @@ def _check_participants(table: Table, y: Codes, owner: Codes, names: Sequence[st
         raise fault(what, "have rows of at least 2 labels", 1, remedy)
 
 
-def _checked_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
-    """Return the shares of training, validation and test rows."""
-    try:
-        train, validation, test = (float(each) for each in fractions)
-    except (TypeError, ValueError, OverflowError):
-        train = validation = test = 0.0
-    found = train, validation, test
-    if not min(found) > 0 or not abs(sum(found) - 1) < 1e-6:
-        raise refusal("fractions", "3 numbers above 0 that sum to 1", fractions)
-    return found
-
-
-def _split(y: Codes, owner: Codes, fractions: tuple[float, float, float], seed: int) -> Codes:
+def _split(y: Codes, owner: Codes, fractions: Sequence[float], seed: int) -> Codes:
     """Return the split of each row: 0 train, 1 validation, 2 test."""
     _, validation, test = fractions
     pair = np.unique(np.stack([y, owner]), axis=1, return_inverse=True)[1].reshape(-1)

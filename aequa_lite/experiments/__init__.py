@@ -3,7 +3,6 @@
 from .._lazy import attach
 
 __getattr__, __dir__, __all__ = attach(__name__, {
-    "published": ["Claim", "Verdict", "check_claim", "published", "wins"],
     "run": ["Setup", "Source", "check_parameters", "comparison", "compete", "folder_name", "locate", "prepare",
             "show_source", "split_parameters"],
     "sweep": ["Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"],

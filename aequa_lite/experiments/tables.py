@@ -17,7 +17,8 @@ import pandas as pd
 from .._check import checked
 from .._io import atomic_write, error_text, parse_json, printable, read_limited, write_whole
 from ..allocation.exact import allocate
-from ..evaluation import Curve, curve_diagnostics
+from ..allocation.uncertainty import curve_diagnostics
+from ..evaluation import Curve
 from ..metrics import pearson
 from ..report import Report
 
@@ -28,21 +29,8 @@ if TYPE_CHECKING:
 Rows = Mapping[tuple[str, str], dict[str, Any]]  # by a run's digest and the method
 
 
-MEANT = (
-    "pearson",
-    "pearson_ceiling",
-    "mcg",
-    "cgs",
-    "min_gain",
-    "alone_best",
-    "reward_best",
-    "reward_mean",
-    "full",
-    "half",
-    "quarter",
-    "largest_step",
-    "largest_whole_step",
-)
+MEANT = ("pearson", "pearson_ceiling", "mcg", "cgs", "min_gain", "alone_best", "reward_best", "reward_mean", "full", "half",
+         "quarter", "largest_step", "largest_whole_step")  # fmt: skip
 
 
 MOST_NOTE_BYTES = 1 << 20

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from ..registry import lookup
 from ..report import Report
 from .keys import roster as read_roster
 from .keys import write_certificates, write_key
+from .participant import node_command
 from .participants import writable
 from .processes import Processes, free_port
 from .server import prepare
@@ -43,14 +43,9 @@ class Server(Processes):
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        roster: Path | str | None = None,
-        *,
-        address: str = "127.0.0.1",
-        host: str = "127.0.0.1",
-        port: int = 0,
-    ) -> None:
+        self, folder: Path | str, roster: Path | str | None = None, *, address: str = "127.0.0.1",
+        host: str = "127.0.0.1", port: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(folder)
         self.roster = Path(roster) if roster else None
         self.address, self.host, self.port = address, host, port or free_port()
@@ -165,14 +160,9 @@ class Fleet(Server):
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        participants: int,
-        *,
-        data: str = "fashion-mini",
-        partition: str = "homogeneous",
+        self, folder: Path | str, participants: int, *, data: str = "fashion-mini", partition: str = "homogeneous",
         secure: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(folder, Path(folder) / "keys" if secure else None)
         self.participants, self.data, self.partition = participants, data, partition
 
@@ -213,14 +203,9 @@ class Fleet(Server):
 
 
 def run_fleet(
-    folder: Path | str,
-    config: Config,
-    *,
-    partition: str = "homogeneous",
-    data: str = "fashion-mini",
-    secure: bool = False,
-    **options: object,
-) -> Report:
+    folder: Path | str, config: Config, *, partition: str = "homogeneous", data: str = "fashion-mini",
+    secure: bool = False, **options: object,
+) -> Report:  # fmt: skip
     """Start a fleet on this machine, run over it, stop it and return the report.
 
     Started again with the same arguments, a run that was interrupted goes on.
@@ -246,15 +231,9 @@ def run_fleet(
 
 
 def serve(
-    folder: Path | str,
-    config: Config,
-    *,
-    roster: Path | str | None = None,
-    address: str = "127.0.0.1",
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    **options: object,
-) -> Report:
+    folder: Path | str, config: Config, *, roster: Path | str | None = None, address: str = "127.0.0.1",
+    host: str = "127.0.0.1", port: int = 8000, **options: object,
+) -> Report:  # fmt: skip
     """Run the server of one run on this machine, for participants that `join` from theirs, and return the report.
 
     Args:
@@ -279,14 +258,3 @@ def serve(
         server.start_server()
         server.register()
         return server.run(settings, config)
-
-
-def node_command(
-    home: Path, address: str, node: Mapping[str, object], key: Path | str | None, authority: Path | str | None
-) -> list[str]:
-    """The command of a SuperNode, whose configuration is written to `home/node.toml`."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "node.toml").write_text("\n".join(toml_lines(node)) + "\n")
-    safe = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    command = ["flower-supernode", *(safe if key and authority else ["--insecure"]), "--superlink", address]
-    return [*command, "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(home / "node.toml")]

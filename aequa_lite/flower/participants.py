@@ -188,14 +188,9 @@ class ParticipantRegistry:
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        state: RunState,
-        build: Build,
-        asked: Mapping[str, int],
-        keys: Mapping[str, int] | None = None,
-        allow_replacement: bool = False,
-    ) -> None:
+        self, grid: Grid, state: RunState, build: Build, asked: Mapping[str, int],
+        keys: Mapping[str, int] | None = None, allow_replacement: bool = False,
+    ) -> None:  # fmt: skip
         self.grid, self.state, self.build, self.asked = grid, state, build, dict(asked)
         self.keys, self.allow_replacement = keys, allow_replacement
         self.nodes: dict[int, int] = {}  # participant -> node

@@ -88,16 +88,9 @@ class RemoteTraining:
         return self.strategy.vectorized or self.strategy.local
 
     def __call__(
-        self,
-        sent: Sequence[State],
-        shards: Sequence[Shard],
-        widths: Sequence[float],
-        config: Config,
-        rngs: Sequence[Any],
-        *,
-        first: int,
-        weights: Sequence[float],
-    ) -> list[Update]:
+        self, sent: Sequence[State], shards: Sequence[Shard], widths: Sequence[float], config: Config,
+        rngs: Sequence[Any], *, first: int, weights: Sequence[float],
+    ) -> list[Update]:  # fmt: skip
         """Send slices and return updates; `rngs` are unused, each participant makes its own from the same seed."""
         index, began = first // config.local_steps, time.monotonic()
         rows = {s.participant: {"width": float(width)} for s, width in zip(shards, widths, strict=True)}

@@ -83,10 +83,6 @@ def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: An
         >>> build(0.5)[1].out_channels
         6
     """
-    if not isinstance(dataset, Dataset):
-        raise refusal("dataset", "a Dataset, as `load` returns it", dataset)
-    if not callable(build):
-        raise refusal("build", "a network constructor, such as MLP", build)
     shape = tuple(dataset.train.x.shape[1:])
     if ("words" in signature(build).parameters) != bool(dataset.words):
         kind = "text, such as TextCNN" if dataset.words else f"samples of shape {shape}, such as MLP"

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._check import checked, counts, number, refusal
+from .._check import Count, checked, number, refusal
 from ..types import Samples
 from .base import ScalePixels, n_units
 
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 
 
-def _image_shape(shape: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
+def _image_shape(shape: tuple[Count, ...], least: int = 1) -> tuple[int, ...]:
     """Return (channels, height, width), or refuse what is no image of this size."""
     if not isinstance(shape, (tuple, list)) or len(shape) != 3 or min(shape[1:]) < least:
         raise refusal("shape", f"(channels, height, width) of at least {least} x {least} pixels", shape)
@@ -59,9 +59,8 @@ class LeNet(nn.Sequential):
     stem_layers = 4
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, multiple: int = 1
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (1, 28, 28), classes: Count = 10, multiple: Count = 1
     ) -> None:
-        counts(classes=classes, multiple=multiple)
         channels, *sides = _image_shape(shape, 12)
         a, b, c, d = (n_units(width, multiple * full) for full in (6, 16, 120, 84))
         rows, columns = ((side // 2 - 4) // 2 for side in sides)  # after 5x5, pool, 5x5, pool
@@ -113,15 +112,9 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (3, 32, 32),
-        classes: int = 10,
-        multiple: int = 1,
-        group: int = 4,
-    ) -> None:
-        counts(classes=classes, multiple=multiple, group=group)
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10, multiple: Count = 1,
+        group: Count = 4,
+    ) -> None:  # fmt: skip
         sizes = [_image_shape(shape, 8)[0], *(n_units(width, multiple * full, group) for full in (32, 64, 128, 256))]
         blocks: list[nn.Module] = []
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
@@ -152,7 +145,7 @@ class BasicBlock(nn.Module):
 
 
 def _resnet_layers(
-    sizes: list[int], shape: tuple[int, ...], classes: int, stem: int, norm: Norm
+    sizes: list[int], shape: tuple[Count, ...], classes: int, stem: int, norm: Norm
 ) -> OrderedDict[str, nn.Module]:
     """The layers of an 18-layer residual network, under torchvision's names (but `norm` for `bn`)."""
     if stem not in (3, 7):
@@ -205,16 +198,9 @@ class ResNet18(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (3, 32, 32),
-        classes: int = 10,
-        channels: int = 64,
-        stem: int = 3,
-        group: int = 4,
-    ) -> None:
-        counts(classes=classes, channels=channels, group=group)
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10,
+        channels: Count = 64, stem: int = 3, group: Count = 4,
+    ) -> None:  # fmt: skip
         sizes = [n_units(width, channels << stage, group) for stage in range(4)]
         super().__init__(_resnet_layers(sizes, shape, classes, stem, partial(group_norm, group)))
 
@@ -250,15 +236,9 @@ class BatchResNet18(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (3, 32, 32),
-        classes: int = 10,
-        channels: int = 64,
-        stem: int = 3,
-    ) -> None:
-        counts(classes=classes, channels=channels)
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10,
+        channels: Count = 64, stem: int = 3,
+    ) -> None:  # fmt: skip
         sizes = [n_units(width, channels << stage) for stage in range(4)]
         super().__init__(_resnet_layers(sizes, shape, classes, stem, nn.BatchNorm2d))
 
@@ -295,8 +275,6 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) ->
         Post-statistics of universally slimmable networks (Yu and Huang 2019); HeteroFL's
         static BatchNorm.
     """
-    if not isinstance(samples, Samples):
-        raise refusal("samples", "Samples, such as `dataset.train`", samples)
     number("batch", batch, 2, whole=True)
     net = deepcopy(net).eval()
     norms = [each for each in net.modules() if isinstance(each, _BatchNorm)]

@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from .._check import checked, counts, number, refusal
+from .._check import Count, Positive, checked, refusal
 from .base import ScalePixels, n_units
 
 
@@ -44,16 +44,9 @@ class MLP(nn.Sequential):
     stem_layers = 4
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (1, 28, 28),
-        classes: int = 10,
-        hidden: int = 200,
-        ahead: float = 1,
-    ) -> None:
-        counts(shape=shape, classes=classes, hidden=hidden)
-        number("ahead", ahead, 0, above=True)
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (1, 28, 28), classes: Count = 10, hidden: Count = 200,
+        ahead: Positive = 1,
+    ) -> None:  # fmt: skip
         first, second = n_units(width, hidden), n_units(min(1.0, ahead * width), hidden)
         super().__init__(
             ScalePixels(),
@@ -100,16 +93,11 @@ class TabularMLP(nn.Sequential):
     stem_layers = 2  # their output is a prefix of any wider network's
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[int, ...] = (15,), classes: int = 2, hidden: int = 200
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (15,), classes: Count = 2, hidden: Count = 200
     ) -> None:
         if not isinstance(shape, (tuple, list)) or len(shape) != 1:
             raise refusal("shape", "(features,), as a table has it", shape)
-        features = number("shape[0]", shape[0], 1, whole=True)
-        units = n_units(width, number("hidden", hidden, 1, whole=True))
+        features, units = shape[0], n_units(width, hidden)
         super().__init__(
-            nn.Linear(features, units),
-            nn.ReLU(),
-            nn.Linear(units, units),
-            nn.ReLU(),
-            nn.Linear(units, number("classes", classes, 1, whole=True)),
+            nn.Linear(features, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, classes)
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from .._check import checked, counts, number, refusal
+from .._check import Count, checked, number, refusal
 from .base import n_units
 
 KERNELS = (1, 3, 5)  # odd, so that each window is centred on a token
@@ -48,17 +48,10 @@ class TextCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (56,),
-        classes: int = 2,
-        words: int = 8192,
-        embedding: int = 128,
-        maps: int = 128,
-    ) -> None:
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (56,), classes: Count = 2, words: int = 8192,
+        embedding: Count = 128, maps: Count = 128,
+    ) -> None:  # fmt: skip
         super().__init__()
-        counts(shape=shape, classes=classes, embedding=embedding, maps=maps)
         e, m = n_units(width, embedding), n_units(width, maps)
         self.embedding = nn.Embedding(number("words", words, 2, whole=True), e, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(e, m, size, padding=size // 2) for size in KERNELS)
@@ -150,18 +143,10 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        shape: tuple[int, ...] = (56,),
-        classes: int = 2,
-        words: int = 8192,
-        layers: int = 2,
-        heads: int = 8,
-        size: int = 16,
-    ) -> None:
+        self, width: float = 1.0, *, shape: tuple[Count, ...] = (56,), classes: Count = 2, words: int = 8192,
+        layers: Count = 2, heads: Count = 8, size: Count = 16,
+    ) -> None:  # fmt: skip
         super().__init__()
-        counts(shape=shape, classes=classes, layers=layers, heads=heads, size=size)
         stream, hidden = n_units(width, heads * size, size), n_units(width, 2 * heads * size)
         self.words = nn.Embedding(number("words", words, 2, whole=True), stream, padding_idx=0)
         self.positions = nn.Parameter(torch.zeros(shape[0], stream))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, number, one_each, one_of, refusal
+from .._check import Fraction, accuracies, checked, number, one_each, one_of, refusal
 from ..allocation import continuous
 from ..allocation.exact import Plan, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
@@ -22,7 +22,7 @@ from ..metrics import pearson
 from ..report import Report
 from ..slimmable import template
 from ..types import Build, Shard
-from .theme import ALONE, BOUND, EDGE, INK, LINES, WIDTH_SCALE, axes, instance, marker, shade
+from .theme import ALONE, BOUND, EDGE, INK, LINES, WIDTH_SCALE, axes, marker, shade
 
 MARKS = 9  # on a line of `curves`: more would hide its dashes
 
@@ -71,7 +71,7 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
 
 
 @checked
-def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Figure:
+def prefix(build: Build, width: Fraction, name: str, ax: Axes | None = None) -> Figure:
     """Draw one tensor of the full network and, inside it, the leading block of a narrow network.
 
     Args:
@@ -88,7 +88,6 @@ def prefix(build: Build, width: float, name: str, ax: Axes | None = None) -> Fig
         >>> prefix(aq.MLP, 0.4, "4.weight").axes[0].get_xlabel()
         'inputs'
     """
-    number("width", width, 0, 1, above=True)
     states = [template(build, w).state_dict() for w in (1.0, width)]
     one_of("name", name, list(states[0]))
     shapes = [tuple(state[name].shape) for state in states]
@@ -126,8 +125,7 @@ def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), 
         >>> curve(aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)).axes[0].get_xlabel()
         'width (logarithmic)'
     """
-    instance("found", found, Curve)
-    n = 0 if plan is None else len(instance("plan", plan, Plan).widths)
+    n = 0 if plan is None else len(plan.widths)
     alone = np.asarray(contribution, dtype=float)
     if alone.shape != (0,):  # none at all is the default
         alone = one_each("contribution", accuracies("contribution", contribution), n)
@@ -174,6 +172,7 @@ def _width_axis(ax: Axes, least: float) -> None:
     ax.set(xlabel="width (logarithmic)", xlim=(least * 0.9, 1.1))
 
 
+@checked
 def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figure:
     """Draw up to four methods of training as mean accuracy by width, with the standard deviation over their runs.
 
@@ -189,10 +188,10 @@ def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figu
         >>> curves({"one": [aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)]}).axes[0].get_xscale()
         'log'
     """
-    if not isinstance(found, Mapping) or not 1 <= len(found) <= len(LINES):
+    if not 1 <= len(found) <= len(LINES):
         raise refusal("found", f"curves of one to {len(LINES)} methods by name", found)
     for name, runs in found.items():
-        if not len(runs) or any(not np.array_equal(instance(name, c, Curve).widths, runs[0].widths) for c in runs):
+        if not len(runs) or any(not np.array_equal(c.widths, runs[0].widths) for c in runs):
             raise refusal(f"found[{name!r}]", "one or more curves on the same widths", runs)
     ax = axes(ax)
     for (name, runs), line, ink in zip(found.items(), ("-", "--", ":", "-."), LINES, strict=False):
@@ -208,6 +207,7 @@ def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figu
     return ax.figure
 
 
+@checked
 def rewards(report: Report, ax: Axes | None = None) -> Figure:
     """Draw each participant's rewarded accuracy against its stand-alone accuracy, with the line of no gain.
 
@@ -221,12 +221,12 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
         ValueError: `report` is not a report.
 
     Example:
-        >>> values = {"standalone": (0.5, 0.6), "test_accuracy": (0.7, 0.8), "fairness": {"pearson": 1.0}}
-        >>> values |= {"data": {"sizes": {"test": 100}}, "parameters": (9, 99)}
-        >>> rewards(Report(**dict.fromkeys(Report.__dataclass_fields__) | values)).axes[0].get_xlabel()
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> outcome = aq.aequa(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
+        >>> rewards(outcome.report).axes[0].get_xlabel()
         'accuracy alone (test)'
     """
-    instance("report", report, Report)
     ax = axes(ax, (4.8, 3.8))
     own, rewarded = np.array(report.standalone), np.array(report.test_accuracy)
     error = 1.96 * np.sqrt(rewarded * (1 - rewarded) / report.data["sizes"]["test"])
@@ -257,6 +257,7 @@ def _apart(heights: NDArray[np.float64], least: float, top: float = np.inf) -> N
     return np.minimum(placed, top - steps[::-1] - least / 2)
 
 
+@checked
 def widths(report: Report, ax: Axes | None = None) -> Figure:
     """Draw each participant's reward as a bar of its width, with its stand-alone and its rewarded accuracy.
 
@@ -268,11 +269,13 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
         ValueError: `report` is not a report.
 
     Example:
-        >>> values = {"standalone": (0.5, 0.6), "test_accuracy": (0.7, 0.8), "parameters": (9, 99)}
-        >>> widths(Report(**dict.fromkeys(Report.__dataclass_fields__) | values)).axes[0].get_xlabel()
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> outcome = aq.aequa(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
+        >>> widths(outcome.report).axes[0].get_xlabel()
         'width of the reward'
     """
-    n = len(instance("report", report, Report).standalone)
+    n = len(report.standalone)
     ax = axes(ax, (7.2, 0.9 + 0.5 * n))
     for i in range(n):
         width = 1.0 if report.widths is None else report.widths[i]
@@ -344,6 +347,7 @@ def _mark_rounds(ax: Axes, rounds: NDArray[np.int64], line: NDArray[np.float64],
     ax.scatter(rounds[at], line[at], s=34, edgecolor="white", lw=0.5, **look)
 
 
+@checked
 def water_filling(contribution: ArrayLike, least: float, full: float, ax: Axes | None = None) -> Figure:
     r"""Draw who is at which bound: everybody gains the same $\tau$ until $u$ stops it, and reaches at least $\ell$.
 
@@ -419,6 +423,7 @@ def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figu
     return figure
 
 
+@checked
 def critical_weight(contribution: ArrayLike, least: float, full: float, ax: Axes | None = None) -> Figure:
     r"""Draw mean and spread of the best gains by the weight $\lambda$ of reading A, with $\sqrt{m/(n-m)}$ and the default.
 
@@ -456,6 +461,7 @@ def critical_weight(contribution: ArrayLike, least: float, full: float, ax: Axes
     return ax.figure
 
 
+@checked
 def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = None) -> Figure:
     """Draw each participant's gain under several rules: a row for each rule, a marker for each participant.
 
@@ -476,10 +482,10 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
         'gain (points)'
     """
     b = accuracies("contribution", contribution)
-    if not isinstance(plans, Mapping) or not plans:
+    if not plans:
         raise refusal("plans", "plans by the names of their rules", plans)
     for name, plan in plans.items():
-        one_each(f"plans[{name!r}].widths", instance(f"plans[{name!r}]", plan, Plan).widths, len(b))
+        one_each(f"plans[{name!r}].widths", plan.widths, len(b))
     ax = axes(ax, (7.2, 1.3 + 0.42 * len(plans)))
     for row, plan in enumerate(plans.values()):
         gains = 100 * (plan.predicted_accuracy - b)
@@ -497,6 +503,7 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
     return ax.figure
 
 
+@checked
 def intervals(plan: Plan, found: RewardIntervals, contribution: ArrayLike, ax: Axes | None = None) -> Figure:
     """Draw each reward with the 95% interval that measurement noise leaves, and the stand-alone accuracy.
 
@@ -518,8 +525,8 @@ def intervals(plan: Plan, found: RewardIntervals, contribution: ArrayLike, ax: A
         'participant'
     """
     b = accuracies("contribution", contribution)
-    one_each("plan.widths", instance("plan", plan, Plan).widths, len(b))
-    one_each("found.rewards", instance("found", found, RewardIntervals).rewards, len(b))
+    one_each("plan.widths", plan.widths, len(b))
+    one_each("found.rewards", found.rewards, len(b))
     ax = axes(ax)
     for i, (own, reward, (low, high)) in enumerate(zip(b, plan.predicted_accuracy, found.rewards)):
         ax.errorbar(i, (low + high) / 2, yerr=(high - low) / 2, color=INK, lw=1.5, capsize=7, zorder=2)

@@ -21,7 +21,7 @@ from ..allocation.exact import allocate
 from ..evaluation import Curve
 from ..slimmable import aggregate
 from .figures import curve as draw_curve
-from .theme import instance, shade
+from .theme import shade
 
 SCALE = [to_hex(shade(k / 20)) for k in range(21)]  # the colours of the widths, for the pages
 
@@ -85,8 +85,7 @@ def sliders(contribution: ArrayLike, curve: Curve, name: str = "allocation") -> 
         Our choice.
     """
     b = accuracies("contribution", contribution)
-    instance("curve", curve, Curve)
-    name = f"sliders-{instance('name', name, str)}"  # no heading of the page has this anchor
+    name = f"sliders-{name}"  # no heading of the page has this anchor
     values = {
         "name": name,
         "b": [float(v) for v in b],  # every digit, so that the page finds what `allocate` finds

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from .._check import checked, refusal
+from .._check import checked
 from .._io import atomic_write
 
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
@@ -73,16 +73,7 @@ def shade(width: float) -> Any:
 
 def axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
     """The axes that were passed, or new ones."""
-    if not isinstance(ax, (Axes, type(None))):
-        raise refusal("ax", "matplotlib axes or None", ax)
     return plt.subplots(figsize=size)[1] if ax is None else ax
-
-
-def instance(name: str, value: Any, kind: type) -> Any:
-    """Return a value of this class; refuse any other."""
-    if not isinstance(value, kind):
-        raise refusal(name, f"a {kind.__name__}", value)
-    return value
 
 
 @checked
@@ -101,7 +92,6 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
         >>> save_figure(plt.figure(), Path(tempfile.mkdtemp()) / "empty.png").name
         'empty.png'
     """
-    instance("figure", figure, Figure)
     unstated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # same bytes always
     with atomic_write(path) as half:
         figure.savefig(half, dpi=160, metadata=unstated.get(Path(path).suffix))

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from .._check import checked, number, one_each, refusal
+from .._check import Count, Decay, NotNegative, checked, number, one_each, refusal
 from ..config import Config
 from ..federate import Strategy, federate, fixed_widths, slimmable
 from ..local import WidthSampler, loss_shares
@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
 
 
+@checked
 def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
     """Make the width sampler of a finite distribution.
 
@@ -47,8 +48,6 @@ def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
         >>> sampler(np.random.default_rng(0), 1.0, Config())
         (0.25,)
     """
-    if not callable(distribution):
-        raise refusal("distribution", "a function of the widest width", distribution)
     return partial(_sample, distribution)
 
 
@@ -96,8 +95,6 @@ def distribution_of(width_sampler: WidthSampler, config: Config, widest: float =
         >>> [(widths, round(probability, 3)) for widths, probability in pairs]
         [((1.0, 0.99, 0.995), 0.125), ((1.0, 0.99, 1.0), 0.875)]
     """
-    if not callable(width_sampler):
-        raise refusal("width_sampler", "a function, such as one_random", width_sampler)
     if config.widths_per_step != 1:
         raise refusal("widths_per_step", "1, for which the distribution is listed", config.widths_per_step)
     low = min(config.min_width, number("widest", widest, 0, 1, above=True))
@@ -148,10 +145,6 @@ def recorded_steps(strategy: Strategy, path: dict[tuple[int, int], State]) -> St
         >>> len(list(aq.federate(aq.MLP, shards, config, strategy=strategy, progress=False))), sorted(path)[:3]
         (1, [(0, 0), (0, 1), (1, 0)])
     """
-    if not isinstance(strategy, Strategy):
-        raise refusal("strategy", "a Strategy, such as slimmable(build)", strategy)
-    if not isinstance(path, dict):
-        raise refusal("path", "a dictionary to write to", path)
     return replace(strategy, local=partial(_recorded, strategy.local, path), vectorized=None)
 
 
@@ -179,9 +172,9 @@ class LinearModel(nn.Module):
 
     max_second_derivative: float  # of the loss by the score
 
-    def __init__(self, width: float = 1.0, *, features: int, start: ArrayLike | None = None) -> None:
+    def __init__(self, width: float = 1.0, *, features: Count, start: ArrayLike | None = None) -> None:
         super().__init__()
-        used = n_units(width, number("features", features, 1, whole=True))
+        used = n_units(width, features)
         first = np.zeros(features) if start is None else np.array(start, dtype=float)
         if first.shape != (features,) or not np.isfinite(first).all():
             raise refusal("start", f"{features} finite numbers", start)
@@ -270,6 +263,7 @@ class Logistic(LinearModel):
         return 1 / (1 + np.exp(-score)) - y
 
 
+@checked
 class TwoLayers(nn.Module):
     r"""Fit targets by two linear layers with slimmable hidden units: cross-entropy is $\tfrac12\|W_2 W_1 x - y\|^2 + 0.1$.
 
@@ -292,10 +286,8 @@ class TwoLayers(nn.Module):
         FjORD (Horvath et al. 2021), whose theorem is about this network.
     """
 
-    def __init__(self, width: float = 1.0, *, features: int, outputs: int, hidden: int) -> None:
+    def __init__(self, width: float = 1.0, *, features: Count, outputs: Count, hidden: Count) -> None:
         super().__init__()
-        for name, value in {"features": features, "outputs": outputs, "hidden": hidden}.items():
-            number(name, value, 1, whole=True)
         used = n_units(width, hidden)
         self.first = nn.Parameter(0.3 * torch.randn(used, features, dtype=torch.float64))
         self.second = nn.Parameter(0.3 * torch.randn(outputs, used, dtype=torch.float64))
@@ -392,8 +384,6 @@ class LinearFederation:
                 raise refusal(name, f"{value:g}, as the theorems are about plain SGD", getattr(self.config, name))
         if not isinstance(self.model, type) or not issubclass(self.model, LinearModel):
             raise refusal("model", "LeastSquares or Logistic", self.model)
-        if not callable(self.distribution):
-            raise refusal("distribution", "a function of the widest width", self.distribution)
         n, shapes = self.config.participants, (np.shape(self.x), np.shape(self.y))
         if len(shapes[0]) != 3 or shapes[0][0] != n or shapes[1] != shapes[0][:2] or not np.size(self.x):
             raise refusal("x and y", f"of shapes ({n}, samples, features) and ({n}, samples)", shapes)
@@ -583,17 +573,10 @@ class LinearFederation:
 
 @checked
 def regression(
-    config: Config,
-    distribution: Callable[[float], Distribution],
-    *,
-    model: type[LinearModel] = LeastSquares,
-    features: int = 8,
-    samples: int = 16,
-    correlation: float = 0.1,
-    heterogeneity: float = 1.0,
-    scales: Sequence[float] | None = None,
-    widths: Sequence[float] | None = None,
-) -> LinearFederation:
+    config: Config, distribution: Callable[[float], Distribution], *, model: type[LinearModel] = LeastSquares,
+    features: Count = 8, samples: int = 16, correlation: Decay = 0.1, heterogeneity: NotNegative = 1.0,
+    scales: Sequence[float] | None = None, widths: Sequence[float] | None = None,
+) -> LinearFederation:  # fmt: skip
     r"""Make a federation of linear models from the config's seed, with a chosen heterogeneity.
 
     The features of participant $i$ have exactly the second moments $h_i((1-c) I + c\,\mathbf 1\mathbf 1^\top)$. Its targets
@@ -620,10 +603,7 @@ def regression(
         >>> round(regression(plain, full, features=2, correlation=0.5).smoothness, 6)
         1.5
     """
-    number("features", features, 1, whole=True)
     number("samples", samples, features, whole=True)
-    number("correlation", correlation, 0, 1, below=True)
-    number("heterogeneity", heterogeneity, 0)
     n = config.participants
     h = [number("scales", s, 0, above=True) for s in one_each("scales", [1.0] * n if scales is None else scales, n)]
     rng = stream(config.seed, "regression")

@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "https://github.com/aequa-lite/aequa-lite/blob/main"  # finish.py puts a fork's name in its place
 
+RANGED = re.compile(r"~?(?:typing\.)?Annotated\[(\w+), Range\([^)]*\)\]")  # a number whose range the docstring says
 STAR = re.compile(r"(?<=[(\s])\*(?=[,\w])(?![^\n]*\w\*)")  # of a signature, `(problem, *, train)`: no emphasis
 
 
@@ -36,6 +37,13 @@ def _to_roles(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     lines[:] = text.split("\n")
 
 
+def _plain_numbers(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A signature in which a number of a range is a number."""
+    return RANGED.sub(r"\1", signature or "") or signature, returns
+
+
 def source(domain: str, info: dict[str, str]) -> str | None:
     """The address of the lines that define a name of the package."""
     try:
@@ -56,4 +64,5 @@ def setup(app: Any) -> dict[str, Any]:
     """Register the hook before napoleon reads the docstring."""
     app.connect("config-inited", _sources)
     app.connect("autodoc-process-docstring", _to_roles, priority=100)
+    app.connect("autodoc-process-signature", _plain_numbers)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

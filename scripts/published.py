@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from .._check import checked, one_of
-from .._io import error_text, short_repr
-from .sweep import MOST_BYTES, plain_yaml
+from aequa_lite._check import checked, one_of
+from aequa_lite._io import error_text, short_repr
+from aequa_lite.experiments.sweep import MOST_BYTES, plain_yaml
 
 WINS = "share of cells in which the best reward is the highest"
 NEEDED = {"claim", "source", "mark", "measure", "rows", "tolerance", "why", "sweeps"}
