@@ -59,8 +59,9 @@ def training_time(
 
     In the first rounds the network is worse than what anybody reaches
     alone: everyone trains all of it and nothing is given away. Later the
-    weaker hold less. `aequa` settles at the end: nobody's reward is wider
-    than what it holds.
+    weaker hold less. Whoever sent no valid update receives nothing in the
+    next round. `aequa` settles at the end: nobody's reward is wider than
+    what it holds.
 
     Args:
         allowance: $\epsilon$, accuracy above what is earned, in [0, 1].
@@ -133,13 +134,24 @@ def _policy(
         candidates = config.grid * max(1, config.fractions)
     target = earned_accuracy(curve, contribution) + allowance
     if confidence is None:
-        return tuple(widest_within(curve, target).tolist())
+        widths = widest_within(curve, target)
+        return _without_update(widths, config, last)
     within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
     tests = 2 * candidates * config.rounds
     within &= certified(curve, contribution, allowance, confidence, tests)
     within[:, 0] = True  # nobody can hold less
     place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
-    return tuple(curve.widths[place].tolist())
+    return _without_update(curve.widths[place], config, last)
+
+
+def _without_update(
+    widths: NDArray[np.float64], config: Config, last: Round
+) -> tuple[float, ...]:
+    """Send nothing for a round to those whose update was left out."""
+    if last.index + 1 < config.rounds:  # the settlement is about rewards
+        widths = widths.copy()
+        widths[list(last.left_out)] = 0.0
+    return tuple(widths.tolist())
 
 
 def earned_accuracy(

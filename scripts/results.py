@@ -540,6 +540,26 @@ def worth(table: pd.DataFrame) -> str:
     return "\n" + markdown(["allowance", *kinds, "participants above, mean"], rows)
 
 
+def confidence() -> str:
+    """How often slices exceed what is earned and allowed, with and without certification."""
+    path = ROOT / "results" / "training_time" / "confidence.csv"
+    if not path.exists():
+        return "Not measured here. `python scripts/confidence.py` fills it.\n"
+    table, rows = pd.read_csv(path), []
+    for (partition, level), runs in table.groupby(["partition", "confidence"], sort=False, dropna=False):
+        sent = int(runs["sent"].sum())
+        columns = [f"{runs[each].sum() / sent:.1%}" for each in ("above", "certain", "beyond")]
+        columns[2] = columns[2] if pd.isna(level) else "-"
+        columns += [f"{100 * runs['excess'].max():.1f}", f"{100 * runs['margin'].max():.1f}" if pd.isna(level) else "-"]
+        columns += [f"{100 * runs['excess_own'].max():.1f}", spread(runs["full"]), spread(runs["width_held"], 2)]
+        rows.append([partition, "none" if pd.isna(level) else f"{level:.0%}", f"{sent:,}", *columns])
+    head = ["partition", "confidence", "slices sent", "above", "certainly above", "beyond the margin", "largest excess"]
+    head += ["stated margin", "excess over own test accuracy", "full width", "width held"]
+    told = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
+    link = f"{{download}}`{told} (CSV) <../results/training_time/confidence.csv>`"
+    return markdown(head, rows) + f"\nBy `python scripts/confidence.py`; {'; '.join([link, *origin(table)])}.\n"
+
+
 def variants() -> str:
     """What was tried on validation to bring training under the schedule nearer to rewards after training."""
     path = ROOT / "results" / "training_time" / "variants.csv"
@@ -685,7 +705,7 @@ def speeds() -> list[pd.DataFrame]:
 
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
-             "run_times": run_times, "constants": constants, "variants": variants}  # fmt: skip
+             "run_times": run_times, "constants": constants, "variants": variants, "confidence": confidence}  # fmt: skip
 
 
 def filled(mark: str) -> str:

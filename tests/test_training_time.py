@@ -137,6 +137,21 @@ def test_with_a_boundless_allowance_training_is_that_of_post_training_rewards(pr
     assert while_training.plan.widths.tolist() == after.plan.widths.tolist()
 
 
+def test_who_sent_no_valid_update_receives_nothing_in_the_next_round(problem: aq.Problem) -> None:
+    inner, last = aq.slimmable(aq.MLP), problem.config.rounds - 1
+
+    def local(state, shard, width, config, rng, *, first, weight):
+        update = inner.local(state, shard, width, config, rng, first=first, weight=weight)
+        spoiled = shard.participant == 1 and first // config.local_steps in (2, last)
+        return replace(update, state={k: t * float("nan") for k, t in update.state.items()}) if spoiled else update
+
+    rounds = rounds_of(problem, strategy=replace(inner, local=local))
+    empty = [(each.index, i) for each in rounds for i, width in enumerate(each.widths) if width == 0]
+    assert empty == [(3, 1)]
+    assert rounds[-1].left_out == (1,)
+    assert min(policy_of(problem)(problem.config, rounds[-1])) > 0  # what was earned is still paid
+
+
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(problem: aq.Problem, tmp_path: Path) -> None:
     whole = rounds_of(problem)[-1]
     path = tmp_path / "state.safetensors"

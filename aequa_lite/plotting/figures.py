@@ -150,10 +150,14 @@ def _mark_rewards(ax: Axes, plan: Plan, alone: NDArray[np.float64]) -> None:
         if len(alone):
             ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
             ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
-    for w in sorted(set(plan.widths)):
-        who = ", ".join(str(i) for i in np.flatnonzero(plan.widths == w))
-        top = float(plan.predicted_accuracy[plan.widths == w][0])
-        ax.annotate(who, (w, top), xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK)
+    order = np.argsort(plan.widths, kind="stable")
+    apart = np.flatnonzero(np.diff(np.log(plan.widths[order])) > 0.05) + 1
+    for group in np.split(order, apart):  # who stand too close to each other share a label
+        first, last = group.min(), group.max()
+        whole = len(group) > 2 and last - first == len(group) - 1
+        who = f"{first}\N{EN DASH}{last}" if whole else ", ".join(map(str, sorted(group)))
+        place = float(np.median(plan.widths[group])), float(plan.predicted_accuracy[group].max())
+        ax.annotate(who, place, xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK)
     if len(alone):
         place = (float(plan.widths[0]), float(alone[0]))
         ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
@@ -236,8 +240,9 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
         ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
     for i, height in zip(np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), 0.05 * (high - low), high)):
         label = f"{i}" if report.widths is None else f"{i}: width {shares[i]:.2f}"
-        ax.text(own[i] - 0.03 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
-    ax.set(xlim=(low - 0.25 * (high - low), high), ylim=(low, high))
+        ax.text(low - 0.02 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
+        ax.plot([low - 0.01 * (high - low), own[i]], [height, rewarded[i]], color="#bbbbbb", lw=0.6, zorder=1)
+    ax.set(xlim=(low - 0.32 * (high - low), high), ylim=(low, high))
     ax.set(xlabel="accuracy alone (test)", ylabel="accuracy of the reward (test)")
     r = report.fairness["pearson"]
     ax.set_title("rewards follow contributions" + ("" if r is None else f": Pearson {r:.3f}"))
