@@ -302,8 +302,7 @@ def _reward_files(outcome: Outcome, folder: Path) -> list[Path]:
     if outcome.plan is None:
         full = n_parameters(problem.build(1.0))
         if any(n_parameters(model) != full for model in models):
-            what = f"the rewards of {outcome.method} cannot be sent"
-            print(f"{what}: they are no networks of the constructor", flush=True)
+            print(f"the rewards of {outcome.method} cannot be sent: no networks of the constructor", flush=True)
             return []
         identity = {"trained": dict(outcome.last.identity), "rewarded": dict(outcome.rewarding)}
         save_rewards(folder, problem.build, models, [1.0] * len(models), problem.config, identity=identity,
@@ -324,9 +323,8 @@ def _send_rewards(registry: ParticipantRegistry, paths: Sequence[Path], deadline
 
     stored = registry.exchange("query.reward", messages(), deadline, "reward")
     if away := [i for i in range(len(paths)) if i not in stored]:
-        print(
-            f"participants {away} did not fetch their reward; start the same run again once they are back", flush=True
-        )
+        missed = f"participants {away} did not fetch their reward"
+        print(f"{missed}; start the same run again once they are back", flush=True)
     state = registry.state
     state.participants |= {i: {**state.participants[i], "rewarded": True} for i in stored}
     state.save()
