@@ -285,10 +285,10 @@ def federate(
         FedAvg's loop (McMahan et al. 2017).
     """
     number("every", every, 1, whole=True)
-    run = _federation(
-        build, shards, config, strategy or slimmable(build), policy,
-        weights, vectorized, deterministic, checkpoint, every, name,
-        progress,
+    run = federation(
+        build, shards, config, strategy=strategy, policy=policy,
+        weights=weights, vectorized=vectorized, deterministic=deterministic,
+        checkpoint=checkpoint, every=every, name=name, progress=progress,
     )  # fmt: skip
     found = next(run, None)
     device = shards[0].samples.y.device
@@ -342,34 +342,40 @@ def federate_many(
     References:
         Our choice.
     """
-    one = strategy or slimmable(build)
-    same = (
-        one,
-        policy,
-        None,
-        vectorized,
-        deterministic,
-        None,
-        1,
-        name,
-        False,
-    )
-    all_runs = [_federation(build, *run, *same) for run in runs]
-    last: dict[int, Round] = {}
+    same = {
+        "strategy": strategy or slimmable(build), "policy": policy,
+        "vectorized": vectorized, "deterministic": deterministic,
+        "name": name,
+    }  # fmt: skip
     device = runs[0][0][0].samples.y.device if runs else "cpu"
-    steps = max((config.rounds for _, config in runs), default=0)
-    bar = tqdm(range(steps), "rounds", disable=not progress)
+    each = [federation(build, *run, **same) for run in runs]
     with pool(workers, device) as spread:
-        for _ in bar:
-            tasks = {k: next(r, None) for k, r in enumerate(all_runs)}
-            groups: dict[Any, list[int]] = {}
-            for k, task in tasks.items():
-                if task:
-                    groups.setdefault(task.kind(k), []).append(k)
-            for ks in groups.values():
-                found = _trained([tasks[k] for k in ks], spread)
-                for k, updates in zip(ks, found, strict=True):
-                    last[k] = all_runs[k].send(updates)
+        return side_by_side(each, spread, progress)
+
+
+def side_by_side(
+    runs: Sequence[Federation],
+    spread: Callable[..., Iterator[Update]],
+    progress: bool = False,
+) -> list[Round]:
+    """The last round of each; tasks of one kind share a pass."""
+    last: dict[int, Round] = {}
+    bar = tqdm(desc="rounds", disable=not progress)
+    while found := {
+        k: t for k, r in enumerate(runs) if (t := next(r, None))
+    }:
+        groups: dict[Any, list[int]] = {}
+        for k, task in found.items():
+            if isinstance(task, Round):  # it had ended
+                last[k] = task
+            else:
+                groups.setdefault(task.kind(k), []).append(k)
+        for ks in groups.values():
+            updates = _trained([found[k] for k in ks], spread)
+            for k, own in zip(ks, updates, strict=True):
+                last[k] = runs[k].send(own)
+        bar.update()
+    bar.close()
     return [last[k] for k in range(len(runs))]
 
 
@@ -391,25 +397,32 @@ class _Task:
         """Equal where tasks may share a pass; else their own number."""
         rule = self.strategy.vectorized
         if self.at_once and getattr(rule, "func", None) is vectorized_sgd:
-            return self.index, replace(self.config, seed=0, participants=1)
+            config = replace(self.config, seed=0, participants=1)
+            return self.index, config, rule.args, *rule.keywords.items()
         return own
 
 
-def _federation(
+# rounds, and before each the task whose updates it is sent
+Federation = Generator[Any, list[Update], None]
+
+
+def federation(
     build: Build,
     shards: Sequence[Shard],
     config: Config,
-    strategy: Strategy,
-    policy: Policy,
-    weights: ArrayLike | None,
-    vectorized: bool | None,
-    deterministic: bool,
-    checkpoint: Path | str | None,
-    every: int,
-    name: str,
-    progress: bool,
-) -> Generator[Any, list[Update], None]:
-    """The rounds; before each, the task whose updates it is sent."""
+    *,
+    strategy: Strategy | None = None,
+    policy: Policy = full_width,
+    weights: ArrayLike | None = None,
+    vectorized: bool | None = None,
+    deterministic: bool = False,
+    checkpoint: Path | str | None = None,
+    every: int = 1,
+    name: str = "",
+    progress: bool = False,
+) -> Federation:
+    """The loop of `federate`, which trains nobody itself."""
+    strategy = strategy or slimmable(build)
     mass = _checked_weights(shards, config, weights)
     device = shards[0].samples.y.device
     at_once = _vectorized(strategy, build, shards, config, vectorized)
