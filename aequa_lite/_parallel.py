@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from ._check import number, refusal
 
-__all__ = ["default_device", "runtime", "usable_device", "workers"]
+__all__ = ["arithmetic", "default_device", "runtime", "tf32", "usable_device", "workers"]
 
 
 def available() -> int:
@@ -91,6 +91,60 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         yield spread
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def tf32() -> bool:
+    """Whether a GPU multiplies float32 numbers with ten bits of mantissa: PyTorch's switch for matrices, usually off.
+
+    Example:
+        >>> tf32()
+        False
+    """
+    matrices = torch.backends.cuda.matmul
+    words = getattr(matrices, "fp32_precision", None)  # since torch 2.9; there, reading the old switch may fail
+    return bool(matrices.allow_tf32) if words is None else words == "tf32"
+
+
+@contextmanager
+def arithmetic(deterministic: bool = False) -> Iterator[None]:
+    """Set how this process computes within the block, and set it back.
+
+    Convolutions use TF32 only where matrices do (`tf32`); PyTorch alone would use it. With ``deterministic``, operations
+    use deterministic algorithms; PyTorch warns of an operation that has none. Threads of one process share the settings.
+
+    Example:
+        >>> with arithmetic(deterministic=True):
+        ...     torch.are_deterministic_algorithms_enabled()
+        True
+        >>> torch.are_deterministic_algorithms_enabled()
+        False
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    cudnn.allow_tf32 = tf32()
+    try:
+        with _deterministic() if deterministic else nullcontext():
+            yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """PyTorch's deterministic algorithms, and what they need on a GPU."""
+    cudnn, name = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    search, size = cudnn.benchmark, os.environ.get(name)
+    os.environ.setdefault(name, ":4096:8")  # without it PyTorch calls its matrix products non-deterministic
+    cudnn.benchmark = False  # it would choose algorithms by their speed
+    torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        cudnn.benchmark = search
+        if size is None:
+            os.environ.pop(name, None)
 
 
 def runtime() -> str:

@@ -93,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("file", help="sweeps/NAME.yml")
     sweep.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
     sweep.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
+    sweep.add_argument(
+        "--pack", type=int, default=1, help="runs of one shape that train side by side, for a GPU (default: 1)"
+    )
     sweep.add_argument("--new", action="store_true", help="run only what results/NAME does not hold yet")
     sweep.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
     add("show", _show, "print the report of a folder").add_argument("folder")
@@ -150,10 +153,10 @@ def _reproduce(out: str, **values: Any) -> int:
     return 0
 
 
-def _sweep(file: str, workers: int | None, shard: str, new: bool, gather: bool) -> int:
+def _sweep(file: str, gather: bool, **options: Any) -> int:
     from .experiments.sweep import sweep_table
 
-    print(sweep_table(file, workers=workers, shard=shard, new=new, only_gather=gather))
+    print(sweep_table(file, only_gather=gather, **options))
     return 0
 
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._check import checked, flag, number, one_each, refusal
+from ._parallel import arithmetic, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
 from .checkpoint import (
@@ -34,7 +42,7 @@ from .networks.base import init_params
 from .rng import stream
 from .slimmable import Pairs, aggregate, slice_of, slim, template
 from .types import Build, Round, ServerState, Shard, State, Update
-from .vectorized import vectorized_sgd
+from .vectorized import participants_per_pass, vectorized_sgd
 
 __all__ = [
     "Policy", "Strategy", "aggregation_weights", "federate",
@@ -232,6 +240,7 @@ def federate(
     policy: Policy = full_width,
     weights: ArrayLike | None = None,
     vectorized: bool | None = None,
+    deterministic: bool = False,
     workers: int | None = None,
     checkpoint: Path | str | None = None,
     every: int = 1,
@@ -250,6 +259,7 @@ def federate(
             `aequa` passes `aggregation_weights`).
         vectorized: Train all participants in one pass (default: on a GPU,
             if the network has no buffers). Equal up to rounding.
+        deterministic: Let a GPU train with deterministic algorithms.
         workers: Threads; the result does not depend on it.
         checkpoint: File from which a killed run goes on, written every
             `every` rounds. A run with another identity is refused.
@@ -275,9 +285,10 @@ def federate(
         FedAvg's loop (McMahan et al. 2017).
     """
     number("every", every, 1, whole=True)
-    run = _federation(
-        build, shards, config, strategy or slimmable(build), policy,
-        weights, vectorized, checkpoint, every, name, progress,
+    run = federation(
+        build, shards, config, strategy=strategy, policy=policy,
+        weights=weights, vectorized=vectorized, deterministic=deterministic,
+        checkpoint=checkpoint, every=every, name=name, progress=progress,
     )  # fmt: skip
     found = next(run, None)
     device = shards[0].samples.y.device
@@ -298,6 +309,7 @@ def federate_many(
     strategy: Strategy | None = None,
     policy: Policy = full_width,
     vectorized: bool | None = None,
+    deterministic: bool = False,
     workers: int | None = None,
     name: str = "",
     progress: bool = False,
@@ -330,24 +342,40 @@ def federate_many(
     References:
         Our choice.
     """
-    one = strategy or slimmable(build)
-    same = one, policy, None, vectorized, None, 1, name, False
-    all_runs = [_federation(build, *run, *same) for run in runs]
-    last: dict[int, Round] = {}
+    same = {
+        "strategy": strategy or slimmable(build), "policy": policy,
+        "vectorized": vectorized, "deterministic": deterministic,
+        "name": name,
+    }  # fmt: skip
     device = runs[0][0][0].samples.y.device if runs else "cpu"
-    steps = max((config.rounds for _, config in runs), default=0)
-    bar = tqdm(range(steps), "rounds", disable=not progress)
+    each = [federation(build, *run, **same) for run in runs]
     with pool(workers, device) as spread:
-        for _ in bar:
-            tasks = {k: next(r, None) for k, r in enumerate(all_runs)}
-            groups: dict[Any, list[int]] = {}
-            for k, task in tasks.items():
-                if task:
-                    groups.setdefault(task.kind(k), []).append(k)
-            for ks in groups.values():
-                found = _trained([tasks[k] for k in ks], spread)
-                for k, updates in zip(ks, found, strict=True):
-                    last[k] = all_runs[k].send(updates)
+        return side_by_side(each, spread, progress)
+
+
+def side_by_side(
+    runs: Sequence[Federation],
+    spread: Callable[..., Iterator[Update]],
+    progress: bool = False,
+) -> list[Round]:
+    """The last round of each; tasks of one kind share a pass."""
+    last: dict[int, Round] = {}
+    bar = tqdm(desc="rounds", disable=not progress)
+    while found := {
+        k: t for k, r in enumerate(runs) if (t := next(r, None))
+    }:
+        groups: dict[Any, list[int]] = {}
+        for k, task in found.items():
+            if isinstance(task, Round):  # it had ended
+                last[k] = task
+            else:
+                groups.setdefault(task.kind(k), []).append(k)
+        for ks in groups.values():
+            updates = _trained([found[k] for k in ks], spread)
+            for k, own in zip(ks, updates, strict=True):
+                last[k] = runs[k].send(own)
+        bar.update()
+    bar.close()
     return [last[k] for k in range(len(runs))]
 
 
@@ -363,37 +391,47 @@ class _Task:
     config: Config
     index: int
     at_once: bool
+    deterministic: bool
 
     def kind(self, own: int) -> Any:
         """Equal where tasks may share a pass; else their own number."""
         rule = self.strategy.vectorized
         if self.at_once and getattr(rule, "func", None) is vectorized_sgd:
-            return self.index, replace(self.config, seed=0, participants=1)
+            config = replace(self.config, seed=0, participants=1)
+            return self.index, config, rule.args, *rule.keywords.items()
         return own
 
 
-def _federation(
+# rounds, and before each the task whose updates it is sent
+Federation = Generator[Any, list[Update], None]
+
+
+def federation(
     build: Build,
     shards: Sequence[Shard],
     config: Config,
-    strategy: Strategy,
-    policy: Policy,
-    weights: ArrayLike | None,
-    vectorized: bool | None,
-    checkpoint: Path | str | None,
-    every: int,
-    name: str,
-    progress: bool,
-) -> Generator[Any, list[Update], None]:
-    """The rounds; before each, the task whose updates it is sent."""
+    *,
+    strategy: Strategy | None = None,
+    policy: Policy = full_width,
+    weights: ArrayLike | None = None,
+    vectorized: bool | None = None,
+    deterministic: bool = False,
+    checkpoint: Path | str | None = None,
+    every: int = 1,
+    name: str = "",
+    progress: bool = False,
+) -> Federation:
+    """The loop of `federate`, which trains nobody itself."""
+    strategy = strategy or slimmable(build)
     mass = _checked_weights(shards, config, weights)
     device = shards[0].samples.y.device
-    at_once = _vectorized(strategy, build, vectorized, device)
+    at_once = _vectorized(strategy, build, shards, config, vectorized)
     state = ServerState(init_params(build, config.seed, device))
     parts = {
         "config": config.to_dict(), "build": build,
         "weights": mass.tolist(), "strategy": strategy,
-        "policy": policy, "vectorized": at_once,
+        "policy": policy, "vectorized": at_once, "tf32": tf32(),
+        "deterministic": flag("deterministic", deterministic),
     }  # fmt: skip
     name = name or ("" if checkpoint else "unnamed")
     identity = describe(parts, name) | {"shards": shards_digest(shards)}
@@ -427,8 +465,9 @@ def _federation(
         # 3. train locally
         written = _versions(last.state)
         updates = yield _Task(
-            strategy, sent, shards, widths, mass, config, index, at_once
-        )
+            strategy, sent, shards, widths, mass, config, index, at_once,
+            deterministic,
+        )  # fmt: skip
         if _versions(last.state) != written:  # slices are views
             raise ValueError(
                 "`strategy.local` must not write into what it was "
@@ -493,17 +532,18 @@ def _trained(
         rest = {"first": first, "weight": weight}
         return strategy.local(state, shard, width, config, rng, **rest)
 
-    if not task.at_once or strategy.vectorized is None:
-        found = spread(local, sent, shards, widths, rngs, weights)
-    else:
-        found = strategy.vectorized(
-            list(sent), list(shards), list(widths), config, rngs,
-            first=first, weights=list(weights),
-        )  # fmt: skip
-    each = iter([
-        readable_update(u, shard.participant, width)
-        for u, shard, width in zip(found, shards, widths, strict=True)
-    ])  # fmt: skip
+    with arithmetic(task.deterministic):
+        if not task.at_once or strategy.vectorized is None:
+            found = spread(local, sent, shards, widths, rngs, weights)
+        else:
+            found = strategy.vectorized(
+                list(sent), list(shards), list(widths), config, rngs,
+                first=first, weights=list(weights),
+            )  # fmt: skip
+        each = iter([
+            readable_update(u, shard.participant, width)
+            for u, shard, width in zip(found, shards, widths, strict=True)
+        ])  # fmt: skip
     return [[next(each) for _ in t.sent] for t in tasks]
 
 
@@ -583,15 +623,22 @@ def _checked_widths(
 def _vectorized(
     strategy: Strategy,
     build: Build,
+    shards: Sequence[Shard],
+    config: Config,
     vectorized: bool | None,
-    device: torch.device,
 ) -> bool:
-    """Whether all participants are trained in one pass."""
+    """Whether all participants are trained in one pass.
+
+    By default on a GPU whose memory holds two, not on a CPU: see the book's
+    page on speed.
+    """
     if vectorized is None:
-        able = strategy.vectorized and not list(
-            template(build, 1.0).buffers()
-        )
-        return device.type == "cuda" and bool(able)
+        y = shards[0].samples.y
+        if y.device.type != "cuda" or strategy.vectorized is None:
+            return False
+        if list(template(build, 1.0).buffers()):
+            return False
+        return participants_per_pass(build, 1.0, shards[0], config) > 1
     if flag("vectorized", vectorized) and strategy.vectorized is None:
         raise refusal("vectorized", "False with this strategy", True)
     return vectorized
@@ -621,6 +668,7 @@ def standalone(
     config: Config,
     *,
     vectorized: bool | None = None,
+    deterministic: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> list[nn.Module]:
@@ -630,7 +678,7 @@ def standalone(
     local steps on its own shard, as many as when training together.
 
     Args:
-        vectorized: As in `federate`.
+        vectorized, deterministic: As in `federate`.
 
     Returns:
         One full network for each participant.
@@ -650,25 +698,51 @@ def standalone(
         Aequa measures contribution by stand-alone accuracy.
     """
     one_each("shards", shards, config.participants)
-    device = shards[0].samples.y.device
-    theta = init_params(build, config.seed, device)
+    (found,) = standalone_many(
+        build, [(shards, config)], vectorized=vectorized,
+        deterministic=deterministic, workers=workers, progress=progress,
+    )  # fmt: skip
+    return found
+
+
+def standalone_many(
+    build: Build,
+    runs: Sequence[tuple[Sequence[Shard], Config]],
+    *,
+    vectorized: bool | None = None,
+    deterministic: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> list[list[nn.Module]]:
+    """`standalone` of runs that differ in seed and shards, side by side."""
+    (some, config), *_ = runs
+    device = some[0].samples.y.device
+    who = [(shard, own.seed) for shards, own in runs for shard in shards]
+    starts = {seed: init_params(build, seed, device) for _, seed in who}
+    shards, seeds = zip(*who)
+    thetas = [starts[seed] for seed in seeds]
+    rngs = [stream(seed, "alone", s.participant) for s, seed in who]
     steps = config.rounds * config.local_steps
-
-    rngs = [stream(config.seed, "alone", s.participant) for s in shards]
     options = {"width_sampler": full_only, "steps": steps}
-    if _vectorized(slimmable(build), build, vectorized, device):
-        n = len(shards)
-        updates = vectorized_sgd(
-            build, [theta] * n, shards, [1.0] * n, config, rngs, **options
-        )
-        return [slim(build, u.state, 1.0) for u in updates]
 
-    def alone(shard: Shard, rng: np.random.Generator) -> nn.Module:
-        update = local_sgd(build, theta, shard, 1.0, config, rng, **options)
-        return slim(build, update.state, 1.0)
+    def alone(
+        theta: State, shard: Shard, rng: np.random.Generator
+    ) -> Update:
+        return local_sgd(build, theta, shard, 1.0, config, rng, **options)
 
-    with pool(workers, device) as spread:
-        each = spread(alone, shards, rngs)
-        return list(
-            tqdm(each, "alone", total=len(shards), disable=not progress)
-        )
+    rule = slimmable(build)
+    at_once = _vectorized(rule, build, some, config, vectorized)
+    with (
+        arithmetic(flag("deterministic", deterministic)),
+        pool(workers, device) as spread,
+    ):
+        if at_once:
+            full = [1.0] * len(who)
+            updates: Iterable[Update] = vectorized_sgd(
+                build, thetas, shards, full, config, rngs, **options
+            )
+        else:
+            updates = spread(alone, thetas, shards, rngs)
+        bar = tqdm(updates, "alone", total=len(who), disable=not progress)
+        nets = iter([slim(build, u.state, 1.0) for u in bar])
+    return [[next(nets) for _ in shards] for shards, _ in runs]

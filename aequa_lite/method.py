@@ -203,14 +203,14 @@ def train(problem: Problem, strategy: Strategy, **options: Any) -> Round:
 def assess(
     build: Build, shards: Sequence[Shard], config: Config, data: Dataset, *,
     contribution: Contribution | ArrayLike = standalone_accuracy,
-    alone: Sequence[nn.Module] | None = None, workers: int | None = None,
-    progress: bool = True,
+    alone: Sequence[nn.Module] | None = None, **options: Any,
 ) -> Problem:  # fmt: skip
     """Train everyone alone and measure what each contributes.
 
     Args:
         contribution: A function, or (n,) numbers on the accuracy scale.
         alone: Models trained alone before (default: train them now).
+        options: Of `standalone`.
 
     Raises:
         ValueError: There is not one shard, model or contribution for each
@@ -228,9 +228,7 @@ def assess(
     started = time.perf_counter()
     one_each("shards", shards, config.participants)
     if alone is None:
-        alone = standalone(
-            build, shards, config, workers=workers, progress=progress
-        )
+        alone = standalone(build, shards, config, **options)
     one_each("alone", alone, config.participants)
     found = contribution
     if callable(contribution):
@@ -334,8 +332,8 @@ def aequa(
         precision: Of the passes on a GPU.
         alone: Models trained alone before.
         partition: Name of the partition, for the report.
-        options: Of `federate`: vectorized, workers, checkpoint, every,
-            name, progress.
+        options: Of `federate`: vectorized, deterministic, workers,
+            checkpoint, every, name, progress.
 
     Returns:
         Rewards, curve, plan and report.
@@ -357,9 +355,8 @@ def aequa(
         Aequa (Tastan, Horvath, Nandakumar 2025). What the paper leaves open
         is our choice: see each step.
     """
-    shared = {
-        k: options[k] for k in ("workers", "progress") if k in options
-    }
+    alike = "vectorized", "deterministic", "workers", "progress"
+    shared = {k: options[k] for k in alike if k in options}
     problem = assess(
         build, shards, config, data,
         contribution=contribution, alone=alone, **shared,

@@ -99,7 +99,7 @@ def vectorized_sgd(
     weights = [1.0] * len(shards) if weights is None else weights
     steps = config.local_steps if steps is None else steps
     updates: list[Update] = []
-    most = _participants_per_pass(build, max(widths), shards[0], config)
+    most = participants_per_pass(build, max(widths), shards[0], config)
     for start in range(0, len(shards), most):
         part = slice(start, start + most)
         few = sent[part], shards[part], widths[part]
@@ -125,16 +125,23 @@ def half_precision(device: Any) -> torch.dtype | None:
     return torch.bfloat16 if new else torch.float16
 
 
-def _participants_per_pass(
+def participants_per_pass(
     build: Build, widest: float, shard: Shard, config: Config
 ) -> int:
     """How many stacked networks fit the memory that one pass may take."""
+    each = participant_bytes(build, widest, shard, config)
+    return max(1, most_bytes(shard.samples.y.device) // each)
+
+
+def participant_bytes(
+    build: Build, widest: float, shard: Shard, config: Config
+) -> int:
+    """The memory that one participant takes of a pass."""
     x = shard.samples.x
     shape = config.batch, *x.shape[1:]
     own, saved = pass_bytes(build, widest, shape, x.dtype)
     many = config.widths_per_step + 2  # widths, at most
-    each = (4 + 2 * many) * own + many * saved
-    return max(1, most_bytes(x.device) // each)
+    return (4 + 2 * many) * own + many * saved
 
 
 def most_bytes(device: torch.device) -> int:

@@ -49,6 +49,22 @@ def workers(table: pd.DataFrame) -> Rows:
                      f"{r.speedup_median:.2f}", "yes" if r.same_bits else "no"] for r in table.itertuples())]  # fmt: skip
 
 
+def passes(table: pd.DataFrame) -> Rows:
+    """One by one and in one pass."""
+    head = [
+        "net",
+        "parameters",
+        "participants",
+        "way",
+        "s, least",
+        "s, median",
+        "speedup, by minima",
+        "turn by turn, median",
+    ]
+    return [head, *([r.net, f"{r.numbers:,}", str(r.participants), r.way, f"{r.seconds_min:.3f}", f"{r.seconds_median:.3f}",
+                     f"{r.speedup_min:.2f}", f"{r.speedup_median:.2f}"] for r in table.itertuples())]  # fmt: skip
+
+
 def growth(table: pd.DataFrame) -> Rows:
     """Time and memory against what grows."""
     head = ["against", "value", "s a round", "exponent", "peak MB", "of it its own", "exponent"]
@@ -74,7 +90,7 @@ def engines(table: pd.DataFrame) -> Rows:
 
 
 LAYOUTS: dict[str, Callable[[pd.DataFrame], Rows]] = {
-    "plain": plain, "overhead": overhead, "workers": workers, "growth": growth, "reward": reward,
+    "plain": plain, "overhead": overhead, "workers": workers, "passes": passes, "growth": growth, "reward": reward,
     "flower": engines, "pfl": engines,
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 usage: python benchmarks/speed.py [NAME ...] [--again] [--device cpu|cuda] [--folder results/speed]
 
-NAME: plain, overhead, workers, growth, reward (default: all; about five minutes on two quiet cores). What this machine
+NAME: plain, overhead, workers, passes, growth, reward (default: all; about five minutes on two quiet cores). What this machine
 has already measured with these versions is kept unless --again; a run that was broken off goes on. Leave OMP_NUM_THREADS
 unset: the plain loop gets torch's default threads. `python benchmarks/page.py` then writes the tables into the book.
 """
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,19 @@ from measure import (
 from plain import bare, rounds
 
 import aequa_lite as aq
+from aequa_lite import networks
 from aequa_lite.local import WidthSampler
 from aequa_lite.slimmable import Build
 
 NETS: dict[str, Build] = {"MLP": aq.MLP, "LeNet": aq.LeNet}
+PASSES: dict[str, tuple[str, Build, dict[str, int]]] = {  # from few numbers to many
+    "TabularMLP, 16 units": ("hospitals", networks.TabularMLP, {"hidden": 16}),
+    "TabularMLP": ("hospitals", networks.TabularMLP, {}),
+    "MLP, 40 units": ("fashion-mini", aq.MLP, {"hidden": 40}),
+    "MLP": ("fashion-mini", aq.MLP, {}),
+    "LeNet": ("fashion-mini", aq.LeNet, {}),
+    "ResNet18, 8 channels": ("fashion-mini", networks.ResNet18, {"channels": 8}),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ class Scale:
     repeats: int = 3
     threads: int = CORES
     bare_steps: int = 400
+    in_a_pass: tuple[int, ...] = (5, 50)
     crowds: tuple[int, ...] = (5, 20, 100, 1000)
     widths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
     widths_per_step: tuple[int, ...] = (0, 1, 2, 4, 8)
@@ -147,6 +158,30 @@ def workers(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     for row in compared(seconds, "1"):
         faster = {"speedup_min": 1 / row.pop("times_ours_min"), "speedup_median": 1 / row.pop("times_ours_median")}
         rows.append({"net": net, "workers": int(row.pop("way")), **row, **_rounded(faster), "same_bits": True})
+    return rows
+
+
+def passes(net: str, scale: Scale, device: str) -> list[dict[str, Any]]:
+    """Participants one by one against all in one pass; few and many, each with two small batches' worth of samples."""
+    data, build, options = PASSES[net]
+    loaded, rows = aq.load(data, device=device), []
+    build = aq.for_dataset(build, loaded, **options)
+    for n in scale.in_a_pass if net != "ResNet18, 8 channels" else scale.in_a_pass[:1]:
+        config = config_of(
+            scale, participants=n, rounds=2, local_steps=max(2, min(scale.local_steps, 40 // n)), batch=16
+        )
+        drawn = [aq.stream(0, "shard", i).permutation(len(loaded.train))[:32] for i in range(n)]
+        shards = [aq.Shard(i, loaded.train.take(mine), mine) for i, mine in enumerate(drawn)]
+        ways = {"one by one": False, "one pass": True}
+        rivals = {way: partial(final, build, shards, config, vectorized=at_once) for way, at_once in ways.items()}
+        seconds, found = in_turn(rivals, 2 * scale.repeats, device)
+        difference = agree(found["one by one"], found["one pass"])
+        for row in compared(seconds, "one by one"):
+            faster = {"speedup_min": 1 / row.pop("times_ours_min"), "speedup_median": 1 / row.pop("times_ours_median")}
+            size = aq.n_parameters(build(1.0))
+            rows.append(
+                {"net": net, "numbers": size, "participants": n, **row, **_rounded(faster), "difference": difference}
+            )
     return rows
 
 
@@ -246,12 +281,12 @@ def activations(net: torch.nn.Module, x: torch.Tensor) -> int:
     return max(sizes)
 
 
-BENCHMARKS = {each.__name__: each for each in (plain, overhead, workers, growth, reward)}
+BENCHMARKS = {each.__name__: each for each in (plain, overhead, workers, passes, growth, reward)}
 
 
 def rows_of(name: str, scale: Scale, device: str) -> list[dict[str, Any]]:
     """All rows of one benchmark; growth is about LeNet alone."""
-    nets = ("LeNet",) if name == "growth" else tuple(NETS)
+    nets = {"growth": ["LeNet"], "passes": PASSES}.get(name, NETS)
     return [row for net in nets for row in BENCHMARKS[name](net, scale, device)]
 
 

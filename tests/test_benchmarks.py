@@ -23,6 +23,7 @@ TINY = speed.Scale(
     repeats=1,
     threads=1,
     bare_steps=4,
+    in_a_pass=(2,),
     crowds=(2, 3),
     widths=(0.1, 1.0),
     widths_per_step=(0,),
@@ -30,10 +31,10 @@ TINY = speed.Scale(
 )
 
 
-@pytest.mark.parametrize("name", ["plain", "overhead", "workers", "reward"])
+@pytest.mark.parametrize("name", ["plain", "overhead", "workers", "passes", "reward"])
 def test_every_way_of_a_comparison_ends_in_the_same_network(name: str) -> None:
     rows = speed.rows_of(name, TINY, "cpu")  # asserts it before it measures
-    assert {row["net"] for row in rows} == {"MLP", "LeNet"}
+    assert {row["net"] for row in rows} == set(speed.PASSES if name == "passes" else speed.NETS)
     assert all(row.get("difference", 0) < measure.TOLERANCE for row in rows)
 
 

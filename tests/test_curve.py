@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aequa_lite as aq
+from aequa_lite import evaluation, vectorized
 
 many_times = settings(derandomize=True, deadline=None, max_examples=200)
 values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -108,3 +111,22 @@ def test_steps_count_only_where_rewards_lie() -> None:
     curve = aq.Curve((0.1, 0.5, 0.9, 1.0), (0.3, 0.7, 0.71, 0.72), samples=4000)
     assert aq.curve_diagnostics(curve, [0.6, 0.61])["largest_step"] == pytest.approx(0.01)
     assert aq.curve_diagnostics(curve, [0.3, 0.6])["largest_step"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+@pytest.mark.parametrize("fraction_grid", [None, 20])
+@pytest.mark.parametrize("build", [aq.MLP, partial(aq.LeNet, multiple=2)], ids=["MLP", "LeNet"])
+def test_many_widths_at_once_are_right_where_each_by_itself_is(
+    few: aq.Dataset, build, fraction_grid: int | None, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theta, grid = aq.init_params(build, 0), (0.1, 0.333, 0.5, 0.71, 1.0)
+    curve = aq.accuracy_curve(build, theta, few.validation, grid=grid, fraction_grid=fraction_grid)
+    own, one = vectorized.pass_bytes(build, 1.0, (1, 1, 28, 28), few.validation.x.dtype)
+    stacks, padded = [], evaluation.padded
+    monkeypatch.setattr(evaluation, "padded", lambda like, *more: stacks.append(1) or padded(like, *more))
+    # room for all, or for two widths and ten samples
+    monkeypatch.setattr(vectorized, "CPU_BYTES", 1 << 40 if passes == 1 else 2 * (own + 10 * one))
+    found = evaluation._stacked(build, theta, few.validation, curve.widths.tolist(), fraction_grid)
+    assert (len(stacks) > 1) == (passes > 1)
+    assert found.shape == curve.correct.shape
+    assert (found != curve.correct).mean() < 1e-3  # two logits may be equal up to rounding

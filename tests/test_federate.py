@@ -336,3 +336,55 @@ def test_alone_and_together_are_the_same_when_there_is_one_participant(few: aq.D
     for k, t in alone.state_dict().items():  # other batches, so alike and not equal
         assert t.shape == rnd.theta[k].shape
     assert rnd.parameters_sent == 2 * aq.n_parameters(alone)
+
+
+def arithmetic_now() -> tuple[bool | str | None, ...]:
+    """How this process computes at the moment."""
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    return *strict, *cudnn, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one pass", "one by one"])
+def test_deterministic_training_sets_what_a_gpu_needs_and_sets_it_back(
+    few: aq.Dataset, config: aq.Config, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    seen, before, shards = [], arithmetic_now(), shards_of(few, config)
+    assert before == (False, False, True, True, None)
+
+    def watching(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
+        seen.append(arithmetic_now())
+        return (widest,)
+
+    options = {"strategy": aq.slimmable(aq.MLP, watching), "vectorized": at_once, "progress": False}
+    for flag, inside in ((True, (True, True, False, False, ":4096:8")), (False, (False, False, False, True, None))):
+        for _ in aq.federate(aq.MLP, shards, config, deterministic=flag, **options):
+            assert arithmetic_now() == before  # between rounds too
+        aq.federate_many(aq.MLP, [(shards, config)], deterministic=flag, **options)
+        monkeypatch.setattr(sys.modules["aequa_lite.federate"], "full_only", watching)
+        aq.standalone(aq.MLP, shards, config, deterministic=flag, vectorized=at_once, progress=False)
+        assert set(seen) == {inside}
+        assert arithmetic_now() == before
+        seen.clear()
+    with pytest.raises(ValueError, match="`deterministic` must be True or False"):
+        last(aq.federate(aq.MLP, shards, config, deterministic="yes", progress=False))
+
+
+def test_what_a_user_has_set_stays(few: aq.Dataset, config: aq.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    shards, tf32 = shards_of(few, config), torch.backends.cuda.matmul.allow_tf32
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        before = arithmetic_now()
+        found = last(aq.federate(aq.MLP, shards, config, deterministic=True, progress=False))
+        assert arithmetic_now() == before == (True, False, True, False, ":16:8")
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    plain = last(aq.federate(aq.MLP, shards, config, progress=False))
+    said = [(each.identity["tf32"], each.identity["deterministic"]) for each in (found, plain)]
+    assert said == [(True, True), (False, False)]
+    assert same(found, plain)  # a processor knows no TF32 and has no other algorithms

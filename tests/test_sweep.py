@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -17,10 +20,11 @@ import yaml
 from programs import program
 
 import aequa_lite as aq
+from aequa_lite import vectorized
 from aequa_lite._parallel import available
+from aequa_lite.experiments import packed, tables
 from aequa_lite.experiments import sweep as runs
 from aequa_lite.experiments import sweep as sweeps
-from aequa_lite.experiments import tables
 from aequa_lite.experiments.run import split_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,8 +177,99 @@ def test_a_method_that_is_added_later_changes_no_folder_and_is_run_alone(tmp_pat
 def test_a_claimed_run_is_left_to_whoever_claimed_it(notebook: Path, tmp_path: Path) -> None:
     (run,) = sweeps.read_sweep(written(notebook)).runs()
     with sweeps.claimed(run.folder(tmp_path)):
-        assert sweeps.run_one(notebook, run, tmp_path) is False
+        assert sweeps.run_one(partial(sweeps.in_notebook, notebook), run, tmp_path) is False
     assert not (run.folder(tmp_path) / "run.ipynb").exists()
+
+
+def little(tmp_path: Path, **keys: object) -> sweeps.Sweep:
+    """A sweep of small runs: two seeds of two partitions, two methods."""
+    fixed = {
+        "participants": 3,
+        "rounds": 2,
+        "local_steps": 2,
+        "batch": 8,
+        "grid": 10,
+        "keep": False,
+        "network": "MLP(hidden=40)",
+    }
+    about = {"notebook": str(REPRODUCE), "fixed": {"methods": "aequa, fedavg", "device": "cpu", **fixed}}
+    about |= {"grid": {"seed": [0, 1], "partition": ["homogeneous", "dirichlet(0.5)"]}, **keys}
+    (tmp_path / "little.yml").write_text(yaml.safe_dump(about))
+    return sweeps.read_sweep(tmp_path / "little.yml")
+
+
+def rows(sweep: sweeps.Sweep, root: Path) -> pd.DataFrame:
+    """The table of a sweep without its seconds."""
+    table = sweeps.gather(sweep, root=root, results=root / "results")
+    assert set(table["status"]) == {"done"}
+    return table.drop(columns=["seconds", "seconds_alone"])
+
+
+def test_runs_of_one_shape_share_their_passes_and_give_the_rows_of_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, train = [], vectorized._Stack.train
+    monkeypatch.setattr(
+        vectorized._Stack, "train", lambda self, plan: sizes.append(len(self.shards)) or train(self, plan)
+    )
+    monkeypatch.setattr(sweeps, "run_pack", partial(sweeps.run_pack, vectorized=True))
+    sweep = little(tmp_path)
+    sweeps.run_sweep(sweep, root=tmp_path / "packed", pack=3)
+    # three runs, then the fourth: trained alone, and two rounds of each method
+    assert sizes == [9, 9, 9, 9, 9, 3, 3, 3, 3, 3]
+    for run in sweep.runs():
+        sweeps.run_pack([run], sweep.defaults, tmp_path / "single" / "little")
+    pd.testing.assert_frame_equal(rows(sweep, tmp_path / "packed"), rows(sweep, tmp_path / "single"), rtol=1e-4)
+    sweeps.run_sweep(sweep, root=tmp_path / "packed", pack=3)  # what is finished is not repeated
+    assert len(sizes) == 10 + 4 * 5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_packed_runs_leave_what_the_notebook_leaves(tmp_path: Path) -> None:
+    sweep = little(tmp_path, grid={"seed": [0]})
+    sweeps.run_sweep(sweep, root=tmp_path / "packed", pack=2)
+    sweeps.run_sweep(sweep, root=tmp_path / "notebook")
+    pd.testing.assert_frame_equal(rows(sweep, tmp_path / "packed"), rows(sweep, tmp_path / "notebook"))
+    left, executed = (json.loads((sweep.runs()[0].folder(tmp_path / each / "little") / "run.json").read_text())
+                      for each in ("packed", "notebook"))  # fmt: skip
+    differ = {"seconds_alone", "out"}
+    assert {k: v for k, v in left.items() if k not in differ} == {k: v for k, v in executed.items() if k not in differ}
+
+
+def test_a_packed_run_that_fails_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
+    grid = {"seed": [0, 1], "partition": ["homogeneous", "dirichlet(-1)"]}
+    sweep = little(tmp_path, grid=grid)
+    sweeps.run_sweep(sweep, root=tmp_path, pack=4)
+    table = sweeps.gather(sweep, root=tmp_path, results=tmp_path / "results")
+    wrong = table["partition"] == "dirichlet(-1)"
+    assert wrong.sum() == 4
+    assert (table["status"][~wrong] == "done").all()
+    assert table["status"][wrong].str.startswith("refused: ").all()
+
+
+def test_training_that_fails_in_a_pack_fails_for_its_own_run_only() -> None:
+    meeting = packed.Meeting(3)
+
+    def many(requests: list[int]) -> list[int]:
+        if 2 in requests:
+            raise ValueError(f"two of {len(requests)}")
+        return [10 * each for each in requests]
+
+    def run(k: int) -> int | str:
+        try:
+            return meeting.take_part(lambda: meeting.ask(many, k) + (meeting.ask(many, k) if k == 1 else 0))
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run, (1, 2, 3))) == [20, "two of 1", 30]
+
+
+def test_only_runs_of_reproduce_are_packed(notebook: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`pack` must be 1 with this notebook"):
+        sweeps.run_sweep(sweeps.read_sweep(written(notebook)), root=tmp_path, pack=2)
+    with pytest.raises(ValueError, match="`pack` must be a whole number from 1, got 0"):
+        sweeps.run_sweep(little(tmp_path), root=tmp_path, pack=0)
 
 
 def test_a_key_that_stands_twice_is_refused(notebook: Path) -> None:

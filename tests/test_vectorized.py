@@ -120,7 +120,7 @@ def test_participants_beyond_the_memory_of_one_pass_take_another(
 ) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
     once, _ = both(aq.MLP, few, config, aq.full_and_random)
-    monkeypatch.setattr(vectorized, "_participants_per_pass", lambda *which: 2)
+    monkeypatch.setattr(vectorized, "participants_per_pass", lambda *which: 2)
     twice, _ = both(aq.MLP, few, config, aq.full_and_random)
     assert [u.participant for u in twice] == [0, 1, 2]
     for a, b in zip(once, twice, strict=True):
@@ -154,10 +154,10 @@ def test_a_network_with_other_state_is_refused_and_trained_one_by_one(few: aq.Da
 
 def test_a_pass_takes_as_many_participants_as_fit_the_memory(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     shard, config = shards_of(few)[0], aq.Config(participants=3, batch=16)
-    many = vectorized._participants_per_pass(aq.LeNet, 1.0, shard, config)
-    assert many > vectorized._participants_per_pass(aq.LeNet, 1.0, shard, replace(config, batch=64)) > 1
+    many = vectorized.participants_per_pass(aq.LeNet, 1.0, shard, config)
+    assert many > vectorized.participants_per_pass(aq.LeNet, 1.0, shard, replace(config, batch=64)) > 1
     monkeypatch.setattr(vectorized, "CPU_BYTES", 1)
-    assert vectorized._participants_per_pass(aq.LeNet, 1.0, shard, config) == 1
+    assert vectorized.participants_per_pass(aq.LeNet, 1.0, shard, config) == 1
 
 
 def test_lists_of_different_length_are_refused(few: aq.Dataset) -> None:

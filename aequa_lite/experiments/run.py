@@ -25,7 +25,7 @@ from ..contribution import affine_calibration
 from ..data.load import load
 from ..data.readers import NAMES, data_folder
 from ..evaluation import accuracy
-from ..method import Algorithm, Outcome, Problem, train
+from ..method import Algorithm, Outcome, Problem, Train, train
 from ..networks.base import for_dataset
 from ..registry import algorithm, allocation, fits, lookup, network, word_list
 from ..report import Report
@@ -228,7 +228,7 @@ def algorithms(setup: Setup, problem: Problem) -> dict[str, Algorithm]:
 
 @checked
 def compete(
-    setup: Setup, problem: Problem, out: Path | str, *, keep: bool = False, **options: Any
+    setup: Setup, problem: Problem, out: Path | str, *, keep: bool = False, train: Train = train, **options: Any
 ) -> Iterator[tuple[str, Outcome]]:
     """Run every algorithm on the same problem; yield its word and its outcome.
 
@@ -236,6 +236,7 @@ def compete(
 
     Args:
         keep: Write the rewarded models too.
+        train: Trains a problem's network with a strategy.
         options: Of `federate`.
 
     Raises:

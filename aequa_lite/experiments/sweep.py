@@ -24,10 +24,11 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from .._check import checked, number, one_of, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
 from ..registry import word_list
+from .packed import Meeting
 from .run import folder_name
 from .tables import check_table, write_tables
 
@@ -301,8 +303,18 @@ def lacking(run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> lis
     return [word for word in run.missing(root) if (run.digest, word) not in kept]
 
 
-def run_one(notebook: Path, run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> bool:
-    """Run the notebook for the methods that are missing; a failure leaves its reason in the folder.
+def in_notebook(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Execute the notebook with these parameters; leave it beside its reports."""
+    try:
+        papermill.execute_notebook(str(notebook), f"{parameters['out']}/run.ipynb", parameters, progress_bar=False)
+    finally:
+        asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
+
+
+def run_one(
+    execute: Callable[[dict[str, Any]], None], run: Run, root: Path, kept: Collection[tuple[str, str]] = ()
+) -> bool:
+    """Execute the run for the methods that are missing; a failure leaves its reason in the folder.
 
     Returns False, and does nothing, where another process has claimed the run.
     """
@@ -313,17 +325,39 @@ def run_one(notebook: Path, run: Run, root: Path, kept: Collection[tuple[str, st
         if missing := lacking(run, root, kept):
             (folder / "failed.txt").unlink(missing_ok=True)
             asked = {"methods": ", ".join(missing)} if run.methods else {}
-            parameters = {**run.parameters, **asked, "out": str(folder)}
             try:
-                papermill.execute_notebook(str(notebook), str(folder / "run.ipynb"), parameters, progress_bar=False)
+                execute({**run.parameters, **asked, "out": str(folder)})
             except Exception as error:  # whatever it was, the sweep goes on and the row says it
                 with atomic_write(folder / "failed.txt") as half:
                     half.write_text(reason_of(error, folder) + "\n")
-            finally:
-                asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
             with atomic_write(folder / ENDED) as half:
                 half.write_text("")
     return True
+
+
+def packs(runs: Iterable[Run], root: Path, kept: Collection[tuple[str, str]], most: int) -> list[list[Run]]:
+    """Runs of one shape, at most so many together: they differ in seed and partition only, and lack the same methods."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        shape = {k: v for k, v in run.parameters.items() if k not in ("seed", "partition")}
+        found.setdefault(json.dumps([shape, lacking(run, root, kept)], sort_keys=True), []).append(run)
+    return [each[first : first + most] for each in found.values() for first in range(0, len(each), most)]
+
+
+def run_pack(
+    runs: Sequence[Run], defaults: Mapping[str, Any], root: Path, kept: Collection[tuple[str, str]] = (), **options: Any
+) -> None:
+    """Train these runs side by side in this process; `options` are those of `federate`."""
+    meeting = Meeting(len(runs), **options)
+
+    def one(run: Run) -> None:
+        meeting.take_part(lambda: run_one(lambda asked: meeting.run({**defaults, **asked}), run, root, kept))
+
+    pool = ThreadPoolExecutor(len(runs))  # as many threads as runs, since all must be able to wait
+    try:
+        list(pool.map(one, runs))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
 
 
 @contextmanager
@@ -393,6 +427,7 @@ def run_sweep(
     shard: tuple[int, int] = (0, 1),
     workers: int | None = None,
     kept: Collection[tuple[str, str]] = (),
+    pack: int = 1,
 ) -> None:
     """Run what has not been finished yet, with a bar over the runs.
 
@@ -400,9 +435,13 @@ def run_sweep(
         shard: (i, n), a balanced n-th of the runs, for machines that share no folder.
         workers: Runs side by side (default: one a processor, with one thread each; one on a GPU).
         kept: What need not be run (`known`).
+        pack: Runs of one shape (they differ in seed and partition only) that train side by side, for a GPU: they share
+            vectorized passes in this process, without their notebook and its figures. Reports are those of the notebook,
+            up to rounding; the seconds are those of the whole pack.
 
     Raises:
-        ValueError: There is no such share, or `workers` is not a whole number from 1.
+        ValueError: There is no such share, `workers` or `pack` is not a whole number from 1, or runs of another notebook
+            than `reproduce` are to be packed.
 
     Example:
         >>> run_sweep(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))  # no grid, no runs
@@ -411,10 +450,16 @@ def run_sweep(
         number("workers", workers, 1, whole=True)
     here, chosen = root / sweep.name, share(sweep.runs(), *shard)
     todo = [run for run in chosen if lacking(run, here, kept)]
+    if number("pack", pack, 1, whole=True) > 1:
+        if sweep.notebook.stem != "reproduce":
+            raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
+        for runs in tqdm(packs(todo, here, kept, pack), sweep.name):
+            run_pack(runs, sweep.defaults, here, kept)
+        return
     count = workers or (1 if torch.cuda.is_available() else available())
     pool = ThreadPoolExecutor(count)
     with one_thread_each() if count > 1 else nullcontext():
-        began = [pool.submit(run_one, sweep.notebook, run, here, kept) for run in todo]
+        began = [pool.submit(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo]
         try:
             for each in tqdm(as_completed(began), sweep.name, len(chosen), initial=len(chosen) - len(todo)):
                 each.result()
@@ -424,13 +469,20 @@ def run_sweep(
 
 @checked
 def sweep_table(
-    file: Path | str, *, workers: int | None = None, shard: str = "1/1", new: bool = False, only_gather: bool = False
+    file: Path | str,
+    *,
+    workers: int | None = None,
+    shard: str = "1/1",
+    new: bool = False,
+    only_gather: bool = False,
+    pack: int = 1,
 ) -> str:
     """Run a sweep file, gather its table, and return the table's main columns as text.
 
     Args:
         shard: "I/N", the I-th of N balanced shares of the runs.
         new: Run only what results/NAME does not hold yet.
+        pack: As in `run_sweep`.
 
     Raises:
         ValueError: The file or the share is not one; or no run of the sweep is done.
@@ -449,7 +501,7 @@ def sweep_table(
     try:
         if not only_gather:
             kept = known(sweep) if new else ()
-            run_sweep(sweep, shard=(int(pieces[0]) - 1, int(pieces[1])), workers=workers, kept=kept)
+            run_sweep(sweep, shard=(int(pieces[0]) - 1, int(pieces[1])), workers=workers, kept=kept, pack=pack)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on with what is not finished", flush=True)
         os._exit(130)  # not waiting for the notebooks: their kernels end with this process

@@ -1,6 +1,7 @@
 """Run a notebook's cells as on a machine with a GPU: run_notebook.py NOTEBOOK [NAME=VALUE ...].
 
-The values replace the notebook's parameters. A real GPU is used where one is, else the pretend one. It ends with the
+The values replace the notebook's parameters; MOST=N is no parameter but the most rounds that any `Config` asks for, and
+twice the most local steps. A real GPU is used where one is, else the pretend one. It ends with the
 number of cells that fail there and not on the CPU.
 """
 
@@ -21,7 +22,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from pretend_cuda import pretend_cuda
 
-import aequa_lite  # noqa: F401  (before the device is there)
+import aequa_lite  # before the device is there
 
 
 def cells(path: Path, values: dict[str, str]) -> list[str]:
@@ -49,11 +50,24 @@ def failed(path: Path, values: dict[str, str]) -> dict[int, str]:
     return found
 
 
+def limit(most: int) -> None:
+    """From here on no configuration asks for more rounds, whatever a cell says."""
+    check = aequa_lite.Config.__post_init__
+
+    def cut(config: aequa_lite.Config) -> None:
+        check(config)
+        object.__setattr__(config, "rounds", min(config.rounds, most))
+        object.__setattr__(config, "local_steps", min(config.local_steps, 2 * most))
+
+    aequa_lite.Config.__post_init__ = cut
+
+
 def main(path: Path, values: dict[str, str]) -> int:
     """How many cells fail on the GPU and not on the CPU, where so few rounds break what a chapter asserts as well."""
     os.chdir(path.parent)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    limit(int(values.pop("MOST", 1_000)))
     with nullcontext() if torch.cuda.is_available() else pretend_cuda():
         found = failed(path, values)
     if found:

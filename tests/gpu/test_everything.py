@@ -20,14 +20,14 @@ FEW = {  # parameters with which a notebook takes a minute or two
     "01_quickstart": ("rounds=2", "local_steps=2", "out='OUT'"),
     "02_slimmable_networks": ("rounds=1", "seeds=2"),
     "03_federated_training": ("rounds=2",),
-    "04_convergence": ("rounds=2", "seeds=2", "out='OUT'"),
+    "04_convergence": ("rounds=2", "seeds=2", "out='OUT'", "MOST=20"),
     "05_contribution": ("rounds=1", "local_steps=2"),
     "06_post_training_allocation": ("rounds=2", "local_steps=2", "out='OUT'"),
-    "07_training_time_allocation": ("rounds=2", "local_steps=2"),
+    "07_training_time_allocation": ("rounds=2", "local_steps=1"),
     "08_baselines": ("rounds=2", "local_steps=2"),
     "09_incentives_and_attacks": ("rounds=2", "local_steps=2"),
     "10_many_machines": ("local_steps=2",),
-    "11_your_own_data": ("rounds=2", "local_steps=1", "seeds=2", "out='OUT'"),
+    "11_your_own_data": ("rounds=2", "local_steps=1", "seeds=2", "out='OUT'", "MOST=4"),
     "reproduce": ("rounds=2", "local_steps=2", "participants=3", "out='OUT'"),
 }
 pytestmark = [*pytestmark, pytest.mark.whole]

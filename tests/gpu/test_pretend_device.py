@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ import torch
 from pretend_cuda import Device, pretend_cuda
 
 import aequa_lite as aq
-from aequa_lite import contribution
+from aequa_lite import contribution, vectorized
 from aequa_lite.registry import TABLES, algorithm, lookup
 
 CONFIG = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, grid=20, fractions=2)
@@ -81,6 +82,27 @@ def test_a_federation_is_the_cpus(device: Device, name: str, at_once: bool | Non
 def test_vectorised_training_is_the_default_on_a_gpu(device: Device) -> None:
     _, shards = place()
     assert final(aq.MLP, shards).identity["vectorized"] is True
+
+
+@pretend_only
+def test_a_card_that_holds_one_network_trains_one_by_one(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, shards = place()
+    least = 2 * vectorized.participant_bytes(aq.MLP, 1.0, shards[0], CONFIG)  # half of a card is for one pass
+    for memory, at_once in ((4 * least, True), (least, False)):
+        card = lambda device, memory=memory: SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", card)
+        assert final(aq.MLP, shards, replace(CONFIG, rounds=1)).identity["vectorized"] is at_once
+
+
+@pytest.mark.parametrize("at_once", [None, False], ids=["vectorised", "one by one"])
+@pytest.mark.parametrize("name", ["MLP", "LeNet"])
+def test_deterministic_training_gives_the_same_bits_twice(device: Device, name: str, at_once: bool | None) -> None:
+    data, shards = place()
+    build = aq.for_dataset(NETS[name][0], data)
+    one, two = (final(build, shards, vectorized=at_once, deterministic=True) for _ in range(2))
+    assert one.identity["deterministic"] is True
+    assert all(torch.equal(t.cpu(), two.theta[k].cpu()) for k, t in one.theta.items())
+    assert len(aq.standalone(build, shards, CONFIG, deterministic=True, progress=False)) == 3
 
 
 def test_a_federation_of_batch_norms_is_trained_one_by_one(device: Device) -> None:
