@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -105,6 +106,10 @@ def tf32() -> bool:
     return bool(matrices.allow_tf32) if words is None else words == "tf32"
 
 
+_LOCK = Lock()
+_INSIDE: list[bool] = []  # for each thread that is inside: the user's setting
+
+
 @contextmanager
 def arithmetic(deterministic: bool = False) -> Iterator[None]:
     """Set how this process computes within the block, and set it back.
@@ -120,13 +125,17 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
         False
     """
     cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32
-    cudnn.allow_tf32 = tf32()
+    with _LOCK:
+        _INSIDE.append(_INSIDE[0] if _INSIDE else cudnn.allow_tf32)
+        cudnn.allow_tf32 = tf32()
     try:
         with _deterministic() if deterministic else nullcontext():
             yield
     finally:
-        cudnn.allow_tf32 = before
+        with _LOCK:  # the last to leave sets back what the first found
+            before = _INSIDE.pop()
+            if not _INSIDE:
+                cudnn.allow_tf32 = before
 
 
 @contextmanager

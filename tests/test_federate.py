@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite._parallel import arithmetic
 from aequa_lite.federate import fixed_widths
 from aequa_lite.slimmable import slice_of
 
@@ -370,6 +371,18 @@ def test_deterministic_training_sets_what_a_gpu_needs_and_sets_it_back(
         seen.clear()
     with pytest.raises(ValueError, match="`deterministic` must be True or False"):
         last(aq.federate(aq.MLP, shards, config, deterministic="yes", progress=False))
+
+
+def test_threads_that_leave_in_any_order_set_back_what_the_first_found() -> None:
+    found = torch.backends.cudnn.allow_tf32
+    first, second = arithmetic(), arithmetic()
+    first.__enter__()
+    second.__enter__()
+    assert not torch.backends.cudnn.allow_tf32
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.allow_tf32  # somebody is still inside
+    second.__exit__(None, None, None)
+    assert torch.backends.cudnn.allow_tf32 == found
 
 
 def test_what_a_user_has_set_stays(few: aq.Dataset, config: aq.Config, monkeypatch: pytest.MonkeyPatch) -> None:
