@@ -39,7 +39,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from .._check import checked, number, one_of, refusal
+from .._check import Count, checked, number, one_of, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
 from ..registry import word_list
@@ -427,7 +427,7 @@ def run_sweep(
     shard: tuple[int, int] = (0, 1),
     workers: int | None = None,
     kept: Collection[tuple[str, str]] = (),
-    pack: int = 1,
+    pack: Count = 1,
 ) -> None:
     """Run what has not been finished yet, with a bar over the runs.
 
@@ -450,7 +450,7 @@ def run_sweep(
         number("workers", workers, 1, whole=True)
     here, chosen = root / sweep.name, share(sweep.runs(), *shard)
     todo = [run for run in chosen if lacking(run, here, kept)]
-    if number("pack", pack, 1, whole=True) > 1:
+    if pack > 1:
         if sweep.notebook.stem != "reproduce":
             raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
         for runs in tqdm(packs(todo, here, kept, pack), sweep.name):
@@ -475,7 +475,7 @@ def sweep_table(
     shard: str = "1/1",
     new: bool = False,
     only_gather: bool = False,
-    pack: int = 1,
+    pack: Count = 1,
 ) -> str:
     """Run a sweep file, gather its table, and return the table's main columns as text.
 

@@ -59,6 +59,7 @@ class MLP(nn.Sequential):
         )
 
 
+@checked
 class TabularMLP(nn.Sequential):
     r"""Two hidden layers with ReLU, for standardised features.
 
