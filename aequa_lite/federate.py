@@ -332,12 +332,11 @@ def federate_many(
 
     Example:
         >>> import aequa_lite as aq
-        >>> configs = [aq.Config(2, 1, 1, seed=seed) for seed in range(3)]
+        >>> config = aq.Config(2, 1, 1)
         >>> train = aq.load("fashion-mini").train
-        >>> runs = [(aq.data.homogeneous(train, c), c) for c in configs]
-        >>> many = aq.federate_many(aq.MLP, runs)
-        >>> [last.index for last in many]
-        [0, 0, 0]
+        >>> run = aq.data.homogeneous(train, config), config
+        >>> len(aq.federate_many(aq.MLP, [run, run]))
+        2
 
     References:
         Our choice.

@@ -516,17 +516,18 @@ def allowances(name: str) -> str:
     if not path.exists():
         return "Not tried here. `python scripts/training_time.py` fills it.\n"
     table, rows = pd.read_csv(path), []
-    for (data, partition, factor), runs in table.groupby(["data", "partition", "factor"], sort=False, dropna=False):
-        allowance = "after training" if pd.isna(factor) else spread(runs["allowance"])
-        columns = [spread(runs[each]) for each in ("full", "pearson", "mcg", "cgs", "min_gain", "overpaid_final")]
-        columns += [spread(runs["pearson_best_held"]), spread(runs["parameters_sent"] / 1e6, 0)]
-        rows.append([data, partition, allowance, *columns, str(int(runs["worse_off"].sum()))])
-    head = ["data", "partition", "allowance", "full width", "Pearson", "MCG", "CGS", "smallest gain", "excess"]
+    for (data, partition), cell in table.groupby(["data", "partition"], sort=False):
+        after, runs = cell[cell["factor"].isna()], cell[cell["factor"] == 1]
+        pairs = [(after[each], runs[each]) for each in ("full", "pearson", "mcg", "cgs")]
+        both = [f"{one.mean():.3f} / {other.mean():.3f}" for one, other in pairs]
+        lowest = f"{100 * after['min_gain'].min():.1f} / {100 * runs['min_gain'].min():.1f}"
+        best_held = f"{runs['pearson_best_held'].mean():.3f}"
+        rows.append([data, partition, str(len(runs)), *both, lowest, best_held])
+    head = ["data", "partition", "seeds", "full width", "Pearson", "MCG", "CGS", "smallest gain", "Pearson, best held"]
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     rows_link = f"{{download}}`{count} (CSV) <../results/{name}/allowances.csv>`"
     stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([rows_link, *origin(table)])}.\n"
-    of_cells = markdown([*head, "Pearson, best held", "millions sent", "worse off"], rows)
-    return allowance_aims(table) + worth(table) + folded("Every cell and allowance", of_cells) + stamp
+    return allowance_aims(table) + worth(table) + "\n" + markdown(head, rows) + stamp
 
 
 def worth(table: pd.DataFrame) -> str:
