@@ -316,13 +316,12 @@ def federate_many(
 ) -> list[Round]:
     """Train many networks side by side; return the last round of each.
 
-    The federations may differ in seed, shards and participants. Where
-    participants are trained in one pass, those of all federations that take
-    the same steps share it: seeds, coalitions and partitions on one GPU.
+    They may differ in seed, shards and participants. Where participants are
+    trained in one pass, those that take the same steps share it.
 
     Args:
         runs: Shards and config of each federation.
-        strategy: As all others, those of `federate`.
+        strategy: And all others: as in `federate`.
 
     Returns:
         What `federate` yields last, up to rounding.
