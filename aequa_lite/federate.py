@@ -331,9 +331,8 @@ def federate_many(
 
     Example:
         >>> import aequa_lite as aq
-        >>> config = aq.Config(2, 1, 1)
-        >>> train = aq.load("fashion-mini").train
-        >>> run = aq.data.homogeneous(train, config), config
+        >>> config, data = aq.Config(2, 1, 1), aq.load("fashion-mini")
+        >>> run = aq.data.homogeneous(data.train, config), config
         >>> len(aq.federate_many(aq.MLP, [run, run]))
         2
 
