@@ -335,9 +335,6 @@ def federate_many(
         >>> run = aq.data.homogeneous(data.train, config), config
         >>> len(aq.federate_many(aq.MLP, [run, run]))
         2
-
-    References:
-        Our choice.
     """
     same = {
         "strategy": strategy or slimmable(build), "policy": policy,
