@@ -2,7 +2,7 @@
 
 usage: python benchmarks/before_after.py BEFORE AFTER [--repeats 5] [--only NAME ...]
 
-BEFORE and AFTER are folders that hold `aequa_lite`, for instance one of `git worktree add /tmp/before COMMIT` and `.`.
+BEFORE and AFTER are folders that hold `aequa_lite`, for instance one of `git worktree add ../before COMMIT` and `.`.
 Each has a process of its own, which waits while the other one computes. A ratio is time before / time after: above 1 the
 second is faster. The results' sum is compared before any clock: what does other work is marked.
 """

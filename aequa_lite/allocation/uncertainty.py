@@ -393,8 +393,9 @@ def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
     Returns:
         `top`: $\tau$. `bottom`: how far the least width lies below the
         lowest reward. `covers`: it does. `largest_step`: between levels
-        where rewards lie. `noise`: two standard errors there. `least_width`:
-        the largest `min_width` that covers. `advice`: one sentence.
+        where rewards lie. `noise`: two standard errors, at least a point.
+        `least_width`: the largest `min_width` that covers. `advice`: one
+        sentence.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
