@@ -6,7 +6,7 @@ import hashlib
 import json
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ __all__ = ["describe", "digest", "load_checkpoint", "save_checkpoint"]
 FORMAT = "aequa-lite checkpoint 2"
 FIELDS = (  # of a round, beside its tensors
     "index", "widths", "loss", "parameters_sent", "left_out", "total_sent",
-    "total_left_out",
+    "total_left_out", "next_widths",
 )  # fmt: skip
 
 
@@ -114,34 +114,21 @@ def shards_digest(shards: Sequence[Shard]) -> str:
     return digest(parts)
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What a checkpoint holds: the last round and the next widths."""
-
-    last: Round
-    widths: tuple[float, ...]
-
-
-def save_checkpoint(
-    path: Path, last: Round, widths: Sequence[float]
-) -> None:
+def save_checkpoint(path: Path, last: Round) -> None:
     """Write a round's outcome, whole or not at all.
-
-    Args:
-        widths: (n,) widths of the next round.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
         >>> state = ServerState({"w": torch.ones(2)})
-        >>> save_checkpoint(path, Round(4, state, (1.0,), 0.1, 8), (1.0,))
-        >>> load_checkpoint(path, {}, state.theta).last.index
+        >>> save_checkpoint(path, Round(4, state, (1.0,), 0.1, 8))
+        >>> load_checkpoint(path, {}, state.theta).index
         4
     """
     tensors = {f"theta/{k}": t for k, t in last.state.theta.items()}
     tensors |= {f"memory/{k}": t for k, t in last.state.memory.items()}
     about = {name: getattr(last, name) for name in FIELDS}
-    about["next"] = list(widths)
+    about["next"] = about.pop("next_widths")
     words = {
         "round": json.dumps(about),
         "identity": json.dumps(last.identity),
@@ -161,7 +148,7 @@ def _checksum(tensors: State, words: Mapping[str, str]) -> str:
 
 def load_checkpoint(
     path: Path, identity: Mapping[str, Any], network: State
-) -> Saved | None:
+) -> Round | None:
     """Read a checkpoint of this very run; None if there is none.
 
     Args:
@@ -215,7 +202,7 @@ def _difference(saved: Any, now: Any, name: str = "") -> str:
 def _restored(
     tensors: State, about: Mapping[str, Any], network: State,
     identity: Mapping[str, Any],
-) -> Saved:  # fmt: skip
+) -> Round:  # fmt: skip
     """The saved round, its tensors in the network's order."""
     part: Callable[[str], dict[str, Tensor]] = lambda head: {
         k.removeprefix(head): t
@@ -225,6 +212,6 @@ def _restored(
     plain = {
         k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
     }
-    ahead = plain.pop("next")
+    plain["next_widths"] = plain.pop("next")
     state = ServerState(theta, part("memory/"))
-    return Saved(Round(state=state, identity=identity, **plain), ahead)
+    return Round(state=state, identity=identity, **plain)

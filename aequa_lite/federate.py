@@ -50,7 +50,8 @@ __all__ = [
     "standalone",
 ]  # fmt: skip
 
-# (config, last round or None) -> width of each participant, 0 if absent
+# (config, last round or None) -> next width of each participant, 0 if
+# absent; asked after the last round too: what everyone then holds
 Policy = Callable[[Config, Round | None], Sequence[float]]
 Aggregator = Callable[[State, Pairs], dict[str, Tensor]]
 ServerOptimizer = Callable[[ServerState, State], ServerState]
@@ -433,12 +434,14 @@ def federation(
     if checkpoint:
         saved = load_checkpoint(Path(checkpoint), identity, state.theta)
     if saved:
-        last, widths = _to_device(saved.last, device), saved.widths
+        last = _to_device(saved, device)
         if last.index + 1 == config.rounds:
             yield last
     else:
-        last = Round(-1, state, (), math.nan, 0, identity=identity)
-        widths = _checked_widths(policy(config, None), config)
+        last = Round(
+            -1, state, (), math.nan, 0, identity=identity,
+            next_widths=_checked_widths(policy(config, None), config),
+        )  # fmt: skip
     bar = tqdm(
         range(last.index + 1, config.rounds),
         initial=last.index + 1,
@@ -448,6 +451,7 @@ def federation(
     )
     for index in bar:
         # 1. choose: who takes part, and at which width
+        widths = last.next_widths
         here = [i for i in present(config, index) if widths[i]]
         # 2. send each its slice
         sent = {
@@ -481,11 +485,11 @@ def federation(
         last = _round(
             index, state, last, updates, refused, sent, widths, strategy
         )
-        if index + 1 < config.rounds:
-            widths = _checked_widths(policy(config, last), config)
+        ahead = _checked_widths(policy(config, last), config)
+        last = replace(last, next_widths=ahead)
         due = (index + 1) % every == 0 or index + 1 == config.rounds
         if checkpoint and due:
-            _save(Path(checkpoint), last, widths)
+            _save(Path(checkpoint), last)
         bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
         yield last
 
@@ -647,12 +651,12 @@ def _to_device(last: Round, device: torch.device) -> Round:
     return replace(last, state=ServerState(theta, memory))
 
 
-def _save(path: Path, last: Round, widths: Sequence[float]) -> None:
+def _save(path: Path, last: Round) -> None:
     """Write the checkpoint; keep the one before a round with refusals."""
     if last.left_out and path.exists():
         kept = path.with_name(f"{path.stem}-before-refusal{path.suffix}")
         shutil.copyfile(path, kept)
-    save_checkpoint(path, last, widths)
+    save_checkpoint(path, last)
 
 
 @checked

@@ -281,8 +281,7 @@ def slimmable_rewards(
     curve = reward_curve(build, last.theta, problem.validation, config)
     plan = allocation(contribution, curve)
     if schedule:  # nobody's reward is wider than what it holds
-        held = policy(config, last)
-        plan = settle(plan, held, curve, contribution)
+        plan = settle(plan, last.next_widths, curve, contribution)
     models = [model_at(build, last.theta, curve, w) for w in plan.widths]
     return Outcome(
         problem, models, last, curve, plan,

@@ -31,8 +31,9 @@ from .slimmable import slim
 from .types import Build, Round, Samples
 
 __all__ = [
-    "HeldModels", "Schedule", "certified", "earned_accuracy", "held_models",
-    "settle", "training_time", "upper_bounds", "widest_within",
+    "HeldModels", "Schedule", "certified", "earned_accuracy",
+    "held_models", "lost", "settle", "training_time", "upper_bounds",
+    "widest_within",
 ]  # fmt: skip
 
 # (build, validation samples, contributions) -> policy
@@ -54,14 +55,15 @@ def training_time(
     allowance: float = 0.02,
     grid: Sequence[float] = GRID,
     confidence: float | None = None,
+    tolerance: float | None = None,
 ) -> Schedule:
     r"""Reward while training: send the widest sub-network that is earned.
 
     In the first rounds the network is worse than what anybody reaches
     alone: everyone trains all of it and nothing is given away. Later the
-    weaker hold less. Whoever sent no valid update receives nothing in the
-    next round. `aequa` settles at the end: nobody's reward is wider than
-    what it holds.
+    weaker hold less. Whoever sent no valid update is sent nothing better
+    than its model trained alone. `aequa` settles at the end: nobody's
+    reward is wider than what it holds.
 
     Args:
         allowance: $\epsilon$, accuracy above what is earned, in [0, 1].
@@ -69,13 +71,13 @@ def training_time(
         confidence: In (0, 1), such as 0.95: send only widths that are
             `certified`, at this confidence over all rounds together. None:
             whatever the fitted curve says.
+        tolerance: Updates that `lost` a larger share are not paid either.
 
     Returns:
         A schedule for `aequa(schedule=...)`.
 
     Raises:
-        ValueError: `allowance`, a width or `confidence` is outside its
-            range.
+        ValueError: A number is outside its range.
 
     Example:
         >>> training_time(0.03).keywords["allowance"]
@@ -92,6 +94,8 @@ def training_time(
     if confidence is not None:
         number("confidence", confidence, 0, 1, above=True, below=True)
         options["confidence"] = float(confidence)
+    if tolerance is not None:
+        options["tolerance"] = float(number("tolerance", tolerance, 0, 1))
     return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **options)
 
 
@@ -120,6 +124,7 @@ def _policy(
     allowance: float,
     grid: tuple[float, ...],
     confidence: float | None = None,
+    tolerance: float | None = None,
 ) -> tuple[float, ...]:
     """Widths of the next round; everyone full before the first."""
     one_each("contribution", contribution, config.participants)
@@ -133,25 +138,73 @@ def _policy(
         curve = reward_curve(build, last.theta, validation, config)
         candidates = config.grid * max(1, config.fractions)
     target = earned_accuracy(curve, contribution) + allowance
+    refuted = _refuted(build, last, validation, contribution, tolerance)
+    cap = (1 - (tolerance or 0)) * contribution
+    target = np.where(refuted, np.minimum(target, cap), target)
     if confidence is None:
-        widths = widest_within(curve, target)
-        return _without_update(widths, config, last)
+        return tuple(widest_within(curve, target).tolist())
     within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
     tests = 2 * candidates * config.rounds
     within &= certified(curve, contribution, allowance, confidence, tests)
     within[:, 0] = True  # nobody can hold less
     place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
-    return _without_update(curve.widths[place], config, last)
+    return tuple(curve.widths[place].tolist())
 
 
-def _without_update(
-    widths: NDArray[np.float64], config: Config, last: Round
-) -> tuple[float, ...]:
-    """Send nothing for a round to those whose update was left out."""
-    if last.index + 1 < config.rounds:  # the settlement is about rewards
-        widths = widths.copy()
-        widths[list(last.left_out)] = 0.0
-    return tuple(widths.tolist())
+def _refuted(
+    build: Build,
+    last: Round,
+    validation: Samples,
+    contribution: NDArray[np.float64],
+    tolerance: float | None,
+) -> NDArray[np.bool_]:
+    """Whose update does not show what it contributes, (n,)."""
+    found = np.zeros(len(contribution), dtype=bool)
+    here = np.flatnonzero(last.widths)  # in the order of the updates
+    found[here] = [u.participant in last.left_out for u in last.updates]
+    if tolerance is not None:
+        found |= lost(build, last, validation, contribution) > tolerance
+    return found
+
+
+def lost(
+    build: Build, last: Round, samples: Samples, contribution: ArrayLike
+) -> NDArray[np.float64]:
+    r"""Return the share of its accuracy that each update lost, (n,).
+
+    $1 - \phi_i / \min(\phi(w_i), B_i)$: $\phi_i$ is the accuracy of what
+    came back, $\phi(w_i)$ that of what was sent, $B_i$ that of the model
+    trained alone. Honest updates lose little, wrong labels most of it.
+
+    Returns:
+        (n,) shares, negative for a gain; 0 for who sent no valid update.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data = aq.load("fashion-mini")
+        >>> config = aq.Config(participants=2, rounds=1, local_steps=1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> rounds = aq.federate(aq.MLP, shards, config, progress=False)
+        >>> lost(aq.MLP, *rounds, data.validation, [0.1, 0.1]).shape
+        (2,)
+    """
+    b = accuracies("contribution", contribution)
+    found, sent = np.zeros(len(b)), _sent_accuracy(build, last, samples)
+    for i, u in zip(np.flatnonzero(last.widths), last.updates, strict=True):
+        if u.participant not in last.left_out:
+            (came,) = accuracy([slim(build, u.state, u.width)], samples)
+            start = min(sent[last.widths[i]], b[i])
+            found[i] = 1 - came / max(start, 1e-9)
+    return found
+
+
+def _sent_accuracy(
+    build: Build, last: Round, samples: Samples
+) -> dict[float, float]:
+    """Accuracy of the slices of a round, by width; of the full one too."""
+    sizes = sorted({1.0, *last.widths} - {0.0})
+    nets = [slim(build, last.before.theta, w) for w in sizes]
+    return dict(zip(sizes, accuracy(nets, samples).tolist(), strict=True))
 
 
 def earned_accuracy(
@@ -359,9 +412,7 @@ def held_models(
         [(1.0, 1.0)]
     """
     for last in rounds:
-        sizes = sorted({1.0, *last.widths} - {0.0})
-        nets = [slim(build, last.before.theta, w) for w in sizes]
-        found = dict(zip(sizes, accuracy(nets, samples), strict=True))
+        found = _sent_accuracy(build, last, samples)
         each = np.array([found.get(w, np.nan) for w in last.widths])
-        full, sent = float(found[1.0]), last.parameters_sent
+        full, sent = found[1.0], last.parameters_sent
         yield HeldModels(last.index, last.widths, each, full, sent)

@@ -164,6 +164,7 @@ class Round:
         before: The server's state at the start of the round.
         total_sent: Numbers sent and received up to this round.
         total_left_out: A participant for each update refused so far.
+        next_widths: (n,) width that the policy gives each one next.
         identity: What is trained (`checkpoint.describe`).
 
     Example:
@@ -181,6 +182,7 @@ class Round:
     before: ServerState = field(default_factory=lambda: ServerState({}))
     total_sent: int = 0
     total_left_out: tuple[int, ...] = ()
+    next_widths: tuple[float, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -1,4 +1,4 @@
-"""Write the book's API pages: the twelve names of a first run, the rest of the top level, a page for each namespace.
+"""Write the book's API pages: the names of a first run, the rest of the top level in two pages, one for each namespace.
 
 usage: python scripts/api.py [--check]     (--check: only say whether the pages are up to date)
 """
@@ -26,7 +26,8 @@ HEAD = """`import aequa_lite as aq`. The twelve names that a first run needs:
 | --- | --- |
 {rows}
 
-{{doc}}`top` documents the other names of the top level, and a page for each namespace follows. Each entry links its source.
+{{doc}}`top` documents the other functions of the top level, {{doc}}`classes` its classes, and a page for each namespace
+follows. Each entry links its source.
 """
 FIRST = ("load", "Config", "MLP", "for_dataset", "aequa", "federate", "slim", "standalone", "accuracy", "reward_curve",
          "allocate", "report")  # fmt: skip
@@ -62,10 +63,13 @@ def pages() -> dict[str, str]:
     names = top_level()
     rows = "\n".join(f"| {{py:obj}}`~aequa_lite.{name}` | {about(getattr(aq, name))} |" for name in FIRST)
     rest = [name for name in names if name not in FIRST]
-    more = "The other names of the top level, in reading order. {doc}`index` documents the first twelve."
+    classes = [name for name in rest if inspect.isclass(getattr(aq, name))]
+    functions = [name for name in rest if name not in classes]
+    more = "The other {} of the top level, in reading order. {{doc}}`index` documents the first twelve names."
     found = {
         "index.md": page("API: the twelve you need", HEAD.format(rows=rows).strip(), "aequa_lite", list(FIRST), aq),
-        "top.md": page("The rest of aq", more, "aequa_lite", rest, aq),
+        "top.md": page("Functions of aq", more.format("functions"), "aequa_lite", functions, aq),
+        "classes.md": page("Classes of aq", more.format("classes"), "aequa_lite", classes, aq),
     }
     for namespace in NAMESPACES:
         module = importlib.import_module(f"aequa_lite.{namespace}")

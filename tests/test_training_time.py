@@ -14,7 +14,16 @@ import aequa_lite as aq
 from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.slimmable import prefix
 from aequa_lite.theory import held_margin
-from aequa_lite.training_time import GRID, certified, earned_accuracy, held_models, settle, upper_bounds, widest_within
+from aequa_lite.training_time import (
+    GRID,
+    certified,
+    earned_accuracy,
+    held_models,
+    lost,
+    settle,
+    upper_bounds,
+    widest_within,
+)
 
 QUIET = partial(train, progress=False)
 
@@ -31,8 +40,17 @@ def problem(few: aq.Dataset, config: aq.Config) -> aq.Problem:
     return assess(aq.MLP, aq.data.power_law(few.train, config), config, few, progress=False)
 
 
-def policy_of(problem: aq.Problem, allowance: float = 0.02, confidence: float | None = None):
-    return aq.training_time(allowance, confidence=confidence)(problem.build, problem.validation, problem.contribution)
+@pytest.fixture
+def longer(few: aq.Dataset) -> aq.Problem:
+    """As long as the network needs to be better than what anybody reaches alone."""
+    config = aq.Config(participants=4, rounds=12, local_steps=20, lr=0.1, norm_limit=1e6)
+    return assess(aq.MLP, aq.data.dirichlet(few.train, config, alpha=0.5), config, few, progress=False)
+
+
+def policy_of(problem: aq.Problem, allowance: float = 0.02, confidence: float | None = None, **options: float):
+    return aq.training_time(allowance, confidence=confidence, **options)(
+        problem.build, problem.validation, problem.contribution
+    )
 
 
 def drawn(true: np.ndarray, samples: int, rng: np.random.Generator, noise: float = 0.1) -> aq.Curve:
@@ -137,19 +155,43 @@ def test_with_a_boundless_allowance_training_is_that_of_post_training_rewards(pr
     assert while_training.plan.widths.tolist() == after.plan.widths.tolist()
 
 
-def test_who_sent_no_valid_update_receives_nothing_in_the_next_round(problem: aq.Problem) -> None:
-    inner, last = aq.slimmable(aq.MLP), problem.config.rounds - 1
+def test_who_sent_no_valid_update_is_sent_nothing_better_than_what_it_has_alone(longer: aq.Problem) -> None:
+    inner, last, who = aq.slimmable(aq.MLP), longer.config.rounds - 1, int(longer.contribution.argmax())
 
     def local(state, shard, width, config, rng, *, first, weight):
         update = inner.local(state, shard, width, config, rng, first=first, weight=weight)
-        spoiled = shard.participant == 1 and first // config.local_steps in (2, last)
+        spoiled = shard.participant == who and first // config.local_steps in (last - 1, last)
         return replace(update, state={k: t * float("nan") for k, t in update.state.items()}) if spoiled else update
 
-    rounds = rounds_of(problem, strategy=replace(inner, local=local))
-    empty = [(each.index, i) for each in rounds for i, width in enumerate(each.widths) if width == 0]
-    assert empty == [(3, 1)]
-    assert rounds[-1].left_out == (1,)
-    assert min(policy_of(problem)(problem.config, rounds[-1])) > 0  # what was earned is still paid
+    rounds, honest = rounds_of(longer, strategy=replace(inner, local=local)), rounds_of(longer)
+    assert [each.widths for each in rounds[:-1]] == [each.widths for each in honest[:-1]]
+    assert rounds[-2].left_out == rounds[-1].left_out == (who,)
+    for sent, before in ((rounds[-1].widths, rounds[-2]), (policy_of(longer)(longer.config, rounds[-1]), rounds[-1])):
+        curve = aq.accuracy_curve(longer.build, before.theta, longer.validation)
+        assert curve.full > longer.contribution[who]
+        assert 0 < sent[who] < 1
+        at = curve.fitted[np.searchsorted(curve.widths, sent[who] - 1e-9)]
+        assert at <= longer.contribution[who] + 0.01
+
+
+def test_updates_that_lose_more_than_the_tolerance_are_not_paid(longer: aq.Problem) -> None:
+    who, alone, config = int(longer.contribution.argmax()), longer.contribution, longer.config
+    honest = rounds_of(longer)[-1]
+    spoiled = [replace(u, state=aq.init_params(aq.MLP, 0)) if u.participant == who else u for u in honest.updates]
+    spoiled = replace(honest, updates=tuple(spoiled))
+    few, many = (lost(longer.build, each, longer.validation, alone) for each in (honest, spoiled))
+    assert few.max() < 0.3 < many[who]
+    assert np.delete(few, who).tolist() == np.delete(many, who).tolist()
+
+    paid, checked = policy_of(longer), policy_of(longer, tolerance=0.3)
+    assert paid(config, spoiled) == paid(config, honest) == checked(config, honest)
+    found = checked(config, spoiled)
+    assert np.delete(found, who).tolist() == np.delete(paid(config, honest), who).tolist()
+    assert found[who] < paid(config, honest)[who] == 1.0  # the best contributor keeps everything, else
+    nets = [aq.slim(longer.build, honest.theta, found[who])]
+    assert aq.accuracy(nets, longer.validation)[0] <= 0.7 * alone[who] + 0.01
+    with pytest.raises(ValueError, match=r"`tolerance` must be a number in \[0, 1\], got 2"):
+        aq.training_time(tolerance=2)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(problem: aq.Problem, tmp_path: Path) -> None:
