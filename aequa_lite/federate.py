@@ -131,6 +131,7 @@ def slimmable(
     aggregate: Aggregator = aggregate,
     reweight: Reweight | None = None,
     precision: torch.dtype | None = None,
+    label_shares: Sequence[float] = (),
 ) -> Strategy:
     """Train one network at every width: slices out, slices back, averaged.
 
@@ -141,6 +142,8 @@ def slimmable(
         reweight: Weights of the updates as they arrive (default: those that
             `federate` was given).
         precision: Of the passes on a GPU.
+        label_shares: Of the labels where the network is used, for
+            `Config.logit_adjustment` (default: equal).
 
     Example:
         >>> import aequa_lite as aq
@@ -151,17 +154,17 @@ def slimmable(
         Ordered dropout (FjORD) with full participation; the width sampler
         is our choice.
     """
+    how: dict[str, Any] = {"width_sampler": width_sampler}
+    if label_shares:
+        how["label_shares"] = tuple(label_shares)
     return Strategy(
         broadcast=partial(_slice, build),
-        local=partial(local_sgd, build, width_sampler=width_sampler),
+        local=partial(local_sgd, build, **how),
         aggregate=partial(
             _aggregate, server=server, rule=aggregate, reweight=reweight
         ),
         vectorized=partial(
-            vectorized_sgd,
-            build,
-            width_sampler=width_sampler,
-            precision=precision,
+            vectorized_sgd, build, **how, precision=precision
         ),
     )
 

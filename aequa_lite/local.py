@@ -121,10 +121,19 @@ def batches(
     return order[: steps * batch].reshape(steps, batch)
 
 
-def logit_offsets(samples: Samples, strength: float) -> Tensor:
-    r"""Logit adjustment $b \log\frac{n_c + 1}{n + C}$, (classes,)."""
+def class_shares(samples: Samples) -> Tensor:
+    r"""Each class's share of the samples, $\frac{n_c + 1}{n + C}$."""
     shown = torch.bincount(samples.y, minlength=samples.classes)
-    share = (shown + 1.0) / (len(samples) + samples.classes)
+    return (shown + 1.0) / (len(samples) + samples.classes)
+
+
+def logit_offsets(
+    samples: Samples, strength: float, label_shares: Sequence[float] = ()
+) -> Tensor:
+    r"""Logit adjustment $b \log(s_c / p_c)$, (classes,)."""
+    share = class_shares(samples)
+    if len(label_shares):
+        share = share / share.new_tensor(label_shares)
     return strength * share.log()
 
 
@@ -283,6 +292,7 @@ def local_sgd(
     rng: np.random.Generator,
     *,
     width_sampler: WidthSampler = full_and_random,
+    label_shares: Sequence[float] = (),
     first: int = 0,
     steps: int | None = None,
     weight: float = 1.0,
@@ -293,11 +303,13 @@ def local_sgd(
     $\sum_{v \in W} s_v M_v \nabla F(M_v \theta)$ by SGD with momentum;
     $M_v$ masks the slice of width $v$ and $s_v \propto v^q$ with $q$ =
     `loss_power`. With $b$ = `logit_adjustment`, the loss adds
-    $b \log\frac{n_c + 1}{n + C}$ to the logit of class $c$, of which the
-    shard holds $n_c$ of $n$ samples.
+    $b \log(s_c / p_c)$ to the logit of class $c$; $s_c = (n_c + 1)/(n + C)$
+    if the shard holds $n_c$ of $n$ samples, $p_c$ is its label share.
 
     Args:
         state: The slice at `width`; it is copied, never written to.
+        label_shares: $p$, of the labels where the network is used (default:
+            equal).
         first: Steps taken in earlier rounds, for the learning rate.
         steps: Steps to take (default: the config's).
         weight: Aggregation weight, passed on.
@@ -329,7 +341,9 @@ def local_sgd(
     velocity = {k: torch.zeros_like(t) for k, t in theta.items()}
     x, y = shard.samples.x, shard.samples.y
     strength = config.logit_adjustment
-    offset = logit_offsets(shard.samples, strength) if strength else None
+    offset = None
+    if strength:
+        offset = logit_offsets(shard.samples, strength, label_shares)
     order = batches(rng, len(shard), config, steps)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
     for step, chosen in enumerate(torch.as_tensor(order, device=y.device)):

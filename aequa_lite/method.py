@@ -33,7 +33,7 @@ from .federate import (
     slimmable,
     standalone,
 )
-from .local import WidthSampler, full_and_random
+from .local import WidthSampler, class_shares, full_and_random
 from .slimmable import aggregate
 from .training_time import Schedule, settle
 from .types import Build, Dataset, Round, Samples, Shard
@@ -268,10 +268,13 @@ def slimmable_rewards(
         strength = config.schedule_logit_adjustment
         config = replace(config, logit_adjustment=strength)
         problem = replace(problem, config=config)
-    contribution = problem.contribution
+    contribution, label_shares = problem.contribution, []
+    if config.logit_adjustment:  # to the labels as the server sees them
+        label_shares = class_shares(problem.validation).tolist()
     strategy = slimmable(
         build, width_sampler, server=server, aggregate=aggregate,
         reweight=reweight, precision=precision,
+        label_shares=label_shares if len(set(label_shares)) > 1 else (),
     )  # fmt: skip
     policy = full_width
     if schedule:

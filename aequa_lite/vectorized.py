@@ -51,6 +51,7 @@ def vectorized_sgd(
     rngs: Sequence[np.random.Generator],
     *,
     width_sampler: WidthSampler = full_and_random,
+    label_shares: Sequence[float] = (),
     first: int = 0,
     steps: int | None = None,
     weights: Sequence[float] | None = None,
@@ -64,6 +65,7 @@ def vectorized_sgd(
     Args:
         sent: Each participant's slice.
         rngs: Each participant's generator.
+        label_shares: As in `local_sgd`.
         first: Steps taken in earlier rounds, for the learning rate.
         steps: Steps to take (default: the config's).
         precision: bfloat16 or float16 for the passes; parameters, momentum
@@ -103,7 +105,7 @@ def vectorized_sgd(
     for start in range(0, len(shards), most):
         part = slice(start, start + most)
         few = sent[part], shards[part], widths[part]
-        stack = _Stack(build, *few, config, precision)
+        stack = _Stack(build, *few, config, precision, label_shares)
         plan = stack.plan(rngs[part], width_sampler, first, steps)
         losses = stack.train(plan)
         updates += stack.updates(weights[part], losses)
@@ -205,7 +207,7 @@ class _Stack:
     def __init__(
         self, build: Build, sent: Sequence[State], shards: Sequence[Shard],
         widths: Sequence[float], config: Config,
-        precision: torch.dtype | None,
+        precision: torch.dtype | None, label_shares: Sequence[float] = (),
     ) -> None:  # fmt: skip
         self.build, self.shards, self.widths = build, shards, widths
         self.config, self.precision = config, precision
@@ -231,7 +233,9 @@ class _Stack:
         self.begin = [where[id(shard.samples)] for shard in shards]
         self.offset = None  # (P, 1, classes)
         if b := config.logit_adjustment:
-            rows = [logit_offsets(shard.samples, b) for shard in shards]
+            rows = [
+                logit_offsets(s.samples, b, label_shares) for s in shards
+            ]
             self.offset = torch.stack(rows)[:, None]
 
     def plan(

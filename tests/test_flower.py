@@ -176,6 +176,23 @@ def test_the_report_and_the_rewards_are_those_of_one_process(
         assert aq.load_reward(mine) is not None
 
 
+def test_over_flower_the_loss_is_adjusted_to_the_servers_labels_too(
+    data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = data.validation.y < 4
+    unequal = data.validation.take(torch.cat([torch.nonzero(many)[:, 0], torch.nonzero(~many)[::5, 0]]))
+    data = replace(data, validation=unequal)
+    monkeypatch.setattr(server, "load", lambda *_, **__: data)
+    schedule = aq.training_time(0.02)
+    asked = replace(asked, algorithm="aequa(schedule='training_time(0.02)')")
+    grid = Inline(asked, three, tmp_path)
+    report = server.run_over(grid, asked, three)
+    assert result(report) == result(in_process(data, three, schedule=schedule).report)
+    shares = [m.content["asked"]["label_shares"] for _, m in grid.sent if "label_shares" in m.content["asked"]]
+    assert len(shares) == 6
+    assert all(len(each) == 10 for each in shares)
+
+
 @pytest.mark.parametrize("name", ["fedavg", "cgsv(0.5)", "lg_fedavg", "fedsac"])
 def test_baselines_give_the_report_of_one_process(
     name: str, data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
-from aequa_lite.local import batches, gradient, logit_offsets
+from aequa_lite.local import batches, class_shares, gradient, logit_offsets
 from aequa_lite.slimmable import Build, prefix, slice_of
 
 
@@ -187,6 +189,14 @@ def test_offsets_are_the_log_shares_of_the_classes() -> None:
     assert found.tolist() == pytest.approx(by_hand, rel=1e-6)
 
 
+def test_offsets_are_relative_to_the_labels_where_the_network_is_used() -> None:
+    wanted = [0.3] * 3 + [0.1] * 7
+    by_hand = [np.log(n / 110 / p) for n, p in zip((1, 1, 1, 81, 1, 1, 1, 21, 1, 1), wanted, strict=True)]
+    assert logit_offsets(unlike().samples, 1.0, wanted).tolist() == pytest.approx(by_hand, rel=1e-5)
+    same = class_shares(unlike().samples).tolist()
+    assert logit_offsets(unlike().samples, 1.0, same).tolist() == pytest.approx([0.0] * 10, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("strength", "odds"), [(0.0, 80 / 20), (0.5, (80 / 20) / (81 / 21) ** 0.5), (1.0, (80 / 20) / (81 / 21))]
 )
@@ -197,6 +207,18 @@ def test_an_adjusted_loss_discounts_how_often_a_shard_shows_a_class(strength: fl
     update = aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), width_sampler=aq.full_only)
     share = aq.slim(aq.MLP, update.state, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
     assert share[3] / share[7] == pytest.approx(odds, rel=0.02)
+
+
+def test_a_network_for_the_shards_own_labels_is_not_adjusted() -> None:
+    config = aq.Config(participants=1, rounds=1, local_steps=5, logit_adjustment=1.0)
+    shard, theta = unlike(), aq.init_params(aq.MLP, seed=0)
+    shares = class_shares(shard.samples).tolist()
+    plain = aq.local_sgd(aq.MLP, theta, shard, 1.0, replace(config, logit_adjustment=0.0), aq.stream(0, "t"))
+    own, equal = (
+        aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), label_shares=each) for each in (shares, ())
+    )
+    torch.testing.assert_close(own.state, plain.state)
+    assert not torch.allclose(equal.state["4.bias"], plain.state["4.bias"], atol=1e-3)
 
 
 @pytest.mark.parametrize(("first", "steps"), [(-1, 1), (0, 0), (0, 2.5)])

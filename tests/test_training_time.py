@@ -155,6 +155,29 @@ def test_with_a_boundless_allowance_training_is_that_of_post_training_rewards(pr
     assert while_training.plan.widths.tolist() == after.plan.widths.tolist()
 
 
+def test_the_loss_is_adjusted_to_the_label_shares_of_the_validation_samples(problem: aq.Problem) -> None:
+    seen: list[tuple[float, ...]] = []
+
+    def watched(problem: aq.Problem, strategy: aq.Strategy, **options) -> aq.Round:
+        seen.append(strategy.local.keywords.get("label_shares", ()))
+        assert strategy.vectorized.keywords.get("label_shares", ()) == seen[-1]
+        return QUIET(problem, strategy, **options)
+
+    def trained(validation: aq.Samples, config: aq.Config, **options) -> None:
+        data = replace(problem.data, validation=validation)
+        slimmable_rewards(replace(problem, data=data, config=replace(config, rounds=1)), train=watched, **options)
+
+    own, schedule = problem.validation, aq.training_time()
+    equal = own.take(torch.cat([torch.nonzero(own.y == c)[:5, 0] for c in range(10)]))
+    unequal = own.take(torch.cat([torch.nonzero(own.y == c)[: 1 + c, 0] for c in range(10)]))
+    trained(equal, problem.config, schedule=schedule)
+    trained(unequal, problem.config)  # nothing is adjusted without a schedule
+    trained(unequal, problem.config, schedule=schedule)
+    trained(unequal, replace(problem.config, logit_adjustment=0.5))
+    shares = pytest.approx([(c + 2) / 65 for c in range(10)])
+    assert seen == [(), (), shares, shares]
+
+
 def test_who_sent_no_valid_update_is_sent_nothing_better_than_what_it_has_alone(longer: aq.Problem) -> None:
     inner, last, who = aq.slimmable(aq.MLP), longer.config.rounds - 1, int(longer.contribution.argmax())
 

@@ -39,8 +39,9 @@ def both(build, few, config: aq.Config, sampler, **more) -> tuple[list[aq.Update
         build, sent, shards, WIDTHS, config, rngs, width_sampler=sampler, first=3, **more
     )
     rngs = [aq.stream(0, "vectorized", i) for i in range(3)]
+    plain = {"width_sampler": sampler, **{k: v for k, v in more.items() if k != "precision"}}
     alone = [
-        aq.local_sgd(build, s, shard, w, config, rng, width_sampler=sampler, first=3)
+        aq.local_sgd(build, s, shard, w, config, rng, first=3, **plain)
         for s, shard, w, rng in zip(sent, shards, WIDTHS, rngs, strict=True)
     ]
     return together, alone
@@ -94,9 +95,11 @@ def test_vectorized_training_gives_each_its_own_update(build, fields: dict, samp
 
 def test_vectorized_training_adjusts_logits_to_each_shards_own_classes(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5, logit_adjustment=0.7)
-    for together, alone in zip(*both(aq.MLP, few, config, aq.full_and_random), strict=True):
-        for name, t in alone.state.items():
-            torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
+    wanted = tuple(0.01 + 0.02 * c for c in range(10))
+    for options in ({}, {"label_shares": wanted}):
+        for together, alone in zip(*both(aq.MLP, few, config, aq.full_and_random, **options), strict=True):
+            for name, t in alone.state.items():
+                torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 
 
 def test_half_precision_stays_near(few: aq.Dataset) -> None:

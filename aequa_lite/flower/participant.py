@@ -13,7 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from .._check import number, refusal
+from .._check import number, one_each, refusal
 from .._io import write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
@@ -78,7 +78,7 @@ def _asked(
 ) -> tuple[dict[str, int | float], Config, Shard, Build]:
     """The numbers of a message, checked, and what this node needs for its work."""
     settings, config = read_config(context.run_config)
-    asked = {k: v for k, v in message.content["asked"].items() if k != "width_sampler"}
+    asked = {k: v for k, v in message.content["asked"].items() if k not in ("width_sampler", "label_shares")}
     asked = checked_metadata(asked, {**allowed, **DATA})
     shard = own_shard(context.node_config, config, settings.data, int(asked["classes"]))
     samples, words = shard.samples, ("",) * int(asked["words"])
@@ -102,6 +102,14 @@ def introduce(message: Message, context: Context) -> Message:
     return _reply(message, content, participant=shard.participant, samples=len(shard))
 
 
+def _label_shares(found: Any, classes: int) -> list[float]:
+    """The label shares of the server's samples; refused unless they are one number in (0, 1] for each class, or none."""
+    shares = [number("label_shares", each, 0, 1, above=True) for each in found]
+    if shares:
+        one_each("label_shares", shares, classes, "classes")
+    return shares
+
+
 @app.train("round")
 def train(message: Message, context: Context) -> Message:
     """Train the slice that arrived on the own shard, as the in-process loop does, and send it back."""
@@ -111,12 +119,13 @@ def train(message: Message, context: Context) -> Message:
     config = replace(config, logit_adjustment=float(asked["logit_adjustment"]))
     sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
     index, width = int(asked["round"]), float(asked["width"])
+    shares = _label_shares(message.content["asked"].get("label_shares", ()), shard.samples.classes)
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
     def local(mine: Shard) -> Update:
         rng = stream(config.seed, "local", index, mine.participant)
         first = index * config.local_steps
-        return local_sgd(build, sent, mine, width, config, rng, width_sampler=sampler, first=first)
+        return local_sgd(build, sent, mine, width, config, rng, width_sampler=sampler, label_shares=shares, first=first)
 
     with workers(1) as spread:  # as the in-process loop does: on a thread with one arithmetic thread
         (update,) = spread(local, [shard])

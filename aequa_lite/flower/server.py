@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,7 +55,7 @@ def sampler_name(build: Build, strategy: Strategy) -> str:
     """
     local: Any = strategy.local
     plain = isinstance(local, partial) and local.func is local_sgd and local.args == (build,)
-    if not plain or set(local.keywords) != {"width_sampler"}:
+    if not plain or set(local.keywords) - {"label_shares"} != {"width_sampler"}:
         allowed = "one whose participants train by `local_sgd` with a width sampler of the package"
         raise refusal("algorithm", allowed, local, "run it in one process")
     return word_of("width_sampler", local.keywords["width_sampler"])
@@ -94,7 +94,11 @@ class RemoteTraining:
         """Send slices and return updates; `rngs` are unused, each participant makes its own from the same seed."""
         index, began = first // config.local_steps, time.monotonic()
         rows = {s.participant: {"width": float(width)} for s, width in zip(shards, widths, strict=True)}
-        messages = self._messages(index, sent, shards, rows, config.logit_adjustment)
+        adjustment: dict[str, Any] = {"logit_adjustment": config.logit_adjustment}
+        local: Any = self.strategy.local
+        if shares := local.keywords.get("label_shares"):
+            adjustment["label_shares"] = list(shares)
+        messages = self._messages(index, sent, shards, rows, adjustment)
         replies = self.registry.exchange("train.round", messages, self.settings.deadline, str(index))
         updates = [
             self._update(shard.participant, float(weight), replies.pop(shard.participant, None), rows)
@@ -117,18 +121,13 @@ class RemoteTraining:
         sent: Sequence[State],
         shards: Sequence[Shard],
         rows: dict[int, dict[str, Any]],
-        adjustment: float,
+        adjustment: Mapping[str, Any],
     ) -> Iterator[tuple[int, RecordDict]]:
         """One message after another, so that only one is packed at a time."""
         for shard, state in zip(shards, sent, strict=True):
             row, slice_ = rows[shard.participant], packed(state)
             row["down"] = len(slice_["state"].data)
-            asked = {
-                "round": index,
-                "width": row["width"],
-                "width_sampler": self.sampler,
-                "logit_adjustment": adjustment,
-            }
+            asked = {"round": index, "width": row["width"], "width_sampler": self.sampler, **adjustment}
             yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(self.registry.asked | asked)})
 
     def _update(
