@@ -133,7 +133,7 @@ def pareto(found: pd.DataFrame) -> Figure:
     return figure
 
 
-def strips(gains: pd.DataFrame, alone: Sequence[str]) -> Figure:
+def strips(gains: pd.DataFrame) -> Figure:
     """The gain of every participant, a row for each method and a panel for each partition; coloured by accuracy alone."""
     methods, partitions = list(gains["method"].unique()), list(gains["partition"].unique())
     figure, panels = plt.subplots(1, len(partitions), figsize=(9.6, 0.9 + 0.36 * len(methods)), sharey=True)
@@ -152,8 +152,7 @@ def strips(gains: pd.DataFrame, alone: Sequence[str]) -> Figure:
         ax.set_xlabel("gain, points")
         ax.grid(axis="y", color="#eeeeee")
         ax.set_axisbelow(True)
-    names = [f"{m}{' †' if m in alone else ''}" for m in methods]
-    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), names, size=9)
+    np.atleast_1d(panels)[0].set_yticks(range(len(methods)), methods, size=9)
     np.atleast_1d(panels)[0].set_ylim(len(methods) - 0.5, -0.5)
     bar = figure.colorbar(mpl.cm.ScalarMappable(norm, "crest"), ax=panels, pad=0.015, aspect=30)
     bar.set_label("accuracy alone", size=9)

@@ -429,7 +429,7 @@ def draw(check: bool = False) -> list[str]:
         "forest": (lambda: figures.forest(found), [repr(found)]),
         "pearson": (lambda: figures.heat(values, told), [values, told]),
         "pareto": (lambda: figures.pareto(trade), [trade]),
-        "gains": (lambda: figures.strips(gains, CORRECTED), [gains]),
+        "gains": (lambda: figures.strips(gains), [gains]),
         "speed": (lambda: figures.bars(*speeds()), speeds()),
     }
     old = [name for name, (_, rows) in wanted.items() if not figures.is_current(name, rows)]
