@@ -25,8 +25,10 @@ from training_time import CONFIG, DATA, PARTITIONS, origin
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
+from aequa_lite.federate import Policy
 from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.slimmable import aggregate, coverage, prefix
+from aequa_lite.training_time import Schedule
 from aequa_lite.types import State
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "training_time" / "variants.csv"
@@ -99,6 +101,67 @@ def with_fitted_biases(problem: aq.Problem) -> Aggregate:
     return found
 
 
+def distilled(problem: aq.Problem, steps: int = 10) -> Aggregate:
+    """Aggregate, then teach the full width by its best slice on validation inputs; kept if other samples say it helps."""
+    order = aq.stream(SEED, "distilled").permutation(len(problem.validation))
+    taught, judged = (problem.validation.take(torch.from_numpy(half)) for half in np.array_split(order, 2))
+    widths, build = (0.25, 0.5, 0.75), problem.build
+
+    def loss(theta: State, width: float) -> float:
+        with torch.no_grad():
+            return float(cross_entropy(aq.slim(build, theta, width)(judged.x), judged.y))
+
+    def found(theta: State, arrived: Arrived) -> State:
+        new = aggregate(theta, arrived)
+        before, best = loss(new, 1.0), min(widths, key=lambda w: loss(new, w))
+        if loss(new, best) >= before:
+            return new
+        with torch.no_grad():
+            soft = aq.slim(build, new, best)(taught.x).softmax(1)
+        net, inner = aq.slim(build, new, 1.0), aq.slice_of(build, new, best)
+        optimizer = torch.optim.SGD(net.parameters(), lr=problem.config.lr)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            cross_entropy(net(taught.x), soft).backward()
+            for name, t in net.named_parameters():
+                t.grad[prefix(inner[name].shape)] = 0  # the teacher stays as it is
+            optimizer.step()
+        after = {name: t.detach() for name, t in net.state_dict().items()}
+        return after if loss(after, 1.0) < before else new
+
+    return found
+
+
+def falling(allowance: float, times: float = 4.0) -> Schedule:
+    """The schedule with an allowance that starts so many times higher and falls to zero."""
+
+    def schedule(build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            left = 1.0 if last is None else 1 - (last.index + 1) / config.rounds
+            return aq.training_time(times * allowance * left)(build, validation, contribution)(config, last)
+
+        return policy
+
+    return schedule
+
+
+def ending_together(allowance: float, rounds: int = 8) -> Schedule:
+    """The schedule; in the last rounds only those who have earned the full network go on."""
+
+    def schedule(build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        inner = aq.training_time(allowance)(build, validation, contribution)
+
+        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            widths = inner(config, last)
+            if last is None or not config.rounds - rounds <= last.index + 1 < config.rounds:
+                return widths
+            return [width if width == 1.0 else 0.0 for width in widths]
+
+        return policy
+
+    return schedule
+
+
 @dataclass(frozen=True)
 class Variant:
     """What a variant changes."""
@@ -108,6 +171,7 @@ class Variant:
     grid: Sequence[float] | None = None
     power: float = 0.0  # of the width in the weight of an update
     aggregate: Callable[[aq.Problem], Aggregate] | None = None
+    schedule: Callable[[float], Schedule] = aq.training_time
 
 
 VARIANTS = {
@@ -125,6 +189,9 @@ VARIANTS = {
     "the same, no logit adjustment": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=accepted_by_validation
     ),
+    "outer units taught by the best slice, if validation agrees": Variant(aggregate=distilled),
+    "allowance from four times to zero": Variant(schedule=falling),
+    "last 8 rounds without those who hold less than all": Variant(schedule=ending_together),
     "output biases fitted on validation": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
     ),
@@ -138,7 +205,7 @@ def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     grid = {} if variant.grid is None else {"grid": variant.grid}
     outcome = slimmable_rewards(
         replace(problem, config=replace(problem.config, **variant.config)),
-        schedule=aq.training_time(allowance, **grid) if variant.while_training else None,
+        schedule=variant.schedule(allowance, **grid) if variant.while_training else None,
         aggregate=variant.aggregate(problem) if variant.aggregate else aggregate,
         reweight=partial(by_width, power=variant.power) if variant.power else None,
         train=partial(train, progress=False),
