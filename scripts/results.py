@@ -629,6 +629,37 @@ def constants() -> str:
     return markdown(head, rows) + f"\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
 
 
+def natural() -> str:
+    """All methods on participants that exist: accuracies, and for two classes the area under the curve."""
+    table = pd.read_csv(ROOT / "results" / "natural" / "runs.csv")
+    chosen = {row["data"]: f"{row['lr']:g}" for row in table[table["seed"] < 100].to_dict("records")}
+    table, parts = table[table["seed"] < 100], []
+    columns = ("reward_best", "reward_mean", "mcg", "cgs", "pearson")
+    for data, here in table.groupby("data", sort=False):
+        alone = here.drop_duplicates("seed")
+        told = f"{int(alone['informative'].sum())} of {len(alone)} runs informative"
+        head = [
+            f"**{data}**: {here['participants'].iloc[0]} participants; alone they reach {spread(alone['alone_worst'])} to "
+            f"{spread(alone['alone_best'])}; {alone['test_samples'].iloc[0]:,} test samples; {told}; learning rate {chosen[data]}"
+        ]
+        rows, two = [], here["auc_reward_best"].notna().any() if "auc_reward_best" in here else False
+        for method, runs in here.groupby("method", sort=False):
+            values = [spread(runs[each]) for each in columns]
+            values += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
+            if two:
+                values += [spread(runs["auc_reward_best"]), spread(runs["auc_reward_mean"])]
+            rows.append([f"`{method}`", str(len(runs)), *values])
+        names = ["method", "runs", "best reward", "mean reward", "MCG", "CGS", "Pearson", "smallest gain", "worse off"]
+        if two:
+            aucs = f"; the best alone has an AUC of {spread(alone['auc_alone_best'])}, their mean is "
+            head.append(aucs + spread(alone["auc_alone_mean"]))
+            names += ["AUC, best", "AUC, mean"]
+        parts.append("".join(head) + ".\n\n" + markdown(names, rows))
+    count = f"{len(table)} rows; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
+    link = f"{{download}}`{count} (CSV) <../results/natural/runs.csv>`"
+    return "\n".join(parts) + f"\nBy `python scripts/natural.py`; {'; '.join([link, *origin(table)])}.\n"
+
+
 def defaults() -> str:
     """What other training constants change against the defaults, paired by data set, partition and seed."""
     table = pd.read_csv(ROOT / "results" / "defaults" / "runs.csv")
@@ -706,7 +737,8 @@ def speeds() -> list[pd.DataFrame]:
 
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
-             "run_times": run_times, "constants": constants, "variants": variants, "confidence": confidence}  # fmt: skip
+             "run_times": run_times, "constants": constants, "variants": variants, "confidence": confidence,
+             "natural": natural}  # fmt: skip
 
 
 def filled(mark: str) -> str:
