@@ -37,7 +37,13 @@ from .checkpoint import (
     shards_digest,
 )
 from .config import Config
-from .local import WidthSampler, full_and_random, full_only, local_sgd
+from .local import (
+    WidthSampler,
+    checked_shares,
+    full_and_random,
+    full_only,
+    local_sgd,
+)
 from .networks.base import init_params
 from .rng import stream
 from .slimmable import Pairs, aggregate, slice_of, slim, template
@@ -155,8 +161,9 @@ def slimmable(
         is our choice.
     """
     how: dict[str, Any] = {"width_sampler": width_sampler}
-    if label_shares:
-        how["label_shares"] = tuple(label_shares)
+    if len(label_shares):
+        shares = checked_shares(label_shares, len(label_shares))
+        how["label_shares"] = tuple(shares)
     return Strategy(
         broadcast=partial(_slice, build),
         local=partial(local_sgd, build, **how),

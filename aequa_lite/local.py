@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._check import checked, number
+from ._check import checked, number, one_each
 from .config import Config
 from .slimmable import bind, prefix, split_stem, template
 from .types import Build, Samples, Shard, State, Update
@@ -125,6 +125,19 @@ def class_shares(samples: Samples) -> Tensor:
     r"""Each class's share of the samples, $\frac{n_c + 1}{n + C}$."""
     shown = torch.bincount(samples.y, minlength=samples.classes)
     return (shown + 1.0) / (len(samples) + samples.classes)
+
+
+def checked_shares(
+    label_shares: Sequence[float], classes: int
+) -> list[float]:
+    """The shares in (0, 1], one for each class or none at all."""
+    found = [
+        number("label_shares", each, 0, 1, above=True)
+        for each in label_shares
+    ]
+    return one_each(
+        "label_shares", found, classes if found else 0, "classes"
+    )
 
 
 def logit_offsets(
@@ -318,7 +331,8 @@ def local_sgd(
         The update, at the same width.
 
     Raises:
-        ValueError: `first` or `steps` is negative.
+        ValueError: `first` or `steps` is negative, or there is not one
+            label share for each class.
 
     Example:
         >>> import aequa_lite as aq
@@ -334,6 +348,7 @@ def local_sgd(
         our choice. Balanced softmax (Ren et al. 2020) in local training as
         in Fed-RoD (Chen and Chao 2022).
     """
+    checked_shares(label_shares, shard.samples.classes)
     number("first", first, 0, whole=True)
     steps = config.local_steps if steps is None else steps
     number("steps", steps, 1, whole=True)

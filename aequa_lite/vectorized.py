@@ -28,6 +28,7 @@ from .config import Config
 from .local import (
     WidthSampler,
     batches,
+    checked_shares,
     full_and_random,
     logit_offsets,
     loss_over_widths,
@@ -95,6 +96,8 @@ def vectorized_sgd(
     one_each("sent", sent, len(shards))
     one_each("widths", widths, len(shards))
     one_each("rngs", rngs, len(shards))
+    if shards:
+        checked_shares(label_shares, shards[0].samples.classes)
     if buffers := [k for k, _ in template(build, 1.0).named_buffers()]:
         raise refusal("build", "a network without buffers", buffers[0],
                       "train it with vectorized=False")  # fmt: skip

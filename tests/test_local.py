@@ -226,3 +226,19 @@ def test_a_step_count_that_is_none_is_refused(few: aq.Dataset, first: int, steps
     theta = aq.init_params(aq.MLP, seed=0)
     with pytest.raises(ValueError, match="must be a whole number from"):
         aq.local_sgd(aq.MLP, theta, shard_of(few), 1.0, aq.Config(), aq.stream(0, "t"), first=first, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        ([0.5, 0.5], "`label_shares` must hold one entry for each of the 10 classes, got 2 entries"),
+        ([0.0] + [0.1] * 9, r"`label_shares` must be a number in \(0, 1\], got 0.0"),
+        ([float("nan")] * 10, r"`label_shares` must be a number in \(0, 1\], got nan"),
+    ],
+)
+def test_label_shares_that_are_none_are_refused_before_any_work(shares, sentence: str, few: aq.Dataset) -> None:
+    shard, theta, config = shard_of(few), aq.init_params(aq.MLP, seed=0), aq.Config(participants=1)
+    with pytest.raises(ValueError, match=sentence):
+        aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), label_shares=shares)
+    with pytest.raises(ValueError, match=sentence):
+        aq.vectorized.vectorized_sgd(aq.MLP, [theta], [shard], [1.0], config, [aq.stream(0, "t")], label_shares=shares)

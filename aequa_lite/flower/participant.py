@@ -13,7 +13,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from .._check import number, one_each, refusal
+from .._check import number, refusal
 from .._io import write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
@@ -21,7 +21,7 @@ from ..config import Config
 from ..data.load import checked_arrays, load
 from ..data.readers import NAMES, Arrays, open_npz, reading
 from ..federate import standalone
-from ..local import local_sgd
+from ..local import checked_shares, local_sgd
 from ..networks.base import for_dataset
 from ..registry import lookup, network
 from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
@@ -102,14 +102,6 @@ def introduce(message: Message, context: Context) -> Message:
     return _reply(message, content, participant=shard.participant, samples=len(shard))
 
 
-def _label_shares(found: Any, classes: int) -> list[float]:
-    """The label shares of the server's samples; refused unless they are one number in (0, 1] for each class, or none."""
-    shares = [number("label_shares", each, 0, 1, above=True) for each in found]
-    if shares:
-        one_each("label_shares", shares, classes, "classes")
-    return shares
-
-
 @app.train("round")
 def train(message: Message, context: Context) -> Message:
     """Train the slice that arrived on the own shard, as the in-process loop does, and send it back."""
@@ -119,7 +111,7 @@ def train(message: Message, context: Context) -> Message:
     config = replace(config, logit_adjustment=float(asked["logit_adjustment"]))
     sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
     index, width = int(asked["round"]), float(asked["width"])
-    shares = _label_shares(message.content["asked"].get("label_shares", ()), shard.samples.classes)
+    shares = checked_shares(message.content["asked"].get("label_shares", ()), shard.samples.classes)
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
     def local(mine: Shard) -> Update:
