@@ -171,8 +171,8 @@ def runtime() -> str:
     if torch.cuda.is_available():
         return (
             f"{torch.cuda.get_device_name(0)} and {cores}, torch {torch.__version__}: data and networks go to the GPU by "
-            "themselves, and there all participants train in one pass. There is room for more: raise the numbers in the "
-            'next cell, or open reproduce.ipynb, where data = "fashion" is ten times as many images.'
+            "themselves, and there all participants train in one pass. On Colab a chapter takes its larger recipe; for "
+            'still more, open reproduce.ipynb, where data = "fashion" is ten times as many images.'
         )
     return (
         f"{cores} and no GPU, torch {torch.__version__}: a chapter takes about as long as it says at its top, which was "

@@ -57,10 +57,31 @@ FLEET = """if "google.colab" in sys.modules:
     major, minor = sys.version_info[:2]
     sys.path.insert(0, f"flower/lib/python{major}.{minor}/site-packages")"""
 
+LARGER = {  # notebook -> its larger recipe
+    "01": "rounds = 2 * rounds",
+    "02": "rounds, seeds = 2 * rounds, 5",
+    "03": "rounds = 2 * rounds",
+    "04": "seeds, rounds, scale = 8, 2 * rounds, 4",
+    "05": "rounds = 2 * rounds",
+    "06": "rounds = 2 * rounds",
+    "07": "rounds = 2 * rounds",
+    "08": "rounds = 2 * rounds",
+    "09": "rounds = 2 * rounds",
+    "10": "local_steps = 2 * local_steps",
+    "11": "seeds = 2 * seeds",
+    "reproduce": "rounds = 2 * rounds",
+}
+LARGER_CELL = """if "google.colab" in sys.modules:
+    import torch
+
+    if torch.cuda.is_available():  # there is time for the larger recipe
+        {}"""
+
 
 def installing_cells(name: str) -> list[str]:
-    """The cells that install: the first of every notebook, and one for Flower where a notebook starts a fleet."""
-    return [FIRST, FLEET] if name.startswith(("10_", "11_")) else [FIRST]
+    """The cells for Colab: what installs, and Flower where a notebook starts a fleet; behind the parameters, larger ones."""
+    install = [FIRST, FLEET] if name.startswith(("10_", "11_")) else [FIRST]
+    return [*install, LARGER_CELL.format(LARGER[name.split("_")[0]])]
 
 
 def write_cells(notebooks: list[Path]) -> None:
@@ -69,6 +90,12 @@ def write_cells(notebooks: list[Path]) -> None:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = [cell for cell in notebook["cells"] if "nbval-skip" in cell["metadata"].get("tags", [])]
         wanted = [text.splitlines(keepends=True) for text in installing_cells(path.stem)]
+        if len(cells) < len(wanted):  # the larger recipe is new
+            place = next(i for i, c in enumerate(notebook["cells"]) if "parameters" in c["metadata"].get("tags", []))
+            tags = {"tags": ["remove-cell", "nbval-skip"]}
+            cell = {"cell_type": "code", "execution_count": None, "id": f"{path.stem[:12]}-larger", "metadata": tags}
+            notebook["cells"].insert(place + 1, {**cell, "outputs": [], "source": []})
+            cells.append(notebook["cells"][place + 1])
         if [cell["source"] for cell in cells] != wanted:
             for cell, text in zip(cells, wanted, strict=True):
                 cell["source"] = text

@@ -284,6 +284,27 @@ def test_the_installing_cell_takes_an_uploaded_wheel_or_the_repository(
     assert commands == [f"pip -q install --no-deps {wheel or 'git+' + check.ADDRESS}"]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_on_colab_a_gpu_means_the_larger_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = json.loads(path.read_text())["cells"]
+    tags = [cell["metadata"].get("tags", []) for cell in cells]
+    parameters = next(i for i, each in enumerate(tags) if "parameters" in each)
+    assert "nbval-skip" in tags[parameters + 1]  # right behind them
+    given: dict[str, object] = {"sys": sys}
+    exec("".join(cells[parameters]["source"]), given)
+    small = dict(given)
+    exec("".join(cells[parameters + 1]["source"]), given)
+    assert given == small  # not on Colab
+    monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+    for found in (False, True):
+        monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
+        exec("".join(cells[parameters + 1]["source"]), given)
+        changed = {k for k, value in small.items() if k != "__builtins__" and given[k] != value}
+        assert bool(changed) is found
+    assert changed <= {"rounds", "seeds", "local_steps", "scale"}
+    assert all(given[name] > small[name] for name in changed)
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_a_chapter_has_the_form_of_a_chapter(path: Path) -> None:
     cells = json.loads(path.read_text())["cells"]
