@@ -69,7 +69,6 @@ LARGER = {  # notebook -> its larger recipe
     "09": "rounds = 2 * rounds",
     "10": "local_steps = 2 * local_steps",
     "11": "seeds = 2 * seeds",
-    "reproduce": "rounds = 2 * rounds",
 }
 LARGER_CELL = """if "google.colab" in sys.modules:
     import torch
@@ -79,9 +78,10 @@ LARGER_CELL = """if "google.colab" in sys.modules:
 
 
 def installing_cells(name: str) -> list[str]:
-    """The cells for Colab: what installs, and Flower where a notebook starts a fleet; behind the parameters, larger ones."""
+    """The cells for Colab: what installs, and Flower where a notebook starts a fleet; a chapter's larger recipe."""
     install = [FIRST, FLEET] if name.startswith(("10_", "11_")) else [FIRST]
-    return [*install, LARGER_CELL.format(LARGER[name.split("_")[0]])]
+    larger = LARGER.get(name.split("_")[0])
+    return [*install, LARGER_CELL.format(larger)] if larger else install
 
 
 def write_cells(notebooks: list[Path]) -> None:

@@ -284,7 +284,7 @@ def test_the_installing_cell_takes_an_uploaded_wheel_or_the_repository(
     assert commands == [f"pip -q install --no-deps {wheel or 'git+' + check.ADDRESS}"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_on_colab_a_gpu_means_the_larger_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = json.loads(path.read_text())["cells"]
     tags = [cell["metadata"].get("tags", []) for cell in cells]
