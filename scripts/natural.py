@@ -67,18 +67,21 @@ def eicu(seed: int) -> aq.Dataset:
 
 
 def femnist(seed: int) -> aq.Dataset:
-    """272 writers with 100 images or more, with LEAF's split into training and test images."""
+    """272 writers with 100 images or more, with LEAF's split into training and test images; 5,000 of the former validate."""
     file = FILES / "femnist.npz"
     if not file.exists():
         raw = np.load(Path(os.environ["AEQUA_DATA"]) / "femnist" / "femnist_leaf300.npz")
         many = np.isin(raw["writer"], np.flatnonzero(np.bincount(raw["writer"]) >= 100))
-        x, y, writer, test = (raw[name][many] for name in ("images", "labels", "writer", "split"))
-        test = test.astype(bool)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as half:
-            arrays = {"x_train": 255 - x[~test], "y_train": y[~test], "x_test": 255 - x[test], "y_test": y[test]}
-            with half.open("wb") as out:
-                np.savez_compressed(out, participant=writer[~test].astype(np.int64), **arrays)
+        x, y, writer, split = (raw[name][many] for name in ("images", "labels", "writer", "split"))
+        split = split.astype(
+            int
+        )  # 0: training, 1: test; 2: drawn for validation, with the classes as frequent as they are
+        split[aq.stream(0, "femnist", "validation").choice(np.flatnonzero(split == 0), 5000, replace=False)] = 2
+        arrays = {"participant": writer[split == 0].astype(np.int64)}
+        for part, name in enumerate(("train", "test", "validation")):
+            arrays |= {f"x_{name}": 255 - x[split == part], f"y_{name}": y[split == part]}
+        with atomic_write(file) as half, half.open("wb") as out:
+            np.savez_compressed(out, **arrays)
     return aq.load(file, device="cpu", seed=seed)
 
 

@@ -55,7 +55,8 @@ def load(
             rows belong to which split.
         validation: How many are set aside, as class-balanced as can be, if the data set
             has no validation split; by default a sixth of n, at most max(5,000, n / 20),
-            10,000 and half of each class.
+            10,000 and half of each class. Give data of unequal classes a split of their
+            own if the validation samples shall have them as often as the test samples.
         options: For a .csv file, `label`, `participant` and the other arguments of
             :func:`~aequa_lite.data.csv_table`; for "hospitals", `whole` and `fractions`.
 
