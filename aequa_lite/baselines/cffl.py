@@ -73,7 +73,8 @@ def cffl(
     References:
         CFFL (Lyu et al. 2020), Algorithm 1, with the constants of its released code: memory 0.8, alpha 5 to 10, clip 0.001,
         threshold 1/3, and an upload of 1 (default) or 0.1, its two settings.
-        Deviation: nobody pretrains alone; that $\alpha$ grows linearly is our reading.
+        Deviation: nobody pretrains alone; $\alpha$ ends at `alpha_final` (theirs one step below). In its commit 5c8f854 one's
+        own change is clipped too, and where changes are summed the own part is taken out whole, not its share $s_i$.
     """
     number("alpha", alpha, 0, 100, above=True)
     number("alpha_final", alpha_final, 0, 100, above=True)
