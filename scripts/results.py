@@ -634,13 +634,14 @@ def natural() -> str:
     table = pd.read_csv(ROOT / "results" / "natural" / "runs.csv")
     chosen = {row["data"]: f"{row['lr']:g}" for row in table[table["seed"] < 100].to_dict("records")}
     table, parts = table[table["seed"] < 100], []
-    columns = ("reward_best", "reward_mean", "mcg", "cgs", "pearson")
+    columns = ("reward_best", "mcg", "cgs", "pearson")
     for data, here in table.groupby("data", sort=False):
         alone = here.drop_duplicates("seed")
         told = f"{int(alone['informative'].sum())} of {len(alone)} runs informative"
         head = [
             f"**{data}**: {here['participants'].iloc[0]} participants; alone they reach {spread(alone['alone_worst'])} to "
-            f"{spread(alone['alone_best'])}; {alone['test_samples'].iloc[0]:,} test samples; {told}; learning rate {chosen[data]}"
+            f"{spread(alone['alone_best'])}; {len(alone)} seeds; {alone['test_samples'].iloc[0]:,} test samples; {told}; "
+            f"learning rate {chosen[data]}"
         ]
         rows, two = [], here["auc_reward_best"].notna().any() if "auc_reward_best" in here else False
         for method, runs in here.groupby("method", sort=False):
@@ -648,8 +649,10 @@ def natural() -> str:
             values += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
             if two:
                 values += [spread(runs["auc_reward_best"]), spread(runs["auc_reward_mean"])]
-            rows.append([f"`{method}`", str(len(runs)), *values])
-        names = ["method", "runs", "best reward", "mean reward", "MCG", "CGS", "Pearson", "smallest gain", "worse off"]
+            rows.append(
+                [f"`{method}`".replace("`aequa(schedule='training_time')`", "`aequa`, while training"), *values]
+            )
+        names = ["method", "best reward", "MCG", "CGS", "Pearson", "smallest gain", "worse off"]
         if two:
             aucs = f"; the best alone has an AUC of {spread(alone['auc_alone_best'])}, their mean is "
             head.append(aucs + spread(alone["auc_alone_mean"]))
