@@ -171,7 +171,7 @@ def runtime() -> str:
     if torch.cuda.is_available():
         return (
             f"{torch.cuda.get_device_name(0)} and {cores}, torch {torch.__version__}: data and networks go to the GPU by "
-            "themselves, and there all participants train in one pass. On Colab a chapter takes its larger recipe; for "
+            "themselves, and there all participants train in one pass. On Colab a chapter then trains longer; for "
             'still more, open reproduce.ipynb, where data = "fashion" is ten times as many images.'
         )
     return (

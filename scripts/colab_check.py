@@ -57,7 +57,7 @@ FLEET = """if "google.colab" in sys.modules:
     major, minor = sys.version_info[:2]
     sys.path.insert(0, f"flower/lib/python{major}.{minor}/site-packages")"""
 
-LARGER = {  # notebook -> its larger recipe
+LARGER = {  # chapter -> what is larger on a GPU
     "01": "rounds = 2 * rounds",
     "02": "rounds, seeds = 2 * rounds, 5",
     "03": "rounds = 2 * rounds",
@@ -73,12 +73,12 @@ LARGER = {  # notebook -> its larger recipe
 LARGER_CELL = """if "google.colab" in sys.modules:
     import torch
 
-    if torch.cuda.is_available():  # there is time for the larger recipe
+    if torch.cuda.is_available():  # there is time to train longer
         {}"""
 
 
 def installing_cells(name: str) -> list[str]:
-    """The cells for Colab: what installs, and Flower where a notebook starts a fleet; a chapter's larger recipe."""
+    """The cells for Colab: what installs, and Flower where a notebook starts a fleet; a chapter's larger numbers."""
     install = [FIRST, FLEET] if name.startswith(("10_", "11_")) else [FIRST]
     larger = LARGER.get(name.split("_")[0])
     return [*install, LARGER_CELL.format(larger)] if larger else install
@@ -90,7 +90,7 @@ def write_cells(notebooks: list[Path]) -> None:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = [cell for cell in notebook["cells"] if "nbval-skip" in cell["metadata"].get("tags", [])]
         wanted = [text.splitlines(keepends=True) for text in installing_cells(path.stem)]
-        if len(cells) < len(wanted):  # the larger recipe is new
+        if len(cells) < len(wanted):  # the last one is new
             place = next(i for i, c in enumerate(notebook["cells"]) if "parameters" in c["metadata"].get("tags", []))
             tags = {"tags": ["remove-cell", "nbval-skip"]}
             cell = {"cell_type": "code", "execution_count": None, "id": f"{path.stem[:12]}-larger", "metadata": tags}

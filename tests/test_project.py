@@ -285,7 +285,7 @@ def test_the_installing_cell_takes_an_uploaded_wheel_or_the_repository(
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_on_colab_a_gpu_means_the_larger_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_colab_a_gpu_means_longer_training(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = json.loads(path.read_text())["cells"]
     tags = [cell["metadata"].get("tags", []) for cell in cells]
     parameters = next(i for i, each in enumerate(tags) if "parameters" in each)
