@@ -14,7 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -93,7 +93,6 @@ class Setting:
     network: Callable[..., nn.Module]
     config: Mapping[str, int]
     methods: tuple[str, ...] = ALL
-    options: Mapping[str, int] = field(default_factory=dict)  # of the network
 
 
 SETTINGS = {
@@ -109,7 +108,7 @@ def problem(name: str, lr: float, seed: int) -> aq.Problem:
     setting = SETTINGS[name]
     data = setting.load(seed)
     config = aq.Config(**setting.config, lr=lr, seed=seed)
-    build = aq.for_dataset(partial(setting.network, **setting.options) if setting.options else setting.network, data)
+    build = aq.for_dataset(setting.network, data)
     return assess(build, aq.data.natural(data.train, config), config, data, progress=False)
 
 

@@ -640,7 +640,7 @@ def natural() -> str:
         told = f"{int(alone['informative'].sum())} of {len(alone)} runs informative"
         head = [
             f"**{data}**: {here['participants'].iloc[0]} participants; alone they reach {spread(alone['alone_worst'])} to "
-            f"{spread(alone['alone_best'])}; {len(alone)} seeds; {alone['test_samples'].iloc[0]:,} test samples; {told}; "
+            f"{spread(alone['alone_best'])}; {len(alone)} seed{'s' * (len(alone) > 1)}; {alone['test_samples'].iloc[0]:,} test samples; {told}; "
             f"learning rate {chosen[data]}"
         ]
         rows, two = [], here["auc_reward_best"].notna().any() if "auc_reward_best" in here else False

@@ -104,12 +104,12 @@ def with_fitted_biases(problem: aq.Problem) -> Aggregate:
 def distilled(problem: aq.Problem, steps: int = 10) -> Aggregate:
     """Aggregate, then teach the full width by its best slice on validation inputs; kept if other samples say it helps."""
     order = aq.stream(SEED, "distilled").permutation(len(problem.validation))
-    taught, judged = (problem.validation.take(torch.from_numpy(half)) for half in np.array_split(order, 2))
+    taught, held_out = (problem.validation.take(torch.from_numpy(half)) for half in np.array_split(order, 2))
     widths, build = (0.25, 0.5, 0.75), problem.build
 
     def loss(theta: State, width: float) -> float:
         with torch.no_grad():
-            return float(cross_entropy(aq.slim(build, theta, width)(judged.x), judged.y))
+            return float(cross_entropy(aq.slim(build, theta, width)(held_out.x), held_out.y))
 
     def found(theta: State, arrived: Arrived) -> State:
         new = aggregate(theta, arrived)
