@@ -638,9 +638,10 @@ def natural() -> str:
     for data, here in table.groupby("data", sort=False):
         alone = here.drop_duplicates("seed")
         told = f"{int(alone['informative'].sum())} of {len(alone)} runs informative"
+        seeds = "one seed" if len(alone) == 1 else f"{len(alone)} seeds"
         head = [
             f"**{data}**: {here['participants'].iloc[0]} participants; alone they reach {spread(alone['alone_worst'])} to "
-            f"{spread(alone['alone_best'])}; {len(alone)} seed{'s' * (len(alone) > 1)}; {alone['test_samples'].iloc[0]:,} test samples; {told}; "
+            f"{spread(alone['alone_best'])}; {seeds}; {alone['test_samples'].iloc[0]:,} test samples; {told}; "
             f"learning rate {chosen[data]}"
         ]
         rows, two = [], here["auc_reward_best"].notna().any() if "auc_reward_best" in here else False
