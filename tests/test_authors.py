@@ -1,4 +1,4 @@
-"""Baselines against their authors' released code: what it returned for fixed tensors stands as numbers in authors.json."""
+"""Baselines against their authors' released code: what it returned for fixed tensors stands as numbers in authors/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from aequa_lite.baselines import cgsv
 from aequa_lite.baselines.cffl import credits
 from aequa_lite.baselines.common import own_network
 
-THEIRS = json.loads((Path(__file__).parent / "authors.json").read_text())
+FOLDER = Path(__file__).parent / "authors"
+THEIRS = {file.stem: json.loads(file.read_text()) for file in FOLDER.glob("*.json")}
 
 
 def two_layers(width: float = 1.0) -> nn.Module:
