@@ -20,7 +20,7 @@ FEW = {  # parameters with which a notebook takes a minute or two
     "01_quickstart": ("rounds=2", "local_steps=2", "out='OUT'"),
     "02_slimmable_networks": ("rounds=1", "seeds=2"),
     "03_federated_training": ("rounds=2",),
-    "04_convergence": ("rounds=2", "seeds=2", "out='OUT'", "MOST=20"),
+    "04_convergence": ("rounds=2", "seeds=2", "out='OUT'", "MOST=8"),
     "05_contribution": ("rounds=1", "local_steps=2"),
     "06_post_training_allocation": ("rounds=2", "local_steps=2", "out='OUT'"),
     "07_training_time_allocation": ("rounds=2", "local_steps=1"),
