@@ -1,4 +1,4 @@
-"""Baselines against their authors' released code: what it returned for fixed tensors stands as numbers in authors/."""
+"""Baselines against released code: what it returned for fixed tensors stands as numbers in authors/."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cgsv
+from aequa_lite.baselines import cgsv, compact, fedsac, importance
 from aequa_lite.baselines.cffl import credits
 from aequa_lite.baselines.common import own_network
+from aequa_lite.baselines.subnetworks import average, bonus, first_units, masked, masks, selected, widest_allowed
+from aequa_lite.evaluation import correct
 
 FOLDER = Path(__file__).parent / "authors"
 THEIRS = {file.stem: json.loads(file.read_text()) for file in FOLDER.glob("*.json")}
@@ -26,9 +28,17 @@ def two_layers(width: float = 1.0) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
 
 
-def tensors(numbers: list[float]) -> dict[str, Tensor]:
+def three_layers(width: float = 1.0) -> nn.Module:
+    """The network of the fixtures of sub-networks: two hidden layers of five units, three classes."""
+    return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+LAYERS, UNITS = ["0", "2", "4"], [5, 5, 3]
+
+
+def tensors(numbers: list[float], build=two_layers) -> dict[str, Tensor]:
     """A flat list as a state of the network."""
-    like = two_layers().state_dict()
+    like = build().state_dict()
     parts = torch.tensor(numbers).split([t.numel() for t in like.values()])
     return {name: part.view_as(like[name]) for name, part in zip(like, parts, strict=True)}
 
@@ -64,3 +74,91 @@ def test_four_rounds_of_credits_are_those_of_the_released_code_of_cffl() -> None
         found = credits(found, range(5), expected["accuracy"], alpha=expected["alpha"], **theirs["constants"])
         assert found.tolist() == pytest.approx(expected["credits"], abs=1e-6)
     assert found[0] == 0.0  # it was excluded on the way
+
+
+def masks_of(theta: dict[str, Tensor], held: list[list[int]]) -> dict[int, dict[str, Tensor]]:
+    """The entries that each participant holds; `held` says so of the units of the first layers."""
+    bought = [torch.tensor(each, dtype=torch.bool) for each in held]
+    return {i: masks(theta, LAYERS, kept.split(UNITS[: 2 if len(kept) == 10 else 3])) for i, kept in enumerate(bought)}
+
+
+def trained(theta: dict[str, Tensor], changes: list[list[float]]) -> list[aq.Update]:
+    """Equal updates: what the released code has trained."""
+    return [
+        aq.Update(i, 1.0, {k: theta[k] + c for k, c in tensors(change, three_layers).items()}, 0.25, 0.0)
+        for i, change in enumerate(changes)
+    ]
+
+
+def test_five_rounds_of_fedrac_are_those_of_its_released_code() -> None:
+    theirs = THEIRS["fedrac"]
+    theta, counts = tensors(theirs["start"], three_layers), torch.zeros(10)
+    validation = aq.Samples(torch.tensor(theirs["x"]), torch.tensor(theirs["y"]), 3)
+    contribution, grid = np.array(theirs["contribution"]), [(k + 1) / 10 for k in range(10)]
+    assert theirs["rounds"][0]["held"] == [[1] * 10] * 4
+    for number, expected in enumerate(theirs["rounds"]):
+        if number > 0:
+            # theirs orders the units of all hidden layers together, so here they are one layer
+            widths = [first_units(counts, [10], width)[0] for width in grid]
+            nets = [masked(theta, masks(theta, LAYERS, units.split(UNITS[:2]))) for units in widths]
+            accuracy = [float(correct(aq.view(three_layers, net, 1.0), validation).mean()) for net in nets]
+            assert accuracy == pytest.approx(expected["accuracy"], abs=1e-6)
+            share = bonus(contribution, expected["round"], lam=expected["lam"], **theirs["constants"])
+            reputation = contribution + accuracy[-1] * share
+            most = 0  # units of those who contribute less
+            for i in np.argsort(contribution)[:-1]:
+                assert reputation[i] == pytest.approx(expected["reputation"][i], abs=1e-6)
+                # theirs: a step less than the widest allowed, and a step more than those who contribute less
+                most = max(round(10 * widest_allowed(accuracy, grid, reputation[i])) - 1, most + 1)
+                assert expected["held"][i] == widths[most - 1].int().tolist()
+            assert expected["held"][np.argmax(contribution)] == [1] * 10
+            counts += torch.tensor(expected["held"]).sum(0)
+        assert counts.tolist() == expected["frequency"]
+        holders = masks_of(theta, expected["held"])
+        updates = trained(theta, expected["changes"])
+        for u in updates:  # theirs counts whose entry has changed, ours who holds it: the same here
+            assert all(torch.equal(u.state[k] != theta[k], holders[u.participant][k]) for k in theta)
+        found = average(theta, updates, holders)
+        assert numbers(found) == pytest.approx(expected["server"], abs=1e-6)
+        theta = tensors(expected["server"], three_layers)
+        for i, reward in enumerate(expected["rewards"]):
+            net = compact(three_layers, theta, torch.tensor(expected["held"][i], dtype=torch.bool).split(UNITS[:2]))
+            assert correct(net, validation).mean() == pytest.approx(reward, abs=1e-6)
+    assert len(set(expected["rewards"])) == 4  # the rewards of the fixture differ
+
+
+def test_four_rounds_of_fedsac_are_those_of_the_code_of_another_account_but_for_who_counts_as_holder() -> None:
+    theirs = THEIRS["fedsac"]
+    theta = tensors(theirs["start"], three_layers)
+    validation = aq.Samples(torch.tensor(theirs["x"]), torch.tensor(theirs["y"]), 3)
+    task = problem([1] * 4, theirs["contribution"], build=three_layers)
+    strategy = strategy_of(partial(fedsac, **theirs["constants"]), task)
+    reputation = strategy.broadcast.keywords["units"].keywords["reputation"]
+    assert reputation.tolist() == pytest.approx(theirs["reputation"], abs=1e-6)
+    differs = 0
+    for number, expected in enumerate(theirs["rounds"]):
+        if number % theirs["constants"]["every"] == 0:
+            score = importance(three_layers, theta, validation)
+            weight = np.maximum(score, 0) / np.maximum(score, 0).sum()
+            assert weight.tolist() == pytest.approx([each / 100 for each in expected["importance"]], abs=1e-6)
+        for i, kept in enumerate(expected["kept"]):
+            assert np.concatenate(selected(score, UNITS, reputation[i])).tolist() == [bool(unit) for unit in kept]
+        holders = masks_of(theta, expected["kept"])
+        found = average(theta, trained(theta, expected["changes"]), holders)
+        after = tensors(expected["server"], three_layers)
+        for k in theta:
+            both = sum(holders[i][k].float() for i in holders)
+            # theirs also counts who holds the unit of an entry, but not the unit that the entry reads
+            rows = sum(holders[i][f"{k.split('.')[0]}.bias"].float() for i in holders)
+            rows = rows.view(-1, *[1] * (both.ndim - 1)).expand_as(both)
+            damped = (after[k] - theta[k]) * rows / both.clamp_min(1)
+            assert torch.allclose(found[k] - theta[k], damped, rtol=0, atol=1e-6)
+            assert torch.allclose(found[k][both == rows], after[k][both == rows], rtol=0, atol=1e-6)
+            differs += int((both != rows).sum())
+        theta = after
+        for i, kept in enumerate(expected["kept"]):
+            net = compact(three_layers, theta, torch.tensor(kept, dtype=torch.bool).split(UNITS))
+            assert net(validation.x[:4]).flatten().tolist() == pytest.approx(expected["rewards"][i], abs=1e-6)
+            assert correct(net, validation).mean() == pytest.approx(expected["accuracy"][i], abs=1e-6)
+    assert differs > 0
+    assert len(set(expected["accuracy"])) == 4  # the rewards of the fixture differ

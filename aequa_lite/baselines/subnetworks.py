@@ -183,11 +183,14 @@ def fedsac(
         2
 
     References:
-        FedSAC (Wang et al. 2024): reputation, importance, aggregation over holders. Its repository is empty; that the
-        unit which crosses $r_i$ is taken and that outputs are pruned is as in FedRAC's code for it. There $\beta$ is 80.
-        Deviation: contributions are of the validation split; everybody trains the whole initial network in the first
-        round; the least important unit of each layer is always kept; what a pruned output learns in a round is dropped;
-        the reward is of the final round.
+        FedSAC (Wang et al. 2024): reputation, importance, aggregation over holders. The repository that its paper names
+        holds no code. That the unit which crosses $r_i$ is taken, that outputs are pruned and that what a pruned output
+        learns in a round is dropped is as in code of another account (YOVC/FedSAC, author not known), where $\beta$ is 1
+        and in its example 3. Tests hold reputation, importance, selection and aggregation against it.
+        Deviation: contributions are of the validation split. Everybody trains the whole initial network in the first
+        round (there importance is measured before it). The least important unit of each layer is always kept. An entry
+        is held by whoever holds both of its units (there by whoever holds the unit that it belongs to, which damps its
+        change). An entry that nobody holds keeps its value (there it becomes zero). The reward is of the final round.
     """
     sizes = list(chain(problem.build).values())
     if not flag("prune_outputs", prune_outputs):
@@ -313,12 +316,17 @@ def fedrac(
         2
 
     References:
-        FedRAC (CVPR 2026). From its paper and code: the reputation, $\beta$ = 80, nested masks over units of which the
-        least trained come first, 50 widths, and the average over those who hold an entry. $\lambda$, $\zeta$ and $\kappa$
-        are not known to us: our choice. That the widest admissible sub-network is taken is our reading.
-        Deviation: contributions are of the validation split (its code lists them as constants); everybody trains the
-        whole initial network in the first round; if no width is admissible, the least one is sent; the reward is of the
-        final round, not of the best one.
+        FedRAC (CVPR 2026). From its paper and released code: the reputation, $\beta$ = 80, a first round in which
+        everybody trains the whole network, nested masks over units of which the least trained come first, the widest
+        admissible of 50 widths, and the average over those who hold an entry. Tests hold these against the code.
+        $\lambda$, $\zeta$ and $\kappa$ are our choice: in its code $\lambda$ is 0.2 until round 100 and 0.8 afterwards,
+        $\zeta$ is 0.3 and $\kappa$ is 3.
+        Deviation: contributions are of the validation split (its code lists them as constants). Each hidden layer has an
+        order of its own (its code orders the units of all hidden layers together, so a layer can be empty). Everybody
+        receives the widest admissible width, the least one if none is admissible (its code: one width less, but more
+        than whoever contributes less has, and always the whole network for the best). $t$ is 0 after the first round
+        (its code: 2). An entry counts for all who hold it (its code: for those in whose training it has changed). The
+        reward is of the final round, in widths chosen after it (its code: in those that were trained in it).
     """
     number("kappa", kappa, math.e)
     sizes = list(chain(problem.build).values())[:-1]
