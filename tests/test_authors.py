@@ -231,7 +231,7 @@ def test_where_shapfeds_script_for_images_deviates_only_the_mixture_does() -> No
         state = aq.ServerState(state.theta, memory)  # the next round begins from their networks
 
 
-# --- IAFL: four rounds of five participants, one of them absent in two ---
+# --- IAFL: four rounds of five participants; in two of the rounds one is absent ---
 
 
 class Drawn:
