@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cgsv, compact, fedsac, importance
+from aequa_lite.baselines import cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
 from aequa_lite.baselines.cffl import credits
-from aequa_lite.baselines.common import own_network
+from aequa_lite.baselines.common import own_network, remember_network
 from aequa_lite.baselines.subnetworks import average, bonus, first_units, masked, masks, selected, widest_allowed
 from aequa_lite.evaluation import correct
 
@@ -24,7 +26,7 @@ THEIRS = {file.stem: json.loads(file.read_text()) for file in FOLDER.glob("*.jso
 
 
 def two_layers(width: float = 1.0) -> nn.Module:
-    """The network of the fixture: 23 numbers in four tensors."""
+    """The network of most fixtures: 23 numbers in four tensors."""
     return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
 
 
@@ -36,11 +38,20 @@ def three_layers(width: float = 1.0) -> nn.Module:
 LAYERS, UNITS = ["0", "2", "4"], [5, 5, 3]
 
 
-def tensors(numbers: list[float], build=two_layers) -> dict[str, Tensor]:
+def ten_classes(width: float = 1.0) -> nn.Module:
+    """The network of ShapFed's fixture, whose code fixes ten classes: 36 numbers in four tensors."""
+    return nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 10))
+
+
+def tensors(numbers: list[float], build: Callable[[], nn.Module] = two_layers) -> dict[str, Tensor]:
     """A flat list as a state of the network."""
     like = build().state_dict()
     parts = torch.tensor(numbers).split([t.numel() for t in like.values()])
     return {name: part.view_as(like[name]) for name, part in zip(like, parts, strict=True)}
+
+
+def changed(start: dict[str, Tensor], change: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t + change[k] for k, t in start.items()}
 
 
 def numbers(state: dict[str, Tensor]) -> list[float]:
@@ -55,10 +66,8 @@ def test_three_rounds_of_cgsv_are_those_of_its_released_code() -> None:
     for expected in theirs["rounds"]:
         updates = []
         for i, change in enumerate(expected["changes"]):
-            trained = {
-                k: t + c for (k, t), c in zip(own_network(state, i).items(), tensors(change).values(), strict=True)
-            }
-            updates.append(aq.Update(i, 1.0, trained, float(task.by_size[i]), 0.0))
+            end = changed(own_network(state, i), tensors(change))
+            updates.append(aq.Update(i, 1.0, end, float(task.by_size[i]), 0.0))
         state = strategy.aggregate(state, updates)
         assert state.memory["standing"].tolist() == pytest.approx(expected["standing"], abs=1e-6)
         assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
@@ -162,3 +171,105 @@ def test_four_rounds_of_fedsac_are_those_of_the_code_of_another_account_but_for_
             assert correct(net, validation).mean() == pytest.approx(expected["accuracy"][i], abs=1e-6)
     assert differs > 0
     assert len(set(expected["accuracy"])) == 4  # the rewards of the fixture differ
+
+
+# --- ShapFed: three rounds of four participants ---
+
+
+def shapfed_round(strategy: aq.Strategy, state: aq.ServerState, index: int) -> tuple[aq.ServerState, list[aq.Update]]:
+    """Our round on the fixture's changes, whose standings must be theirs whatever is broadcast."""
+    changes = [tensors(change, ten_classes) for change in THEIRS["shapfed"]["changes"][index]]
+    ends = [changed(strategy.broadcast(state, i, 1.0), change) for i, change in enumerate(changes)]
+    updates = [aq.Update(i, 1.0, end, 0.25, 0.0) for i, end in enumerate(ends)]
+    after = strategy.aggregate(state, updates)
+    assert after.memory["standing"].tolist() == pytest.approx(THEIRS["shapfed"]["standing"][index], abs=1e-6)
+    return after, updates
+
+
+def shapfed_start() -> aq.ServerState:
+    return aq.ServerState(tensors(THEIRS["shapfed"]["start"], ten_classes))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_three_rounds_of_shapfed_are_those_of_its_released_code(relative: bool) -> None:
+    theirs = THEIRS["shapfed"]
+    constants = {**theirs["constants"], "relative": relative}
+    strategy = strategy_of(partial(shapfed, **constants), problem([1] * 4, build=ten_classes))
+    state = shapfed_start()
+    for index, expected in enumerate(theirs["broadcast"]["relative" if relative else "standing"]["rounds"]):
+        state, _ = shapfed_round(strategy, state, index)
+        assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
+        for i, network in enumerate(expected["participants"]):
+            assert numbers(own_network(state, i)) == pytest.approx(network, abs=1e-6)
+    assert max(theirs["standing"][0]) > 1.5 * min(theirs["standing"][0])  # the rewards of the fixture differ
+
+
+def test_three_rounds_of_shapfed_wa_are_those_of_the_released_aggregation() -> None:
+    theirs = THEIRS["shapfed"]
+    strategy = strategy_of(partial(shapfed_wa, **theirs["constants"]), problem([1] * 4, build=ten_classes))
+    state = shapfed_start()
+    for index, expected in enumerate(theirs["broadcast"]["global"]["rounds"]):
+        state, _ = shapfed_round(strategy, state, index)
+        assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
+
+
+def test_where_shapfeds_script_for_images_deviates_only_the_mixture_does() -> None:
+    theirs = THEIRS["shapfed"]
+    strategy = strategy_of(partial(shapfed, **theirs["constants"]), problem([1] * 4, build=ten_classes))
+    state = shapfed_start()
+    for index, expected in enumerate(theirs["broadcast"]["normalised"]["rounds"]):
+        state, updates = shapfed_round(strategy, state, index)
+        assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
+        standing = state.memory["standing"]
+        memory = dict(state.memory)
+        for u, network in zip(updates, expected["participants"], strict=True):
+            share = float(standing[u.participant] / standing.sum())  # theirs; ours is the standing itself
+            mixed = {k: (1 - share) * t + share * state.theta[k] for k, t in u.state.items()}
+            assert numbers(mixed) == pytest.approx(network, abs=1e-6)
+            assert numbers(own_network(state, u.participant)) != pytest.approx(network, abs=0.01)
+            memory |= remember_network(u.participant, tensors(network, ten_classes))
+        state = aq.ServerState(state.theta, memory)  # the next round begins from their networks
+
+
+# --- IAFL: four rounds of five participants; in two of the rounds one is absent ---
+
+
+class Drawn:
+    """A generator that returns what theirs has drawn: one number, or the drawn ones first."""
+
+    def __init__(self, number: float, first: Sequence[int]) -> None:
+        self.number, self.first = number, list(first)
+
+    def random(self) -> float:
+        return self.number
+
+    def permutation(self, count: int) -> list[int]:
+        return self.first + [j for j in range(count) if j not in self.first]
+
+
+def test_four_rounds_of_iafl_are_those_of_its_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = THEIRS["iafl"]
+    rounds, people = theirs["rounds"], len(theirs["contribution"])
+
+    def stream(seed: int, purpose: str, index: int, participant: int) -> Drawn:
+        expected = rounds[index]
+        others = [i for i in expected["present"] if i != participant]
+        places = [others.index(i) for i in expected["drawn"][participant]]
+        number = expected["recovery_draws"][participant]
+        return {"recovery": Drawn(number, []), "subset": Drawn(1.0, places)}[purpose]
+
+    monkeypatch.setattr(importlib.import_module("aequa_lite.baselines.iafl"), "stream", stream)
+    task = problem([1] * people, theirs["contribution"], build=two_layers)
+    strategy = strategy_of(partial(iafl, **theirs["constants"]), task)
+    state = aq.ServerState(tensors(theirs["start"]))
+    for expected in rounds:
+        updates = [
+            aq.Update(i, 1.0, changed(strategy.broadcast(state, i, 1.0), tensors(expected["changes"][i])), 1.0, 0.0)
+            for i in expected["present"]
+        ]
+        state = strategy.aggregate(state, updates)
+        assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
+        for i, network in enumerate(expected["participants"]):
+            assert numbers(own_network(state, i)) == pytest.approx(network, abs=1e-6)
+    assert [len(some) for some in rounds[0]["drawn"]] == [1, 2, 3, 4, 4]  # the rewards of the fixture differ
+    assert [len(each["present"]) for each in rounds] == [5, 4, 4, 5]

@@ -44,7 +44,8 @@ def iafl(problem: Problem, *, kappa: Share = 0.0, recovery: Share = 0.0, train: 
 
     References:
         IAFL (Wu et al. 2024), Algorithm 1, and its released code, where $\kappa$ and $q$ are 0 by default.
-        Deviation: the contribution is the validation accuracy alone, their second choice; SGD instead of Adam.
+        Deviation: the contribution is the validation accuracy alone, their second choice (on test samples there); SGD
+        instead of Adam; the count is rounded up exactly, theirs in single precision, where it is sometimes one more.
     """
     found = problem.contribution
     if (found < 0).any() or not found.max() > 0:

@@ -45,7 +45,7 @@ def shapfed_wa(problem: Problem, *, memory: Decay = 0.9, train: Train = train) -
         'shapfed_wa'
 
     References:
-        ShapFed-WA (Tastan et al. 2024); $\mu$ and $\phi$ as in its released code.
+        ShapFed-WA (Tastan et al. 2024); $\mu$ and $\phi$ as in its released script for images.
         Deviation: a standing weighs at least 0.001, so that no weight is negative.
     """
     step = partial(_aggregate, participants=len(problem.shards), memory=memory, personal=False)
@@ -76,9 +76,11 @@ def shapfed(problem: Problem, *, memory: Decay = 0.9, relative: bool = False, tr
         'shapfed'
 
     References:
-        ShapFed (Tastan et al. 2024), personalised broadcast.
-        Deviation: its script for images mixes by normalised weights, so that each of n equals takes 1/n of the global
-        model; ours mixes by the standing itself, as the formula says, and clips it.
+        ShapFed (Tastan et al. 2024), personalised broadcast; by the standing itself, as its README and its script for
+        synthetic data say. Its script for images has `relative` as a comment and mixes by normalised weights: each of n
+        equals takes 1/n of the global model.
+        Deviation: ours clips the standing, weighs it as `shapfed_wa` does, and mixes the statistics of BatchNorm as well;
+        theirs leaves everybody its own.
     """
     constants = {"memory": memory, "personal": True, "relative": flag("relative", relative)}
     step = partial(_aggregate, participants=len(problem.shards), **constants)
