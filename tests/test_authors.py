@@ -21,6 +21,7 @@ from aequa_lite.baselines.common import own_network, remember_network
 from aequa_lite.baselines.subnetworks import average, bonus, first_units, masked, masks, selected, widest_allowed
 from aequa_lite.evaluation import correct
 
+LAYERS, UNITS = ["0", "2", "4"], [5, 5, 3]  # of `three_layers`
 FOLDER = Path(__file__).parent / "authors"
 THEIRS = {file.stem: json.loads(file.read_text()) for file in FOLDER.glob("*.json")}
 
@@ -33,9 +34,6 @@ def two_layers(width: float = 1.0) -> nn.Module:
 def three_layers(width: float = 1.0) -> nn.Module:
     """The network of the fixtures of sub-networks: two hidden layers of five units, three classes."""
     return nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3))
-
-
-LAYERS, UNITS = ["0", "2", "4"], [5, 5, 3]
 
 
 def ten_classes(width: float = 1.0) -> nn.Module:

@@ -307,7 +307,7 @@ def shard_size(alone: Sequence[nn.Module], shards: Sequence[Shard], data: Datase
 def test_accuracy(alone: Sequence[nn.Module], shards: Sequence[Shard], data: Dataset) -> NDArray[np.float64]:
     """Return the *test* accuracy of the models trained alone, (n,): circular, for comparison only.
 
-    Fairness is then measured against the same numbers, as in the released code of FedSAC and FedRAC.
+    Fairness is then measured against the same numbers, as in the released code of FedRAC.
     """
     return accuracy(alone, data.test)
 

@@ -141,7 +141,7 @@ def _figures(found: Report) -> dict[str, Any]:
 
 
 def _circular_pearson(found: Report) -> float | None:
-    """Pearson as in FedSAC's and FedRAC's code: contributions are the test accuracies that it is measured against."""
+    """Pearson as in FedRAC's code: contributions are the test accuracies that it is measured against."""
     if not found.curve or not found.curve["test"]:
         return None
     curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
