@@ -80,7 +80,7 @@ class Config:
         0.0, 1.0, 0.0, "share of soft labels in the loss of narrow widths"
     )
     logit_adjustment: float = _within(
-        0.0, 1.0, 0.0, "how far the loss discounts a shard's label shares"
+        0.0, 1.0, 0.0, "how far the loss discounts the holders' labels"
     )
     schedule_logit_adjustment: float = _within(
         0.0, 1.0, 1.0, "the same while rewards are given in training"

@@ -38,11 +38,14 @@ from .checkpoint import (
 )
 from .config import Config
 from .local import (
+    Offsets,
     WidthSampler,
     checked_shares,
+    class_shares,
     full_and_random,
     full_only,
     local_sgd,
+    logit_offsets,
 )
 from .networks.base import init_params
 from .rng import stream
@@ -106,11 +109,13 @@ class Strategy:
     Args:
         broadcast: (state, participant, width) -> what that one receives.
         local: (slice, shard, width, config, rng, first=, weight=) -> its
-            update.
+            update; with `Config.logit_adjustment` also (offsets=).
         aggregate: (state, updates) -> the next state.
         vectorized: `local` of all participants at once, for a GPU.
         sent: (state after the round, updates) -> numbers sent and received,
             where not all of a slice travels.
+        label_shares: Of the labels where the network is used, for
+            `Config.logit_adjustment` (default: equal).
 
     Example:
         >>> import aequa_lite as aq
@@ -126,6 +131,7 @@ class Strategy:
     aggregate: Callable[[ServerState, Sequence[Update]], ServerState]
     vectorized: Callable[..., list[Update]] | None = None
     sent: Callable[[ServerState, Sequence[Update]], int] | None = None
+    label_shares: Sequence[float] = ()
 
 
 @checked
@@ -148,8 +154,7 @@ def slimmable(
         reweight: Weights of the updates as they arrive (default: those that
             `federate` was given).
         precision: Of the passes on a GPU.
-        label_shares: Of the labels where the network is used, for
-            `Config.logit_adjustment` (default: equal).
+        label_shares: As in `Strategy`.
 
     Example:
         >>> import aequa_lite as aq
@@ -161,9 +166,6 @@ def slimmable(
         is our choice.
     """
     how: dict[str, Any] = {"width_sampler": width_sampler}
-    if len(label_shares):
-        shares = checked_shares(label_shares, len(label_shares))
-        how["label_shares"] = tuple(shares)
     return Strategy(
         broadcast=partial(_slice, build),
         local=partial(local_sgd, build, **how),
@@ -173,6 +175,7 @@ def slimmable(
         vectorized=partial(
             vectorized_sgd, build, **how, precision=precision
         ),
+        label_shares=tuple(label_shares),
     )
 
 
@@ -397,6 +400,7 @@ class _Task:
     index: int
     at_once: bool
     deterministic: bool
+    offsets: Offsets
 
     def kind(self, own: int) -> Any:
         """Equal where tasks may share a pass; else their own number."""
@@ -452,6 +456,7 @@ def federation(
             -1, state, (), math.nan, 0, identity=identity,
             next_widths=_checked_widths(policy(config, None), config),
         )  # fmt: skip
+    adjust = _adjustment(strategy, shards, config, mass)
     bar = tqdm(
         range(last.index + 1, config.rounds),
         initial=last.index + 1,
@@ -474,7 +479,7 @@ def federation(
         written = _versions(last.state)
         updates = yield _Task(
             strategy, sent, shards, widths, mass, config, index, at_once,
-            deterministic,
+            deterministic, adjust(widths, here),
         )  # fmt: skip
         if _versions(last.state) != written:  # slices are views
             raise ValueError(
@@ -514,6 +519,26 @@ def present(config: Config, index: int) -> list[int]:
     return sorted(rng.permutation(n)[:count].tolist())
 
 
+def _adjustment(
+    strategy: Strategy,
+    shards: Sequence[Shard],
+    config: Config,
+    mass: NDArray[np.float64],
+) -> Callable[[Sequence[float], Sequence[int]], Offsets]:
+    """(widths, who takes part) -> the offsets of a round's logits."""
+    if not config.logit_adjustment:
+        return lambda widths, here: ()
+    shares = [class_shares(shard.samples) for shard in shards]
+    used = checked_shares(strategy.label_shares, len(shares[0]))
+
+    def adjust(widths: Sequence[float], here: Sequence[int]) -> Offsets:
+        held = [w if i in here else 0.0 for i, w in enumerate(widths)]
+        strength = config.logit_adjustment
+        return logit_offsets(shares, held, mass.tolist(), strength, used)
+
+    return adjust
+
+
 def _trained(
     tasks: Sequence[_Task], spread: Callable[..., Iterator[Update]]
 ) -> list[list[Update]]:
@@ -532,27 +557,31 @@ def _trained(
             for t, i in who
         ]
     )
+    offsets = [t.offsets for t, _ in who]
 
     def local(
         state: State, shard: Shard, width: float,
-        rng: np.random.Generator, weight: float,
+        rng: np.random.Generator, weight: float, own: Offsets,
     ) -> Update:  # fmt: skip
-        rest = {"first": first, "weight": weight}
+        rest: dict[str, Any] = {"first": first, "weight": weight}
+        rest |= {"offsets": own} if own else {}
         return strategy.local(state, shard, width, config, rng, **rest)
 
     with arithmetic(task.deterministic):
         if not task.at_once or strategy.vectorized is None:
-            found = spread(local, sent, shards, widths, rngs, weights)
+            each = sent, shards, widths, rngs, weights, offsets
+            found = spread(local, *each)
         else:
             found = strategy.vectorized(
                 list(sent), list(shards), list(widths), config, rngs,
                 first=first, weights=list(weights),
+                **({"offsets": offsets} if task.offsets else {}),
             )  # fmt: skip
-        each = iter([
+        read = iter([
             readable_update(u, shard.participant, width)
             for u, shard, width in zip(found, shards, widths, strict=True)
         ])  # fmt: skip
-    return [[next(each) for _ in t.sent] for t in tasks]
+    return [[next(read) for _ in t.sent] for t in tasks]
 
 
 def _versions(state: ServerState) -> int:

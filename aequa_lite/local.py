@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._check import checked, number, one_each
+from ._check import checked, number, one_each, refusal
 from .config import Config
 from .slimmable import bind, prefix, split_stem, template
 from .types import Build, Samples, Shard, State, Update
@@ -27,6 +28,8 @@ WidthSampler = Callable[
     [np.random.Generator, float, Config], Sequence[float]
 ]
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> loss
+# (width, (classes,) what the loss adds to the logits up to it), ascending
+Offsets = Sequence[tuple[float, Sequence[float]]]
 
 
 @checked
@@ -141,13 +144,55 @@ def checked_shares(
 
 
 def logit_offsets(
-    samples: Samples, strength: float, label_shares: Sequence[float] = ()
-) -> Tensor:
-    r"""Logit adjustment $b \log(s_c / p_c)$, (classes,)."""
-    share = class_shares(samples)
-    if len(label_shares):
-        share = share / share.new_tensor(label_shares)
-    return strength * share.log()
+    shares: Sequence[Tensor],
+    widths: Sequence[float],
+    weights: Sequence[float],
+    strength: float,
+    label_shares: Sequence[float] = (),
+) -> Offsets:
+    r"""Logit adjustment $b \log(s_c(v) / p_c)$ at every width $v$.
+
+    $s(v) = \sum_{i: w_i \ge v} a_i s_i / \sum_{i: w_i \ge v} a_i$: the
+    labels which the units at width $v$ are trained on by all who hold them.
+
+    Args:
+        shares: Each participant's class shares.
+        widths: Which each one holds, 0 if absent.
+        weights: $a$, of the aggregation.
+        strength: $b$.
+        label_shares: $p$, of the labels where the network is used.
+
+    Returns:
+        A row for each width that somebody holds.
+    """
+    used = list(label_shares) or [1.0] * len(shares[0])
+    rows = []
+    for width in sorted(set(widths) - {0.0}):
+        who = [i for i, w in enumerate(widths) if w >= width]
+        own = [weights[i] * shares[i].double() for i in who]
+        share = sum(own) / sum(weights[i] for i in who)
+        row = strength * (share / share.new_tensor(used)).log()
+        rows.append((width, row.tolist()))
+    return rows
+
+
+def checked_offsets(offsets: Offsets, classes: int) -> list[Tensor]:
+    """Each row, (classes,), if widths ascend and all is finite."""
+    widths = [number("offsets", w, 0, 1, above=True) for w, _ in offsets]
+    if widths != sorted(set(widths)):
+        raise refusal("offsets", "rows of ascending widths", widths)
+    for _, row in offsets:
+        one_each("offsets", row, classes, "classes")
+    return [
+        torch.tensor([number("offsets", o, -100, 100) for o in row])
+        for _, row in offsets
+    ]
+
+
+def row_at(offsets: Offsets, width: float) -> int:
+    """The row of a width: the first that is not narrower."""
+    found = bisect_left(offsets, width - 1e-9, key=lambda row: row[0])
+    return min(found, len(offsets) - 1)
 
 
 def loss_shares(widths: Sequence[float], config: Config) -> list[float]:
@@ -160,20 +205,20 @@ def loss_over_widths(
     outputs: Sequence[Tensor],
     y: Tensor,
     shares: Sequence[float | Tensor],
-    offset: Tensor | None,
+    offsets: Sequence[Tensor | float],
     distill: float,
     loss: Loss = cross_entropy,
 ) -> Tensor:
     r"""Weighted loss of one batch over its widths, the widest first.
 
-    $\sum_v s_v [(1 - d)\,\ell(z_v + o, y) + d\,\ell(z_v, \hat y)]$ with
+    $\sum_v s_v [(1 - d)\,\ell(z_v + o_v, y) + d\,\ell(z_v, \hat y)]$ with
     $\hat y$ the widest width's softmax; for the widest itself $d = 0$.
     """
     total: Tensor | None = None
     soft = outputs[0].detach().softmax(-1) if distill else None
-    for logits, share in zip(outputs, shares, strict=True):
-        adjusted = logits if offset is None else logits + offset
-        value = share * loss(adjusted, y)
+    each = zip(outputs, shares, offsets, strict=True)
+    for logits, share, offset in each:
+        value = share * loss(logits + offset, y)
         if soft is not None and total is not None:
             teacher = distill * share * loss(logits, soft)
             value = (1 - distill) * value + teacher
@@ -260,12 +305,13 @@ def gradient(
     x: Tensor,
     y: Tensor,
     config: Config,
-    offset: Tensor | None = None,
+    offsets: Sequence[Tensor] = (),
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Gradient of the loss over widths, and the loss, (), detached.
 
     The gradient has the widest width's shapes. The stem runs once: its
-    output at a narrow width is a prefix of that at the widest.
+    output at a narrow width is a prefix of that at the widest. `offsets`
+    are added to the logits of each width, the widest first.
     """
     order = sorted(widths, reverse=True)
     parts = [_parts(build, width) for width in order]
@@ -284,7 +330,8 @@ def gradient(
         )
         outputs.append(head(leaves, theta, features[:, :units]))
     shares = loss_shares(order, config)
-    loss = loss_over_widths(outputs, y, shares, offset, config.distill)
+    added = offsets or [0.0] * len(order)
+    loss = loss_over_widths(outputs, y, shares, added, config.distill)
     grads = torch.autograd.grad(loss, list(leaves.values()))
     return dict(zip(leaves, grads, strict=True)), loss.detach()
 
@@ -305,7 +352,7 @@ def local_sgd(
     rng: np.random.Generator,
     *,
     width_sampler: WidthSampler = full_and_random,
-    label_shares: Sequence[float] = (),
+    offsets: Offsets = (),
     first: int = 0,
     steps: int | None = None,
     weight: float = 1.0,
@@ -315,14 +362,12 @@ def local_sgd(
     Each step draws a batch and a set of widths $W$ and follows
     $\sum_{v \in W} s_v M_v \nabla F(M_v \theta)$ by SGD with momentum;
     $M_v$ masks the slice of width $v$ and $s_v \propto v^q$ with $q$ =
-    `loss_power`. With $b$ = `logit_adjustment`, the loss adds
-    $b \log(s_c / p_c)$ to the logit of class $c$; $s_c = (n_c + 1)/(n + C)$
-    if the shard holds $n_c$ of $n$ samples, $p_c$ is its label share.
+    `loss_power`.
 
     Args:
         state: The slice at `width`; it is copied, never written to.
-        label_shares: $p$, of the labels where the network is used (default:
-            equal).
+        offsets: Rows (width, one number for each class): up to that width,
+            the loss adds them to the logits (default: nothing).
         first: Steps taken in earlier rounds, for the learning rate.
         steps: Steps to take (default: the config's).
         weight: Aggregation weight, passed on.
@@ -331,8 +376,8 @@ def local_sgd(
         The update, at the same width.
 
     Raises:
-        ValueError: `first` or `steps` is negative, or there is not one
-            label share for each class.
+        ValueError: `first` or `steps` is negative, or a row of offsets has
+            not one number for each class.
 
     Example:
         >>> import aequa_lite as aq
@@ -345,26 +390,23 @@ def local_sgd(
 
     References:
         Local SGD (FedAvg) on the width-averaged loss; the set of widths is
-        our choice. Balanced softmax (Ren et al. 2020) in local training as
-        in Fed-RoD (Chen and Chao 2022).
+        our choice. Offsets as in balanced softmax (Ren et al. 2020).
     """
-    checked_shares(label_shares, shard.samples.classes)
+    rows = checked_offsets(offsets, shard.samples.classes)
     number("first", first, 0, whole=True)
     steps = config.local_steps if steps is None else steps
     number("steps", steps, 1, whole=True)
     theta = {k: t.clone() for k, t in state.items()}
     velocity = {k: torch.zeros_like(t) for k, t in theta.items()}
     x, y = shard.samples.x, shard.samples.y
-    strength = config.logit_adjustment
-    offset = None
-    if strength:
-        offset = logit_offsets(shard.samples, strength, label_shares)
+    rows = [row.to(y.device) for row in rows]
     order = batches(rng, len(shard), config, steps)  # (steps, batch)
     losses = torch.zeros((), device=y.device)
     for step, chosen in enumerate(torch.as_tensor(order, device=y.device)):
         batch = x.index_select(0, chosen), y.index_select(0, chosen)
-        widths = width_sampler(rng, width, config)
-        grads, loss = gradient(build, theta, widths, *batch, config, offset)
+        widths = sorted(width_sampler(rng, width, config), reverse=True)
+        added = [rows[row_at(offsets, w)] for w in widths if rows]
+        grads, loss = gradient(build, theta, widths, *batch, config, added)
         tensors = (_blocks(each, grads) for each in (theta, velocity))
         start = _blocks(state, grads) if config.proximal else []
         lr = config.lr_at(first + step)

@@ -172,9 +172,11 @@ def lost(
 ) -> NDArray[np.float64]:
     r"""Return the share of its accuracy that each update lost, (n,).
 
-    $1 - \phi_i / \min(\phi(w_i), B_i)$: $\phi_i$ is the accuracy of what
-    came back, $\phi(w_i)$ that of what was sent, $B_i$ that of the model
-    trained alone. Honest updates lose little, wrong labels most of it.
+    $1 - \phi_i / \min(\phi(1), B_i)$: $\phi_i$ is the accuracy of what
+    came back, $\phi(1)$ that of the full network before the round, $B_i$
+    that of the model trained alone. Honest updates lose little, wrong
+    labels most of it. What was sent does not enter, so whoever is sent
+    less because of a bad update is not excused by that.
 
     Returns:
         (n,) shares, negative for a gain; 0 for who sent no valid update.
@@ -189,12 +191,12 @@ def lost(
         (2,)
     """
     b = accuracies("contribution", contribution)
-    found, sent = np.zeros(len(b)), _sent_accuracy(build, last, samples)
+    found = np.zeros(len(b))
+    (full,) = accuracy([slim(build, last.before.theta, 1.0)], samples)
     for i, u in zip(np.flatnonzero(last.widths), last.updates, strict=True):
         if u.participant not in last.left_out:
             (came,) = accuracy([slim(build, u.state, u.width)], samples)
-            start = min(sent[last.widths[i]], b[i])
-            found[i] = 1 - came / max(start, 1e-9)
+            found[i] = 1 - came / max(min(full, b[i]), 1e-9)
     return found
 
 

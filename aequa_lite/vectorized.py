@@ -26,13 +26,14 @@ from torch.nn.functional import cross_entropy
 from ._check import one_each, refusal
 from .config import Config
 from .local import (
+    Offsets,
     WidthSampler,
     batches,
-    checked_shares,
+    checked_offsets,
     full_and_random,
-    logit_offsets,
     loss_over_widths,
     loss_shares,
+    row_at,
     sgd_step,
 )
 from .slimmable import bind, prefix, slice_of, template
@@ -52,7 +53,7 @@ def vectorized_sgd(
     rngs: Sequence[np.random.Generator],
     *,
     width_sampler: WidthSampler = full_and_random,
-    label_shares: Sequence[float] = (),
+    offsets: Sequence[Offsets] = (),
     first: int = 0,
     steps: int | None = None,
     weights: Sequence[float] | None = None,
@@ -66,7 +67,7 @@ def vectorized_sgd(
     Args:
         sent: Each participant's slice.
         rngs: Each participant's generator.
-        label_shares: As in `local_sgd`.
+        offsets: Each participant's, as in `local_sgd` (default: nothing).
         first: Steps taken in earlier rounds, for the learning rate.
         steps: Steps to take (default: the config's).
         precision: bfloat16 or float16 for the passes; parameters, momentum
@@ -96,8 +97,8 @@ def vectorized_sgd(
     one_each("sent", sent, len(shards))
     one_each("widths", widths, len(shards))
     one_each("rngs", rngs, len(shards))
-    if shards:
-        checked_shares(label_shares, shards[0].samples.classes)
+    offsets = offsets or [()] * len(shards)
+    one_each("offsets", offsets, len(shards))
     if buffers := [k for k, _ in template(build, 1.0).named_buffers()]:
         raise refusal("build", "a network without buffers", buffers[0],
                       "train it with vectorized=False")  # fmt: skip
@@ -107,8 +108,8 @@ def vectorized_sgd(
     most = participants_per_pass(build, max(widths), shards[0], config)
     for start in range(0, len(shards), most):
         part = slice(start, start + most)
-        few = sent[part], shards[part], widths[part]
-        stack = _Stack(build, *few, config, precision, label_shares)
+        few = sent[part], shards[part], widths[part], offsets[part]
+        stack = _Stack(build, *few, config, precision)
         plan = stack.plan(rngs[part], width_sampler, first, steps)
         losses = stack.train(plan)
         updates += stack.updates(weights[part], losses)
@@ -193,6 +194,7 @@ class _Plan:
     samples: Tensor  # weights within a batch, (P, B)
     shares: Tensor  # weights of the widths' losses, (steps, K, P)
     rates: Tensor  # (steps,)
+    rows: Tensor  # of the offsets, (steps, K, P)
     axes: list[Tensor]
     cut: list[tuple[int, ...]]
     whole: bool  # every step trains all that a participant holds
@@ -200,7 +202,7 @@ class _Plan:
     def at(self, step: int) -> tuple[Any, ...]:
         """What one step needs: views, for `_Stack.step`."""
         axes = [t[step] for t in self.axes]
-        each = (self.positions, self.shares, self.rates)
+        each = (self.positions, self.shares, self.rates, self.rows)
         return *(t[step] for t in each), axes
 
 
@@ -209,8 +211,8 @@ class _Stack:
 
     def __init__(
         self, build: Build, sent: Sequence[State], shards: Sequence[Shard],
-        widths: Sequence[float], config: Config,
-        precision: torch.dtype | None, label_shares: Sequence[float] = (),
+        widths: Sequence[float], offsets: Sequence[Offsets],
+        config: Config, precision: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         self.build, self.shards, self.widths = build, shards, widths
         self.config, self.precision = config, precision
@@ -234,12 +236,11 @@ class _Stack:
         begin = np.cumsum([0, *map(len, distinct.values())])
         where = dict(zip(distinct, begin))
         self.begin = [where[id(shard.samples)] for shard in shards]
-        self.offset = None  # (P, 1, classes)
-        if b := config.logit_adjustment:
-            rows = [
-                logit_offsets(s.samples, b, label_shares) for s in shards
-            ]
-            self.offset = torch.stack(rows)[:, None]
+        classes, self.offsets = shards[0].samples.classes, offsets
+        rows = [checked_offsets(each, classes) for each in offsets]
+        self.first_row = np.cumsum([0, *map(len, rows)])
+        every = [t for each in rows for t in each]
+        self.rows = torch.stack(every).to(self.device) if every else None
 
     def plan(
         self, rngs: Sequence[np.random.Generator], sampler: WidthSampler,
@@ -255,6 +256,14 @@ class _Stack:
         ]  # [steps][P][K]
         shares = [[loss_shares(ws, config) for ws in s] for s in drawn]
         rates = [config.lr_at(first + step) for step in range(steps)]
+        places = list(zip(self.first_row, self.offsets))
+        rows_at = [
+            [
+                [k + row_at(o, w) for w in ws]
+                for (k, o), ws in zip(places, s)
+            ]
+            for s in drawn
+        ]  # [steps][P][K]
         sizes = [
             [[_axis_sizes(self.build, w) for w in ws] for ws in step]
             for step in drawn
@@ -263,6 +272,7 @@ class _Stack:
             *self._positions(rows, many=len(drawn[0][0])),
             self._upload(np.float32(shares).transpose(0, 2, 1)),
             self._upload(np.float32(rates)),
+            self._upload(np.int64(rows_at).transpose(0, 2, 1)),
             *self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
             all(ws[0] == w for s in drawn for ws, w in zip(s, self.widths)),
         )
@@ -325,7 +335,7 @@ class _Stack:
 
     def step(
         self, plan: _Plan, chosen: Tensor, shares: Tensor, rate: Tensor,
-        axes: list[Tensor],
+        rows: Tensor, axes: list[Tensor],
     ) -> Tensor:  # fmt: skip
         """Take one step in place; return everybody's loss, (P,)."""
         masks = _masks(axes, plan.cut)
@@ -334,7 +344,11 @@ class _Stack:
         scale = 1024.0 if self.precision == torch.float16 else 1.0
 
         leaves = [t.detach().requires_grad_() for t in self.theta]
-        losses = self._losses(leaves, masks, x, y, plan.samples, shares)
+        # (K, P, 1, classes) or, without offsets, 0
+        added = 0.0 if self.rows is None else self.rows[rows][..., None, :]
+        losses = self._losses(
+            leaves, masks, x, y, plan.samples, shares, added
+        )
         # networks do not meet in the forward pass, so the gradient of the
         # sum of their losses is everybody's own
         grads = torch.autograd.grad(losses.sum() * scale, leaves)
@@ -353,6 +367,7 @@ class _Stack:
     def _losses(
         self, theta: list[Tensor], masks: Sequence[Tensor | None],
         x: Tensor, y: Tensor, samples: Tensor, shares: Tensor,
+        added: Tensor | float,
     ) -> Tensor:  # fmt: skip
         """Everybody's loss over its widths, (P,)."""
         masked = [
@@ -362,12 +377,15 @@ class _Stack:
         stacked = [t.flatten(0, 1) for t in masked]  # (K P, ...)
         logits = vmap(self._logits)(stacked, x)
         logits, y = (t.unflatten(0, shares.shape) for t in (logits, y))
-        outputs, each = [logits], [shares]  # all widths at once
+        outputs, each, offsets = [logits], [shares], [added]  # all widths
         if self.config.distill:
             outputs, each, y = list(logits), list(shares), y[0]
+            offsets = [added] * len(each)
+            if isinstance(added, Tensor):
+                offsets = list(added)
         loss = partial(_per_participant, samples)
         losses = loss_over_widths(
-            outputs, y, each, self.offset, self.config.distill, loss
+            outputs, y, each, offsets, self.config.distill, loss
         )
         return losses.view(-1, len(self.shards)).sum(0)
 
