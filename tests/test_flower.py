@@ -176,7 +176,7 @@ def test_the_report_and_the_rewards_are_those_of_one_process(
         assert aq.load_reward(mine) is not None
 
 
-def test_over_flower_the_loss_is_adjusted_to_the_servers_labels_too(
+def test_over_flower_the_loss_is_adjusted_to_stated_and_to_the_servers_labels(
     data: aq.Dataset, three: aq.Config, asked: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many = data.validation.y < 4
@@ -188,9 +188,56 @@ def test_over_flower_the_loss_is_adjusted_to_the_servers_labels_too(
     grid = Inline(asked, three, tmp_path)
     report = server.run_over(grid, asked, three)
     assert result(report) == result(in_process(data, three, schedule=schedule).report)
-    shares = [m.content["asked"]["label_shares"] for _, m in grid.sent if "label_shares" in m.content["asked"]]
-    assert len(shares) == 6
-    assert all(len(each) == 10 for each in shares)
+    shards = aq.registry.lookup("partition", PARTITION)(data.train, three)
+    counts = [torch.bincount(shard.samples.y, minlength=10).tolist() for shard in shards]
+    known = json.loads((Path(asked.folder) / "run.json").read_text())["participants"]
+    assert [known[str(i)]["labels"] for i in range(3)] == counts
+    sent = [m.content["asked"] for _, m in grid.sent if "offsets" in m.content["asked"]]
+    assert len(sent) == 6
+    for each in sent:  # nothing of widths that are not its own
+        assert list(each["offset_widths"]) == sorted(each["offset_widths"])
+        assert each["offset_widths"][-1] == each["width"]
+        assert len(each["offsets"]) == 10 * len(each["offset_widths"])
+
+
+def test_labels_are_stated_only_where_logits_are_adjusted(three: aq.Config, asked: Settings, tmp_path: Path) -> None:
+    replies: list[Message] = []
+    grid = Inline(asked, three, tmp_path)
+    grid.changed = lambda reply: replies.append(reply) or reply
+    server.run_over(grid, asked, three)
+    assert not any("labels" in reply.content["stated"] for reply in replies)
+    assert all("labels" not in each for each in RunState(asked.folder, three).participants.values())
+
+
+@pytest.mark.parametrize("labels", [[1] * 10, [2000], [], [-1, *[300] * 9], [2000.0] * 10])
+def test_labels_that_do_not_fit_the_samples_are_refused(
+    labels: list, three: aq.Config, asked: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(three, logit_adjustment=1.0)
+    grid = Inline(asked, config, tmp_path)
+
+    def changed(reply: Message) -> Message:
+        if "labels" in reply.content["stated"] and reply.content["stated"]["participant"] == 1:
+            reply.content["stated"]["labels"] = labels
+        return reply
+
+    grid.changed = changed
+    with pytest.raises(TooFewError, match="participants 1 did not introduce themselves"):
+        server.run_over(grid, asked, config)
+    assert "it must state how many of its" in capsys.readouterr().out
+
+
+def test_who_is_known_without_labels_states_them_when_they_are_needed(
+    three: aq.Config, asked: Settings, tmp_path: Path
+) -> None:
+    state = RunState(tmp_path, three)
+    state.admit(0, "aa", 5)
+    again = RunState(tmp_path, three, classes=2)
+    assert again.missing == [0, 1, 2]
+    again.admit(0, "aa", 5, labels=[2, 3])
+    assert again.missing == [1, 2]
+    again.admit(0, "aa", 5, labels=[4, 1])
+    assert RunState(tmp_path, three, classes=2).participants[0]["labels"] == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["fedavg", "cgsv(0.5)", "lg_fedavg", "fedsac"])
@@ -288,7 +335,7 @@ def test_nobody_is_sent_anothers_samples_or_number(three: aq.Config, asked: Sett
     grid = Inline(asked, three, tmp_path)
     server.run_over(grid, asked, three)
     keys = {key for _, m in grid.sent for record in m.content.config_records.values() for key in record}
-    assert keys == {"alone", "classes", "words", "round", "width", "width_sampler", "logit_adjustment", "manifest"}
+    assert keys == {"alone", "classes", "words", "round", "width", "width_sampler", "labels", "manifest"}
 
 
 def test_who_does_not_reply_is_left_out_and_the_round_goes_on(

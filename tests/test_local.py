@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
-from aequa_lite.local import batches, class_shares, gradient, logit_offsets
+from aequa_lite.local import Offsets, batches, class_shares, gradient, logit_offsets, row_at
 from aequa_lite.slimmable import Build, prefix, slice_of
 
 
@@ -183,18 +184,60 @@ def unlike() -> aq.Shard:
     return aq.Shard(0, aq.Samples(torch.zeros(100, 1, 28, 28, dtype=torch.uint8), y, classes=10), np.arange(100))
 
 
-def test_offsets_are_the_log_shares_of_the_classes() -> None:
-    found = logit_offsets(unlike().samples, 0.5)
-    by_hand = [0.5 * np.log(n / 110) for n in (1, 1, 1, 81, 1, 1, 1, 21, 1, 1)]
-    assert found.tolist() == pytest.approx(by_hand, rel=1e-6)
+COUNTS = (1, 1, 1, 81, 1, 1, 1, 21, 1, 1)  # of its classes, and one more of each
+
+
+def of(shard: aq.Shard, strength: float, label_shares: Sequence[float] = ()) -> Offsets:
+    """The offsets of a participant who holds everything and is alone."""
+    return logit_offsets([class_shares(shard.samples)], [1.0], [1.0], strength, label_shares)
+
+
+def test_alone_offsets_are_the_log_shares_of_the_own_classes() -> None:
+    ((width, found),) = of(unlike(), 0.5)
+    assert width == 1.0
+    assert found == pytest.approx([0.5 * np.log(n / 110) for n in COUNTS], rel=1e-6)
 
 
 def test_offsets_are_relative_to_the_labels_where_the_network_is_used() -> None:
     wanted = [0.3] * 3 + [0.1] * 7
-    by_hand = [np.log(n / 110 / p) for n, p in zip((1, 1, 1, 81, 1, 1, 1, 21, 1, 1), wanted, strict=True)]
-    assert logit_offsets(unlike().samples, 1.0, wanted).tolist() == pytest.approx(by_hand, rel=1e-5)
+    by_hand = [np.log(n / 110 / p) for n, p in zip(COUNTS, wanted, strict=True)]
+    assert of(unlike(), 1.0, wanted)[0][1] == pytest.approx(by_hand, rel=1e-5)
     same = class_shares(unlike().samples).tolist()
-    assert logit_offsets(unlike().samples, 1.0, same).tolist() == pytest.approx([0.0] * 10, abs=1e-6)
+    assert of(unlike(), 1.0, same)[0][1] == pytest.approx([0.0] * 10, abs=1e-6)
+
+
+def test_offsets_at_a_width_are_those_of_all_who_hold_it() -> None:
+    shares = [torch.tensor(s) for s in ([0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.3, 0.7])]
+    found = logit_offsets(shares, [0.5, 1.0, 0.5, 0.0], [1.0, 2.0, 1.0, 9.0], 0.5)
+    assert [width for width, _ in found] == [0.5, 1.0]  # the absent fourth counts nowhere
+    assert found[1][1] == pytest.approx(0.5 * np.log([0.2, 0.8]))
+    everybody = (np.array([0.9, 0.1]) + 2 * np.array([0.2, 0.8]) + np.array([0.5, 0.5])) / 4
+    assert found[0][1] == pytest.approx(0.5 * np.log(everybody))
+
+
+def test_a_width_between_two_that_are_held_has_the_row_of_the_wider() -> None:
+    offsets = [(0.25, [0.0]), (0.5, [0.0]), (1.0, [0.0])]
+    assert [row_at(offsets, w) for w in (0.02, 0.25, 0.255, 0.5, 0.505, 1.0)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_each_width_of_a_step_is_trained_with_its_own_offsets() -> None:
+    rows = [(0.5, [0.3 * c for c in range(10)]), (1.0, [-0.2 * c for c in range(10)])]
+    config = aq.Config(participants=1, rounds=1, local_steps=1, batch=100, lr=1.0, momentum=0.0, min_width=0.5)
+    shard, theta = unlike(), aq.init_params(aq.MLP, seed=0)
+
+    def both(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
+        return 0.5, 1.0
+
+    found = aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), width_sampler=both, offsets=rows)
+    leaves = {k: t.clone().requires_grad_() for k, t in theta.items()}
+    loss = 0.0
+    for width, row in rows:
+        net, slices = aq.MLP(width), aq.slice_of(aq.MLP, leaves, width)
+        logits = torch.func.functional_call(net, dict(slices), shard.samples.x) + torch.tensor(row)
+        loss = loss + width**2 / 1.25 * torch.nn.functional.cross_entropy(logits, shard.samples.y)
+    loss.backward()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(found.state[name], theta[name] - leaf.grad, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -203,22 +246,42 @@ def test_offsets_are_relative_to_the_labels_where_the_network_is_used() -> None:
 def test_an_adjusted_loss_discounts_how_often_a_shard_shows_a_class(strength: float, odds: float) -> None:
     # the pictures are equal, so all that can be learnt is how often each class comes
     config = aq.Config(participants=1, rounds=1, local_steps=400, batch=100, lr=0.1, logit_adjustment=strength)
-    shard, theta = unlike(), aq.init_params(aq.MLP, seed=0)
-    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), width_sampler=aq.full_only)
-    share = aq.slim(aq.MLP, update.state, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
+    shard, fedavg = unlike(), aq.slimmable(aq.MLP, aq.full_only)
+    *_, last = aq.federate(aq.MLP, [shard], config, strategy=fedavg, progress=False)
+    share = aq.slim(aq.MLP, last.theta, 1.0)(shard.samples.x[:1]).softmax(1)[0].tolist()  # (classes,)
     assert share[3] / share[7] == pytest.approx(odds, rel=0.02)
 
 
 def test_a_network_for_the_shards_own_labels_is_not_adjusted() -> None:
-    config = aq.Config(participants=1, rounds=1, local_steps=5, logit_adjustment=1.0)
-    shard, theta = unlike(), aq.init_params(aq.MLP, seed=0)
-    shares = class_shares(shard.samples).tolist()
-    plain = aq.local_sgd(aq.MLP, theta, shard, 1.0, replace(config, logit_adjustment=0.0), aq.stream(0, "t"))
-    own, equal = (
-        aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), label_shares=each) for each in (shares, ())
-    )
-    torch.testing.assert_close(own.state, plain.state)
-    assert not torch.allclose(equal.state["4.bias"], plain.state["4.bias"], atol=1e-3)
+    config, shard = aq.Config(participants=1, rounds=1, local_steps=5, logit_adjustment=1.0), unlike()
+
+    def trained(strength: float, label_shares: Sequence[float] = ()) -> dict[str, torch.Tensor]:
+        strategy = aq.slimmable(aq.MLP, label_shares=label_shares)
+        changed = replace(config, logit_adjustment=strength)
+        (last,) = aq.federate(aq.MLP, [shard], changed, strategy=strategy, progress=False)
+        return dict(last.theta)
+
+    plain, own = trained(0.0), trained(1.0, class_shares(shard.samples).tolist())
+    torch.testing.assert_close(own, plain)
+    assert not torch.allclose(trained(1.0)["4.bias"], plain["4.bias"], atol=1e-3)
+
+
+def test_where_all_hold_everything_the_logits_are_adjusted_to_the_labels_of_all(few: aq.Dataset) -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=3, logit_adjustment=1.0)
+    halves = [torch.nonzero(few.train.y < 5)[:, 0], torch.nonzero(few.train.y >= 5)[:, 0]]
+    shards = [aq.Shard(i, few.train.take(half), half.numpy()) for i, half in enumerate(halves)]
+    seen: list[Offsets] = []
+    strategy = aq.slimmable(aq.MLP)
+
+    def local(*rest, offsets: Offsets, **more) -> aq.Update:
+        seen.append(offsets)
+        return strategy.local(*rest, offsets=offsets, **more)
+
+    list(aq.federate(aq.MLP, shards, config, strategy=replace(strategy, local=local), workers=1, progress=False))
+    assert len(seen) == 2
+    ((_, row),) = seen[0]
+    own = of(shards[0], 1.0)[0][1]
+    assert max(row) - min(row) < 1 < max(own) - min(own)  # both know half of the classes, together all
 
 
 @pytest.mark.parametrize(("first", "steps"), [(-1, 1), (0, 0), (0, 2.5)])
@@ -233,12 +296,32 @@ def test_a_step_count_that_is_none_is_refused(few: aq.Dataset, first: int, steps
     [
         ([0.5, 0.5], "`label_shares` must hold one entry for each of the 10 classes, got 2 entries"),
         ([0.0] + [0.1] * 9, r"`label_shares` must be a number in \(0, 1\], got 0.0"),
-        ([float("nan")] * 10, r"`label_shares` must be a number in \(0, 1\], got nan"),
+        ([float("nan")] * 10, "`label_shares` must be a sequence, each part a finite number, got .nan"),
     ],
 )
 def test_label_shares_that_are_none_are_refused_before_any_work(shares, sentence: str, few: aq.Dataset) -> None:
+    config = aq.Config(participants=1, logit_adjustment=1.0)
+
+    def trained() -> list[aq.Round]:
+        strategy = aq.slimmable(aq.MLP, label_shares=shares)
+        return list(aq.federate(aq.MLP, [shard_of(few)], config, strategy=strategy, progress=False))
+
+    with pytest.raises(ValueError, match=sentence):
+        trained()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "sentence"),
+    [
+        ([(1.0, [0.5, 0.5])], "`offsets` must hold one entry for each of the 10 classes, got 2 entries"),
+        ([(1.0, [float("nan")] * 10)], r"`offsets` must be a number in \[-100, 100\], got nan"),
+        ([(0.0, [0.0] * 10)], r"`offsets` must be a number in \(0, 1\], got 0.0"),
+        ([(1.0, [0.0] * 10), (0.5, [0.0] * 10)], r"`offsets` must be rows of ascending widths, got \[1.0, 0.5\]"),
+    ],
+)
+def test_offsets_that_are_none_are_refused_before_any_work(offsets, sentence: str, few: aq.Dataset) -> None:
     shard, theta, config = shard_of(few), aq.init_params(aq.MLP, seed=0), aq.Config(participants=1)
     with pytest.raises(ValueError, match=sentence):
-        aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), label_shares=shares)
+        aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), offsets=offsets)
     with pytest.raises(ValueError, match=sentence):
-        aq.vectorized.vectorized_sgd(aq.MLP, [theta], [shard], [1.0], config, [aq.stream(0, "t")], label_shares=shares)
+        aq.vectorized.vectorized_sgd(aq.MLP, [theta], [shard], [1.0], config, [aq.stream(0, "t")], offsets=[offsets])

@@ -159,8 +159,7 @@ def test_the_loss_is_adjusted_to_the_label_shares_of_the_validation_samples(prob
     seen: list[tuple[float, ...]] = []
 
     def watched(problem: aq.Problem, strategy: aq.Strategy, **options) -> aq.Round:
-        seen.append(strategy.local.keywords.get("label_shares", ()))
-        assert strategy.vectorized.keywords.get("label_shares", ()) == seen[-1]
+        seen.append(strategy.label_shares)
         return QUIET(problem, strategy, **options)
 
     def trained(validation: aq.Samples, config: aq.Config, **options) -> None:
@@ -181,8 +180,8 @@ def test_the_loss_is_adjusted_to_the_label_shares_of_the_validation_samples(prob
 def test_who_sent_no_valid_update_is_sent_nothing_better_than_what_it_has_alone(longer: aq.Problem) -> None:
     inner, last, who = aq.slimmable(aq.MLP), longer.config.rounds - 1, int(longer.contribution.argmax())
 
-    def local(state, shard, width, config, rng, *, first, weight):
-        update = inner.local(state, shard, width, config, rng, first=first, weight=weight)
+    def local(state, shard, width, config, rng, *, first, **rest):
+        update = inner.local(state, shard, width, config, rng, first=first, **rest)
         spoiled = shard.participant == who and first // config.local_steps in (last - 1, last)
         return replace(update, state={k: t * float("nan") for k, t in update.state.items()}) if spoiled else update
 

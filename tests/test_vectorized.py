@@ -39,10 +39,10 @@ def both(build, few, config: aq.Config, sampler, **more) -> tuple[list[aq.Update
         build, sent, shards, WIDTHS, config, rngs, width_sampler=sampler, first=3, **more
     )
     rngs = [aq.stream(0, "vectorized", i) for i in range(3)]
-    plain = {"width_sampler": sampler, **{k: v for k, v in more.items() if k != "precision"}}
+    offsets = more.get("offsets", [()] * 3)
     alone = [
-        aq.local_sgd(build, s, shard, w, config, rng, first=3, **plain)
-        for s, shard, w, rng in zip(sent, shards, WIDTHS, rngs, strict=True)
+        aq.local_sgd(build, s, shard, w, config, rng, first=3, width_sampler=sampler, offsets=own)
+        for s, shard, w, rng, own in zip(sent, shards, WIDTHS, rngs, offsets, strict=True)
     ]
     return together, alone
 
@@ -93,13 +93,18 @@ def test_vectorized_training_gives_each_its_own_update(build, fields: dict, samp
             torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
 
 
-def test_vectorized_training_adjusts_logits_to_each_shards_own_classes(few: aq.Dataset) -> None:
-    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, distill=0.5, logit_adjustment=0.7)
-    wanted = tuple(0.01 + 0.02 * c for c in range(10))
-    for options in ({}, {"label_shares": wanted}):
-        for together, alone in zip(*both(aq.MLP, few, config, aq.full_and_random, **options), strict=True):
-            for name, t in alone.state.items():
-                torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_vectorized_training_adds_the_offsets_of_each_participant_and_width(distill: float, few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16, distill=distill)
+    rows = [(w, [k * w * (c - 4) / 5 for c in range(10)]) for k, w in ((3, 0.3), (-2, 0.75), (1, 1.0))]
+    offsets = [rows, rows[:1], [(1.0, [0.5 * (c == 2) for c in range(10)])]]  # two federations, say
+    with_them = both(aq.MLP, few, config, aq.full_and_random, offsets=offsets)
+    _, without = both(aq.MLP, few, config, aq.full_and_random)
+    for together, alone in zip(*with_them, strict=True):
+        for name, t in alone.state.items():
+            torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
+    for adjusted, plain in zip(with_them[1], without, strict=True):
+        assert not torch.allclose(adjusted.state["6.bias"], plain.state["6.bias"], atol=1e-3)
 
 
 def test_half_precision_stays_near(few: aq.Dataset) -> None:

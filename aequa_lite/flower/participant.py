@@ -21,7 +21,7 @@ from ..config import Config
 from ..data.load import checked_arrays, load
 from ..data.readers import NAMES, Arrays, open_npz, reading
 from ..federate import standalone
-from ..local import checked_shares, local_sgd
+from ..local import local_sgd
 from ..networks.base import for_dataset
 from ..registry import lookup, network
 from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
@@ -29,7 +29,7 @@ from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
 from .participants import writable
 from .processes import Processes, free_port
-from .wire import packed, read_config, toml_lines, unpacked, unpacked_bytes
+from .wire import packed, read_config, toml_lines, unpacked, unpacked_bytes, unpacked_offsets
 
 app = ClientApp()
 
@@ -78,7 +78,8 @@ def _asked(
 ) -> tuple[dict[str, int | float], Config, Shard, Build]:
     """The numbers of a message, checked, and what this node needs for its work."""
     settings, config = read_config(context.run_config)
-    asked = {k: v for k, v in message.content["asked"].items() if k not in ("width_sampler", "label_shares")}
+    texts = "width_sampler", "offset_widths", "offsets"  # and lists: checked where they are used
+    asked = {k: v for k, v in message.content["asked"].items() if k not in texts}
     asked = checked_metadata(asked, {**allowed, **DATA})
     shard = own_shard(context.node_config, config, settings.data, int(asked["classes"]))
     samples, words = shard.samples, ("",) * int(asked["words"])
@@ -93,31 +94,32 @@ def _reply(message: Message, content: Mapping[str, Any], **stated: Any) -> Messa
 
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
-    """State who this is and how many samples it holds, with the model trained alone where that is asked for."""
-    asked, config, shard, build = _asked(message, context, alone=(0, 1))
-    content = {}
+    """State who this is and how many samples it holds; of each class, and the model trained alone, only if asked."""
+    asked, config, shard, build = _asked(message, context, alone=(0, 1), labels=(0, 1))
+    content, y = {}, shard.samples.y
+    stated: dict[str, Any] = {"participant": shard.participant, "samples": len(shard)}
+    if asked["labels"]:
+        stated["labels"] = torch.bincount(y, minlength=shard.samples.classes).tolist()
     if asked["alone"]:
         (net,) = standalone(build, [shard], replace(config, participants=1), workers=1, progress=False)
         content["alone"] = packed(net.state_dict())
-    return _reply(message, content, participant=shard.participant, samples=len(shard))
+    return _reply(message, content, **stated)
 
 
 @app.train("round")
 def train(message: Message, context: Context) -> Message:
     """Train the slice that arrived on the own shard, as the in-process loop does, and send it back."""
     rounds = read_config(context.run_config)[1].rounds
-    allowed = {"round": (0, rounds - 1), "width": (1e-6, 1.0), "logit_adjustment": (0.0, 1.0)}
-    asked, config, shard, build = _asked(message, context, **allowed)
-    config = replace(config, logit_adjustment=float(asked["logit_adjustment"]))
+    asked, config, shard, build = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
     sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
     index, width = int(asked["round"]), float(asked["width"])
-    shares = checked_shares(message.content["asked"].get("label_shares", ()), shard.samples.classes)
+    offsets = unpacked_offsets(message.content["asked"], shard.samples.classes)
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
     def local(mine: Shard) -> Update:
         rng = stream(config.seed, "local", index, mine.participant)
         first = index * config.local_steps
-        return local_sgd(build, sent, mine, width, config, rng, width_sampler=sampler, label_shares=shares, first=first)
+        return local_sgd(build, sent, mine, width, config, rng, width_sampler=sampler, offsets=offsets, first=first)
 
     with workers(1) as spread:  # as the in-process loop does: on a thread with one arithmetic thread
         (update,) = spread(local, [shard])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class RunState:
         folder: Of the run.
         config: Of the run.
         about: What else must not change between restarts, by name.
+        classes: How many label counts each participant states; 0 if none are asked for.
 
     Raises:
         ValueError: `run.json` is damaged, or belongs to another run.
@@ -70,8 +71,10 @@ class RunState:
         [1]
     """
 
-    def __init__(self, folder: Path | str, config: Config, about: Mapping[str, str] | None = None) -> None:
-        self.folder, self.config = Path(folder), config
+    def __init__(
+        self, folder: Path | str, config: Config, about: Mapping[str, str] | None = None, classes: int = 0
+    ) -> None:
+        self.folder, self.config, self.classes = Path(folder), config, classes
         self.identity = {**config.to_dict(), **(about or {})}
         self.path = self.folder / "run.json"
         self.participants: dict[int, dict[str, Any]] = {}
@@ -100,6 +103,8 @@ class RunState:
     def _participant(self, number: int, each: Any) -> dict[str, Any]:
         """What is known of a participant, checked."""
         right = isinstance(each["key"], str) and numbers([each["samples"]], 1, 1, MOST_SAMPLES, whole=True)
+        if labels := each.get("labels"):
+            right = right and numbers(labels, len(labels), 0, whole=True) and sum(labels) == each["samples"]
         if not right or not 0 <= number < self.config.participants:
             raise ValueError(f"participant {number} is {short_repr(each)}")
         return dict(each)
@@ -124,18 +129,24 @@ class RunState:
 
     @property
     def missing(self) -> list[int]:
-        """Participants that have never introduced themselves."""
-        return [number for number in range(self.config.participants) if number not in self.participants]
+        """Participants that have never introduced themselves, or have not stated their labels."""
+        known = {i for i, each in self.participants.items() if len(each.get("labels", ())) >= self.classes}
+        return [number for number in range(self.config.participants) if number not in known]
 
     def owner(self, key: str) -> int | None:
         """Return the participant that has introduced itself with this key, if there is one."""
         return next((number for number, each in self.participants.items() if each["key"] == key), None)
 
-    def admit(self, number: int, key: str, samples: int, alone: State | None = None) -> None:
-        """Store a participant's key; its number of samples and its model stay those of the first time."""
+    def admit(
+        self, number: int, key: str, samples: int, alone: State | None = None, labels: Sequence[int] = ()
+    ) -> None:
+        """Store a participant's key; its number of samples, labels and model stay those of the first time."""
         if alone is not None and number not in self.participants:
             save_tensors(self._file(number), alone, {"sha256": digest([alone[k] for k in sorted(alone)])})
-        self.participants.setdefault(number, {"samples": samples})["key"] = key
+        known = self.participants.setdefault(number, {"samples": samples})
+        known["key"] = key
+        if labels and sum(labels) == known["samples"]:
+            known.setdefault("labels", list(labels))
         self.save()
 
     def _file(self, number: int) -> Path:
@@ -271,7 +282,8 @@ class ParticipantRegistry:
                 print(f"node {each.node_id}: refused, its key is not on the roster", flush=True)
                 continue
             alone = bool(self.state.missing) and self.state.owner(key) is None
-            asked = RecordDict({"asked": ConfigRecord({**self.asked, "alone": int(alone)})})
+            own = {"alone": int(alone), "labels": int(self.state.classes > 0)}
+            asked = RecordDict({"asked": ConfigRecord(self.asked | own)})
             message = self._push(asked, each.node_id, "query.introduce", 86400, "introduction")
             self._introductions[message] = each.node_id
 
@@ -293,8 +305,15 @@ class ParticipantRegistry:
         if reply.has_error():
             raise ValueError(reply.error.reason)
         allowed = {"participant": (0, self.state.config.participants - 1), "samples": (1, MOST_SAMPLES)}
-        stated, key = checked_metadata(dict(reply.content["stated"]), allowed), self._key[node]
+        words, key = dict(reply.content["stated"]), self._key[node]
+        labels = words.pop("labels", [])
+        stated = checked_metadata(words, allowed)
         number, samples = int(stated["participant"]), int(stated["samples"])
+        classes = self.state.classes
+        if not numbers(labels, classes, 0, whole=True) or (classes and sum(labels) != samples):
+            raise ValueError(
+                f"it must state how many of its {samples} samples are of each class, got {short_repr(labels)}"
+            )
         known = self.state.participants.get(number)
         if self.keys is not None and self.keys[key] != number:
             raise ValueError(f"it states that it is participant {number}, but its key is that of {self.keys[key]}")
@@ -306,5 +325,5 @@ class ParticipantRegistry:
                 )
             print(f"participant {number}: node {node} takes its place", flush=True)
         alone = None if known else unpacked(reply.content["alone"], self.build, 1.0)
-        self.state.admit(number, key, samples, alone)
+        self.state.admit(number, key, samples, alone, labels)
         self.nodes[number] = node

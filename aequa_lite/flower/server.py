@@ -8,7 +8,6 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import load
 from ..federate import Strategy, federate
-from ..local import local_sgd
+from ..local import Offsets, local_sgd
 from ..method import Algorithm, Outcome, Problem, assess
 from ..networks.base import for_dataset
 from ..registry import algorithm, network, word_of
@@ -36,7 +35,7 @@ from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard, State, Update
 from .keys import roster
 from .participants import ParticipantRegistry, RunState, TooFewError, writable
-from .wire import COMPLETED, Settings, packed, packed_bytes, read_config, unpacked
+from .wire import COMPLETED, Settings, packed, packed_bytes, packed_offsets, read_config, unpacked
 
 LOSS = {"loss": (0.0, 1e6)}  # what a participant states beside its tensors: a cross entropy is not negative
 
@@ -55,7 +54,7 @@ def sampler_name(build: Build, strategy: Strategy) -> str:
     """
     local: Any = strategy.local
     plain = isinstance(local, partial) and local.func is local_sgd and local.args == (build,)
-    if not plain or set(local.keywords) - {"label_shares"} != {"width_sampler"}:
+    if not plain or set(local.keywords) != {"width_sampler"}:
         allowed = "one whose participants train by `local_sgd` with a width sampler of the package"
         raise refusal("algorithm", allowed, local, "run it in one process")
     return word_of("width_sampler", local.keywords["width_sampler"])
@@ -89,16 +88,12 @@ class RemoteTraining:
 
     def __call__(
         self, sent: Sequence[State], shards: Sequence[Shard], widths: Sequence[float], config: Config,
-        rngs: Sequence[Any], *, first: int, weights: Sequence[float],
+        rngs: Sequence[Any], *, first: int, weights: Sequence[float], offsets: Sequence[Offsets] = (),
     ) -> list[Update]:  # fmt: skip
         """Send slices and return updates; `rngs` are unused, each participant makes its own from the same seed."""
         index, began = first // config.local_steps, time.monotonic()
         rows = {s.participant: {"width": float(width)} for s, width in zip(shards, widths, strict=True)}
-        adjustment: dict[str, Any] = {"logit_adjustment": config.logit_adjustment}
-        local: Any = self.strategy.local
-        if shares := local.keywords.get("label_shares"):
-            adjustment["label_shares"] = list(shares)
-        messages = self._messages(index, sent, shards, rows, adjustment)
+        messages = self._messages(index, sent, shards, rows, offsets or [()] * len(shards))
         replies = self.registry.exchange("train.round", messages, self.settings.deadline, str(index))
         updates = [
             self._update(shard.participant, float(weight), replies.pop(shard.participant, None), rows)
@@ -116,18 +111,15 @@ class RemoteTraining:
         return updates
 
     def _messages(
-        self,
-        index: int,
-        sent: Sequence[State],
-        shards: Sequence[Shard],
-        rows: dict[int, dict[str, Any]],
-        adjustment: Mapping[str, Any],
-    ) -> Iterator[tuple[int, RecordDict]]:
+        self, index: int, sent: Sequence[State], shards: Sequence[Shard], rows: dict[int, dict[str, Any]],
+        offsets: Sequence[Offsets],
+    ) -> Iterator[tuple[int, RecordDict]]:  # fmt: skip
         """One message after another, so that only one is packed at a time."""
-        for shard, state in zip(shards, sent, strict=True):
+        for shard, state, own in zip(shards, sent, offsets, strict=True):
             row, slice_ = rows[shard.participant], packed(state)
             row["down"] = len(slice_["state"].data)
-            asked = {"round": index, "width": row["width"], "width_sampler": self.sampler, **adjustment}
+            asked = {"round": index, "width": row["width"], "width_sampler": self.sampler}
+            asked |= packed_offsets(own, row["width"])
             yield shard.participant, RecordDict({"slice": slice_, "asked": ConfigRecord(self.registry.asked | asked)})
 
     def _update(
@@ -212,10 +204,10 @@ def _conclude(folder: Path, outcome: str) -> None:
 
 @dataclass(frozen=True)
 class AbsentShard(Shard):
-    """Hold what the server knows of a participant's data: its number of samples.
+    """Hold what the server knows of a participant's data: its number of samples, and of each class if it was asked.
 
     Example:
-        >>> len(absent_shards([40, 70], "cpu", classes=10)[1])
+        >>> len(absent_shards([{"samples": 40}, {"samples": 70}], "cpu", classes=10)[1])
         70
     """
 
@@ -223,17 +215,21 @@ class AbsentShard(Shard):
         return len(self.indices)
 
 
-def absent_shards(sizes: Sequence[int], device: str, classes: int) -> list[Shard]:
-    """Shards of these sizes without samples."""
-    none = Samples(None, torch.empty(0, dtype=torch.int64, device=device), classes)
-    return [AbsentShard(i, none, range(size)) for i, size in enumerate(sizes)]
+def absent_shards(known: Sequence[Mapping[str, Any]], device: str, classes: int) -> list[Shard]:
+    """Shards with the stated numbers of samples and labels, without samples."""
+
+    def labels(counts: Sequence[int]) -> Samples:
+        y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+        return Samples(None, y.to(device), classes)
+
+    return [AbsentShard(i, labels(k.get("labels", ())), range(k["samples"])) for i, k in enumerate(known)]
 
 
-def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorithm]:
+def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorithm, bool]:
     """Load the data, fit the network to them and find the algorithm; refuse what does not fit before anybody trains.
 
     Returns:
-        Data set, network and algorithm.
+        Data set, network, algorithm, and whether participants must state their label counts.
 
     Raises:
         FileNotFoundError: The data are missing.
@@ -248,21 +244,24 @@ def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorit
     data = load(settings.data, device=settings.device)
     build, chosen = for_dataset(network(settings.network), data), algorithm(settings.algorithm)
     n = config.participants
-    shards = absent_shards([1] * n, settings.device, data.classes)
+    shards = absent_shards([{"samples": 1}] * n, settings.device, data.classes)
     trial = Problem(build, shards, config, data, [build(1.0).to(settings.device)] * n, np.full(n, 0.5))
-    with suppress(_TrainableError):  # the algorithm ends where its training would begin
+    counted = False
+    try:
         chosen(trial, train=_trial)
-    return data, build, chosen
+    except _TrainableError as found:  # the algorithm ends where its training would begin
+        counted = bool(found.args[0])
+    return data, build, chosen, counted
 
 
 class _TrainableError(Exception):
-    """Participants can train this strategy."""
+    """Participants can train this strategy; whether with logit adjustment."""
 
 
 def _trial(problem: Problem, strategy: Strategy, **options: Any) -> Round:
     """Check a strategy in place of training."""
     sampler_name(problem.build, strategy)
-    raise _TrainableError
+    raise _TrainableError(problem.config.logit_adjustment > 0)
 
 
 def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
@@ -279,13 +278,14 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
     started = time.perf_counter()
     folder = writable(settings.folder)
     keys = roster(settings.keys, config.participants) if settings.keys else None
-    data, build, chosen = prepare(settings, config)
-    state = RunState(folder, config, {"network": settings.network, "data": data.sha256})
+    data, build, chosen, counted = prepare(settings, config)
+    about = {"network": settings.network, "data": data.sha256}
+    state = RunState(folder, config, about, data.classes if counted else 0)
     asked = {"classes": data.classes, "words": len(data.words)}
     registry = ParticipantRegistry(grid, state, build, asked, keys, settings.allow_replacement)
     registry.gather(settings.patience)
     everyone, device = range(config.participants), settings.device
-    shards = absent_shards([int(state.participants[i]["samples"]) for i in everyone], device, data.classes)
+    shards = absent_shards([state.participants[i] for i in everyone], device, data.classes)
     alone = [slim(build, state.alone(i, build), 1.0).to(device) for i in everyone]
     problem = replace(assess(build, shards, config, data, alone=alone), started=started)
     outcome = chosen(problem, train=partial(remote_train, registry=registry, settings=settings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .._check import flag, number, one_of, refusal
 from .._io import write_whole
 from .._validation import parse_update
 from ..config import Config
+from ..local import Offsets, row_at
 from ..registry import LONGEST, algorithm, lookup
 from ..slimmable import template
 from ..types import Build, State
@@ -190,3 +191,31 @@ def unpacked(record: Any, build: Build, width: float, device: str | torch.device
     """
     state = parse_update(unpacked_bytes(record), template(build, width).state_dict())
     return {name: t.to(device) for name, t in state.items()}
+
+
+def packed_offsets(offsets: Offsets, width: float) -> dict[str, list[float]]:
+    """Pack the offsets of the logits up to a width as two flat lists; nothing where there are none.
+
+    Example:
+        >>> packed_offsets([(0.5, [0.1, 0.2]), (1.0, [0.3, 0.4])], 0.5)
+        {'offset_widths': [0.5], 'offsets': [0.1, 0.2]}
+    """
+    rows = offsets[: row_at(offsets, width) + 1]
+    flat = [float(each) for _, row in rows for each in row]
+    return {"offset_widths": [float(w) for w, _ in rows], "offsets": flat} if rows else {}
+
+
+def unpacked_offsets(values: Mapping[str, Any], classes: int) -> Offsets:
+    """Return the offsets that `packed_offsets` has packed; `local_sgd` checks them.
+
+    Raises:
+        ValueError: There is not one number for each class and width.
+
+    Example:
+        >>> unpacked_offsets({"offset_widths": [0.5], "offsets": [0.1, 0.2]}, classes=2)
+        [(0.5, [0.1, 0.2])]
+    """
+    widths, flat = values.get("offset_widths", []), values.get("offsets", [])
+    if not isinstance(widths, Sequence) or not isinstance(flat, Sequence) or len(flat) != len(widths) * classes:
+        raise refusal("offsets", f"{classes} numbers for each width", flat)
+    return [(w, flat[i * classes : (i + 1) * classes]) for i, w in enumerate(widths)]
