@@ -205,7 +205,7 @@ def loss_over_widths(
     outputs: Sequence[Tensor],
     y: Tensor,
     shares: Sequence[float | Tensor],
-    offsets: Sequence[Tensor | float],
+    offsets: Sequence[Tensor | None],
     distill: float,
     loss: Loss = cross_entropy,
 ) -> Tensor:
@@ -218,7 +218,8 @@ def loss_over_widths(
     soft = outputs[0].detach().softmax(-1) if distill else None
     each = zip(outputs, shares, offsets, strict=True)
     for logits, share, offset in each:
-        value = share * loss(logits + offset, y)
+        adjusted = logits if offset is None else logits + offset
+        value = share * loss(adjusted, y)
         if soft is not None and total is not None:
             teacher = distill * share * loss(logits, soft)
             value = (1 - distill) * value + teacher
@@ -330,7 +331,7 @@ def gradient(
         )
         outputs.append(head(leaves, theta, features[:, :units]))
     shares = loss_shares(order, config)
-    added = offsets or [0.0] * len(order)
+    added = offsets or [None] * len(order)
     loss = loss_over_widths(outputs, y, shares, added, config.distill)
     grads = torch.autograd.grad(loss, list(leaves.values()))
     return dict(zip(leaves, grads, strict=True)), loss.detach()

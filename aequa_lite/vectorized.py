@@ -344,8 +344,9 @@ class _Stack:
         scale = 1024.0 if self.precision == torch.float16 else 1.0
 
         leaves = [t.detach().requires_grad_() for t in self.theta]
-        # (K, P, 1, classes) or, without offsets, 0
-        added = 0.0 if self.rows is None else self.rows[rows][..., None, :]
+        added = None  # (K, P, 1, classes)
+        if self.rows is not None:
+            added = self.rows[rows][..., None, :]
         losses = self._losses(
             leaves, masks, x, y, plan.samples, shares, added
         )
@@ -367,7 +368,7 @@ class _Stack:
     def _losses(
         self, theta: list[Tensor], masks: Sequence[Tensor | None],
         x: Tensor, y: Tensor, samples: Tensor, shares: Tensor,
-        added: Tensor | float,
+        added: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """Everybody's loss over its widths, (P,)."""
         masked = [
@@ -380,9 +381,7 @@ class _Stack:
         outputs, each, offsets = [logits], [shares], [added]  # all widths
         if self.config.distill:
             outputs, each, y = list(logits), list(shares), y[0]
-            offsets = [added] * len(each)
-            if isinstance(added, Tensor):
-                offsets = list(added)
+            offsets = [None] * len(each) if added is None else list(added)
         loss = partial(_per_participant, samples)
         losses = loss_over_widths(
             outputs, y, each, offsets, self.config.distill, loss
