@@ -26,6 +26,7 @@ from training_time import CONFIG, DATA, PARTITIONS, origin
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
 from aequa_lite.federate import Policy
+from aequa_lite.local import Offsets, class_shares, logit_offsets
 from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.slimmable import aggregate, coverage, prefix
 from aequa_lite.training_time import Schedule
@@ -132,6 +133,16 @@ def distilled(problem: aq.Problem, steps: int = 10) -> Aggregate:
     return found
 
 
+def to_own_labels(strategy: aq.Strategy) -> aq.Strategy:
+    """Adjust each participant's logits to its own labels at every width, not to those of all who hold the width."""
+
+    def local(state: State, shard: aq.Shard, *rest: object, offsets: Offsets, **more: object) -> aq.Update:
+        ((_, row),) = logit_offsets([class_shares(shard.samples)], [1.0], [1.0], 1.0, strategy.label_shares)
+        return strategy.local(state, shard, *rest, offsets=[(1.0, row)], **more)
+
+    return replace(strategy, local=local, vectorized=None)
+
+
 def falling(allowance: float, times: float = 4.0) -> Schedule:
     """The schedule with an allowance that starts so many times higher and falls to zero."""
 
@@ -172,12 +183,14 @@ class Variant:
     power: float = 0.0  # of the width in the weight of an update
     aggregate: Callable[[aq.Problem], Aggregate] | None = None
     schedule: Callable[[float], Schedule] = aq.training_time
+    strategy: Callable[[aq.Strategy], aq.Strategy] | None = None
 
 
 VARIANTS = {
     "after training": Variant(False),
     "after training, logit adjustment": Variant(False, {"logit_adjustment": 1.0}),
     "while training": Variant(),
+    "logits adjusted to own labels": Variant(strategy=to_own_labels),
     "no logit adjustment": Variant(config={"schedule_logit_adjustment": 0.0}),
     "half the logit adjustment": Variant(config={"schedule_logit_adjustment": 0.5}),
     "no logit adjustment, 27 widths": Variant(config={"schedule_logit_adjustment": 0.0}, grid=COARSE),
@@ -203,12 +216,17 @@ def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     contribution, started = problem.contribution, time.process_time()
     allowance = min(0.02, float(contribution.std()) / 4)
     grid = {} if variant.grid is None else {"grid": variant.grid}
+
+    def trained(problem: aq.Problem, strategy: aq.Strategy, **options: object) -> aq.Round:
+        changed = variant.strategy(strategy) if variant.strategy else strategy
+        return train(problem, changed, progress=False, **options)
+
     outcome = slimmable_rewards(
         replace(problem, config=replace(problem.config, **variant.config)),
         schedule=variant.schedule(allowance, **grid) if variant.while_training else None,
         aggregate=variant.aggregate(problem) if variant.aggregate else aggregate,
         reweight=partial(by_width, power=variant.power) if variant.power else None,
-        train=partial(train, progress=False),
+        train=trained,
     )
     rewards = aq.accuracy(outcome.models, problem.validation)
     gain = rewards - contribution
