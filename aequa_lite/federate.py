@@ -456,7 +456,7 @@ def federation(
             -1, state, (), math.nan, 0, identity=identity,
             next_widths=_checked_widths(policy(config, None), config),
         )  # fmt: skip
-    adjust = _adjustment(strategy, shards, config, mass)
+    adjust = _adjustment(strategy, shards, config)
     bar = tqdm(
         range(last.index + 1, config.rounds),
         initial=last.index + 1,
@@ -520,10 +520,7 @@ def present(config: Config, index: int) -> list[int]:
 
 
 def _adjustment(
-    strategy: Strategy,
-    shards: Sequence[Shard],
-    config: Config,
-    mass: NDArray[np.float64],
+    strategy: Strategy, shards: Sequence[Shard], config: Config
 ) -> Callable[[Sequence[float], Sequence[int]], Offsets]:
     """(widths, who takes part) -> the offsets of a round's logits."""
     if not config.logit_adjustment:
@@ -534,7 +531,7 @@ def _adjustment(
     def adjust(widths: Sequence[float], here: Sequence[int]) -> Offsets:
         held = [w if i in here else 0.0 for i, w in enumerate(widths)]
         strength = config.logit_adjustment
-        return logit_offsets(shares, held, mass.tolist(), strength, used)
+        return logit_offsets(shares, held, strength, used)
 
     return adjust
 

@@ -146,19 +146,17 @@ def checked_shares(
 def logit_offsets(
     shares: Sequence[Tensor],
     widths: Sequence[float],
-    weights: Sequence[float],
     strength: float,
     label_shares: Sequence[float] = (),
 ) -> Offsets:
     r"""Logit adjustment $b \log(s_c(v) / p_c)$ at every width $v$.
 
-    $s(v) = \sum_{i: w_i \ge v} a_i s_i / \sum_{i: w_i \ge v} a_i$: the
-    labels which the units at width $v$ are trained on by all who hold them.
+    $s(v)$ is the mean of the class shares $s_i$ of all who hold width $v$
+    ($w_i \ge v$): the labels of the steps that train it.
 
     Args:
         shares: Each participant's class shares.
         widths: Which each one holds, 0 if absent.
-        weights: $a$, of the aggregation.
         strength: $b$.
         label_shares: $p$, of the labels where the network is used.
 
@@ -168,9 +166,8 @@ def logit_offsets(
     used = list(label_shares) or [1.0] * len(shares[0])
     rows = []
     for width in sorted(set(widths) - {0.0}):
-        who = [i for i, w in enumerate(widths) if w >= width]
-        own = [weights[i] * shares[i].double() for i in who]
-        share = sum(own) / sum(weights[i] for i in who)
+        own = [s.double() for s, w in zip(shares, widths) if w >= width]
+        share = torch.stack(own).mean(0)
         row = strength * (share / share.new_tensor(used)).log()
         rows.append((width, row.tolist()))
     return rows

@@ -137,7 +137,7 @@ def to_own_labels(strategy: aq.Strategy) -> aq.Strategy:
     """Adjust each participant's logits to its own labels at every width, not to those of all who hold the width."""
 
     def local(state: State, shard: aq.Shard, *rest: object, offsets: Offsets, **more: object) -> aq.Update:
-        ((_, row),) = logit_offsets([class_shares(shard.samples)], [1.0], [1.0], 1.0, strategy.label_shares)
+        ((_, row),) = logit_offsets([class_shares(shard.samples)], [1.0], 1.0, strategy.label_shares)
         return strategy.local(state, shard, *rest, offsets=[(1.0, row)], **more)
 
     return replace(strategy, local=local, vectorized=None)

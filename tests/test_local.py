@@ -189,7 +189,7 @@ COUNTS = (1, 1, 1, 81, 1, 1, 1, 21, 1, 1)  # of its classes, and one more of eac
 
 def of(shard: aq.Shard, strength: float, label_shares: Sequence[float] = ()) -> Offsets:
     """The offsets of a participant who holds everything and is alone."""
-    return logit_offsets([class_shares(shard.samples)], [1.0], [1.0], strength, label_shares)
+    return logit_offsets([class_shares(shard.samples)], [1.0], strength, label_shares)
 
 
 def test_alone_offsets_are_the_log_shares_of_the_own_classes() -> None:
@@ -208,10 +208,10 @@ def test_offsets_are_relative_to_the_labels_where_the_network_is_used() -> None:
 
 def test_offsets_at_a_width_are_those_of_all_who_hold_it() -> None:
     shares = [torch.tensor(s) for s in ([0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.3, 0.7])]
-    found = logit_offsets(shares, [0.5, 1.0, 0.5, 0.0], [1.0, 2.0, 1.0, 9.0], 0.5)
+    found = logit_offsets(shares, [0.5, 1.0, 0.5, 0.0], 0.5)
     assert [width for width, _ in found] == [0.5, 1.0]  # the absent fourth counts nowhere
     assert found[1][1] == pytest.approx(0.5 * np.log([0.2, 0.8]))
-    everybody = (np.array([0.9, 0.1]) + 2 * np.array([0.2, 0.8]) + np.array([0.5, 0.5])) / 4
+    everybody = (np.array([0.9, 0.1]) + np.array([0.2, 0.8]) + np.array([0.5, 0.5])) / 3
     assert found[0][1] == pytest.approx(0.5 * np.log(everybody))
 
 
