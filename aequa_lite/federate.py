@@ -759,10 +759,16 @@ def standalone_many(
     steps = config.rounds * config.local_steps
     options = {"width_sampler": full_only, "steps": steps}
 
+    offsets: list[Offsets] = [()] * len(who)
+    if strength := config.logit_adjustment:  # who is alone holds all alone
+        own = [[class_shares(s.samples)] for s in shards]
+        offsets = [logit_offsets(each, [1.0], strength) for each in own]
+
     def alone(
-        theta: State, shard: Shard, rng: np.random.Generator
+        theta: State, shard: Shard, rng: np.random.Generator, own: Offsets
     ) -> Update:
-        return local_sgd(build, theta, shard, 1.0, config, rng, **options)
+        rest = {"offsets": own, **options}
+        return local_sgd(build, theta, shard, 1.0, config, rng, **rest)
 
     rule = slimmable(build)
     at_once = _vectorized(rule, build, some, config, vectorized)
@@ -773,10 +779,11 @@ def standalone_many(
         if at_once:
             full = [1.0] * len(who)
             updates: Iterable[Update] = vectorized_sgd(
-                build, thetas, shards, full, config, rngs, **options
-            )
+                build, thetas, shards, full, config, rngs,
+                offsets=offsets, **options,
+            )  # fmt: skip
         else:
-            updates = spread(alone, thetas, shards, rngs)
+            updates = spread(alone, thetas, shards, rngs, offsets)
         bar = tqdm(updates, "alone", total=len(who), disable=not progress)
         nets = iter([slim(build, u.state, 1.0) for u in bar])
     return [[next(nets) for _ in shards] for shards, _ in runs]

@@ -325,3 +325,12 @@ def test_offsets_that_are_none_are_refused_before_any_work(offsets, sentence: st
         aq.local_sgd(aq.MLP, theta, shard, 1.0, config, aq.stream(0, "t"), offsets=offsets)
     with pytest.raises(ValueError, match=sentence):
         aq.vectorized.vectorized_sgd(aq.MLP, [theta], [shard], [1.0], config, [aq.stream(0, "t")], offsets=[offsets])
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_who_trains_alone_is_adjusted_to_its_own_labels(vectorized: bool) -> None:
+    config, shard = aq.Config(participants=1, rounds=1, local_steps=5, logit_adjustment=1.0), unlike()
+    (found,) = aq.standalone(aq.MLP, [shard], config, vectorized=vectorized, progress=False)
+    theta, rng = aq.init_params(aq.MLP, seed=0), aq.stream(0, "alone", shard.participant)
+    update = aq.local_sgd(aq.MLP, theta, shard, 1.0, config, rng, width_sampler=aq.full_only, offsets=of(shard, 1.0))
+    torch.testing.assert_close(dict(found.state_dict()), dict(update.state), atol=1e-5, rtol=1e-4)
