@@ -333,7 +333,8 @@ def width_schedule(
         if strong:
             _mark_rounds(ax, rounds, line, i, 3 if participant is None else 1)
     least = np.nanmin([*seen.ravel(), *dashed[dashed > 0]])
-    ticks = [w for w in (0.03, 0.1, 0.3, 1.0) if w >= 0.9 * least]
+    ladder = (0.03, 0.1, 0.3, 1.0) if least < 0.1 else (0.1, 0.2, 0.3, 0.5, 1.0)
+    ticks = [w for w in ladder if w >= 0.9 * least]
     ax.set(yscale="log", xlabel="round", ylabel="width (logarithmic)", ylim=(0.85 * least, 1.2))
     ax.set_yticks(ticks, [f"{w:g}" for w in ticks])
     ax.minorticks_off()
