@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.method import assess, slimmable_rewards
+from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.report import device_name, versions
 from aequa_lite.training_time import HeldModels, held_models
 
@@ -172,6 +173,11 @@ class Cell:
         self.spread = float(self.problem.contribution.std())
         self.after: Correct | None = None  # the rewards after training
 
+    def train_reference(self) -> None:
+        """Train with rewards after training, which the other runs are compared with."""
+        outcome = slimmable_rewards(self.problem, train=partial(train, progress=False))
+        self.after = self.correct(outcome.models)
+
     def run(self, factor: float | None) -> dict[str, object]:
         """Return the row of one allowance; of rewards after training without one."""
         allowance = None if factor is None else factor * min(0.02, self.spread / 4)
@@ -280,13 +286,12 @@ def measure(cell: tuple[str, str, int], factors: Sequence[float | None]) -> None
     if all((*cell, factor) in done for factor in factors):
         return
     shared = Cell(*cell)
-    for factor in factors:
-        if factor is not None and (*cell, factor) in done:
-            continue
+    if (*cell, None) in done:
+        shared.train_reference()
+    for factor in [each for each in factors if (*cell, each) not in done]:
         row = shared.run(factor)
-        if (*cell, factor) not in done:
-            with atomic_write(TABLE) as half:
-                pd.DataFrame([*rows(), row]).to_csv(half, index=False, float_format="%.6g")
+        with atomic_write(TABLE) as half:
+            pd.DataFrame([*rows(), row]).to_csv(half, index=False, float_format="%.6g")
 
 
 def main() -> None:
