@@ -240,12 +240,13 @@ def runs_of(few: aq.Dataset) -> list[tuple[list[aq.Shard], aq.Config]]:
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one pass", "one by one"])
+@pytest.mark.parametrize("adjusted", [0.0, 1.0])
 def test_many_federations_train_side_by_side_as_each_alone(
-    few: aq.Dataset, at_once: bool, monkeypatch: pytest.MonkeyPatch
+    few: aq.Dataset, at_once: bool, adjusted: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes, train = [], vectorized._Stack.train
     monkeypatch.setattr(vectorized._Stack, "train", lambda self, plan: passes.append(self) or train(self, plan))
-    runs = runs_of(few)
+    runs = [(shards, replace(config, logit_adjustment=adjusted)) for shards, config in runs_of(few)]
     many = aq.federate_many(aq.MLP, runs, vectorized=at_once)
     assert len(passes) == (2 if at_once else 0)  # one for each round
     for together, (shards, config) in zip(many, runs, strict=True):
