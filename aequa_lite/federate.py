@@ -165,15 +165,17 @@ def slimmable(
         Ordered dropout (FjORD) with full participation; the width sampler
         is our choice.
     """
-    how: dict[str, Any] = {"width_sampler": width_sampler}
     return Strategy(
         broadcast=partial(_slice, build),
-        local=partial(local_sgd, build, **how),
+        local=partial(local_sgd, build, width_sampler=width_sampler),
         aggregate=partial(
             _aggregate, server=server, rule=aggregate, reweight=reweight
         ),
         vectorized=partial(
-            vectorized_sgd, build, **how, precision=precision
+            vectorized_sgd,
+            build,
+            width_sampler=width_sampler,
+            precision=precision,
         ),
         label_shares=tuple(label_shares),
     )
@@ -761,8 +763,8 @@ def standalone_many(
 
     offsets: list[Offsets] = [()] * len(who)
     if strength := config.logit_adjustment:  # who is alone holds all alone
-        own = [[class_shares(s.samples)] for s in shards]
-        offsets = [logit_offsets(each, [1.0], strength) for each in own]
+        labels = [class_shares(shard.samples) for shard in shards]
+        offsets = [logit_offsets([s], [1.0], strength) for s in labels]
 
     def alone(
         theta: State, shard: Shard, rng: np.random.Generator, own: Offsets

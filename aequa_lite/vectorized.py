@@ -236,7 +236,10 @@ class _Stack:
         begin = np.cumsum([0, *map(len, distinct.values())])
         where = dict(zip(distinct, begin))
         self.begin = [where[id(shard.samples)] for shard in shards]
-        classes, self.offsets = shards[0].samples.classes, offsets
+        classes = shards[0].samples.classes
+        if any(offsets):  # who has none beside others adds zero
+            offsets = [o or [(1.0, [0.0] * classes)] for o in offsets]
+        self.offsets = offsets
         rows = [checked_offsets(each, classes) for each in offsets]
         self.first_row = np.cumsum([0, *map(len, rows)])
         every = [t for each in rows for t in each]

@@ -107,6 +107,15 @@ def test_vectorized_training_adds_the_offsets_of_each_participant_and_width(dist
         assert not torch.allclose(adjusted.state["6.bias"], plain.state["6.bias"], atol=1e-3)
 
 
+def test_who_has_no_offsets_beside_others_is_trained_without(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16)
+    row = (1.0, [float(c == 2) for c in range(10)])
+    together, alone = both(aq.MLP, few, config, aq.full_and_random, offsets=[[row], (), [row]])
+    for one, other in zip(together, alone, strict=True):
+        for name, t in other.state.items():
+            torch.testing.assert_close(one.state[name], t, atol=2e-5, rtol=1e-4)
+
+
 def test_half_precision_stays_near(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=2, local_steps=4, batch=16)
     halves, alone = both(aq.MLP, few, config, aq.full_and_random, precision=torch.bfloat16)

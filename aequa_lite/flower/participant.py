@@ -78,8 +78,8 @@ def _asked(
 ) -> tuple[dict[str, int | float], Config, Shard, Build]:
     """The numbers of a message, checked, and what this node needs for its work."""
     settings, config = read_config(context.run_config)
-    texts = "width_sampler", "offset_widths", "offsets"  # and lists: checked where they are used
-    asked = {k: v for k, v in message.content["asked"].items() if k not in texts}
+    others = "width_sampler", "offset_widths", "offsets"  # no numbers: checked where they are used
+    asked = {k: v for k, v in message.content["asked"].items() if k not in others}
     asked = checked_metadata(asked, {**allowed, **DATA})
     shard = own_shard(context.node_config, config, settings.data, int(asked["classes"]))
     samples, words = shard.samples, ("",) * int(asked["words"])

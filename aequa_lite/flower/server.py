@@ -70,7 +70,7 @@ class RemoteTraining:
     Args:
         registry: Of the participants.
         settings: Of the run.
-        strategy: What runs in one process; only its width sampler travels.
+        strategy: What runs in one process; only its width sampler and a round's offsets travel.
         sampler: Name of the width sampler.
 
     Raises:
