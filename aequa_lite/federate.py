@@ -625,6 +625,7 @@ def _round(
         before=before.state,
         total_sent=before.total_sent + numbers,
         total_left_out=before.total_left_out + left_out,
+        next_widths=tuple(widths),  # until the policy decides
         identity=before.identity,
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ._check import checked, one_each, refusal
-from .allocation.exact import Plan, allocate
+from .allocation.exact import Plan, Rule, allocate
 from .checkpoint import describe
 from .config import Config
 from .evaluation import Curve, accuracy, model_at, reward_curve
@@ -47,7 +47,6 @@ __all__ = [
 Contribution = Callable[
     [Sequence[nn.Module], Sequence[Shard], Dataset], NDArray[np.float64]
 ]
-Rule = Callable[[NDArray[np.float64], Curve], Plan]
 RATIONAL: Rule = partial(allocate, individually_rational=True)
 
 

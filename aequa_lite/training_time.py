@@ -1,4 +1,4 @@
-r"""Rewards while training: nobody holds a better model than it has earned.
+r"""Rewards while training: who has earned more holds a wider sub-network.
 
 After every round the server measures the accuracy-width curve $\phi_t$ on
 its validation samples. Participant $i$ has earned
@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 from scipy.stats import beta
 
 from ._check import accuracies, checked, number, one_each, refusal
-from .allocation.exact import Plan, plan_of
+from .allocation.exact import Plan, Rule, plan_of
 from .config import Config
 from .evaluation import Curve, accuracy, accuracy_curve, reward_curve
 from .federate import Policy
@@ -56,14 +56,16 @@ def training_time(
     grid: Sequence[float] = GRID,
     confidence: float | None = None,
     tolerance: float | None = None,
+    allocation: Rule | None = None,
 ) -> Schedule:
     r"""Reward while training: send the widest sub-network that is earned.
 
     In the first rounds the network is worse than what anybody reaches
     alone: everyone trains all of it and nothing is given away. Later the
     weaker hold less. Whoever sent no valid update is sent nothing better
-    than its model trained alone. `aequa` settles at the end: nobody's
-    reward is wider than what it holds.
+    than its model trained alone, and whoever was absent nothing wider than
+    before. `aequa` settles at the end: nobody's reward is wider than what
+    it holds.
 
     Args:
         allowance: $\epsilon$, accuracy above what is earned, in [0, 1].
@@ -72,12 +74,17 @@ def training_time(
             `certified`, at this confidence over all rounds together. None:
             whatever the fitted curve says.
         tolerance: Updates that `lost` a larger share are not paid either.
+        allocation: What is earned: the accuracies that this function of
+            (contribution, curve) would give now, and at least what each
+            reaches alone. None: `earned_accuracy`, the same gain for all.
+            Give `aequa` the same one, for its plan in the end.
 
     Returns:
         A schedule for `aequa(schedule=...)`.
 
     Raises:
-        ValueError: A number is outside its range.
+        ValueError: A number is outside its range, or a confidence is asked
+            for with an allocation, for which nothing is certified.
 
     Example:
         >>> training_time(0.03).keywords["allowance"]
@@ -90,12 +97,17 @@ def training_time(
     number("allowance", allowance, 0, 1)
     for width in grid:
         number("grid", width, 0, 1, above=True)
-    options = {"allowance": float(allowance)}
+    options: dict[str, Any] = {"allowance": float(allowance)}
     if confidence is not None:
         number("confidence", confidence, 0, 1, above=True, below=True)
         options["confidence"] = float(confidence)
+        if allocation is not None:
+            allowed = "None with an `allocation`"
+            raise refusal("confidence", allowed, confidence)
     if tolerance is not None:
         options["tolerance"] = float(number("tolerance", tolerance, 0, 1))
+    if allocation is not None:
+        options["allocation"] = allocation
     return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **options)
 
 
@@ -125,6 +137,7 @@ def _policy(
     grid: tuple[float, ...],
     confidence: float | None = None,
     tolerance: float | None = None,
+    allocation: Rule | None = None,
 ) -> tuple[float, ...]:
     """Widths of the next round; everyone full before the first."""
     one_each("contribution", contribution, config.participants)
@@ -137,18 +150,40 @@ def _policy(
     else:  # for the settlement: what rewards are chosen from
         curve = reward_curve(build, last.theta, validation, config)
         candidates = config.grid * max(1, config.fractions)
-    target = earned_accuracy(curve, contribution) + allowance
+    target = _earned(curve, contribution, allocation) + allowance
     refuted = _refuted(build, last, validation, contribution, tolerance)
     cap = (1 - (tolerance or 0)) * contribution
     target = np.where(refuted, np.minimum(target, cap), target)
     if confidence is None:
-        return tuple(widest_within(curve, target).tolist())
+        return _unless_absent(widest_within(curve, target), last)
     within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
     tests = 2 * candidates * config.rounds
     within &= certified(curve, contribution, allowance, confidence, tests)
     within[:, 0] = True  # nobody can hold less
     place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
-    return tuple(curve.widths[place].tolist())
+    return _unless_absent(curve.widths[place], last)
+
+
+def _earned(
+    curve: Curve, contribution: NDArray[np.float64], allocation: Rule | None
+) -> NDArray[np.float64]:
+    """What each has earned of this network, (n,)."""
+    if allocation is None:
+        return earned_accuracy(curve, contribution)
+    paid = allocation(contribution, curve).predicted_accuracy
+    # what one has alone gives nothing away
+    return np.maximum(paid, np.minimum(curve.full, contribution))
+
+
+def _unless_absent(
+    widths: NDArray[np.float64], last: Round
+) -> tuple[float, ...]:
+    """The widths; without an update nobody receives more than before."""
+    before = last.next_widths  # as decided for the round that has ended
+    return tuple(
+        min(w, before[i]) if last.widths[i] == 0 < before[i] else w
+        for i, w in enumerate(widths.tolist())
+    )
 
 
 def _refuted(

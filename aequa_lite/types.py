@@ -164,7 +164,8 @@ class Round:
         before: The server's state at the start of the round.
         total_sent: Numbers sent and received up to this round.
         total_left_out: A participant for each update refused so far.
-        next_widths: (n,) width that the policy gives each one next.
+        next_widths: (n,) width that the policy gives each one next; while
+            it decides, what it gave for this round.
         identity: What is trained (`checkpoint.describe`).
 
     Example:

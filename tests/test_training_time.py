@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.allocation.exact import Plan, plan_of
 from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.slimmable import prefix
 from aequa_lite.theory import held_margin
@@ -194,6 +195,71 @@ def test_who_sent_no_valid_update_is_sent_nothing_better_than_what_it_has_alone(
         assert 0 < sent[who] < 1
         at = curve.fitted[np.searchsorted(curve.widths, sent[who] - 1e-9)]
         assert at <= longer.contribution[who] + 0.01
+
+
+def test_a_spoiler_that_is_absent_afterwards_does_not_rise(longer: aq.Problem) -> None:
+    """Without its next update, nobody knows that a participant is honest again."""
+    who, rounds = int(longer.contribution.argmax()), rounds_of(longer)
+    ended, config, policy = rounds[-2], longer.config, policy_of(longer)
+    refused = replace(ended, left_out=(who,))
+    capped = policy(config, refused)
+    assert capped[who] < policy(config, ended)[who] == 1.0
+    absent = [0.0 if i == who else w for i, w in enumerate(capped)]
+    here = [u for u in ended.updates if u.participant != who]
+    later = replace(ended, widths=tuple(absent), updates=tuple(here), next_widths=capped)
+    assert policy(config, later)[who] == capped[who]
+    honest = replace(later, next_widths=(1.0,) * 4)  # it was not refused before it was absent
+    assert policy(config, honest) == policy(config, ended)
+
+
+def test_a_round_tells_the_policy_what_it_had_decided(problem: aq.Problem) -> None:
+    seen = []
+
+    def policy(config: aq.Config, last: aq.Round | None) -> tuple[float, ...]:
+        seen.append(last and (last.next_widths, last.widths))
+        return (1.0, 0.5, 0.25, 0.75)
+
+    rounds_of(replace(problem, config=replace(problem.config, participation=0.5, rounds=4)), policy=policy)
+    assert seen[0] is None
+    assert len(seen) == 5
+    for planned, received in seen[1:]:
+        assert planned == (1.0, 0.5, 0.25, 0.75)
+        assert sorted(w == 0 for w in received) == [False, False, True, True]
+
+
+def nothing_in_common(contribution: np.ndarray, curve: aq.Curve) -> Plan:
+    """A rule that shares no gain: everyone is paid what it reaches alone."""
+    place = np.searchsorted(curve.levels, contribution + 1e-12, side="right") - 1
+    return plan_of(np.maximum(place, 0), curve, contribution, tau=0.0)
+
+
+def test_another_rule_says_what_is_earned(longer: aq.Problem) -> None:
+    before, alone, rule = rounds_of(longer)[-2], longer.contribution, nothing_in_common
+    curve = aq.accuracy_curve(longer.build, before.theta, longer.validation, grid=GRID)
+    assert curve.full > alone.max() + 0.01
+    widths = policy_of(longer, 0.0, allocation=rule)(longer.config, before)
+    held = curve.fitted[np.searchsorted(curve.widths, widths)]
+    assert (held <= alone + 1e-9).all()  # nothing of the common gain, which the default shares
+    assert widths[int(alone.argmax())] < policy_of(longer, 0.0)(longer.config, before)[int(alone.argmax())] == 1.0
+    poor = replace(before, state=replace(before.state, theta=aq.init_params(aq.MLP, 0)))
+    assert policy_of(longer, 0.0, allocation=rule)(longer.config, poor) == (1.0,) * 4  # worse than what each has alone
+
+
+def test_training_and_settlement_follow_one_rule(longer: aq.Problem) -> None:
+    schedule = aq.training_time(0.01, allocation=nothing_in_common)
+    outcome = slimmable_rewards(longer, schedule=schedule, allocation=nothing_in_common, train=QUIET)
+    paid, least = outcome.plan.predicted_accuracy, outcome.plan.widths == outcome.curve.widths[0]
+    assert (paid <= np.where(least, paid, longer.contribution) + 1e-9).all()
+    assert not least.all()
+    assert "nothing_in_common" in str(outcome.last.identity)
+    words = "aequa(allocation='proportional', schedule=\"training_time(0.01, allocation='proportional')\")"
+    found = aq.registry.algorithm(words).keywords
+    assert found["schedule"].keywords["allocation"] is found["allocation"] is aq.allocation.proportional
+
+
+def test_no_confidence_for_another_rule() -> None:
+    with pytest.raises(ValueError, match="`confidence` must be None with an `allocation`, got 0.9"):
+        aq.training_time(confidence=0.9, allocation=aq.allocation.proportional)
 
 
 def test_updates_that_lose_more_than_the_tolerance_are_not_paid(longer: aq.Problem) -> None:

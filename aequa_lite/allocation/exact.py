@@ -107,6 +107,10 @@ class Plan:
     certificate: Certificate
 
 
+# (contributions, curve) -> plan
+Rule = Callable[[NDArray[np.float64], Curve], Plan]
+
+
 def spread_minus_gain(weight: float) -> Objective:
     r"""Return reading A: minimise $\mathrm{CGS} - \lambda\,\mathrm{MCG}$.
 
