@@ -60,8 +60,9 @@ def cells(seeds: int) -> Iterator[tuple[str, str, int]]:
 
 @dataclass
 class Recorder:
-    """Train as `aequa` does and keep what participants held in each round."""
+    """Train as `aequa` does and keep what participants held in each round, measured on one split."""
 
+    split: str = "test"
     seconds: float = 0.0  # spent on measuring
     held: list[HeldModels] = field(default_factory=list)
     sent: list[aq.types.State] = field(default_factory=list)  # the network of which slices were sent, by round
@@ -73,7 +74,7 @@ class Recorder:
         )
         for last in rounds:
             started = time.process_time()
-            self.held += held_models(problem.build, [last], problem.data.test)
+            self.held += held_models(problem.build, [last], getattr(problem.data, self.split))
             self.sent.append({name: t.clone() for name, t in last.before.theta.items()})
             self.seconds += time.process_time() - started
         return last
@@ -84,7 +85,7 @@ def overpaid(own: NDArray[np.float64], held: list[HeldModels], full: float) -> t
     accuracy, now = np.stack([each.accuracy for each in held]), np.array([each.full for each in held])
     final = own + max(0.0, full - own.max())
     earned = np.minimum(now[:, None], own + np.maximum(0, now - own.max())[:, None])
-    return float((accuracy - final).max()), float((accuracy - earned).max())
+    return float(np.nanmax(accuracy - final)), float(np.nanmax(accuracy - earned))  # NaN: received nothing
 
 
 Sent = list[tuple[float, aq.types.State]]  # width and slice of each round in which a participant was present

@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from training_time import CONFIG, DATA, PARTITIONS, origin
+from training_time import CONFIG, DATA, PARTITIONS, Recorder, origin, overpaid
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
 from aequa_lite.federate import Policy
 from aequa_lite.local import Offsets, class_shares, logit_offsets
-from aequa_lite.method import assess, slimmable_rewards, train
+from aequa_lite.method import assess, slimmable_rewards
 from aequa_lite.slimmable import aggregate, coverage, prefix
 from aequa_lite.training_time import Schedule
 from aequa_lite.types import State
@@ -143,17 +143,23 @@ def to_own_labels(strategy: aq.Strategy) -> aq.Strategy:
     return replace(strategy, local=local, vectorized=None)
 
 
-def falling(allowance: float, times: float = 4.0) -> Schedule:
-    """The schedule with an allowance that starts so many times higher and falls to zero."""
+def falling(allowance: float, times: float = 4.0, end: float = 0.0) -> Schedule:
+    """The schedule with an allowance that falls from so many times its value to another multiple of it."""
 
     def schedule(build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
         def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
             left = 1.0 if last is None else 1 - (last.index + 1) / config.rounds
-            return aq.training_time(times * allowance * left)(build, validation, contribution)(config, last)
+            today = allowance * (end + (times - end) * left)
+            return aq.training_time(today)(build, validation, contribution)(config, last)
 
         return policy
 
     return schedule
+
+
+def twice(allowance: float) -> Schedule:
+    """The schedule with twice the allowance."""
+    return aq.training_time(2 * allowance)
 
 
 def ending_together(allowance: float, rounds: int = 8) -> Schedule:
@@ -203,7 +209,10 @@ VARIANTS = {
         config={"schedule_logit_adjustment": 0.0}, aggregate=accepted_by_validation
     ),
     "outer units taught by the best slice, if validation agrees": Variant(aggregate=distilled),
+    "twice the allowance": Variant(schedule=twice),
+    "allowance from twice to zero": Variant(schedule=partial(falling, times=2.0)),
     "allowance from four times to zero": Variant(schedule=falling),
+    "allowance from four times to once": Variant(schedule=partial(falling, end=1.0)),
     "last 8 rounds without those who hold less than all": Variant(schedule=ending_together),
     "output biases fitted on validation": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
@@ -213,13 +222,13 @@ VARIANTS = {
 
 def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     """Train one variant and measure it on validation."""
-    contribution, started = problem.contribution, time.process_time()
+    contribution, started, recorder = problem.contribution, time.process_time(), Recorder("validation")
     allowance = min(0.02, float(contribution.std()) / 4)
     grid = {} if variant.grid is None else {"grid": variant.grid}
 
     def trained(problem: aq.Problem, strategy: aq.Strategy, **options: object) -> aq.Round:
         changed = variant.strategy(strategy) if variant.strategy else strategy
-        return train(problem, changed, progress=False, **options)
+        return recorder.train(problem, changed, **options)
 
     outcome = slimmable_rewards(
         replace(problem, config=replace(problem.config, **variant.config)),
@@ -229,12 +238,14 @@ def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
         train=trained,
     )
     rewards = aq.accuracy(outcome.models, problem.validation)
-    gain = rewards - contribution
+    gain, full = rewards - contribution, float(outcome.curve.accuracy[-1])
+    final, now = overpaid(contribution, recorder.held, full)
     return {
         "allowance": allowance, "best_alone": float(contribution.max()), "sd_alone": float(contribution.std()),
-        "full": float(outcome.curve.accuracy[-1]), "pearson": aq.pearson(contribution, rewards),
+        "full": full, "pearson": aq.pearson(contribution, rewards),
         "mcg": float(gain.mean()), "cgs": float(gain.std()), "min_gain": float(gain.min()),
-        "width_reward": float(np.mean(outcome.plan.widths)), "seconds": time.process_time() - started,
+        "overpaid_final": final, "overpaid_now": now, "width_reward": float(np.mean(outcome.plan.widths)),
+        "seconds": time.process_time() - started - recorder.seconds,
     }  # fmt: skip
 
 
