@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.method import train
+from aequa_lite.federate import Policy, full_width
+from aequa_lite.method import Train, train
 from aequa_lite.report import device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,15 +38,24 @@ RESULTS, DONE = ROOT / "results" / "attacks", ROOT / "runs" / "attacks"
 CONFIG = aq.Config(participants=5, rounds=12, local_steps=10, lr=0.1, contribution_power=2.0, grid=25, fractions=0)
 SIZES, ATTACKER, LOWER = (50, 200, 750, 2000, 3000), 2, (0, 1, 2)
 WHILE_TRAINING = "aequa(schedule='training_time')"
-WORDS = ("aequa", WHILE_TRAINING, "fedavg", "fedavg_finetuned", "lg_fedavg", "cffl", "cgsv", "iafl", "shapfed",
+TOLERANT = "aequa(schedule='training_time(tolerance=0.3)')"
+WORDS = ("aequa", WHILE_TRAINING, TOLERANT, "fedavg", "fedavg_finetuned", "lg_fedavg", "cffl", "cgsv", "iafl", "shapfed",
          "shapfed_wa", "fedsac", "fedrac")  # fmt: skip
-TOLD = ("aequa", WHILE_TRAINING, "iafl", "fedsac", "fedrac")  # told contributions: no claim reaches the others
+TOLD = (
+    "aequa",
+    WHILE_TRAINING,
+    TOLERANT,
+    "iafl",
+    "fedsac",
+    "fedrac",
+)  # told contributions: no claim reaches the others
 DEFENCES = ("norm_clipping", "coordinate_median", "trimmed_mean(0.2)", "norm_screening")
 NOISES = (0.01, 1.0)  # of the private aggregate, each change clipped to norm one
 PRIVATE = [f"dp_gaussian(1.0, {noise}, seed=0)" for noise in NOISES]
 HARMS = ("honest", "flips labels in rounds", "flips signs fourfold")
 
 Attack = Callable[[aq.Strategy], aq.Strategy]
+QUIET = partial(train, progress=False)
 
 
 def nothing(strategy: aq.Strategy) -> aq.Strategy:
@@ -91,7 +101,7 @@ def world(seed: int) -> World:
 
 def run(
     w: World, algorithm: aq.Algorithm, shards: Sequence[aq.Shard] | None = None, attack: Attack = nothing,
-    told: Mapping[int, float] | None = None, alone: Sequence[nn.Module] | None = None,
+    told: Mapping[int, float] | None = None, alone: Sequence[nn.Module] | None = None, train: Train = QUIET,
 ) -> aq.Outcome:  # fmt: skip
     """The outcome of an attacked algorithm; `told`: contributions that are not as measured."""
     shards = w.shards if shards is None else shards
@@ -101,7 +111,7 @@ def run(
         contribution[i] = claimed
     config = replace(w.config, participants=len(shards))
     problem = aq.Problem(w.build, shards, config, w.data, alone, contribution)
-    return aq.attacks.with_attack(algorithm, attack)(problem, train=partial(train, progress=False))
+    return aq.attacks.with_attack(algorithm, attack)(problem, train=train)
 
 
 def trained_on(w: World, state: Mapping[str, Tensor], width: float, steps: int = 60) -> nn.Module:
@@ -152,6 +162,36 @@ def pooled(w: World, found: aq.Outcome, lower: Sequence[nn.Module]) -> float:
     return w.tested([aq.baselines.pooled(w.build, models)])[0]
 
 
+def departed(
+    problem: aq.Problem, strategy: aq.Strategy, *, rounds: Sequence[int], policy: Policy = full_width, **options: object
+) -> aq.Round:
+    """Train while the attacker is absent in these rounds; the argument `train` of an algorithm."""
+    return train(problem, strategy, policy=aq.attacks.dropout(policy, {ATTACKER}, rounds), progress=False, **options)
+
+
+def departures(
+    w: World, algorithm: aq.Algorithm, kept: list[aq.Update], base: np.ndarray
+) -> Iterator[tuple[str, int, float, np.ndarray, np.ndarray]]:
+    """Attacks that leave the others: name, participant, what it has then; what the others have, and had before."""
+    slices = [aq.slim(w.build, u.state, u.width) for u in kept if u.participant == ATTACKER]
+    best = int(w.tested(slices).argmax())
+    gone = partial(departed, rounds=range(best + 1, w.config.rounds + 1))
+    _, others, before = effect("leaves", outcome(w, partial(run, w, algorithm, train=gone)), base)
+    yield "leaves at its best", ATTACKER, w.tested(slices)[best], others, before
+
+    rest = [i for i in range(len(SIZES)) if i not in LOWER]
+    own, others = (outcome(w, partial(apart, w, algorithm, who)) for who in (LOWER, rest))
+    others = np.full(len(rest), np.nan) if others is None else others
+    for k, i in enumerate(LOWER):
+        yield "three secede", i, np.nan if own is None else own[k], others, base[rest]
+
+
+def apart(w: World, algorithm: aq.Algorithm, who: Sequence[int]) -> aq.Outcome:
+    """The outcome where only these participants train together."""
+    shards = [replace(w.shards[i], participant=k) for k, i in enumerate(who)]
+    return run(w, algorithm, shards, alone=[w.alone(w.shards)[i] for i in who])
+
+
 def attempts(w: World, algorithm: aq.Algorithm, honest: aq.Outcome, told: bool) -> dict[str, Callable[[], aq.Outcome]]:
     """Each attack that needs a training of its own."""
     who, flipped, attacks = {ATTACKER}, aq.attacks.flip_labels(w.shards, {ATTACKER}), aq.attacks
@@ -160,13 +200,15 @@ def attempts(w: World, algorithm: aq.Algorithm, honest: aq.Outcome, told: bool) 
     top = aq.accuracy(w.alone(w.shards), w.data.validation).max()
     go, rides = partial(run, w, algorithm), partial(attacks.free_rider, who=who)
     idle = [untrained if i == ATTACKER else net for i, net in enumerate(w.alone(w.shards))]
-    spoils = partial(attacks.data_change, shards={ATTACKER: flipped[ATTACKER]}, rounds=range(99))
+    spoils = partial(attacks.data_change, shards={ATTACKER: flipped[ATTACKER]}, rounds=range(w.config.rounds))
+    later = partial(spoils, rounds=range(w.config.rounds // 2, w.config.rounds))
     return {
         "zero": partial(go, attack=rides),
         "noise": partial(go, attack=partial(attacks.noisy_rider, who=who)),
         "brings nothing": partial(go, attack=rides, told={ATTACKER: chance}, alone=idle),
         "flips labels": partial(go, flipped),
         "flips labels in rounds": partial(go, attack=spoils),
+        "flips labels half-way": partial(go, attack=later),
         "flips signs fourfold": partial(go, attack=partial(attacks.sign_flipper, who=who, scale=4.0)),
         "splits in three": partial(go, attacks.sybils(w.shards, ATTACKER, 3, seed=w.seed)),
         "three as one": partial(go, attacks.merged_shards(w.shards, LOWER)),
@@ -222,6 +264,8 @@ def rows(w: World, word: str, defence: str) -> Iterator[dict[str, object]]:
         for attack, who, reward in after_the_reward(w, honest, kept):
             best = base[list(LOWER)].max() if attack in ("votes", "pools") else base[who]
             yield {**row(attack, who, reward, base[rest], base[rest], own[who]), "honest": float(best)}
+        for attack, who, reward, others, before in departures(w, algorithm, kept, base):
+            yield row(attack, who, reward, others, before, own[who])
     for attack, go in attempts(w, algorithm, honest, word in TOLD).items():
         if defence and attack not in HARMS:
             continue
