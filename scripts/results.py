@@ -320,7 +320,7 @@ def lost() -> str:
     today = today[today["case"] == "ours"]
     behind = behind_others(table)
     while_training = pd.read_csv(ROOT / "results" / "training_time" / "allowances.csv")
-    default = while_training[while_training["factor"] == 1]
+    default = while_training[(while_training["method"] == "training_time") & (while_training["factor"] == 1)]
     tried = [verdict.word for each in all_tried().values() for _, _, verdict in each]
     rows = [
         [
@@ -510,6 +510,9 @@ def origin(table: pd.DataFrame) -> list[str]:
     return said
 
 
+NAMES = {"aequa": "after training", "certified": "{:g}, certified at 95%"}  # of runs in the tables of allowances
+
+
 def allowances(name: str) -> str:
     """Rewards while training beside rewards after it: a line for each cell and allowance."""
     path = ROOT / "results" / name / "allowances.csv"
@@ -517,13 +520,15 @@ def allowances(name: str) -> str:
         return "Not tried here. `python scripts/training_time.py` fills it.\n"
     table, rows = pd.read_csv(path), []
     for (data, partition), cell in table.groupby(["data", "partition"], sort=False):
-        after, runs = cell[cell["factor"].isna()], cell[cell["factor"] == 1]
+        after, runs = cell[cell["method"] == "aequa"], cell[(cell["method"] == "training_time") & (cell["factor"] == 1)]
         pairs = [(after[each], runs[each]) for each in ("full", "pearson", "mcg", "cgs")]
         both = [f"{one.mean():.3f} / {other.mean():.3f}" for one, other in pairs]
         lowest = f"{100 * after['min_gain'].min():.1f} / {100 * runs['min_gain'].min():.1f}"
         best_held = f"{runs['pearson_best_held'].mean():.3f}"
-        rows.append([data, partition, str(len(runs)), *both, lowest, best_held])
-    head = ["data", "partition", "seeds", "full width", "Pearson", "MCG", "CGS", "smallest gain", "Pearson, best held"]
+        scale = " / ".join(f"{100 * runs[each].mean():.1f}" for each in ("allowance", "contribution_sd", "tau"))
+        rows.append([data, partition, str(len(runs)), scale, *both, lowest, best_held])
+    head = ["data", "partition", "seeds", "allowance / sd(B) / gain", "full width", "Pearson", "MCG", "CGS"]
+    head += ["smallest gain", "Pearson, best held"]
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     rows_link = f"{{download}}`{count} (CSV) <../results/{name}/allowances.csv>`"
     stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([rows_link, *origin(table)])}.\n"
@@ -533,8 +538,8 @@ def allowances(name: str) -> str:
 def worth(table: pd.DataFrame) -> str:
     """What participants can make of the slices that they were sent: points above what is earned and allowed."""
     kinds, rows = ("received", "refitted", "finetuned", "averaged", "combined"), []
-    for factor, runs in table.groupby("factor", dropna=False):
-        name = "after training" if pd.isna(factor) else f"{factor:g} times"
+    for (method, factor), runs in table.groupby(["method", "factor"], dropna=False, sort=False):
+        name = NAMES.get(method, "{:g} times").format(factor)
         found = [100 * runs[f"excess_{kind}"].where(runs[f"excess_{kind}"] > -1) for kind in kinds]
         columns = [f"{each.median():.1f} ({each.max():.1f})" if each.notna().any() else "-" for each in found]
         rows.append([name, *columns, f"{runs['above'].mean():.1f}"])
@@ -690,17 +695,19 @@ def defaults() -> str:
 def allowance_aims(table: pd.DataFrame) -> str:
     """In how many runs, by factor of the allowance, full width, Pearson and everybody's reward are as after training."""
     cell, rows = ["data", "partition", "seed"], []
-    after = table[table["factor"].isna()].set_index(cell)
-    for factor, runs in table.groupby("factor"):
+    after = table[table["method"] == "aequa"].set_index(cell)
+    for (method, factor), runs in table.dropna(subset="factor").groupby(["method", "factor"], sort=False):
         runs = runs.set_index(cell)
         lost = 100 * (after["full"].reindex(runs.index) - runs["full"])
         told = runs[informative(runs)]
-        columns = [f"{(lost <= 1).sum()} of {len(lost)}", f"{lost.max():.1f}"]
+        columns = [f"{(lost <= 1).sum()} of {len(lost)}", f"{(lost > 3).sum()} ({lost.max():.1f})"]
         columns.append(f"{(told['pearson_lost_low'] <= 0).sum()} of {len(told)}")
         columns.append(f"{(runs['worse_off'] == 0).sum()} of {len(runs)}")
-        rows.append([f"{factor:g}", *columns])
-    head = ["times the allowance", "full width within a point", "points lost, most", "Pearson within noise"]
-    return "\n" + markdown([*head, "nobody worse off"], rows)
+        over = [100 * runs[each] for each in ("overpaid_now", "overpaid_final")]
+        name = NAMES.get(method, "{:g}").format(factor)
+        rows.append([name, *columns, *(f"{each.median():.1f} ({each.max():.1f})" for each in over)])
+    head = ["times the allowance", "full width within a point", "more than 3 behind (most)", "Pearson within noise"]
+    return "\n" + markdown([*head, "nobody worse off", "above earned then", "above earned in the end"], rows)
 
 
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs

@@ -4,8 +4,9 @@ usage: python scripts/training_time.py [SEEDS]
 
 Ten participants, an MLP, 40 rounds of 15 steps, Fashion-MNIST and CIFAR-10 (from the folder AEQUA_DATA), six partitions,
 seeds 0, 1, ... (default: three). All runs of a cell share shards, models trained alone and contributions: `aequa` after
-training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4). Rows are written as they finish;
-a run that has its row is not repeated. Accuracies are of the test split, `seconds` of CPU time without measuring.
+training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4); `certified` is once the allowance with
+a confidence of 95%. Rows are written as they finish; a run that has its row is not repeated. Accuracies are of the test
+split, `seconds` of CPU time without measuring.
 
 What a participant was sent is worth the best that it can make of it. For every participant, `excess_...` is measured by how
 much models made from its slices exceed what it has earned in the end plus the allowance, and the largest is written:
@@ -44,7 +45,11 @@ PARTITIONS = (
     *("class_imbalance", "power_law", "dirichlet(0.3)", "dirichlet(0.5)"),
     *("imbalanced(0.4, 2)", "label_skew(3)"),
 )
-FACTORS = (None, 1.0, 0.5, 2.0)  # of the allowance; None: after training
+RUNS = (  # method and factor of the allowance
+    *(("aequa", None), ("training_time", 1.0), ("training_time", 0.5), ("training_time", 2.0)),
+    ("certified", 1.0),
+)
+CONFIDENCE = {"certified": 0.95}
 MADE = ("received", "refitted", "finetuned", "averaged", "combined")  # of what a participant was sent
 DRAWS = 1000  # of the test samples, with replacement
 
@@ -179,14 +184,14 @@ class Cell:
         outcome = slimmable_rewards(self.problem, train=partial(train, progress=False))
         self.after = self.correct(outcome.models)
 
-    def run(self, factor: float | None) -> dict[str, object]:
+    def run(self, method: str, factor: float | None) -> dict[str, object]:
         """Return the row of one allowance; of rewards after training without one."""
         allowance = None if factor is None else factor * min(0.02, self.spread / 4)
-        schedule = None if allowance is None else aq.training_time(allowance)
+        confidence = CONFIDENCE.get(method)
+        schedule = None if allowance is None else aq.training_time(allowance, confidence=confidence)
         recorder, started = Recorder(), time.process_time()
         outcome = slimmable_rewards(self.problem, schedule=schedule, train=recorder.train)
         seconds = time.process_time() - started - recorder.seconds
-        method = "aequa" if schedule is None else "training_time"
         row = {**self.head, "method": method, "factor": factor, "allowance": allowance}
         found = {**self.measured(outcome, recorder.held), **self.worth(outcome, recorder, allowance or 0.0)}
         return {**row, **found, "seconds": seconds, **origin(self.problem)}
@@ -278,19 +283,19 @@ def key(row: dict[str, object]) -> tuple[object, ...]:
     """What identifies a row."""
     factor = row["factor"]
     after = factor is None or np.isnan(factor)
-    return row["data"], row["partition"], row["seed"], None if after else factor
+    return row["data"], row["partition"], row["seed"], row["method"], None if after else factor
 
 
-def measure(cell: tuple[str, str, int], factors: Sequence[float | None]) -> None:
+def measure(cell: tuple[str, str, int], runs: Sequence[tuple[str, float | None]]) -> None:
     """Add the rows that a cell lacks."""
     done = {key(row) for row in rows()}
-    if all((*cell, factor) in done for factor in factors):
+    if all((*cell, *run) in done for run in runs):
         return
     shared = Cell(*cell)
-    if (*cell, None) in done:
+    if (*cell, "aequa", None) in done:
         shared.train_reference()
-    for factor in [each for each in factors if (*cell, each) not in done]:
-        row = shared.run(factor)
+    for run in [each for each in runs if (*cell, *each) not in done]:
+        row = shared.run(*run)
         with atomic_write(TABLE) as half:
             pd.DataFrame([*rows(), row]).to_csv(half, index=False, float_format="%.6g")
 
@@ -298,9 +303,9 @@ def measure(cell: tuple[str, str, int], factors: Sequence[float | None]) -> None
 def main() -> None:
     """Measure all cells that are missing."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    for factors in (FACTORS[:2], FACTORS):  # first the allowance that the aims are about
+    for runs in (RUNS[:2], RUNS[:4], RUNS):  # first the allowance that the aims are about
         for cell in tqdm(list(cells(seeds)), desc="cells"):
-            measure(cell, factors)
+            measure(cell, runs)
 
 
 if __name__ == "__main__":
