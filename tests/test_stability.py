@@ -1,4 +1,4 @@
-"""Coalitions that block a plan, the best plan that none blocks, and joint misreports, all compared with brute force."""
+"""Coalitions that block a plan, and the best plan that none blocks, compared with brute force."""
 
 from __future__ import annotations
 

@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "uncertainty": ["Confirmation", "RewardIntervals", "ValidationPart", "confirm", "noise_ceiling",
                     "reward_intervals", "samples_for", "samples_needed", "split_validation"],
     "rules": ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"],
-    "incentives": ["best_response", "blocking_coalitions", "misreport_gains", "stable"],
+    "incentives": ["best_response", "misreport_gains"],
+    "stability": ["blocking_coalitions", "stable"],
 })  # fmt: skip
