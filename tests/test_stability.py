@@ -84,6 +84,74 @@ def test_a_strong_member_costs_the_weak_and_the_stable_rule_makes_up_for_it() ->
     assert stable.certificate.value >= plan.certificate.value  # stability has its price
 
 
+WEAK = {1: 0.5, 2: 0.54, 3: 0.58}  # what one, two and three weak ones reach; with the strong one 0.8, all together 0.82
+
+
+def weak_and_strong(members: tuple[int, ...]) -> list[float]:
+    value = 0.82 if len(members) == 4 else 0.8 if 3 in members else WEAK[len(members)]
+    return [value] * len(members)
+
+
+def test_equal_gain_is_not_in_the_core_of_the_counterexample() -> None:
+    b, curve = [0.5, 0.5, 0.5, 0.8], aq.Curve((0.1, 0.4, 0.7, 1.0), (0.4, 0.52, 0.6, 0.82), 1000)
+    plan = aq.allocate(b, curve)
+    assert plan.predicted_accuracy.tolist() == [0.52, 0.52, 0.52, 0.82]
+    assert dict(al.blocking_coalitions(plan, weak_and_strong)) == pytest.approx(
+        {(0, 1, 2): 0.06, (0, 1): 0.02, (0, 2): 0.02, (1, 2): 0.02}
+    )
+    lower = aq.allocate([0.5] * 4, curve)  # the strong one reports what the others have
+    assert lower.predicted_accuracy.tolist() == [0.82] * 4
+    assert al.blocking_coalitions(lower, weak_and_strong) == ()
+
+
+def equal_gains(b: np.ndarray, full: float) -> tuple[aq.Plan, aq.Curve]:
+    """The plan in which all gain full - max B, on a curve that attains it and more."""
+    levels = np.unique([*(b + full - b.max()).round(12), 0.2, full])
+    curve = aq.Curve(np.linspace(0.1, 1, len(levels)), levels, 1000)
+    return aq.allocate(b, curve), curve
+
+
+def test_equal_gain_is_in_the_core_exactly_where_no_coalition_adds_more_to_its_strongest() -> None:
+    """Proposition 15 (a), (b)."""
+    stable = 0
+    for seed in range(300):
+        rng = aq.stream(seed, "core")
+        b = rng.uniform(0.3, 0.6, int(rng.integers(2, 6))).round(2)
+        full = round(b.max() + rng.uniform(0, 0.08), 2)
+        value = {s: round(min(full, max(b[list(s)]) + rng.uniform(-0.1, 0.06)), 2) for s in coalitions(len(b))}
+        value[tuple(range(len(b)))] = full
+        plan, _ = equal_gains(b, full)
+        assert plan.predicted_accuracy == pytest.approx(b + full - b.max())
+        found = al.blocking_coalitions(plan, lambda s, value=value: [value[s]] * len(s))
+        excess = {s: value[s] - max(b[list(s)]) - (full - max(b)) for s in value}
+        assert dict(found) == pytest.approx({s: x for s, x in excess.items() if x > 1e-9})
+        stable += not found
+    assert 20 < stable < 280
+
+
+def test_the_strongest_participants_report_down_to_the_runner_up_costs_it_nothing() -> None:
+    """The corollary of Proposition 15: its own reward stays, all others gain what it leaves, and the core is entered."""
+    entered = 0
+    for seed in range(100):
+        rng = aq.stream(seed, "corollary")
+        b, full = rng.uniform(0.3, 0.6, 4).round(2), 0.65
+        m, second = int(b.argmax()), float(np.sort(b)[-2])
+        for x in (second, round((second + b[m]) / 2, 3)):
+            reported = b.copy()
+            reported[m] = x
+            plan, _ = equal_gains(reported, full)
+            expected = np.where(np.arange(4) == m, full, b + full - b.max() + b[m] - x)
+            assert plan.predicted_accuracy == pytest.approx(expected)
+        value = {s: round(min(full, max(b[list(s)]) + rng.uniform(0, 0.15)), 2) for s in coalitions(4)}
+        game = lambda s, value=value: [value[s]] * len(s)
+        reported[m] = second
+        lower = equal_gains(reported, full)[0]
+        core = all(value[s] <= max(b[list(s)]) + full - second + 1e-9 for s in value if m not in s)
+        assert (al.blocking_coalitions(lower, game) == ()) is core
+        entered += core and al.blocking_coalitions(equal_gains(b, full)[0], game) != ()
+    assert entered > 5
+
+
 def test_stability_of_single_participants_is_individual_rationality() -> None:
     for seed in range(50):
         b, curve, _ = random_federation(seed, True)
