@@ -10,5 +10,5 @@ __getattr__, __dir__, __all__ = attach(__name__, {
                     "reward_intervals", "samples_for", "samples_needed", "split_validation"],
     "rules": ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"],
     "incentives": ["best_response", "misreport_gains"],
-    "stability": ["blocking_coalitions", "stable"],
+    "stability": ["Stability", "StablePlan", "blocking_coalitions", "sampled_blocking", "stable"],
 })  # fmt: skip
