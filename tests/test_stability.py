@@ -313,6 +313,45 @@ def test_eight_participants_are_satisfied_by_draws_as_by_all() -> None:
     assert al.blocking_coalitions(drawn, game) == ()
 
 
+# --- gains in proportion to marginal values ---
+
+
+def test_gains_are_in_proportion_to_marginal_values_and_nobody_loses() -> None:
+    fine = aq.Curve(np.linspace(0.001, 1, 5001), np.linspace(0.1, 0.8, 5001), 1000)
+    coarse = aq.Curve(np.linspace(0.2, 1, 5), (0.2, 0.35, 0.5, 0.65, 0.8), 1000)
+    for seed in range(50):
+        rng = aq.stream(seed, "marginal")
+        b = rng.uniform(0.2, 0.7, 5)
+        missing = rng.uniform(0, 0.3, 5) * (rng.random(5) > 0.3)  # what the others would miss
+        game = lambda s, missing=missing: [0.8 - sum(missing[i] for i in range(5) if i not in s)] * len(s)
+        plan = al.marginal_value(b, fine, game=game)
+        gains = plan.predicted_accuracy - b
+        if missing.any():
+            scale = ((0.8 - b) / np.where(missing > 0, missing, 1e-9)).min()
+            assert gains == pytest.approx(scale * missing, abs=1.5e-4)  # a level
+        assert plan.predicted_accuracy.max() == 0.8
+        assert gains.min() > -1e-12
+        assert (al.marginal_value(b, coarse, game=game).predicted_accuracy >= b).all()
+
+
+def test_whoever_is_redundant_keeps_what_it_has() -> None:
+    curve = aq.Curve(np.linspace(0.01, 1, 100), np.linspace(0.2, 0.8, 100), 1000)
+    game = lambda s: [0.8 if 2 in s and len(s) > 1 else 0.5] * len(s)  # 0 and 1 hold the same data
+    plan = al.marginal_value([0.5, 0.5, 0.6], curve, game=game)
+    assert plan.predicted_accuracy[:2] == pytest.approx(0.5, abs=0.01)
+    assert plan.predicted_accuracy[2] == 0.8
+    nothing = al.marginal_value([0.5, 0.6], curve, game=lambda s: [0.7] * len(s))  # nobody is missed: equal gains
+    assert nothing.predicted_accuracy == pytest.approx([0.7, 0.8], abs=0.004)
+    assert al.marginal_value([0.5], curve, game=lambda s: [0.7]).predicted_accuracy.tolist() == [0.8]
+    assert al.marginal_value([0.9, 0.9], curve, game=lambda s: [0.7] * len(s)).predicted_accuracy.tolist() == [0.8] * 2
+
+
+def test_marginal_values_ask_everybody_and_everybody_but_one() -> None:
+    asked = []
+    al.marginal_value([0.5] * 30, CURVE, game=lambda s: [asked.append(s) or 0.6] * len(s))
+    assert sorted(map(len, asked)) == [29] * 30 + [30]
+
+
 @pytest.mark.parametrize(
     ("name", "call"),
     [
@@ -336,6 +375,9 @@ def test_eight_participants_are_satisfied_by_draws_as_by_all() -> None:
             "nearest_to",
             lambda: al.stable(B, CURVE, game=lambda s: [0.5] * len(s), nearest_to=aq.allocate(B[::-1], CURVE)),
         ),
+        ("game", lambda: al.marginal_value(B, CURVE, game=lambda s: None)),
+        ("curve", lambda: al.marginal_value(B, None, game=lambda s: [0.5] * len(s))),
+        ("contribution", lambda: al.marginal_value([], CURVE, game=lambda s: [0.5] * len(s))),
         ("contribution", lambda: al.stable([], CURVE, game=lambda s: [0.5] * len(s))),
         ("curve", lambda: al.stable(B, None, game=lambda s: [0.5] * len(s))),
     ],

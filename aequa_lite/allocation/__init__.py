@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = attach(__name__, {
                     "reward_intervals", "samples_for", "samples_needed", "split_validation"],
     "rules": ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"],
     "incentives": ["best_response", "misreport_gains"],
-    "stability": ["Stability", "StablePlan", "blocking_coalitions", "sampled_blocking", "stable"],
+    "games": ["PredictedGame", "predicted_game", "trained_game"],
+    "stability": ["Stability", "StablePlan", "blocking_coalitions", "marginal_value", "sampled_blocking", "stable"],
 })  # fmt: skip

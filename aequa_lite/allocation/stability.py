@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
-from .._check import Count, Level, accuracies, checked, one_each, refusal
+from .._check import Count, Level, checked, one_each, refusal
 from ..evaluation import Curve
 from ..rng import stream
 from ._search import SearchProblem
 from .exact import Plan, check_inputs, default_objective, plan_of, proved, solve
+from .games import Coalition, Game, rewards_of
 
-Coalition = tuple[int, ...]
-Game = Callable[[Coalition], Curve | ArrayLike]
 Blocking = tuple[tuple[Coalition, float], ...]
 
 
@@ -82,18 +81,11 @@ class StablePlan(Plan):
     stability: Stability
 
 
-def _reward(game: Game, members: Coalition) -> NDArray[np.float64]:
-    """What each member of a coalition would receive, (members,)."""
-    reward = game(members)
-    reward = [reward.full] * len(members) if isinstance(reward, Curve) else accuracies("game", reward)
-    return np.array(one_each("game", reward, len(members), "members"))
-
-
 def _rewards(game: Game, n: int, name: str, remedy: str) -> dict[Coalition, NDArray[np.float64]]:
     """What each member of each coalition would receive, (members,)."""
     if n > PARTICIPANTS:
         raise refusal(name, f"of at most {PARTICIPANTS} participants, since all coalitions are asked", n, remedy)
-    return {each: _reward(game, each) for size in range(1, n + 1) for each in combinations(range(n), size)}
+    return {each: rewards_of(game, each) for size in range(1, n + 1) for each in combinations(range(n), size)}
 
 
 def _margin(reward: NDArray[np.float64], members: Coalition, received: NDArray[np.float64]) -> float:
@@ -189,7 +181,7 @@ def sampled_blocking(
         Clopper and Pearson (1934); the law of the draws is our choice.
     """
     drawn = _drawn(len(plan.widths), samples, stream(seed, "coalitions"))
-    rewards = {members: _reward(game, members) for members in dict.fromkeys(drawn)}
+    rewards = {members: rewards_of(game, members) for members in dict.fromkeys(drawn)}
     found = _blocking(rewards, plan.predicted_accuracy)
     hits = sum(map({members for members, _ in found}.__contains__, drawn))
     return found, Stability(0.0, samples, hits, _upper_bound(hits, samples, confidence), confidence)
@@ -260,7 +252,7 @@ def stable(
         plan, epsilon = _satisfied(b, curve, rewards, relaxed)
         return _with(plan, Stability(epsilon, len(rewards), 0, 0.0, 1.0))
     draw = partial(_drawn, len(b), samples, stream(seed, "coalitions"))
-    return _with(*_satisfied_by_draws(b, curve, partial(_reward, game), relaxed, draw, confidence))
+    return _with(*_satisfied_by_draws(b, curve, partial(rewards_of, game), relaxed, draw, confidence))
 
 
 Relaxed = Callable[[NDArray[np.intp]], tuple[NDArray[np.intp], float | None, float]]
@@ -344,3 +336,46 @@ def _satisfied_by_draws(
 def _with(plan: Plan, stability: Stability) -> StablePlan:
     """The plan, with what is known of its stability."""
     return StablePlan(*(getattr(plan, each.name) for each in fields(plan)), stability)
+
+
+@checked
+def marginal_value(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
+    r"""Give gains in proportion to marginal values: the attainable accuracy nearest to $B_i + s\,m_i$.
+
+    $m_i = \max(0, v(N) - v(N \setminus \{i\}))$ is what the others would miss without $i$, with $v(S)$ the best accuracy
+    among the members of $S$ and $v(\emptyset) = 0$; if all $m_i$ are 0, they count as equal. $s$ is the largest number
+    at which nobody with $m_i > 0$ and $B_i < u$ would receive more than $u$. Nobody receives less than its contribution
+    where the curve reaches it: the next level up is given then. So this is individually rational, and equal marginal
+    values give equal gains.
+
+    It is the gain and not the accuracy that is in proportion: whoever holds the same data as another has no marginal
+    value, and still has its own $B_i$. More contribution may earn less where it is redundant, and a plan may be blocked.
+
+    Args:
+        contribution: (n,) $B_i$, accuracies in [0, 1].
+        curve: Attainable accuracies; $u$ is the highest.
+        game: A coalition's curve or its members' accuracies; asked for everybody and for everybody but one.
+
+    Raises:
+        ValueError: The game returns no accuracies.
+
+    Example:
+        >>> curve = Curve((0.1, 0.4, 0.7, 1.0), (0.4, 0.5, 0.7, 0.8), samples=100)
+        >>> def game(members):
+        ...     return [0.8 if len(members) == 3 else 0.7 if 2 in members else 0.5] * len(members)
+        >>> marginal_value([0.4, 0.4, 0.5], curve, game=game).predicted_accuracy.tolist()
+        [0.5, 0.5, 0.8]
+
+    References:
+        The marginal product of economics, as in Vickrey-Clarke-Groves payments. Our choice.
+    """
+    b, levels, everybody = check_inputs(contribution, curve), curve.levels, tuple(range(np.size(contribution)))
+    others = [tuple(j for j in everybody if j != i) for i in everybody]
+    total = float(rewards_of(game, everybody).max())
+    marginal = np.array([max(0.0, total - rewards_of(game, each).max()) if each else total for each in others])
+    marginal = marginal if marginal.any() else np.ones(len(b))
+    room, paid = curve.full - b, (marginal > 0) & (b < curve.full)
+    scale = (room[paid] / marginal[paid]).min() if paid.any() else 0.0
+    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, b + scale * marginal)
+    own = np.searchsorted(levels, b - 1e-12)
+    return plan_of(np.minimum(np.maximum(nearest, own), len(levels) - 1), curve, b)
