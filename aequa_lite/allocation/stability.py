@@ -36,9 +36,9 @@ class Stability:
         epsilon: A coalition counts as blocking if each member would be better off by more than this accuracy.
         asked: Coalitions that were drawn, or all of them.
         blocking: How many of these block.
-        share: At most this probability has a coalition to block if it is drawn by the law: its size uniform from 1 to n,
-            its members uniform. 0 where all were asked and none blocks.
-        confidence: Of this bound. 1 where all were asked.
+        share: Bound on the probability that a random coalition blocks: its size is uniform from 1 to n, and its members
+            are uniform. 0 where all were asked and none blocks.
+        confidence: With which the bound holds. 1 where all were asked.
 
     Example:
         >>> Stability(0.0, asked=100, blocking=0, share=0.0295, confidence=0.95).statement
