@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -26,7 +27,14 @@ RULES = {
     "thresholded": lambda b, curve: aq.allocation.thresholded(b, curve, least=0.05),
     "capped": lambda b, curve: aq.allocation.capped(b, curve, 0.05),
     "generous": lambda b, curve: aq.allocation.generous(b, curve, 0.3),
+    "stable": lambda b, curve: aq.allocation.stable(b, curve, game=lambda s: [0.3 + 0.08 * len(s)] * len(s)),
+    "marginal_value": lambda b, curve: aq.allocation.marginal_value(b, curve, game=additive(b)),
 }
+
+
+def additive(b):
+    """A game in which each adds a sixth of its contribution, so that equal ones have equal marginal values."""
+    return lambda s: [math.fsum(b[i] for i in s) / 6] * len(s)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)

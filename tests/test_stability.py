@@ -1,8 +1,9 @@
-"""Coalitions that block a plan, the best plan that none blocks, and joint misreports, all compared with brute force."""
+"""Coalitions that block a plan, all or drawn, and the best or nearest plan that none blocks, against brute force."""
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -84,6 +85,74 @@ def test_a_strong_member_costs_the_weak_and_the_stable_rule_makes_up_for_it() ->
     assert stable.certificate.value >= plan.certificate.value  # stability has its price
 
 
+WEAK = {1: 0.5, 2: 0.54, 3: 0.58}  # what one, two and three weak ones reach; with the strong one 0.8, all together 0.82
+
+
+def weak_and_strong(members: tuple[int, ...]) -> list[float]:
+    value = 0.82 if len(members) == 4 else 0.8 if 3 in members else WEAK[len(members)]
+    return [value] * len(members)
+
+
+def test_equal_gain_is_not_in_the_core_of_the_counterexample() -> None:
+    b, curve = [0.5, 0.5, 0.5, 0.8], aq.Curve((0.1, 0.4, 0.7, 1.0), (0.4, 0.52, 0.6, 0.82), 1000)
+    plan = aq.allocate(b, curve)
+    assert plan.predicted_accuracy.tolist() == [0.52, 0.52, 0.52, 0.82]
+    assert dict(al.blocking_coalitions(plan, weak_and_strong)) == pytest.approx(
+        {(0, 1, 2): 0.06, (0, 1): 0.02, (0, 2): 0.02, (1, 2): 0.02}
+    )
+    lower = aq.allocate([0.5] * 4, curve)  # the strong one reports what the others have
+    assert lower.predicted_accuracy.tolist() == [0.82] * 4
+    assert al.blocking_coalitions(lower, weak_and_strong) == ()
+
+
+def equal_gains(b: np.ndarray, full: float) -> tuple[aq.Plan, aq.Curve]:
+    """The plan in which all gain full - max B, on a curve that attains it and more."""
+    levels = np.unique([*(b + full - b.max()).round(12), 0.2, full])
+    curve = aq.Curve(np.linspace(0.1, 1, len(levels)), levels, 1000)
+    return aq.allocate(b, curve), curve
+
+
+def test_equal_gain_is_in_the_core_exactly_where_no_coalition_adds_more_to_its_strongest() -> None:
+    """Proposition 15 (a), (b)."""
+    stable = 0
+    for seed in range(300):
+        rng = aq.stream(seed, "core")
+        b = rng.uniform(0.3, 0.6, int(rng.integers(2, 6))).round(2)
+        full = round(b.max() + rng.uniform(0, 0.08), 2)
+        value = {s: round(min(full, max(b[list(s)]) + rng.uniform(-0.1, 0.06)), 2) for s in coalitions(len(b))}
+        value[tuple(range(len(b)))] = full
+        plan, _ = equal_gains(b, full)
+        assert plan.predicted_accuracy == pytest.approx(b + full - b.max())
+        found = al.blocking_coalitions(plan, lambda s, value=value: [value[s]] * len(s))
+        excess = {s: value[s] - max(b[list(s)]) - (full - max(b)) for s in value}
+        assert dict(found) == pytest.approx({s: x for s, x in excess.items() if x > 1e-9})
+        stable += not found
+    assert 20 < stable < 280
+
+
+def test_the_strongest_participants_report_down_to_the_runner_up_costs_it_nothing() -> None:
+    """The corollary of Proposition 15: its own reward stays, all others gain what it leaves, and the core is entered."""
+    entered = 0
+    for seed in range(100):
+        rng = aq.stream(seed, "corollary")
+        b, full = rng.uniform(0.3, 0.6, 4).round(2), 0.65
+        m, second = int(b.argmax()), float(np.sort(b)[-2])
+        for x in (second, round((second + b[m]) / 2, 3)):
+            reported = b.copy()
+            reported[m] = x
+            plan, _ = equal_gains(reported, full)
+            expected = np.where(np.arange(4) == m, full, b + full - b.max() + b[m] - x)
+            assert plan.predicted_accuracy == pytest.approx(expected)
+        value = {s: round(min(full, max(b[list(s)]) + rng.uniform(0, 0.15)), 2) for s in coalitions(4)}
+        game = lambda s, value=value: [value[s]] * len(s)
+        reported[m] = second
+        lower = equal_gains(reported, full)[0]
+        core = all(value[s] <= max(b[list(s)]) + full - second + 1e-9 for s in value if m not in s)
+        assert (al.blocking_coalitions(lower, game) == ()) is core
+        entered += core and al.blocking_coalitions(equal_gains(b, full)[0], game) != ()
+    assert entered > 5
+
+
 def test_stability_of_single_participants_is_individual_rationality() -> None:
     for seed in range(50):
         b, curve, _ = random_federation(seed, True)
@@ -108,6 +177,181 @@ def test_twelve_participants_are_exact() -> None:
     assert al.blocking_coalitions(plan, game) == ()
 
 
+# --- the nearest plan, and the least core ---
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_no_fair_plan_that_no_coalition_blocks_is_nearer(common: bool) -> None:
+    moved = 0
+    for seed in range(100):
+        b, curve, game = random_federation(seed, common)
+        plan = aq.allocate(b, curve)
+        near = al.stable(b, curve, game=game, nearest_to=plan)
+        distances, least = [], np.inf
+        for chosen in itertools.product(range(5), repeat=len(b)):
+            rewards = curve.levels[list(chosen)]
+            pairs = itertools.permutations(range(len(b)), 2)
+            if all(rewards[i] <= rewards[j] for i, j in pairs if b[i] <= b[j]):
+                margin = largest_margin(rewards, game)
+                least = min(least, max(margin, 0.0))
+                if margin <= near.stability.epsilon + 1e-9:
+                    distances.append(np.abs(rewards - plan.predicted_accuracy).sum())
+        assert near.stability.epsilon == pytest.approx(least, abs=1e-9)  # no fair plan is blocked by less
+        assert near.certificate.value == pytest.approx(min(distances), abs=1e-9)
+        assert np.abs(near.predicted_accuracy - plan.predicted_accuracy).sum() == pytest.approx(
+            min(distances), abs=1e-9
+        )
+        assert largest_margin(near.predicted_accuracy, game) <= near.stability.epsilon + 1e-9
+        assert near.stability.statement.startswith(f"0 of all {2 ** len(b) - 1} coalitions block by more than ")
+        moved += min(distances) > 0
+    assert moved > 5
+
+
+# --- coalitions that are drawn ---
+
+
+def probability(members: tuple[int, ...], n: int) -> float:
+    """Of a coalition, by the law of the draws."""
+    return 1 / (n * math.comb(n, len(members)))
+
+
+def test_every_coalition_is_drawn_with_its_probability() -> None:
+    plan = aq.allocate([0.5] * 4, CURVE)
+    asked: dict[tuple[int, ...], int] = {}
+    for seed in range(2000):
+        al.sampled_blocking(
+            plan, lambda s: [asked.update({s: asked.get(s, 0) + 1}) or 0.0] * len(s), samples=1, seed=seed
+        )
+    assert set(asked) == set(coalitions(4))
+    for members, count in asked.items():
+        p = probability(members, 4)
+        assert abs(count / 2000 - p) < 4 * np.sqrt(p * (1 - p) / 2000)
+
+
+def test_a_planted_blocking_coalition_is_found_and_satisfied() -> None:
+    n = 30
+    b = aq.stream(0, "thirty").uniform(0.3, 0.6, n).round(2)
+    curve = aq.Curve(np.linspace(0.02, 1, 50), np.linspace(0.2, 0.7, 50), 1000)
+    weak = set(np.argsort(b)[:12].tolist())
+
+    def game(members: tuple[int, ...]) -> list[float]:
+        gain = 0.25 if set(members) <= weak and len(members) > 1 else 0.0
+        return [min(0.7, b[list(members)].max() + gain)] * len(members)
+
+    equal = aq.allocate(b, curve)
+    found, bound = al.sampled_blocking(equal, game, samples=2000)
+    assert found
+    assert all(set(members) <= weak for members, _ in found)
+    assert [by for _, by in found] == sorted((by for _, by in found), reverse=True)
+    assert 0 < bound.blocking / bound.asked < bound.share < 0.1
+    plan = al.stable(b, curve, game=game, samples=500)
+    assert plan.stability.blocking == 0
+    assert plan.stability.share < 0.02  # ln(2 / 0.05) / 500 after one pass more
+    _, fresh = al.sampled_blocking(plan, game, samples=2000, seed=1)
+    assert fresh.blocking / 2000 <= plan.stability.share
+    assert plan.certificate.value >= equal.certificate.value
+
+
+def test_the_bound_on_blocking_coalitions_covers_as_often_as_it_says() -> None:
+    plan = aq.allocate([0.5] * 14, aq.Curve((0.5, 1.0), (0.6, 0.7), 100))
+    game = lambda s: [0.75 if len(s) >= 12 else 0.6] * len(s)  # blocks with probability 3/14
+    found = [al.sampled_blocking(plan, game, samples=40, confidence=0.9, seed=seed)[1] for seed in range(400)]
+    shares = np.array([each.share for each in found])
+    assert np.mean(shares >= 3 / 14) >= 0.9
+    assert np.mean(shares < 3 / 14) > 0.02  # the bound is not so loose that it always holds
+    assert np.mean([each.blocking / 40 for each in found]) == pytest.approx(3 / 14, abs=0.02)
+    none = al.sampled_blocking(plan, lambda s: [0.5] * len(s), samples=100)[1]
+    assert none.share == pytest.approx(1 - 0.05**0.01)
+    assert none.share <= np.log(20) / 100
+
+
+def test_a_plan_made_from_draws_asks_each_coalition_once() -> None:
+    asked = []
+    al.stable(B, CURVE, game=lambda s: [asked.append(s) or (0.4, 0.58, 0.8)[max(s)]] * len(s), samples=50)
+    assert sorted(asked) == sorted(coalitions(3))
+
+
+def test_the_bound_of_a_plan_made_from_draws_covers_what_was_not_asked() -> None:
+    kept, tight = 0, 0
+    for seed in range(60):
+        rng = aq.stream(seed, "seven")
+        b = rng.uniform(0.3, 0.6, 7).round(2)
+        curve = aq.Curve(np.linspace(0.1, 1, 10), np.linspace(0.3, 0.7, 10), 1000)
+        value = {s: min(0.7, b[list(s)].max() + rng.uniform(0, 0.15)) for s in coalitions(7)}
+        game = lambda s, value=value: [value[s]] * len(s)
+        plan = al.stable(b, curve, game=game, samples=25, confidence=0.8, seed=seed)
+        rest = [s for s, _ in al.blocking_coalitions(plan, game)]
+        p = sum(probability(s, 7) for s in rest)
+        kept += p <= plan.stability.share
+        tight += p > 0
+        assert plan.stability.share < 0.35
+    assert kept >= 0.8 * 60
+    assert tight > 5  # some coalition that was not asked would leave
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_when_every_coalition_is_drawn_the_plan_is_the_exact_one(common: bool) -> None:
+    for seed in range(12):
+        b, curve, game = random_federation(seed, common)
+        exact, drawn = al.stable(b, curve, game=game), al.stable(b, curve, game=game, samples=1500)
+        assert drawn.widths.tolist() == exact.widths.tolist()
+        assert drawn.stability.epsilon == exact.stability.epsilon
+        assert drawn.certificate.value == exact.certificate.value
+        plan = aq.allocate(b, curve)
+        found, bound = al.sampled_blocking(plan, game, samples=1500)
+        assert found == al.blocking_coalitions(plan, game)
+        assert bound.share < sum(probability(s, len(b)) for s, _ in found) + 0.05
+
+
+def test_eight_participants_are_satisfied_by_draws_as_by_all() -> None:
+    b = aq.stream(0, "eight").uniform(0.3, 0.6, 8).round(2)
+    curve = aq.Curve(np.linspace(0.1, 1, 10), np.linspace(0.3, 0.7, 10), 1000)
+    game = lambda s: [min(0.7, b[list(s)].max() + 0.02 * len(s))] * len(s)
+    exact, drawn = al.stable(b, curve, game=game), al.stable(b, curve, game=game, samples=4000)
+    assert drawn.widths.tolist() == exact.widths.tolist()
+    assert exact.widths.tolist() != aq.allocate(b, curve).widths.tolist()
+    assert al.blocking_coalitions(drawn, game) == ()
+
+
+# --- gains in proportion to marginal values ---
+
+
+def test_gains_are_in_proportion_to_marginal_values_and_nobody_loses() -> None:
+    fine = aq.Curve(np.linspace(0.001, 1, 5001), np.linspace(0.1, 0.8, 5001), 1000)
+    coarse = aq.Curve(np.linspace(0.2, 1, 5), (0.2, 0.35, 0.5, 0.65, 0.8), 1000)
+    for seed in range(50):
+        rng = aq.stream(seed, "marginal")
+        b = rng.uniform(0.2, 0.7, 5)
+        missing = rng.uniform(0, 0.3, 5) * (rng.random(5) > 0.3)  # what the others would miss
+        game = lambda s, missing=missing: [0.8 - sum(missing[i] for i in range(5) if i not in s)] * len(s)
+        plan = al.marginal_value(b, fine, game=game)
+        gains = plan.predicted_accuracy - b
+        if missing.any():
+            scale = ((0.8 - b) / np.where(missing > 0, missing, 1e-9)).min()
+            assert gains == pytest.approx(scale * missing, abs=1.5e-4)  # a level
+        assert plan.predicted_accuracy.max() == 0.8
+        assert gains.min() > -1e-12
+        assert (al.marginal_value(b, coarse, game=game).predicted_accuracy >= b).all()
+
+
+def test_whoever_is_redundant_keeps_what_it_has() -> None:
+    curve = aq.Curve(np.linspace(0.01, 1, 100), np.linspace(0.2, 0.8, 100), 1000)
+    game = lambda s: [0.8 if 2 in s and len(s) > 1 else 0.5] * len(s)  # 0 and 1 hold the same data
+    plan = al.marginal_value([0.5, 0.5, 0.6], curve, game=game)
+    assert plan.predicted_accuracy[:2] == pytest.approx(0.5, abs=0.01)
+    assert plan.predicted_accuracy[2] == 0.8
+    nothing = al.marginal_value([0.5, 0.6], curve, game=lambda s: [0.7] * len(s))  # nobody is missed: equal gains
+    assert nothing.predicted_accuracy == pytest.approx([0.7, 0.8], abs=0.004)
+    assert al.marginal_value([0.5], curve, game=lambda s: [0.7]).predicted_accuracy.tolist() == [0.8]
+    assert al.marginal_value([0.9, 0.9], curve, game=lambda s: [0.7] * len(s)).predicted_accuracy.tolist() == [0.8] * 2
+
+
+def test_marginal_values_ask_everybody_and_everybody_but_one() -> None:
+    asked = []
+    al.marginal_value([0.5] * 30, CURVE, game=lambda s: [asked.append(s) or 0.6] * len(s))
+    assert sorted(map(len, asked)) == [29] * 30 + [30]
+
+
 @pytest.mark.parametrize(
     ("name", "call"),
     [
@@ -117,6 +361,23 @@ def test_twelve_participants_are_exact() -> None:
         ("game", lambda: al.stable(B, CURVE, game=lambda s: [float("nan")] * len(s))),
         ("game", lambda: al.blocking_coalitions(aq.allocate(B, CURVE), lambda s: None)),
         ("contribution", lambda: al.stable([0.5] * 13, CURVE, game=lambda s: [0.5] * len(s))),
+        ("samples", lambda: al.stable([0.5] * 13, CURVE, game=lambda s: [0.5] * len(s), samples=0)),
+        ("samples", lambda: al.sampled_blocking(aq.allocate(B, CURVE), lambda s: [0.5] * len(s), samples=2.5)),
+        ("confidence", lambda: al.stable(B, CURVE, game=lambda s: [0.5] * len(s), samples=9, confidence=1.0)),
+        ("plan", lambda: al.sampled_blocking(B, lambda s: [0.5] * len(s), samples=9)),
+        ("game", lambda: al.sampled_blocking(aq.allocate(B, CURVE), lambda s: [0.5, 0.5], samples=9)),
+        ("nearest_to", lambda: al.stable(B, CURVE, game=lambda s: [0.5] * len(s), nearest_to=B)),
+        (
+            "nearest_to",
+            lambda: al.stable(B, CURVE, game=lambda s: [0.5] * len(s), nearest_to=aq.allocate(B[:2], CURVE)),
+        ),
+        (
+            "nearest_to",
+            lambda: al.stable(B, CURVE, game=lambda s: [0.5] * len(s), nearest_to=aq.allocate(B[::-1], CURVE)),
+        ),
+        ("game", lambda: al.marginal_value(B, CURVE, game=lambda s: None)),
+        ("curve", lambda: al.marginal_value(B, None, game=lambda s: [0.5] * len(s))),
+        ("contribution", lambda: al.marginal_value([], CURVE, game=lambda s: [0.5] * len(s))),
         ("contribution", lambda: al.stable([], CURVE, game=lambda s: [0.5] * len(s))),
         ("curve", lambda: al.stable(B, None, game=lambda s: [0.5] * len(s))),
     ],
@@ -124,3 +385,12 @@ def test_twelve_participants_are_exact() -> None:
 def test_a_bad_argument_is_refused_by_name(name: str, call) -> None:
     with pytest.raises(ValueError, match=rf"^`{name}` must "):
         call()
+
+
+def test_more_than_twelve_participants_need_draws_and_the_refusal_says_so() -> None:
+    game = lambda s: [0.5] * len(s)
+    with pytest.raises(ValueError, match=r"^`contribution` must be of at most 12 .*, got 13; with `samples=m` only m"):
+        al.stable([0.5] * 13, CURVE, game=game)
+    with pytest.raises(ValueError, match=r"^`plan` must be of at most 12 .*, got 13; `sampled_blocking` draws some"):
+        al.blocking_coalitions(aq.allocate([0.5] * 13, CURVE), game)
+    assert al.stable([0.5] * 13, CURVE, game=game, samples=20).stability.asked == 20

@@ -9,5 +9,7 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "uncertainty": ["Confirmation", "RewardIntervals", "ValidationPart", "confirm", "noise_ceiling",
                     "reward_intervals", "samples_for", "samples_needed", "split_validation"],
     "rules": ["anneal", "capped", "generous", "leximin", "lp_welfare", "nash", "proportional", "thresholded"],
-    "incentives": ["best_response", "blocking_coalitions", "misreport_gains", "stable"],
+    "incentives": ["best_response", "misreport_gains"],
+    "games": ["PredictedGame", "predicted_game", "trained_game"],
+    "stability": ["Stability", "StablePlan", "blocking_coalitions", "marginal_value", "sampled_blocking", "stable"],
 })  # fmt: skip

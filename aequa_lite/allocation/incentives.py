@@ -1,23 +1,28 @@
-"""What a false claim pays, alone or together, and which coalitions would leave."""
+"""What a false claim pays, alone or together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from heapq import heappop, heappush
-from itertools import combinations
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, flag, number, one_each, refusal
+from .._check import Count, accuracies, checked, flag, number, refusal
 from ..evaluation import Curve
-from ._search import SearchProblem
-from .exact import Plan, allocate, check_inputs, default_objective, plan_of, proved, solve
+from .exact import Plan, allocate, check_inputs
 
 Rule = Callable[[ArrayLike, Curve], Plan]
 
 
 REPORTS = np.linspace(0, 1, 101)
+
+
+COARSE = np.linspace(0, 1, 21)  # reports of each member of a group
+
+
+JOINT_REPORTS = 200_000  # joint reports up to which every one is tried
 
 
 @checked
@@ -71,140 +76,70 @@ def best_response(
 
 @checked
 def misreport_gains(
-    contribution: ArrayLike, curve: Curve, rule: Rule = allocate, *, measured: bool = False
+    contribution: ArrayLike,
+    curve: Curve,
+    rule: Rule = allocate,
+    *,
+    measured: bool = False,
+    together: Count = 1,
+    reports: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
-    """Return what the best response adds to each participant's accuracy while all others are truthful.
+    r"""Return what the best false report adds to the accuracy of each participant, or of each group that reports together.
+
+    All others are truthful. A group $S$ chooses the joint report $r_S$ that adds most in sum, and no member may lose by
+    it: $\max_{r_S} \sum_{i \in S} a_i(r_S) - a_i(B_S)$ with $a_i(r_S) \ge a_i(B_S)$ for all $i \in S$.
 
     Args:
         contribution: (n,) true contributions, accuracies in [0, 1].
         curve: Attainable accuracies and their widths.
         rule: Allocation rule of contributions and curve.
         measured: Whether contributions are measured, so that they can only be lowered.
+        together: Participants of a group. Every joint report is tried.
+        reports: Possible reports in [0, 1], beside the true one (default: 0.00, 0.01, ..., 1.00, and of a group 0.00,
+            0.05, ..., 1.00). A report for which the rule is undefined earns nothing.
 
     Returns:
-        (n,) accuracies.
+        One accuracy for each group, in the order of `itertools.combinations(range(n), together)`: (n,) for groups of one.
+
+    Raises:
+        ValueError: There are fewer participants than a group has, or more than 200,000 joint reports of all groups.
 
     Example:
         >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
         >>> misreport_gains([0.4, 0.5, 0.7], curve).round(2).tolist()
         [0.3, 0.2, 0.0]
+        >>> misreport_gains([0.4, 0.5, 0.7], curve, measured=True, together=2).round(2).tolist()
+        [0.2, 0.2, 0.2]
 
     References:
-        Our choice.
+        Best responses, and group strategy-proofness, by brute force. Our choice.
     """
     b, flagged = check_inputs(contribution, curve), flag("measured", measured)
-    reports = [REPORTS[own >= REPORTS] if flagged else REPORTS for own in b]
-    return np.array([best_response(b, curve, i, rule, each)[1] for i, each in enumerate(reports)])
+    number("together", together, 1, len(b), whole=True)
+    tries = REPORTS if together == 1 else COARSE
+    tries = tries if reports is None else accuracies("reports", reports)
+    options = [tries[tries <= own] if flagged else tries for own in b]
+    if together == 1:
+        return np.array([best_response(b, curve, i, rule, np.append(each, b[i]))[1] for i, each in enumerate(options)])
+    groups = list(combinations(range(len(b)), together))
+    if (count := sum(math.prod(len(options[i]) + 1 for i in each) for each in groups)) > JOINT_REPORTS:
+        raise refusal("together", f"such that all groups have at most {JOINT_REPORTS:,} joint reports", f"{count:,}")
+    return np.array([_joint_gain(b, curve, each, rule, [options[i] for i in each]) for each in groups])
 
 
-Coalition = tuple[int, ...]
-Game = Callable[[Coalition], Curve | ArrayLike]
-
-
-PARTICIPANTS = 12  # participants up to which all coalitions are asked
-
-
-def _rewards(game: Game, n: int, name: str) -> dict[Coalition, NDArray[np.float64]]:
-    """What each member of each coalition would receive, (members,)."""
-    if n > PARTICIPANTS:
-        raise refusal(name, f"of at most {PARTICIPANTS} participants, since all coalitions are asked", n)
-    found = {}
-    for members in (each for size in range(1, n + 1) for each in combinations(range(n), size)):
-        reward = game(members)
-        reward = [reward.full] * len(members) if isinstance(reward, Curve) else accuracies("game", reward)
-        found[members] = np.array(one_each("game", reward, len(members), "members"))
-    return found
-
-
-def _margin(rewards: dict[Coalition, NDArray[np.float64]], members: Coalition, received: NDArray[np.float64]) -> float:
-    """By how much every member would be better off without the others."""
-    return float((rewards[members] - received[list(members)]).min())
-
-
-@checked
-def blocking_coalitions(plan: Plan, game: Game) -> tuple[tuple[Coalition, float], ...]:
-    r"""Return the coalitions of which every member would be better off without the others.
-
-    A coalition $S$ in which each member $i$ would receive $v_i(S)$ blocks a plan $a$ by $\min_{i \in S} v_i(S) - a_i$,
-    if that is above 0. A plan is in the core if no coalition blocks it.
-
-    Args:
-        plan: A plan for at most 12 participants.
-        game: A coalition's curve or its members' accuracies, for each coalition.
-
-    Returns:
-        Coalitions and by how much they block, the strongest first.
-
-    Raises:
-        ValueError: There are more than 12 participants, or the game returns no accuracies.
-
-    Example:
-        >>> plan = allocate([0.4, 0.5, 0.8], Curve((0.1, 0.3, 0.6, 1.0), (0.4, 0.5, 0.6, 0.8), samples=100))
-        >>> plan.predicted_accuracy.tolist()
-        [0.4, 0.5, 0.8]
-        >>> def game(members):
-        ...     return [0.62 if members == (0, 1) else 0.4] * len(members)
-        >>> blocking_coalitions(plan, game)
-        (((0, 1), 0.12),)
-
-    References:
-        The core of a game without transfers (Scarf 1967); its use here is our choice.
-    """
-    rewards = _rewards(game, len(plan.widths), "plan")
-    margins = [(each, round(_margin(rewards, each, plan.predicted_accuracy), 12)) for each in rewards]
-    return tuple(sorted((found for found in margins if found[1] > 0), key=lambda found: -found[1]))
-
-
-@checked
-def stable(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
-    r"""Allocate by the default objective among the plans that no coalition blocks.
-
-    Only plans in which equal contributions earn equal widths and more never earns less are considered. Of each coalition
-    $S$ some member must receive $a_i \ge v_i(S) - \epsilon$, and so must everybody who contributes as much: branch and
-    bound over that member, with the exact allocation above these floors as the bound. $\epsilon = \max(0, \max_S
-    \min_{i \in S} v_i(S) - u)$ is 0 unless a coalition trains a better full network than the federation's ($u$): the
-    core is then empty, and this is the least core.
-
-    Args:
-        contribution: (n,) accuracies in [0, 1], at most 12.
-        curve: Attainable accuracies of the federation.
-        game: A coalition's curve or its members' accuracies, for each coalition.
-
-    Returns:
-        A plan whose certificate states value and bound among the plans considered.
-
-    Raises:
-        ValueError: There are more than 12 participants, or the game returns no accuracies.
-
-    Example:
-        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.4, 0.5, 0.6, 0.8), samples=100)
-        >>> def game(members):
-        ...     return [(0.4, 0.58, 0.8)[max(members)]] * len(members)
-        >>> stable([0.4, 0.5, 0.8], curve, game=game).predicted_accuracy.tolist()
-        [0.5, 0.6, 0.8]
-
-    References:
-        Least core (Maschler et al. 1979), here without transfers. Our choice.
-    """
-    b, levels = check_inputs(contribution, curve), curve.levels
-    rewards, objective = _rewards(game, len(b), "contribution"), default_objective(len(b))
-    slack = max(0.0, max(float(reward.min()) for reward in rewards.values()) - curve.full) + 1e-12
-    queue: list[tuple[float, tuple[int, ...], NDArray[np.intp], float | None]] = []
-    seen: set[tuple[int, ...]] = set()
-
-    def push(floor: NDArray[np.intp]) -> None:
-        if tuple(floor) not in seen:
-            seen.add(tuple(floor))
-            chosen, tau, bound = solve(SearchProblem(b, levels, floor), objective)
-            heappush(queue, (bound, tuple(floor), chosen, tau))
-
-    push(np.zeros(len(b), dtype=np.intp))
-    while True:
-        bound, floor, chosen, tau = heappop(queue)
-        blocking = max(rewards, key=lambda members: _margin(rewards, members, levels[chosen]))
-        if _margin(rewards, blocking, levels[chosen]) <= slack:
-            return proved(plan_of(chosen, curve, b, tau=tau), bound, bound)
-        for i, reward in zip(blocking, rewards[blocking]):
-            level = np.searchsorted(levels, reward - slack)
-            if level < len(levels):
-                push(np.where(b >= b[i], np.maximum(floor, level), floor))
+def _joint_gain(
+    b: NDArray[np.float64], curve: Curve, members: tuple[int, ...], rule: Rule, options: Sequence[NDArray[np.float64]]
+) -> float:
+    """What the best joint report of these members adds to their accuracies in sum; none of them loses by it."""
+    who, best = list(members), 0.0
+    honest = rule(b, curve).predicted_accuracy[who]
+    for joint in product(*(np.append(each, own) for each, own in zip(options, b[who]))):
+        reported = b.copy()
+        reported[who] = joint
+        try:
+            more = rule(reported, curve).predicted_accuracy[who] - honest
+        except ValueError:  # the rule is undefined for this report
+            continue
+        if more.min() > -1e-12:
+            best = max(best, float(more.sum()))
+    return best if best > 1e-12 else 0.0
