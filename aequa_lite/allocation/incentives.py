@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations, product
 
 import numpy as np
@@ -11,10 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._check import Count, accuracies, checked, flag, number, refusal
 from ..evaluation import Curve
-from .exact import Plan, allocate, check_inputs
-
-Rule = Callable[[ArrayLike, Curve], Plan]
-
+from .exact import Rule, allocate, check_inputs
 
 REPORTS = np.linspace(0, 1, 101)
 
