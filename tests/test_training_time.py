@@ -432,10 +432,24 @@ def test_the_word_of_a_schedule_takes_a_confidence() -> None:
     assert aq.registry.lookup("schedule", "training_time(0.02, confidence=0.95)").keywords["confidence"] == 0.95
 
 
-def test_with_confidence_the_vectorised_run_is_the_plain_one(problem: aq.Problem) -> None:
-    plain = rounds_of(problem, policy=policy_of(problem, 0.1, 0.95))[:4]
-    at_once = rounds_of(problem, policy=policy_of(problem, 0.1, 0.95), vectorized=True)[:4]
-    assert [each.widths for each in plain] == [each.widths for each in at_once]
+def test_the_vectorised_run_is_the_plain_one(problem: aq.Problem) -> None:
+    modest = replace(problem, contribution=np.linspace(0.0, 0.1, 4))  # so that widths differ from the start
+    policy, inner, found = policy_of(modest, 0.0), aq.slimmable(aq.MLP), {}
+    for at_once in (False, True):
+        sent: list = []
+
+        def watched(state, participant, width, sent=sent):
+            sent.append(inner.broadcast(state, participant, width))
+            return sent[-1]
+
+        rounds = rounds_of(problem, policy=policy, strategy=replace(inner, broadcast=watched), vectorized=at_once)[:4]
+        found[at_once] = rounds, sent[: 4 * problem.config.participants]
+    (plain, sent), (stacked, sent_at_once) = found[False], found[True]
+    assert [each.widths for each in plain] == [each.widths for each in stacked]
+    assert min(min(each.widths) for each in plain) < 1.0
+    for one, other in [*zip(sent, sent_at_once, strict=True), (plain[-1].theta, stacked[-1].theta)]:
+        assert {k: t.shape for k, t in one.items()} == {k: t.shape for k, t in other.items()}
+        assert all(torch.allclose(t, other[k], atol=1e-4) for k, t in one.items())
 
 
 def test_slices_of_a_network_that_is_not_convex_stay_within_the_stated_margins(data: aq.Dataset) -> None:
