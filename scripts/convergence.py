@@ -3,9 +3,9 @@
 usage: python scripts/convergence.py [SEEDS] [SCALE]
 
 Runs notebooks/04_convergence.ipynb through papermill with seeds 0, 1, ... (default: five) at a scale (default: 1). Writes
-bounds.csv (measured gradient and bound by loss, width sampler and widths received), slopes.csv (predicted and fitted slopes
-with 95% intervals over the seeds) and cases.csv (nesting and its limits, each assumption broken), each row with versions,
-device and date.
+bounds.csv (measured gradient and bound by loss, width sampler and widths received), changing.csv (the same where widths
+change), slopes.csv (predicted and fitted slopes with 95% intervals over the seeds) and cases.csv (nesting and its limits, each
+assumption broken), each row with versions, device and date.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
         "python": platform.python_version(),
     }
     stamp |= {name: version(name) for name in ("torch", "numpy", "scipy", "aequa-lite")}
-    for name in ("bounds", "slopes", "cases"):
+    for name in ("bounds", "changing", "slopes", "cases"):
         table = pd.read_csv(out / f"{name}.csv").assign(**stamp, date=date.today().isoformat())
         with atomic_write(RESULTS / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")

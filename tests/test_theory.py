@@ -11,17 +11,22 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite.local import logit_offsets
 from aequa_lite.slimmable import prefix, slice_of
 from aequa_lite.theory import (
     Bound,
+    Changes,
+    GemanMcClure,
     LeastSquares,
     LinearFederation,
     Logistic,
     Moments,
     bias_bound,
+    changing_widths,
     distribution_of,
     drift,
     gap_bound,
+    momentum_bound,
     recorded_steps,
     regression,
     sampled_from,
@@ -58,7 +63,7 @@ def measured_and_bound(federation: LinearFederation, seeds: int) -> tuple[float,
     gap = federation.gap(federation.average(paths[0][0]))
     bound = stationarity_bound(
         gap, c.lr, federation.smoothness, noise=m.noise, scatter=m.scatter, heterogeneity=m.heterogeneity,
-        rounds=c.rounds, steps=c.local_steps, dissimilarity=federation.dissimilarity, convex=True,
+        rounds=c.rounds, steps=c.local_steps, dissimilarity=federation.dissimilarity, convex=federation.model.convex,
     )  # fmt: skip
     return float(m.squared_gradient.mean()), bound
 
@@ -98,7 +103,7 @@ ALLOWED = {"lr": 0.5, "smoothness": 2.0, "noise": 0.0, "scatter": 0.0, "heteroge
         ({"steps": 2.0}, "`steps` must be a whole number from 1, got 2.0"),
         ({"rounds": True}, "`rounds` must be a whole number from 1, got True"),
         ({"gap": -0.1}, "`gap` must be a number from 0, got -0.1"),
-        ({"dissimilarity": -1.0}, "`dissimilarity` must be a number from 0, got -1.0"),
+        ({"dissimilarity": -1.0}, "`dissimilarity` must be finite numbers from 0, got -1.0"),
         ({"convex": "yes"}, "`convex` must be True or False, got 'yes'"),
         ({"noise": -1.0}, "`noise` must be finite numbers from 0, got -1.0"),
         ({"scatter": float("nan")}, "`scatter` must be finite numbers from 0, got nan"),
@@ -111,7 +116,7 @@ def test_a_bound_is_refused_where_nothing_is_proved(bound: Callable, wrong: dict
         bound(**{"gap": 1.0, **ALLOWED, **wrong})
 
 
-@pytest.mark.parametrize("model", [LeastSquares, Logistic])
+@pytest.mark.parametrize("model", [LeastSquares, GemanMcClure, Logistic])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_mean_step_of_the_code_is_the_gradient_of_the_width_averaged_loss(model: type, sampler: Callable) -> None:
     config = aq.Config(participants=1, local_steps=1, rounds=1, lr=1.0, min_width=0.1, **PLAIN)
@@ -169,6 +174,212 @@ def test_the_measured_gradient_stays_under_the_bound_and_near_it(
         regression(config, exact(sampler, config), model=model, heterogeneity=0.3, widths=widths), seeds=4
     )
     assert measured <= bound.total <= 10 * measured  # a bound, and an informative one
+
+
+@pytest.mark.parametrize("sampler", [aq.one_random, aq.sandwich])
+@pytest.mark.parametrize("widths", [None, (0.25, 0.5, 1.0, 1.0)])
+def test_a_loss_that_is_not_convex_stays_under_its_bound(sampler: Callable, widths: object) -> None:
+    config = aq.Config(participants=4, rounds=20, local_steps=4, lr=0.2, min_width=0.1, **{**PLAIN, "batch": 8})
+    federation = regression(config, exact(sampler, config), model=GemanMcClure, heterogeneity=0.3, widths=widths)
+    measured, bound = measured_and_bound(federation, seeds=3)
+    second = np.linalg.eigvalsh(np.einsum("isd,ise->ide", federation.x, federation.x) / 16)[:, -1].max()
+    assert measured <= bound.total <= 20 * measured
+    assert (
+        bound.total < 0.5 * 27 / 256 * second
+    )  # what every gradient obeys, as the slope of the loss is at most sqrt(27) / 16
+
+
+def test_the_second_derivative_of_a_loss_that_is_not_convex_has_both_signs() -> None:
+    residual = np.linspace(-5, 5, 10_001)  # 0 and 1 are among them
+    slopes, apart = GemanMcClure.derivative(residual, 0.0), 1e-6
+    second = (GemanMcClure.derivative(residual + apart, 0.0) - GemanMcClure.derivative(residual - apart, 0.0)) / 2e-6
+    assert (second.max(), second.min()) == pytest.approx((1.0, -0.25), abs=1e-6)
+    assert GemanMcClure.max_second_derivative == 1.0
+    assert (slopes**2).max() == pytest.approx(27 / 256, rel=1e-6)
+    assert GemanMcClure.loss(residual, 0.0).min() == GemanMcClure.least_loss
+    with pytest.raises(ValueError, match="`model` must be convex, or its minimum is not known"):
+        _ = replace(ONE, model=GemanMcClure).minimizer
+
+
+def one_feature(targets: list[float], weights: object = None, **settings: object) -> LinearFederation:
+    """Participants with one sample each: a step has no noise."""
+    config = aq.Config(participants=len(targets), **{**PLAIN, **settings})
+    y = np.array(targets)[:, None]
+    return LinearFederation(GemanMcClure, np.ones((*y.shape, 1)), y, config, lambda w: [((w,), 1.0)], weights=weights)
+
+
+def only_start() -> LinearFederation:
+    return one_feature([1.0], rounds=30, local_steps=1, lr=0.2)
+
+
+def only_noise() -> LinearFederation:
+    config = aq.Config(participants=1, rounds=200, local_steps=1, lr=0.5, **{**PLAIN, "batch": 1})
+    one = regression(config, lambda w: [((w,), 0.5), ((w / 2,), 0.5)], model=GemanMcClure, features=2, heterogeneity=0)
+    return replace(one, start=replace(one, model=LeastSquares).minimizer)
+
+
+def only_drift() -> LinearFederation:
+    apart = one_feature([1.2, -0.2], (1.0, 2.0), rounds=60, local_steps=3, lr=1.0)
+    return replace(apart, start=[-0.11])  # where the gradient is almost 0
+
+
+@pytest.mark.parametrize("make", [only_start, only_noise, only_drift])
+def test_without_any_of_its_parts_the_bound_would_be_false(make: Callable) -> None:
+    measured, bound = measured_and_bound(make(), seeds=2)
+    part = getattr(bound, make.__name__.removeprefix("only_"))
+    assert bound.total - part < 0.5 * measured
+    assert measured <= bound.total <= 30 * measured
+
+
+def test_the_drift_of_a_loss_that_is_not_convex_is_beyond_that_of_convex_losses() -> None:
+    federation = one_feature([1.2, -1.2], rounds=1, local_steps=6, lr=0.5)  # beyond r = 0.6 the loss curves downwards
+    path = federation.run()
+    m = federation.moments_along(path)
+    known = 0.5, federation.smoothness, m.scatter[0], m.heterogeneity[0], 6
+    apart = np.array([federation.a @ ((s - federation.average(s)) ** 2).sum(1) for s in path[:-1]])
+    assert (apart[2:] > 1.05 * drift(*known, convex=True)[2:]).all()
+    assert (apart <= drift(*known, convex=False) + 1e-12).all()
+
+
+FIXED = [(1.0, 1.0, 0.5, 0.25)]
+TURNS = [(1.0, 0.25, 0.25, 0.25), (0.25, 1.0, 0.5, 0.25), (0.5, 0.25, 0.5, 0.5)]  # in the last, nobody holds all
+
+
+def changing(
+    federation: LinearFederation, schedule: list, seeds: int, server: object = None
+) -> tuple[float, Bound, list[Changes]]:
+    """The mean squared gradient of the rounds' own objectives, its bound, and the runs."""
+    runs = [changing_widths(federation, schedule, seed, server=server) for seed in range(seeds)]
+    m = Moments(*np.mean([tuple(run.moments) for run in runs], axis=0))
+    c, one = federation.config, runs[0]
+    bound = stationarity_bound(
+        one.gap, c.lr, one.smoothness, noise=m.noise, scatter=m.scatter, heterogeneity=m.heterogeneity, rounds=c.rounds,
+        steps=c.local_steps, dissimilarity=one.dissimilarity, convex=federation.model.convex,
+        change=float(np.mean([run.change for run in runs])),
+    )  # fmt: skip
+    return float(m.squared_gradient.mean()), bound, runs
+
+
+@pytest.mark.parametrize(("model", "lr"), [(LeastSquares, 0.2), (GemanMcClure, 0.4)])
+@pytest.mark.parametrize("schedule", [TURNS * 8, TURNS + FIXED * 21], ids=["always", "at first"])
+def test_widths_that_change_stay_under_their_bound(model: type, lr: float, schedule: list) -> None:
+    config = aq.Config(participants=4, rounds=24, local_steps=3, lr=lr, **{**PLAIN, "batch": 8})
+    federation = regression(config, one_of_four, model=model, heterogeneity=0.3)
+    measured, bound, runs = changing(federation, schedule, seeds=2)
+    assert measured <= bound.total <= 20 * measured
+    assert all(run.change != 0 for run in runs)
+
+
+def test_widths_that_stay_make_it_the_theorem_of_fixed_widths() -> None:
+    config = aq.Config(participants=4, rounds=5, local_steps=3, lr=0.2, **{**PLAIN, "batch": 8})
+    federation = regression(config, every_width, widths=FIXED[0])
+    measured, bound, (run, *_) = changing(federation, FIXED * 5, seeds=2)
+    known, other = measured_and_bound(federation, seeds=2)
+    assert (measured, bound.total) == pytest.approx((known, other.total))
+    assert run.change == pytest.approx(0, abs=1e-12)
+
+
+def stay(state: aq.types.ServerState, theta: dict) -> aq.types.ServerState:
+    """A server that learns nothing."""
+    return state
+
+
+@pytest.mark.parametrize(("schedule", "server"), [(TURNS * 10, None), (FIXED * 30, stay)])
+def test_without_what_changes_of_widths_and_the_server_add_the_bound_would_be_false(
+    schedule: list, server: Callable
+) -> None:
+    config = aq.Config(participants=4, rounds=30, local_steps=1, lr=0.4, **PLAIN)  # no noise and no drift
+    federation = regression(config, every_width, heterogeneity=1.0)
+    measured, bound, (run,) = changing(federation, schedule, seeds=1, server=server)
+    assert bound.noise + bound.drift == pytest.approx(0, abs=1e-12)
+    assert 2 * run.gap / (0.4 * 30) < 0.7 * measured
+    assert measured <= bound.total <= 3 * measured
+
+
+def test_logit_offsets_of_a_participant_whose_width_stays_change_with_the_widths_of_others() -> None:
+    shares = [torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8])]
+    before, after = (logit_offsets(shares, (1.0, other), 1.0)[-1] for other in (0.5, 1.0))
+    assert before[0] == after[0] == 1.0
+    assert np.abs(np.subtract(before[1], after[1])).min() > 0.1
+
+
+def replayed(federation: LinearFederation, beta: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The mean squared gradient at psi, the noise and the second moment of each step of a run with momentum."""
+    config, drawn = replace(federation.config, momentum=beta, norm_limit=0.0, seed=seed), []
+
+    def sampler(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
+        drawn.append(sampled_from(federation.distribution)(rng, widest, config))
+        return drawn[-1]
+
+    n, a, found = config.participants, federation.a, np.zeros((3, config.rounds, config.local_steps))
+    powers = (1 - beta ** np.arange(config.local_steps, 0, -1)) / (1 - beta)
+    strategy = aq.slimmable(federation.build, sampler)
+    theta = np.zeros(federation.x.shape[2]) if federation.start is None else np.asarray(federation.start)
+    for rnd in aq.federate(federation.build, federation.shards, config, strategy=strategy, workers=1, progress=False):
+        widths = [drawn[i * config.local_steps : (i + 1) * config.local_steps] for i in range(n)]
+        drawn.clear()
+        states, memory, psi = np.tile(theta, (n, 1)), 0.0, theta
+        for k in range(config.local_steps):
+            each = [replace(federation, distribution=lambda _, w=w[k]: [(w, 1.0)]).gradients(states) for w in widths]
+            g = np.array([each[i][i] for i in range(n)])
+            found[:, rnd.index, k] = [
+                (federation.gradient(psi) ** 2).sum(), federation.moments(states).noise, a @ (g**2).sum(1)
+            ]  # fmt: skip
+            memory = beta * memory + g
+            states, psi = states - config.lr * memory, psi - config.lr * powers[k] * a @ g
+        theta = rnd.theta["weight"].numpy()
+        np.testing.assert_allclose(psi, theta, atol=1e-9)  # the loop's steps, and the end of the proof's path
+    return found
+
+
+def momentum_and_bound(federation: LinearFederation, beta: float, seeds: int) -> tuple[float, Bound]:
+    """The weighted mean of the squared gradients along psi, and its bound."""
+    squares, noise, second = np.mean([replayed(federation, beta, seed) for seed in range(seeds)], axis=0)
+    c = federation.config
+    weights = np.tile((1 - beta ** np.arange(c.local_steps, 0, -1)) / (1 - beta), (c.rounds, 1))
+    gap = federation.gap(np.zeros(federation.x.shape[2]) if federation.start is None else federation.start)
+    bound = momentum_bound(
+        gap, c.lr, federation.smoothness, beta, noise=noise, second_moment=second, rounds=c.rounds, steps=c.local_steps
+    )
+    return float((weights * squares).sum() / weights.sum()), bound
+
+
+def widest_and_another(widest: float) -> Distribution:
+    return [((widest, v * widest), 0.25) for v in FOUR]
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9])
+@pytest.mark.parametrize(("model", "rounds"), [(LeastSquares, 20), (GemanMcClure, 60)])
+def test_momentum_stays_under_its_bound(model: type, rounds: int, beta: float) -> None:
+    config = aq.Config(participants=3, rounds=rounds, local_steps=3, lr=0.25 * (1 - beta), **PLAIN)
+    federation = regression(config, widest_and_another, model=model, heterogeneity=0.3)
+    measured, bound = momentum_and_bound(federation, beta, seeds=2)
+    assert measured <= bound.total <= 20 * measured
+
+
+@pytest.mark.parametrize("part", ["noise", "drift"])
+def test_without_noise_or_drift_the_bound_of_momentum_would_be_false(part: str) -> None:
+    n, lr, law = (1, 0.01, widest_and_another) if part == "noise" else (2, 0.1, both_halves)
+    config = aq.Config(participants=n, rounds=100, local_steps=2 if n == 1 else 8, lr=lr, **PLAIN)
+    federation = regression(config, law, features=2, scales=(1.0, 0.1)[:n], heterogeneity=2.0)
+    federation = replace(federation, start=federation.minimizer)
+    measured, bound = momentum_and_bound(federation, 0.5, seeds=2)
+    assert bound.total - getattr(bound, part) < 0.8 * measured
+    assert measured <= bound.total
+
+
+def both_halves(widest: float) -> Distribution:
+    return [((widest, 0.5 * widest), 1.0)]
+
+
+def test_without_momentum_its_bound_starts_as_that_of_plain_steps() -> None:
+    known = {"noise": 0.3, "rounds": 5, "steps": 4}
+    plain = stationarity_bound(1.0, 0.1, 2.0, scatter=0.0, heterogeneity=0.0, **known)
+    found = momentum_bound(1.0, 0.1, 2.0, 0.0, second_moment=1.0, **known)
+    assert (found.start, found.noise) == pytest.approx((plain.start, plain.noise))
+    assert found.drift == pytest.approx(4 * 4 * 0.01 * (0 + 1 + 4 + 9) / 4)  # k times the k steps before
+    with pytest.raises(ValueError, match=r"`lr` must be a number in \(0, 0.05\], got 0.1"):
+        momentum_bound(1.0, 0.1, 2.0, 0.9, second_moment=1.0, **known)
 
 
 def test_the_gap_stays_under_its_bound_after_every_round() -> None:
@@ -364,7 +575,7 @@ def test_a_config_outside_the_theorems_is_refused(change: dict, sentence: str) -
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": aq.MLP}, "`model` must be LeastSquares or Logistic, got"),
+        ({"model": aq.MLP}, "`model` must be LeastSquares, GemanMcClure or Logistic, got"),
         ({"distribution": None}, "`distribution` must be a function, got None"),
         ({"x": ONE.x[0]}, r"`x and y` must be of shapes \(2, samples, features\) and \(2, samples\), got"),
         ({"y": ONE.y[:, 1:]}, r"`x and y` must be of shapes \(2, samples, features\) and \(2, samples\), got"),
@@ -386,6 +597,9 @@ def test_data_that_are_no_federation_are_refused(change: dict, sentence: str) ->
         (lambda: gap_bound(1, curvature=2.1, **ALLOWED), r"`curvature` must be a number in \(0, 2\], got 2.1"),
         (lambda: drift(0.1, 0.0, 1, 1, 2), "`smoothness` must be a number above 0, got 0.0"),
         (lambda: drift(0.1, 1.0, [1, 2], 1, 3), r"`scatter` must be a number or an array of shape \(3,\), got"),
+        (lambda: momentum_bound(1, 0.1, 2.0, 1.0, noise=0, second_moment=0, rounds=1, steps=1), "`momentum` must be"),
+        (lambda: changing_widths(ONE, [(1.0, 1.0)]), "`schedule` must hold one entry for each of the"),
+        (lambda: changing_widths(ONE, [(1.0,)] * CONFIG.rounds), "`widths` must hold one entry for each of the 2"),
         (lambda: bias_bound([0.5], [1.0], [1.0]), r"`shares` must be of shape \(1, 1\), as weights and spreads, got"),
         (lambda: bias_bound([[0.5]], [0.9], [1.0]), "`weights` must be numbers that sum to one, got"),
         (lambda: bias_bound([[0.5]], [1.0], [float("inf")]), "`spreads` must be finite numbers from 0, got"),

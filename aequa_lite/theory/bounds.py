@@ -90,12 +90,12 @@ def drift(
 @checked
 def stationarity_bound(
     gap: float, lr: float, smoothness: float, *, noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike,
-    rounds: int, steps: int, dissimilarity: float | None = None, convex: bool = False,
+    rounds: int, steps: int, dissimilarity: ArrayLike | None = None, convex: bool = False, change: float = 0.0,
 ) -> Bound:  # fmt: skip
     r"""Bound the mean squared gradient of the width-averaged objective over all local steps.
 
-    $\frac1{RE}\sum_t \mathbb E\|\nabla F(\bar\theta_t)\|^2 \le \frac{2\Delta}{\eta RE} + \frac{\eta L}{RE}\sum_t S_t
-    + \frac{\delta^2}{RE}\sum_t V_t$ for $\eta L \le 1$, with $V_t$ from `drift`. With one step there is no drift: plain SGD.
+    $\frac1{RE}\sum_t \mathbb E\|\nabla F(\bar\theta_t)\|^2 \le \frac{2(\Delta + \Gamma)}{\eta RE} + \frac{\eta L}{RE}\sum_t
+    S_t + \frac{\delta^2}{RE}\sum_t V_t$ for $\eta L \le 1$, with $V_t$ from `drift`. With one step there is no drift: plain SGD.
 
     Args:
         gap: $\Delta = F(\theta_0) - F^\star$.
@@ -106,8 +106,9 @@ def stationarity_bound(
         heterogeneity: $\zeta_t^2$ of `drift`; a number or (rounds, steps).
         rounds: $R$.
         steps: $E$, local steps of a round.
-        dissimilarity: $\delta$, how differently the participants' losses are curved (default: $L$).
+        dissimilarity: $\delta$, how differently the participants' losses are curved; a number or (rounds, 1) (default: $L$).
         convex: Whether every loss is convex.
+        change: $\Gamma$ of `changing_widths`; 0 if the widths stay and the server takes the average.
 
     Returns:
         The bound, in three parts.
@@ -120,20 +121,18 @@ def stationarity_bound(
         Bound(start=0.1, noise=0.05, drift=0.0)
 
     References:
-        Ours: Theorem 1 of the page of proofs, in the form of the known rates of local SGD.
+        Ours: Theorems 1 and 3 of the page of proofs, in the form of the known rates of local SGD.
     """
     _check(gap, lr, smoothness, rounds, steps)
-    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex)
-    delta = smoothness if dissimilarity is None else number("dissimilarity", dissimilarity, 0)
-    return Bound(
-        start=2 * gap / (lr * rounds * steps), noise=float(lr * smoothness * s.mean()), drift=float(delta**2 * v.mean())
-    )
+    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex, dissimilarity)
+    start = 2 * (gap + number("change", change)) / (lr * rounds * steps)
+    return Bound(start=start, noise=float(lr * smoothness * s.mean()), drift=float(v.mean()))
 
 
 @checked
 def gap_bound(
     gap: float, lr: float, smoothness: float, curvature: float, *, noise: ArrayLike, scatter: ArrayLike,
-    heterogeneity: ArrayLike, rounds: int, steps: int, dissimilarity: float | None = None, convex: bool = False,
+    heterogeneity: ArrayLike, rounds: int, steps: int, dissimilarity: ArrayLike | None = None, convex: bool = False,
 ) -> Array:  # fmt: skip
     r"""Bound the gap between the objective and its minimum after each round, where the objective is curved.
 
@@ -150,7 +149,7 @@ def gap_bound(
         heterogeneity: $\zeta_t^2$ of `drift`; a number or (rounds, steps).
         rounds: $R$.
         steps: $E$, local steps of a round.
-        dissimilarity: $\delta$ (default: $L$).
+        dissimilarity: $\delta$; a number or (rounds, 1) (default: $L$).
         convex: Whether every loss is convex.
 
     Returns:
@@ -168,9 +167,8 @@ def gap_bound(
     """
     _check(gap, lr, smoothness, rounds, steps)
     number("curvature", curvature, 0, smoothness * ROUNDING, above=True)
-    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex)
-    delta = smoothness if dissimilarity is None else number("dissimilarity", dissimilarity, 0)
-    added = 0.5 * lr**2 * smoothness * s + 0.5 * lr * delta**2 * v
+    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex, dissimilarity)
+    added = 0.5 * lr**2 * smoothness * s + 0.5 * lr * v
     found = [float(gap)]
     for each in added:
         left = found[-1]
@@ -178,6 +176,53 @@ def gap_bound(
             left = (1 - lr * curvature) * left + float(more)
         found.append(left)
     return np.array(found)
+
+
+@checked
+def momentum_bound(
+    gap: float, lr: float, smoothness: float, momentum: float, *, noise: ArrayLike, second_moment: ArrayLike, rounds: int,
+    steps: int,
+) -> Bound:  # fmt: skip
+    r"""Bound the mean squared gradient where every participant trains with momentum.
+
+    $\frac1{RC}\sum_{r,k} c_k\,\mathbb E\|\nabla F(\psi_{r,k})\|^2 \le \frac{2\Delta}{\eta RC} + \frac{\eta L}{RC}\sum_{r,k}
+    c_k^2 S_{r,k} + \frac{4L^2\eta^2}{(1-\beta)^2 RC}\sum_{r,k} c_k\,k\sum_{j<k} G_{r,j}^2$ with $c_k =
+    \frac{1 - \beta^{E-k}}{1-\beta}$ and $C = \sum_k c_k$, for $\eta L \le 1 - \beta$.
+
+    Args:
+        gap: $\Delta = F(\theta_0) - F^\star$.
+        lr: Step size $\eta$, at most $(1 - \beta) / L$.
+        smoothness: $L$.
+        momentum: $\beta$, in [0, 1); it starts from zero in every round.
+        noise: $S_{r,k}$ of `stationarity_bound`; a number or (rounds, steps).
+        second_moment: $G_{r,k}^2$, the participants' mean squared gradient; a number or (rounds, steps).
+        rounds: $R$.
+        steps: $E$, local steps of a round.
+
+    Returns:
+        The bound, in three parts.
+
+    Raises:
+        ValueError: $\eta L > 1 - \beta$, or a number is outside its range.
+
+    Example:
+        >>> momentum_bound(1.0, 0.25, 1.0, 0.5, noise=0.0, second_moment=0.0, rounds=8, steps=1)
+        Bound(start=1.0, noise=0.0, drift=0.0)
+
+    References:
+        Ours: Theorem 4 of the page of proofs.
+    """
+    rest = 1 - number("momentum", momentum, 0, 1, below=True)
+    _check(gap, lr, smoothness, rounds, steps, rest)
+    s, g2 = _shaped("noise", noise, (rounds, steps)), _shaped("second_moment", second_moment, (rounds, steps))
+    k = np.arange(steps)
+    c = (1 - momentum ** (steps - k)) / rest
+    whole, earlier = rounds * c.sum(), np.cumsum(g2, 1) - g2
+    return Bound(
+        start=float(2 * gap / (lr * whole)),
+        noise=float(lr * smoothness * (s @ c**2).sum() / whole),
+        drift=float((2 * smoothness * lr / rest) ** 2 * (earlier @ (c * k)).sum() / whole),
+    )
 
 
 def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> float:
@@ -250,11 +295,12 @@ def held_margin(curve: Curve, contribution: ArrayLike, confidence: float, tests:
 
 def _per_step(
     shape: tuple[int, int], noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike, lr: float, smoothness: float,
-    convex: bool,
+    convex: bool, dissimilarity: ArrayLike | None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """The noise and the drift of every step, (rounds, steps)."""
+    """The noise of every step, and its drift times the squared dissimilarity, (rounds, steps)."""
     s2, z2 = _shaped("scatter", scatter, shape), _shaped("heterogeneity", heterogeneity, shape)
-    return _shaped("noise", noise, shape), drift(lr, smoothness, s2, z2, shape[1], convex=convex)
+    delta = _shaped("dissimilarity", smoothness if dissimilarity is None else dissimilarity, shape)
+    return _shaped("noise", noise, shape), delta**2 * drift(lr, smoothness, s2, z2, shape[1], convex=convex)
 
 
 def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
@@ -270,10 +316,10 @@ def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -
     return found
 
 
-def _check(gap: float, lr: float, smoothness: float, rounds: int, steps: int) -> None:
-    """Refuse step sizes and counts about which nothing is proved."""
+def _check(gap: float, lr: float, smoothness: float, rounds: int, steps: int, rest: float = 1.0) -> None:
+    """Refuse step sizes and counts about which nothing is proved; momentum divides the step size by `rest`."""
     number("gap", gap, 0)
     number("smoothness", smoothness, 0, above=True)
-    number("lr", lr, 0, ROUNDING / smoothness, above=True)
+    number("lr", lr, 0, rest * ROUNDING / smoothness, above=True)
     number("rounds", rounds, 1, whole=True)
     number("steps", steps, 1, whole=True)

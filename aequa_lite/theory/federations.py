@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from .._check import Count, Decay, NotNegative, checked, number, one_each, refusal
 from ..config import Config
-from ..federate import Strategy, federate, fixed_widths, slimmable
+from ..federate import Policy, ServerOptimizer, Strategy, federate, fixed_widths, slimmable
 from ..local import WidthSampler, loss_shares
 from ..networks.base import n_units
 from ..rng import stream
-from ..types import Build, Samples, Shard, State, Update
+from ..types import Build, Round, Samples, Shard, State, Update
 
 Array = NDArray[np.float64]
 Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
@@ -170,7 +170,9 @@ LEAST_LOSS = 0.1  # added to a squared error, so that its logarithm exists
 class LinearModel(nn.Module):
     """A linear score of the leading features; the width is the share of features that are used."""
 
-    max_second_derivative: float  # of the loss by the score
+    max_second_derivative: float  # of the loss by the score, in absolute value
+    least_loss = 0.0  # a lower bound
+    convex = True
 
     def __init__(self, width: float = 1.0, *, features: Count, start: ArrayLike | None = None) -> None:
         super().__init__()
@@ -227,6 +229,50 @@ class LeastSquares(LinearModel):
         return score - y
 
 
+class GemanMcClure(LeastSquares):
+    r"""Fit targets by a loss that is not convex: $\tfrac12 r^2 / (1 + r^2) + 0.1$ with the residual $r = \theta^\top x - y$.
+
+    Its second derivative by the score is $(1 - 3r^2) / (1 + r^2)^3$, from $-\tfrac14$ at $r^2 = 1$ to 1 at $r = 0$.
+
+    Args:
+        width: Share of the features, in (0, 1].
+        features: Number of features.
+        start: (features,) initial parameters (default: 0).
+
+    Raises:
+        ValueError: `features` is not a whole number from 1, or `start` is not as many finite numbers.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)  # features 1 and 2, target 3
+        >>> logits = GemanMcClure(features=2)(x)
+        >>> round(nn.functional.cross_entropy(logits, torch.tensor([0])).item(), 9)
+        0.55
+
+    References:
+        Geman and McClure (1987), whose loss is robust to outliers.
+    """
+
+    least_loss = LEAST_LOSS
+    convex = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
+        squared = (self.score(x) - x[:, -1]).square()
+        return logits_of(0.5 * squared / (1 + squared) + LEAST_LOSS)
+
+    @staticmethod
+    def loss(score: Array, y: Array) -> Array:
+        """Return the loss of each score."""
+        squared = (score - y) ** 2
+        return 0.5 * squared / (1 + squared) + LEAST_LOSS
+
+    @staticmethod
+    def derivative(score: Array, y: Array) -> Array:
+        """Return the derivative of the loss by the score."""
+        return (score - y) / (1 + (score - y) ** 2) ** 2
+
+
+@checked
 class Logistic(LinearModel):
     r"""Classify by logistic regression without a bias: cross-entropy is $\log(1 + e^z) - yz$ with $z = \theta^\top x$.
 
@@ -349,7 +395,7 @@ class LinearFederation:
     r"""Hold the data of participants with linear models, and compute the constants of the theorems.
 
     Args:
-        model: `LeastSquares` or `Logistic`.
+        model: `LeastSquares`, `GemanMcClure` or `Logistic`.
         x: (participants, samples, features) features.
         y: (participants, samples) targets, or labels 0 and 1.
         config: Without momentum, and with a constant learning rate.
@@ -383,7 +429,7 @@ class LinearFederation:
             if getattr(self.config, name) != value:
                 raise refusal(name, f"{value:g}, as the theorems are about plain SGD", getattr(self.config, name))
         if not isinstance(self.model, type) or not issubclass(self.model, LinearModel):
-            raise refusal("model", "LeastSquares or Logistic", self.model)
+            raise refusal("model", "LeastSquares, GemanMcClure or Logistic", self.model)
         n, shapes = self.config.participants, (np.shape(self.x), np.shape(self.y))
         if len(shapes[0]) != 3 or shapes[0][0] != n or shapes[1] != shapes[0][:2] or not np.size(self.x):
             raise refusal("x and y", f"of shapes ({n}, samples, features) and ({n}, samples)", shapes)
@@ -435,7 +481,7 @@ class LinearFederation:
 
     @cached_property
     def _hessians(self) -> Array:
-        """The largest second derivative of each participant's loss, (participants, features, features)."""
+        """What bounds the second derivative of each participant's loss, (participants, features, features)."""
         found = self.model.max_second_derivative * np.einsum("isd,ise->ide", self.x, self.x) / self.x.shape[1]
         for group in self._groups:
             found[group.members] *= np.einsum("m,md,me->de", group.mean_shares, group.masks, group.masks)
@@ -448,14 +494,14 @@ class LinearFederation:
 
     @cached_property
     def curvature(self) -> float:
-        r"""$\mu$: the least curvature of the objective, in the norm weighted by coverage; 0 for `Logistic`."""
+        r"""$\mu$: the least curvature of the objective, in the norm weighted by coverage; 0 unless `LeastSquares`."""
         root = np.sqrt(self.coverage)
         total = np.einsum("i,ide->de", self.a, self._hessians) / np.outer(root, root)
         return float(np.linalg.eigvalsh(total)[0]) if self.model is LeastSquares else 0.0
 
     @cached_property
     def dissimilarity(self) -> float:
-        r"""$\delta \le L$: what it does to the gradient that participants move apart; $L$ itself for `Logistic`."""
+        r"""$\delta \le L$: what it does to the gradient that participants move apart; $L$ unless `LeastSquares`."""
         if self.model is not LeastSquares:
             return self.smoothness
         n, d = self.holds.shape
@@ -496,14 +542,21 @@ class LinearFederation:
 
     @cached_property
     def minimizer(self) -> Array:
-        """Where the objective is least, (features,)."""
+        """Where the objective is least, (features,); refused for a loss that is not convex."""
+        if not self.model.convex:
+            raise refusal("model", "convex, or its minimum is not known", self.model)
         options = {"gtol": 1e-11, "maxiter": 10_000}
         zero = np.zeros(self.x.shape[2])
         return minimize(self.objective, zero, jac=self.gradient, method="BFGS", options=options).x
 
+    @cached_property
+    def lower_bound(self) -> float:
+        r"""$F^\star$: the least value of the objective, or the least loss where the objective is not convex."""
+        return self.objective(self.minimizer) if self.model.convex else self.model.least_loss
+
     def gap(self, theta: Array) -> float:
         r"""Return $F(\theta) - F^\star$, at least 0."""
-        return max(self.objective(theta) - self.objective(self.minimizer), 0.0)
+        return max(self.objective(theta) - self.lower_bound, 0.0)
 
     def average(self, states: Array) -> Array:
         """Aggregate the participants' states, (..., participants, features) -> (..., features)."""
@@ -544,7 +597,7 @@ class LinearFederation:
     @cached_property
     def shards(self) -> list[Shard]:
         """The data for the training loop."""
-        labels = np.zeros_like(self.y) if self.model is LeastSquares else self.y
+        labels = np.zeros_like(self.y) if issubclass(self.model, LeastSquares) else self.y
         inputs = torch.from_numpy(np.concatenate([self.x, self.y[..., None]], 2).astype(float))
         indices = np.arange(self.y.shape[1])
         each = (Samples(x, torch.from_numpy(y.astype(int)), 2) for x, y in zip(inputs, labels, strict=True))
@@ -552,23 +605,114 @@ class LinearFederation:
 
     def run(self, seed: int = 0) -> Array:
         """Train once and return where every local step began, and the end: (rounds * steps + 1, participants, features)."""
+        path, rounds = self._trained(seed, partial(fixed_widths, widths=self.received))
+        return np.concatenate([path, [self.holds * rounds[-1].theta["weight"].numpy()]])
+
+    def _trained(self, seed: int, policy: Policy, server: ServerOptimizer | None = None) -> tuple[Array, list[Round]]:
+        """Where every local step began, (rounds * steps, participants, features), and the rounds."""
         path: dict[tuple[int, int], State] = {}
         config = replace(self.config, seed=seed, norm_limit=0.0)
-        strategy = recorded_steps(slimmable(self.build, sampled_from(self.distribution)), path)
-        policy = partial(fixed_widths, widths=self.received)
-        *_, last = federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
-                            workers=1, vectorized=False, progress=False)  # fmt: skip
-        found = np.zeros((config.rounds * config.local_steps + 1, *self.holds.shape))
+        strategy = recorded_steps(slimmable(self.build, sampled_from(self.distribution), server=server), path)
+        rounds = federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
+                          workers=1, vectorized=False, progress=False)  # fmt: skip
+        rounds = list(rounds)
+        found = np.zeros((config.rounds * config.local_steps, *self.holds.shape))
         for (step, i), state in path.items():
-            weight = state["weight"].numpy()
-            found[step, i, : len(weight)] = weight
-        found[-1] = self.holds * last.theta["weight"].numpy()
-        return found
+            found[step, i] = self._padded(state)
+        return found, rounds
+
+    def _padded(self, state: State) -> Array:
+        """The weights of a slice, zero at the features that it does not use."""
+        weight = state["weight"].numpy()
+        return np.pad(weight, (0, self.holds.shape[1] - len(weight)))
 
     def moments_along(self, path: Array) -> Moments:
         """Return the moments along a run, each (rounds, steps)."""
         rows = np.array([self.moments(states) for states in path[:-1]])
         return Moments(*rows.T.reshape(4, self.config.rounds, self.config.local_steps))
+
+
+class Changes(NamedTuple):
+    r"""Hold what the theorem about widths that change needs to know of one run.
+
+    Args:
+        moments: Of the round's own objective, each (rounds, steps).
+        gap: The first round's objective at the start, less a lower bound of the objectives of all rounds.
+        change: $\Gamma$, what the changes of widths and the server add to the objective.
+        smoothness: $L$, the largest of all rounds.
+        dissimilarity: (rounds, 1) $\delta_r$ of each round.
+
+    Example:
+        >>> Changes(Moments(1.0, 0.5, 0.5, 0.0), 2.0, 0.25, 1.0, 0.0).change
+        0.25
+    """
+
+    moments: Moments
+    gap: float
+    change: float
+    smoothness: float
+    dissimilarity: ArrayLike
+
+
+@checked
+def changing_widths(
+    federation: LinearFederation, schedule: Sequence[Sequence[float]], seed: int = 0, *,
+    server: ServerOptimizer | None = None,
+) -> Changes:  # fmt: skip
+    r"""Train once with other received widths in every round, and return what the theorem about them needs.
+
+    $\Gamma = \sum_{r=0}^{R-2} F^{r+1}(\theta_{r+1}) - F^r(\bar\theta_{r,E})$, with $F^r$ the objective of the widths of round
+    $r$, $\theta_{r+1}$ what the server makes of the round and $\bar\theta_{r,E}$ the average over holders.
+
+    Args:
+        federation: Its own widths are not used.
+        schedule: (rounds, participants) width that each one receives.
+        seed: Of the training.
+        server: What is made of the aggregate (default: taken as it is).
+
+    Raises:
+        ValueError: The schedule has not one row for each round, or a row has not one width for each participant.
+
+    Example:
+        >>> plain = Config(participants=2, rounds=2, local_steps=1, lr=0.1, momentum=0.0, lr_final=1.0)
+        >>> federation = regression(plain, lambda widest: [((widest,), 1.0)])
+        >>> changing_widths(federation, [(1.0, 0.5), (1.0, 0.5)]).change  # they stay
+        0.0
+
+    References:
+        Ours: Theorem 3 of the page of proofs.
+    """
+    config = federation.config
+    rows = one_each("schedule", [tuple(row) for row in schedule], config.rounds, "rounds")
+    known = {row: replace(federation, widths=row) for row in dict.fromkeys(rows)}
+    each = [known[row] for row in rows]
+    path, rounds = federation._trained(seed, partial(_scheduled, rows=rows), server)
+    moments = [each[t // config.local_steps].moments(states) for t, states in enumerate(path)]
+    jumps = [
+        after.objective(rnd.theta["weight"].numpy()) - now.objective(_average(now, rnd))
+        for now, after, rnd in zip(each[:-1], each[1:], rounds[:-1], strict=True)
+    ]
+    first, lowest = path[0], min(one.lower_bound for one in known.values())
+    return Changes(
+        moments=Moments(*np.array(moments).T.reshape(4, config.rounds, config.local_steps)),
+        gap=each[0].objective(each[0].average(first)) - lowest,
+        change=float(sum(jumps)),
+        smoothness=max(one.smoothness for one in known.values()),
+        dissimilarity=np.array([[one.dissimilarity] for one in each]),
+    )
+
+
+def _scheduled(config: Config, last: Round | None, rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    """The widths of the next round; after the last one they stay."""
+    return rows[0 if last is None else min(last.index + 1, len(rows) - 1)]
+
+
+def _average(federation: LinearFederation, rnd: Round) -> Array:
+    """The average over holders after a round's steps; what nobody holds keeps its value, and has no effect here."""
+    states = np.zeros(federation.holds.shape)
+    for update in rnd.updates:
+        states[update.participant] = federation._padded(update.state)
+    return federation.average(states)
 
 
 @checked
@@ -586,7 +730,7 @@ def regression(
     Args:
         config: Without momentum, and with a constant learning rate.
         distribution: Widest width -> the sets of widths that a step may train, with their probabilities.
-        model: `LeastSquares` or `Logistic`.
+        model: `LeastSquares`, `GemanMcClure` or `Logistic`.
         features: Number of features.
         samples: Samples of each participant, at least as many as features.
         correlation: $c$ in [0, 1).

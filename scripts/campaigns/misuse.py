@@ -167,7 +167,7 @@ EXAMPLES: dict[str, str] = {
     "experiments.sweep_table": SWEEP + ">>> sweep_table('few.yml', only_gather=True)\n",
     "experiments.gather": SWEEP + ">>> gather(read_sweep('few.yml'))\n",
 }  # fmt: skip
-NO_CALL = ("experiments.Source", "theory.Moments")  # a text and a tuple: they take what text and tuples take
+NO_CALL = ("experiments.Source", "theory.Changes", "theory.Moments")  # a text and tuples: they take what these take
 # valid, but no run is done; onnx may be missing; the example shows a refusal, since opacus may be missing
 UNFINISHED = ("experiments.sweep_table", "rewards.export_onnx", "aggregation.dp_epsilon")
 
