@@ -254,7 +254,8 @@ def sgd_step(
         if masks is None:
             torch._foreach_mul_(memory, config.momentum)
         else:
-            keep = [1 - (1 - config.momentum) * m for m in masks]
+            keep = torch._foreach_mul(list(masks), config.momentum - 1)
+            torch._foreach_add_(keep, 1)  # 1 where it is not trained
             torch._foreach_mul_(memory, keep)
         torch._foreach_add_(memory, push)
         push = memory

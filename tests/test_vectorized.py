@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -47,10 +48,10 @@ def both(build, few, config: aq.Config, sampler, **more) -> tuple[list[aq.Update
     return together, alone
 
 
-def drawn(shape: tuple[int, ...], words: int, classes: int) -> list[aq.Shard]:
-    """Three shards of random images, sentences (where there are words) or rows of a table."""
+def drawn(shape: tuple[int, ...], words: int, classes: int, sizes: Sequence[int] = (40, 9, 30)) -> list[aq.Shard]:
+    """Shards of random images, sentences (where there are words) or rows of a table."""
     rng, found = np.random.default_rng(0), []
-    for i, size in enumerate((40, 9, 30)):
+    for i, size in enumerate(sizes):
         if words:
             x = torch.from_numpy(rng.integers(1, words, (size, *shape)))
             x[:, shape[0] // 2 :] *= torch.from_numpy(rng.integers(0, 2, (size, 1)))  # 0 pads a short one
@@ -239,6 +240,43 @@ def test_a_step_that_overflows_in_half_precision_moves_nobody_but_the_others(few
         updates, (theta, huge, theta), strict=True)]  # fmt: skip
     assert moved == [True, False, True]
     assert all(t.isfinite().all() for u in updates for t in u.state.values())
+
+
+def test_a_batch_that_overflows_in_half_precision_is_in_no_mean() -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=4, batch=16, lr=0.01)
+    build = partial(networks.TabularMLP, shape=(15,), classes=4)
+    one, other = drawn((15,), 0, 4, sizes=(64, 64))
+    x = one.samples.x.clone()  # four batches are an epoch: one of them holds the sample that overflows
+    x[5] = 1e6
+    shards, theta = [replace(one, samples=replace(one.samples, x=x)), other], aq.init_params(build, seed=0)
+
+    def trained(shards: list[aq.Shard], **options) -> list[aq.Update]:
+        rngs = [aq.stream(0, i) for i in range(2)]
+        options = {"width_sampler": aq.full_only, **options}
+        return vectorized.vectorized_sgd(build, [theta] * 2, shards, [1.0] * 2, config, rngs, **options)
+
+    skipped, beside = trained(shards, precision=torch.float16)
+    whole, alone = trained([one, other], precision=torch.float16)
+    assert all(t.isfinite().all() for t in skipped.state.values())
+    assert skipped.loss == pytest.approx(whole.loss, rel=0.2)  # the mean of three batches, and of four
+    assert skipped.loss != whole.loss
+    assert beside.loss == pytest.approx(alone.loss, rel=1e-4)
+    strategy = aq.slimmable(build, aq.full_only, precision=torch.float16)
+    assert last_of(build, shards, config, strategy=strategy).left_out == ()
+
+
+def test_an_update_of_which_every_step_overflowed_has_no_loss_and_did_not_move(few: aq.Dataset) -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=2, batch=16)
+    theta = aq.init_params(aq.MLP, seed=0)
+    huge = {k: t * 1e6 for k, t in theta.items()}  # its outputs are beyond float16
+    rngs, shards = [aq.stream(0, i) for i in range(2)], shards_of(few, (20, 30))
+    over, other = vectorized.vectorized_sgd(
+        aq.MLP, [huge, theta], shards, [1.0] * 2, config, rngs, precision=torch.float16
+    )
+    assert all(torch.equal(t, over.state[k]) for k, t in huge.items())
+    assert np.isnan(over.loss)
+    assert np.isfinite(other.loss)
+    assert not torch.equal(other.state["2.weight"], theta["2.weight"])
 
 
 def runs_of(few: aq.Dataset) -> list[tuple[list[aq.Shard], aq.Config]]:
