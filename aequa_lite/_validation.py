@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def checked_update(received: Mapping[str, Any], expected: State) -> dict[str, Te
     """Return a received update in the order of the network's names, if it fits what was sent.
 
     Args:
-        received: Tensors or arrays by name; arrays become tensors.
+        received: Tensors or arrays by name; arrays become tensors, on the device of what was sent.
         expected: What the participant was sent, or any state of its width's shapes and types.
 
     Raises:
@@ -60,13 +61,13 @@ def _fitting(name: str, value: Any, like: Tensor) -> Tensor:
     """One tensor of the right kind; shape and type are checked before any of its numbers is read."""
     if type(value) is np.ndarray and str(value.dtype) == str(like.dtype).removeprefix("torch."):
         value = torch.from_numpy(np.require(value, requirements="CW")) if value.shape == tuple(like.shape) else value
-    right = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    right = _dense(value)
     if not right or tuple(value.shape) != tuple(like.shape) or value.dtype != like.dtype:
         found = f"{value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else short_repr(value)
         raise ValueError(f"tensor {name!r} must be {like.dtype} of shape {tuple(like.shape)}, got {found}")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise ValueError(f"tensor {name!r} holds a number that is not finite")
-    return value.detach()
+    return value.detach() if like.device.type == "meta" else value.detach().to(like.device)
 
 
 def parse_update(content: bytes, expected: State) -> dict[str, Tensor]:
@@ -180,7 +181,8 @@ def change_norm(state: State, sent: State) -> float:
         5.0
     """
     floating = ((k, v) for k, v in state.items() if v.is_floating_point())
-    squares = [(v - sent[k][tuple(map(slice, v.shape))]).cpu().double().square().sum() for k, v in floating]
+    changes = (v.to(sent[k].device) - sent[k][tuple(map(slice, v.shape))] for k, v in floating)
+    squares = [change.cpu().double().square().sum() for change in changes]
     return float(sum(squares, torch.zeros((), dtype=torch.float64)).sqrt())
 
 
@@ -213,12 +215,17 @@ def oversized(states: Sequence[State], sent: State, times: float = 4.0) -> list[
     return [middle > 0 and size > times * middle for size in sizes.tolist()]
 
 
-def readable_update(update: Any, participant: int, width: float) -> Update:
-    """Return an update as it is; in place of another's, or of no update at all, one without tensors."""
+def readable_update(update: Any, participant: int, width: float, device: torch.device) -> Update:
+    """Return an update on the server's device; in place of another's, or of no update at all, one without tensors.
+
+    Here updates enter a round: all that follows may take it that they are on one device.
+    """
     right = isinstance(update, Update) and update.participant == participant and isinstance(update.state, Mapping)
     right = right and all(map(_dense, update.state.values()))
     if right and all(map(_scalar, (update.width, update.weight, update.loss))):
-        return update
+        if all(t.device == device for t in update.state.values()):
+            return update
+        return replace(update, state={k: t.to(device) for k, t in update.state.items()})
     return Update(participant, width, {}, 1.0, math.nan)
 
 

@@ -436,14 +436,15 @@ def _changes(
         change = {k: torch.zeros_like(before[k]) for k in real}
         for k, t in real.items():
             block = prefix(t.shape)
-            change[k][block] = t - before[k][block]
+            change[k][block] = t.to(before[k].device) - before[k][block]
         found.append(join(change))
     return torch.stack(found)
 
 
 def _beside(before: State, rnd: Round) -> State:
-    """A model, on the device of the round's updates."""
-    device = next(iter(rnd.updates[0].state.values())).device
+    """A model, on the device of the round's first tensor."""
+    held = (t.device for u in rnd.updates for t in u.state.values())
+    device = next(held, None)
     return {k: t.to(device) for k, t in before.items()}
 
 

@@ -577,8 +577,8 @@ def _trained(
                 **({"offsets": offsets} if task.offsets else {}),
             )  # fmt: skip
         read = iter([
-            readable_update(u, shard.participant, width)
-            for u, shard, width in zip(found, shards, widths, strict=True)
+            readable_update(u, s.participant, width, s.samples.y.device)
+            for u, s, width in zip(found, shards, widths, strict=True)
         ])  # fmt: skip
     return [[next(read) for _ in t.sent] for t in tasks]
 

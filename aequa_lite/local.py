@@ -364,7 +364,8 @@ def local_sgd(
     `loss_power`.
 
     Args:
-        state: The slice at `width`; it is copied, never written to.
+        state: The slice at `width`; it is copied to where the shard is,
+            never written to.
         offsets: Rows (width, one number for each class): up to that width,
             the loss adds them to the logits (default: nothing).
         first: Steps taken in earlier rounds, for the learning rate.
@@ -395,9 +396,10 @@ def local_sgd(
     number("first", first, 0, whole=True)
     steps = config.local_steps if steps is None else steps
     number("steps", steps, 1, whole=True)
+    x, y = shard.samples.x, shard.samples.y
+    state = {k: t.to(y.device) for k, t in state.items()}
     theta = {k: t.clone() for k, t in state.items()}
     velocity = {k: torch.zeros_like(t) for k, t in theta.items()}
-    x, y = shard.samples.x, shard.samples.y
     rows = [row.to(y.device) for row in rows]
     order = batches(rng, len(shard), config, steps)  # (steps, batch)
     losses = torch.zeros((), device=y.device)

@@ -433,7 +433,8 @@ def padded(
         for t in like.values()
     ]
     for i, state in enumerate(states):
-        pairs = zip(found, map(state.__getitem__, like))
+        own = [state[k].to(device) for k in like]
+        pairs = zip(found, own)
         blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
         torch._foreach_copy_(*map(list, zip(*blocks)))
     return found

@@ -21,6 +21,7 @@ from pretend_cuda import Device, pretend_cuda
 
 import aequa_lite as aq
 from aequa_lite import contribution, vectorized
+from aequa_lite._validation import checked_update
 from aequa_lite.registry import TABLES, algorithm, lookup
 
 CONFIG = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, grid=20, fractions=2)
@@ -245,6 +246,53 @@ def test_a_table(device: Device) -> None:
     build = aq.for_dataset(aq.networks.TabularMLP, data)
     aq.networks.check_network(build, data.train.x[:8])  # networks of the CPU, samples of the GPU
     assert on_gpu(final(build, shards, replace(CONFIG, participants=4)).theta)
+
+
+def test_updates_of_the_cpu_enter_a_round_on_the_gpu(device: Device) -> None:
+    _, shards = place()
+    inner = aq.slimmable(aq.MLP)
+
+    def local(*arguments, **options) -> aq.Update:
+        update = inner.local(*arguments, **options)
+        return replace(update, state={k: t.cpu() for k, t in update.state.items()})
+
+    options = {"vectorized": False, "name": "updates of the CPU"}
+    last = final(aq.MLP, shards, strategy=replace(inner, local=local), **options)
+    plain = final(aq.MLP, shards, vectorized=False)
+    assert all(on_gpu(u.state) for u in last.updates)
+    assert all(torch.equal(t.cpu(), last.theta[k].cpu()) for k, t in plain.theta.items())
+
+
+def test_functions_that_are_called_alone_move_what_is_elsewhere(device: Device) -> None:
+    data, shards = place()
+    here, there = aq.init_params(aq.MLP, 0, "cpu"), aq.init_params(aq.MLP, 1, "cuda")
+    updates = [(here, 1.0), (there, 2.0), (aq.slimmable(aq.MLP).broadcast(aq.types.ServerState(here), 0, 0.5), 1.0)]
+    rules = [aq.aggregate, *(lookup("aggregate", VALUES.get(word, word)) for word in TABLES["aggregate"])]
+    for rule in rules:
+        found, other = rule(there, updates), rule({k: t.cpu() for k, t in there.items()}, updates)
+        assert on_gpu(found)
+        for k, t in other.items():
+            assert not t.is_cuda
+            torch.testing.assert_close(found[k].cpu(), t, atol=1e-6, rtol=1e-5)
+    for word in TABLES["server"]:
+        assert on_gpu(lookup("server", word)(aq.types.ServerState(there), here).theta)
+    assert on_gpu(checked_update(here, there))
+    alone = aq.local_sgd(aq.MLP, here, shards[0], 1.0, replace(CONFIG, proximal=0.1), aq.stream(0))
+    rngs = [aq.stream(0, i) for i in range(3)]
+    at_once = aq.vectorized.vectorized_sgd(aq.MLP, [here, there, here], shards, [1.0] * 3, CONFIG, rngs)
+    assert all(on_gpu(u.state) for u in (alone, *at_once))
+    rnd = final(aq.MLP, shards)
+    own = replace(rnd.updates[0], state={k: t.cpu() for k, t in rnd.updates[0].state.items()})
+    mixed = replace(rnd, updates=(own, *rnd.updates[1:]))
+    np.testing.assert_allclose(aq.alignment(here, mixed), aq.alignment(here, rnd), atol=1e-6)
+    few = data.validation.take(slice(0, 20))
+    np.testing.assert_allclose(
+        aq.baselines.importance(aq.MLP, here, few),
+        aq.baselines.importance(aq.MLP, {k: t.to("cuda") for k, t in here.items()}, few),
+        atol=1e-6,
+    )
+    norms = aq.for_dataset(aq.networks.BatchResNet18, data, channels=4)(0.5)
+    assert not any(t.is_cuda for t in aq.networks.recalibrate_batchnorm(norms, few).buffers())
 
 
 def spent(build, config: aq.Config, **options) -> tuple[int, int]:
