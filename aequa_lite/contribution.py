@@ -304,7 +304,7 @@ def alignment(
     changes = _changes(before, rnd, _flat)  # (participants, entries)
     shares = _weights(rnd) if scores is None else np.asarray(scores, float)
     memory = 0.0 if scores is None else scores
-    if changes.is_cuda:  # no more than the Gram matrix leaves the GPU
+    if changes.device.type != "cpu":  # only the Gram matrix leaves a GPU
         units = torch.nn.functional.normalize(changes, dim=1, eps=1e-30)
         gram = (units @ units.T).cpu().double().numpy()
         cosine = gram @ shares / max(np.sqrt(shares @ gram @ shares), 1e-30)

@@ -125,8 +125,12 @@ def batches(
 
 
 def class_shares(samples: Samples) -> Tensor:
-    r"""Each class's share of the samples, $\frac{n_c + 1}{n + C}$."""
-    shown = torch.bincount(samples.y, minlength=samples.classes)
+    r"""Each class's share of the samples, $\frac{n_c + 1}{n + C}$.
+
+    It is on the CPU: offsets are computed in 64 bits, which Apple's GPUs
+    lack.
+    """
+    shown = torch.bincount(samples.y, minlength=samples.classes).cpu()
     return (shown + 1.0) / (len(samples) + samples.classes)
 
 

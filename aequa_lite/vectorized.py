@@ -243,7 +243,8 @@ class _Stack:
         rows = [checked_offsets(each, classes) for each in offsets]
         self.first_row = np.cumsum([0, *map(len, rows)])
         every = [t for each in rows for t in each]
-        self.rows = torch.stack(every).to(self.device) if every else None
+        joined = torch.stack(every).numpy() if every else None
+        self.rows = None if joined is None else self._upload(joined)
 
     def plan(
         self, rngs: Sequence[np.random.Generator], sampler: WidthSampler,

@@ -22,6 +22,7 @@ from pretend_cuda import Device, pretend_cuda
 import aequa_lite as aq
 from aequa_lite import contribution, vectorized
 from aequa_lite._validation import checked_update
+from aequa_lite.local import class_shares
 from aequa_lite.registry import TABLES, algorithm, lookup
 
 CONFIG = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, grid=20, fractions=2)
@@ -207,6 +208,24 @@ def test_every_contribution_score(device: Device) -> None:
     assert aq.shapley(game, 3).shape == (3,)
 
 
+def test_alignment_is_the_cpus(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, shards = place()
+    (rnd,) = aq.federate(aq.MLP, shards, replace(CONFIG, rounds=1), progress=False)
+    here = replace(rnd, updates=tuple(replace(u, state={k: t.cpu() for k, t in u.state.items()}) for u in rnd.updates))
+    start = aq.init_params(aq.MLP, CONFIG.seed, "cpu")
+    for scores in (None, np.array([0.2, 0.3, 0.5])):
+        plain = aq.alignment(start, here, scores)
+        np.testing.assert_allclose(aq.alignment(start, rnd, scores), plain, atol=1e-6)
+        with monkeypatch.context() as patch:  # a GPU of another make, such as Apple's
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda t: False))
+            np.testing.assert_allclose(aq.alignment(start, rnd, scores), plain, atol=1e-6)
+
+
+def test_class_shares_are_on_the_cpu_where_there_are_64_bits(device: Device) -> None:
+    _, shards = place()
+    assert not class_shares(shards[0].samples).is_cuda
+
+
 def test_every_reward_mechanism(device: Device) -> None:
     data, shards = place()
     rounds = list(aq.federate(aq.MLP, shards, CONFIG, progress=False))
@@ -347,8 +366,9 @@ def test_a_step_one_by_one_never_waits() -> None:
 
 @pretend_only
 def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
-    one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds))[1] for rounds in (1, 2))
-    assert two - one == 2
+    for config in (CONFIG, replace(CONFIG, logit_adjustment=0.5)):
+        one, two = (spent(aq.MLP, replace(config, rounds=rounds))[1] for rounds in (1, 2))
+        assert two - one == 2
     one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds), vectorized=False)[1] for rounds in (1, 2))
     assert two - one == CONFIG.participants * 2 + 1  # each uploads its batches and reports its loss
 
