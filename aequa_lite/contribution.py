@@ -72,7 +72,7 @@ def retraining_game(
     $v(S)$ is the validation accuracy, at full width, of `federate` over the
     shards of $S$; $v(\emptyset)$ is that of the initial network. Each
     coalition trains once: five participants take 31 trainings. On a GPU, or
-    with `vectorized=True`, `shapley` trains them side by side
+    with `vectorized=True`, those that a solver needs train side by side
     (`federate_many`), up to rounding.
 
     Args:

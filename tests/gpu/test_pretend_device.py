@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -204,8 +205,17 @@ def test_every_contribution_score(device: Device) -> None:
         start = aq.init_params(aq.MLP, CONFIG.seed, place_of_start)
         for score in (aq.alignment, contribution.class_alignment, contribution.class_shapley, shapley):
             assert all(np.isfinite(found).all() for found in aq.contributions(score, rounds, start))
-    game = contribution.retraining_game(aq.MLP, shards, replace(CONFIG, rounds=1), data.validation)
-    assert aq.shapley(game, 3).shape == (3,)
+    (here, mine), config = place("cpu"), replace(CONFIG, rounds=1)
+    for solve in (
+        aq.shapley,
+        contribution.leave_one_out,
+        lambda game, n: contribution.sampled_shapley(game, n, budget=40).value,
+    ):
+        games = (
+            contribution.retraining_game(aq.MLP, own, config, each.validation)
+            for own, each in ((shards, data), (mine, here))
+        )
+        np.testing.assert_allclose(*(solve(game, 3) for game in games), atol=0.011)  # a sample in 100
 
 
 def test_alignment_is_the_cpus(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,11 +259,17 @@ def test_every_attack_on_updates(device: Device, attack: str) -> None:
     assert on_gpu(final(aq.MLP, shards, strategy=strategy).theta)
 
 
+def drawn(shape: tuple[int, ...], words: int = 0) -> list[aq.Shard]:
+    """Three shards of random sentences, where there are words, or of random numbers; on the GPU."""
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randint(0, words, (60, *shape), generator=chance) if words else torch.randn(60, *shape, generator=chance)
+    samples = aq.Samples(x.to("cuda"), torch.arange(60, device="cuda") % 2, 2)
+    return [aq.Shard(i, samples.take(slice(20 * i, 20 * i + 20)), np.arange(20)) for i in range(3)]
+
+
 @pytest.mark.parametrize("name", ["TextCNN", "Transformer"])
 def test_text(device: Device, name: str) -> None:
-    x = torch.randint(0, 30, (60, 12), generator=torch.Generator().manual_seed(0)).to("cuda")
-    samples = aq.Samples(x, torch.arange(60, device="cuda") % 2, 2)
-    shards = [aq.Shard(i, samples.take(slice(20 * i, 20 * i + 20)), np.arange(20)) for i in range(3)]
+    shards = drawn((12,), words=30)
     build = partial(getattr(aq.networks, name), words=30, shape=(12,))
     for at_once in (True, False):
         assert on_gpu(final(build, shards, vectorized=at_once).theta)
@@ -314,11 +330,10 @@ def test_functions_that_are_called_alone_move_what_is_elsewhere(device: Device) 
     assert not any(t.is_cuda for t in aq.networks.recalibrate_batchnorm(norms, few).buffers())
 
 
-def spent(build, config: aq.Config, **options) -> tuple[int, int]:
-    """Launches and waits of a run of one round after another."""
+def spent(build, config: aq.Config, like: tuple[Any, ...] = (), **options) -> tuple[int, int]:
+    """Launches and waits of a run of one round after another, on images or on what `drawn` makes of `like`."""
     with pretend_cuda() as device:
-        train = aq.load("fashion-mini").train
-        shards = aq.data.homogeneous(train, config)
+        shards = drawn(*like) if like else aq.data.homogeneous(aq.load("fashion-mini").train, config)
         before = device.launches, device.waits
         final(build, shards, config, **options)
         return device.launches - before[0], device.waits - before[1]
@@ -357,10 +372,32 @@ def test_a_dearer_step_has_a_limit_too(name: str, way: str) -> None:
     assert two[1] == one[1]
 
 
+WAYS = {  # fields of the config, options of the strategy
+    "plain": ({}, {}),
+    "float16": ({}, {"precision": torch.float16}),
+    "bfloat16": ({}, {"precision": torch.bfloat16}),
+    "one_random": ({}, {"width_sampler": aq.one_random}),
+    "distill": ({"distill": 0.5}, {}),
+    "offsets": ({"logit_adjustment": 0.5, "proximal": 0.1, "weight_decay": 0.01}, {}),
+}
+OTHERS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # network, samples: images, or what `drawn` is asked for
+    "MLP": (aq.MLP, ()),
+    "ConvNet": (partial(aq.networks.ConvNet, shape=(1, 16, 16), classes=2), ((1, 16, 16),)),
+    "TextCNN": (partial(aq.networks.TextCNN, shape=(12,), words=30), ((12,), 30)),
+    "Transformer": (partial(aq.networks.Transformer, shape=(12,), words=30), ((12,), 30)),
+    "TabularMLP": (partial(aq.networks.TabularMLP, shape=(15,), classes=2), ((15,),)),
+}
+CASES = [*((name, "plain") for name in OTHERS), *(("TabularMLP", way) for way in WAYS if way != "plain")]
+
+
 @pretend_only
-def test_a_step_one_by_one_never_waits() -> None:
-    config = replace(CONFIG, rounds=1)
-    one, two = (spent(aq.MLP, replace(config, local_steps=steps), vectorized=False)[1] for steps in (1, 2))
+@pytest.mark.parametrize("at_once", [True, False], ids=["vectorised", "one by one"])
+@pytest.mark.parametrize(("name", "way"), CASES, ids=["-".join(case) for case in CASES])
+def test_no_local_step_waits(name: str, way: str, at_once: bool) -> None:
+    (build, like), (fields, chosen) = OTHERS[name], WAYS[way]
+    options = {"strategy": aq.slimmable(build, **chosen), "vectorized": at_once}
+    config = replace(CONFIG, rounds=1, **fields)
+    one, two = (spent(build, replace(config, local_steps=steps), like, **options)[1] for steps in (1, 2))
     assert two == one
 
 
