@@ -5,13 +5,12 @@ The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -410,11 +409,56 @@ def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
     assert two - one == CONFIG.participants * 2 + 1  # each uploads its batches and reports its loss
 
 
-@pretend_only
-def test_the_benchmark_of_a_gpu_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark of a GPU."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
     import gpu
 
+    return gpu
+
+
+@pretend_only
+@pytest.mark.parametrize(
+    ("part", "limit"),
+    [("equality", "TOLERANCE"), ("launches", "LAUNCHES"), ("precision", "HALF"), ("speed", "TOLERANCE")],
+)
+def test_the_benchmark_of_a_gpu_ends_with_an_error_if_it_disagrees(
+    benchmark: ModuleType, part: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = -1.0 if limit == "HALF" else dict.fromkeys(benchmark.TOLERANCE, 0.0)
+    monkeypatch.setattr(benchmark, "names", lambda small: ["MLP"])
+    monkeypatch.setattr(benchmark, limit, none)
+    with pytest.raises(SystemExit, match="rows disagree"):
+        benchmark.main(["--pretend", "--tiny", "--folder", str(tmp_path), part])
+
+
+@pretend_only
+def test_a_compiler_that_fails_disagrees_and_none_is_asked_where_no_time_is_left(
+    device: Device, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(benchmark, "names", lambda small: ["MLP"])
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: broken)
+    rows = list(benchmark.speed(True, lambda: 1e9))
+    assert [(row["way"], row["ok"]) for row in rows] == [
+        ("one by one", True), ("vectorised", True), ("compiled", False), ("CUDA graphs", False)
+    ]  # fmt: skip
+    monkeypatch.setattr(torch, "compile", lambda step, **options: lambda *own: 1.001 * step(*own))  # another loss only
+    assert all(row["ok"] for row in benchmark.speed(True, lambda: 1e9))
+    moved = lambda step, **options: lambda self, *own: (step(self, *own), [t.add_(0.01) for t in self.theta])[0]
+    monkeypatch.setattr(torch, "compile", moved)  # other weights
+    assert [row["ok"] for row in benchmark.speed(True, lambda: 1e9)] == [True, True, False, False]
+    assert len(list(benchmark.speed(True, lambda: 1.0))) == 2
+
+
+@pretend_only
+def test_the_benchmark_of_a_gpu_writes_its_tables(
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = benchmark
     with pytest.raises(SystemExit, match="needs a GPU"):
         gpu.main([])
     with pytest.raises(SystemExit) as ended:
