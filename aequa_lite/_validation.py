@@ -249,15 +249,18 @@ def refusals(
         if reason := _misfit(update, slice_, widths[i]):
             why[i] = reason
         else:
-            squares[i] = _square(update.state, slice_)
+            squares[i] = _square(_change(update.state, slice_))
     if not squares:
         return why
-    found = torch.stack(list(squares.values())).tolist()  # the one host wait
-    size = dict(zip(squares, np.sqrt(found), strict=True))
+    few = list(squares) if len(squares) < 3 else []  # which are compared with their own size
+    own = [_square(_real(sent[i])) for i in few]
+    found = np.sqrt(torch.stack([*squares.values(), *own]).tolist())  # the one host wait
+    size = dict(zip(squares, found))
+    norms = dict(zip(few, found[len(size) :]))
     for i in [i for i in size if not math.isfinite(size[i])]:
         why[i] = "it is not finite"
         del size[i]
-    return why | dict.fromkeys(_far_larger(size, sent, limit), "its change is far larger than usual")
+    return why | dict.fromkeys(_far_larger(size, norms, sent, limit), "its change is far larger than usual")
 
 
 def _scalar(value: object) -> bool:
@@ -282,15 +285,25 @@ def _misfit(update: Update, sent: State, width: float) -> str:
     return "" if mine == theirs else "its tensors are not those of its slice"
 
 
-def _square(state: State, sent: State) -> Tensor:
-    """Squared norm of the change, (), on the device."""
-    real = [k for k, t in sent.items() if t.is_floating_point()]
-    change = torch._foreach_sub([state[k] for k in real], [sent[k] for k in real])
-    return torch.stack(torch._foreach_norm(change)).square().sum()
+def _real(state: State) -> list[Tensor]:
+    """The tensors that are trained: a counter of batches is none."""
+    return [t for t in state.values() if t.is_floating_point()]
 
 
-def _far_larger(size: Mapping[int, float], sent: Mapping[int, State], limit: float) -> list[int]:
-    """Whose change is more than `limit` times the usual one.
+def _change(state: State, sent: State) -> Sequence[Tensor]:
+    """The change of each trained tensor."""
+    return torch._foreach_sub(_real({k: state[k] for k in sent}), _real(sent))
+
+
+def _square(tensors: Sequence[Tensor]) -> Tensor:
+    """Squared norm of all tensors together, (), on the device."""
+    return torch.stack(torch._foreach_norm(tensors)).square().sum()
+
+
+def _far_larger(
+    size: Mapping[int, float], own: Mapping[int, float], sent: Mapping[int, State], limit: float
+) -> list[int]:
+    """Whose change is more than `limit` times the usual one; `own` are norms of slices that are known already.
 
     Changes are compared per entry, as slices differ in size. Usual is the round's median; of one or two updates it is the
     slice's own norm.
@@ -302,8 +315,8 @@ def _far_larger(size: Mapping[int, float], sent: Mapping[int, State], limit: flo
     if len(size) > 2:
         usual = dict.fromkeys(size, float(np.median(list(change.values()))))
     else:
-        zero = {i: {k: torch.zeros_like(t) for k, t in sent[i].items()} for i in size}
-        usual = {i: math.sqrt(float(_square(sent[i], zero[i])) / entries[i]) for i in size}
+        norms = {i: own[i] if i in own else math.sqrt(float(_square(_real(sent[i])))) for i in size}
+        usual = {i: norms[i] / math.sqrt(entries[i]) for i in size}
     return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 
 

@@ -402,7 +402,7 @@ def test_no_local_step_waits(name: str, way: str, at_once: bool) -> None:
 
 @pretend_only
 def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
-    for config in (CONFIG, replace(CONFIG, logit_adjustment=0.5)):
+    for config in (CONFIG, replace(CONFIG, logit_adjustment=0.5), replace(CONFIG, participants=2)):
         one, two = (spent(aq.MLP, replace(config, rounds=rounds))[1] for rounds in (1, 2))
         assert two - one == 2
     one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds), vectorized=False)[1] for rounds in (1, 2))
