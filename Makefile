@@ -41,9 +41,12 @@ lint: $(STAMP) ## check style and spelling of code and notebooks
 	$(BIN)/ruff format --check --line-length 76 $(CORE)
 	$(BIN)/codespell
 
-# two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other
+# two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other;
+# the pretend GPU changes torch as long as it is there, so its tests have a process of their own
 unit: $(STAMP) ## run the unit tests and the examples of the docstrings
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m 'not whole' --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests \
+	  --ignore=tests/gpu --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n0 -m 'not whole' tests/gpu
 
 test-all: test ## the same, and every docstring and notebook as on a machine with a GPU (half an hour more)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n0 -m whole tests/gpu
