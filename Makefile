@@ -41,9 +41,12 @@ lint: $(STAMP) ## check style and spelling of code and notebooks
 	$(BIN)/ruff format --check --line-length 76 $(CORE)
 	$(BIN)/codespell
 
-# two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other
+# two processes at a time, one thread in each: two pools of threads on the same cores would wait for each other;
+# the pretend GPU changes torch as long as it is there, so its tests have a process of their own
 unit: $(STAMP) ## run the unit tests and the examples of the docstrings
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile -m 'not whole' --doctest-modules aequa_lite tests --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --doctest-modules aequa_lite tests \
+	  --ignore=tests/gpu --ignore=tests/test_book.py --ignore=tests/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n0 -m 'not whole' tests/gpu
 
 test-all: test ## the same, and every docstring and notebook as on a machine with a GPU (half an hour more)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n0 -m whole tests/gpu
@@ -74,8 +77,7 @@ colab: $(STAMP) ## run every notebook with Colab's packages and no others (COLAB
 	$(BIN)/python scripts/colab_check.py $(if $(COLAB_PYTHON),--python $(COLAB_PYTHON))
 
 gpu: $(STAMP) ## on a machine with a GPU: check it and measure it (under nine minutes), into results/gpu
-	$(BIN)/pytest -q -n0 -m 'gpu and not whole' tests/gpu
-	$(BIN)/python benchmarks/gpu.py
+	began=$$(date +%s); $(BIN)/pytest -q -n0 -m 'gpu and not whole' tests/gpu && $(BIN)/python benchmarks/gpu.py --began $$began
 
 lock: $(STAMP) ## write requirements.lock anew: what a fresh environment installs, with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml --extra book --extra test -o requirements.lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Lock
 from typing import Any
 
@@ -107,7 +107,7 @@ def tf32() -> bool:
 
 
 _LOCK = Lock()
-_INSIDE: list[bool] = []  # for each thread that is inside: the user's setting
+_INSIDE: list[list[tuple[Any, str, Any]]] = []  # for each thread that is inside: the user's settings
 
 
 @contextmanager
@@ -124,10 +124,10 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
         >>> torch.are_deterministic_algorithms_enabled()
         False
     """
-    cudnn = torch.backends.cudnn
     with _LOCK:
-        _INSIDE.append(_INSIDE[0] if _INSIDE else cudnn.allow_tf32)
-        cudnn.allow_tf32 = tf32()
+        _INSIDE.append(before := _INSIDE[0] if _INSIDE else _convolutions())
+        fast = tf32()
+        _set((where, name, fast if name == "allow_tf32" else ("ieee", "tf32")[fast]) for where, name, _ in before)
     try:
         with _deterministic() if deterministic else nullcontext():
             yield
@@ -135,7 +135,27 @@ def arithmetic(deterministic: bool = False) -> Iterator[None]:
         with _LOCK:  # the last to leave sets back what the first found
             before = _INSIDE.pop()
             if not _INSIDE:
-                cudnn.allow_tf32 = before
+                _set(before)
+
+
+def _convolutions() -> list[tuple[Any, str, Any]]:
+    """The switches of TF32 in cuDNN, each with its value; the older one first, since it changes the newer ones too.
+
+    The older one cannot be read where a user has set the newer ones to different values.
+    """
+    cudnn = torch.backends.cudnn
+    newer = [(getattr(cudnn, layer, None), "fp32_precision") for layer in ("conv", "rnn")]  # since torch 2.9
+    switches = []
+    for where, name in [(cudnn, "allow_tf32"), *newer]:
+        with suppress(AttributeError, RuntimeError):
+            switches.append((where, name, getattr(where, name)))
+    return switches
+
+
+def _set(switches: Iterable[tuple[Any, str, Any]]) -> None:
+    """Give each switch its value."""
+    for where, name, value in switches:
+        setattr(where, name, value)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def checked_update(received: Mapping[str, Any], expected: State) -> dict[str, Te
     """Return a received update in the order of the network's names, if it fits what was sent.
 
     Args:
-        received: Tensors or arrays by name; arrays become tensors.
+        received: Tensors or arrays by name; arrays become tensors, on the device of what was sent.
         expected: What the participant was sent, or any state of its width's shapes and types.
 
     Raises:
@@ -60,13 +61,13 @@ def _fitting(name: str, value: Any, like: Tensor) -> Tensor:
     """One tensor of the right kind; shape and type are checked before any of its numbers is read."""
     if type(value) is np.ndarray and str(value.dtype) == str(like.dtype).removeprefix("torch."):
         value = torch.from_numpy(np.require(value, requirements="CW")) if value.shape == tuple(like.shape) else value
-    right = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    right = _dense(value)
     if not right or tuple(value.shape) != tuple(like.shape) or value.dtype != like.dtype:
         found = f"{value.dtype} of shape {tuple(value.shape)}" if hasattr(value, "shape") else short_repr(value)
         raise ValueError(f"tensor {name!r} must be {like.dtype} of shape {tuple(like.shape)}, got {found}")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise ValueError(f"tensor {name!r} holds a number that is not finite")
-    return value.detach()
+    return value.detach() if like.device.type == "meta" else value.detach().to(like.device)
 
 
 def parse_update(content: bytes, expected: State) -> dict[str, Tensor]:
@@ -180,7 +181,8 @@ def change_norm(state: State, sent: State) -> float:
         5.0
     """
     floating = ((k, v) for k, v in state.items() if v.is_floating_point())
-    squares = [(v - sent[k][tuple(map(slice, v.shape))]).cpu().double().square().sum() for k, v in floating]
+    changes = (v.to(sent[k].device) - sent[k][tuple(map(slice, v.shape))] for k, v in floating)
+    squares = [change.cpu().double().square().sum() for change in changes]
     return float(sum(squares, torch.zeros((), dtype=torch.float64)).sqrt())
 
 
@@ -213,12 +215,17 @@ def oversized(states: Sequence[State], sent: State, times: float = 4.0) -> list[
     return [middle > 0 and size > times * middle for size in sizes.tolist()]
 
 
-def readable_update(update: Any, participant: int, width: float) -> Update:
-    """Return an update as it is; in place of another's, or of no update at all, one without tensors."""
+def readable_update(update: Any, participant: int, width: float, device: torch.device) -> Update:
+    """Return an update on the server's device; in place of another's, or of no update at all, one without tensors.
+
+    Here updates enter a round: all that follows may take it that they are on one device.
+    """
     right = isinstance(update, Update) and update.participant == participant and isinstance(update.state, Mapping)
     right = right and all(map(_dense, update.state.values()))
     if right and all(map(_scalar, (update.width, update.weight, update.loss))):
-        return update
+        if all(t.device == device for t in update.state.values()):
+            return update
+        return replace(update, state={k: t.to(device) for k, t in update.state.items()})
     return Update(participant, width, {}, 1.0, math.nan)
 
 
@@ -242,15 +249,18 @@ def refusals(
         if reason := _misfit(update, slice_, widths[i]):
             why[i] = reason
         else:
-            squares[i] = _square(update.state, slice_)
+            squares[i] = _square(_change(update.state, slice_))
     if not squares:
         return why
-    found = torch.stack(list(squares.values())).tolist()  # the one host wait
-    size = dict(zip(squares, np.sqrt(found), strict=True))
+    few = list(squares) if len(squares) < 3 else []  # which are compared with their own size
+    own = [_square(_real(sent[i])) for i in few]
+    found = np.sqrt(torch.stack([*squares.values(), *own]).tolist())  # the one host wait
+    size = dict(zip(squares, found))
+    norms = dict(zip(few, found[len(size) :]))
     for i in [i for i in size if not math.isfinite(size[i])]:
         why[i] = "it is not finite"
         del size[i]
-    return why | dict.fromkeys(_far_larger(size, sent, limit), "its change is far larger than usual")
+    return why | dict.fromkeys(_far_larger(size, norms, sent, limit), "its change is far larger than usual")
 
 
 def _scalar(value: object) -> bool:
@@ -275,15 +285,25 @@ def _misfit(update: Update, sent: State, width: float) -> str:
     return "" if mine == theirs else "its tensors are not those of its slice"
 
 
-def _square(state: State, sent: State) -> Tensor:
-    """Squared norm of the change, (), on the device."""
-    real = [k for k, t in sent.items() if t.is_floating_point()]
-    change = torch._foreach_sub([state[k] for k in real], [sent[k] for k in real])
-    return torch.stack(torch._foreach_norm(change)).square().sum()
+def _real(state: State) -> list[Tensor]:
+    """The tensors that are trained: a counter of batches is none."""
+    return [t for t in state.values() if t.is_floating_point()]
 
 
-def _far_larger(size: Mapping[int, float], sent: Mapping[int, State], limit: float) -> list[int]:
-    """Whose change is more than `limit` times the usual one.
+def _change(state: State, sent: State) -> Sequence[Tensor]:
+    """The change of each trained tensor."""
+    return torch._foreach_sub(_real({k: state[k] for k in sent}), _real(sent))
+
+
+def _square(tensors: Sequence[Tensor]) -> Tensor:
+    """Squared norm of all tensors together, (), on the device."""
+    return torch.stack(torch._foreach_norm(tensors)).square().sum()
+
+
+def _far_larger(
+    size: Mapping[int, float], own: Mapping[int, float], sent: Mapping[int, State], limit: float
+) -> list[int]:
+    """Whose change is more than `limit` times the usual one; `own` are norms of slices that are known already.
 
     Changes are compared per entry, as slices differ in size. Usual is the round's median; of one or two updates it is the
     slice's own norm.
@@ -295,8 +315,8 @@ def _far_larger(size: Mapping[int, float], sent: Mapping[int, State], limit: flo
     if len(size) > 2:
         usual = dict.fromkeys(size, float(np.median(list(change.values()))))
     else:
-        zero = {i: {k: torch.zeros_like(t) for k, t in sent[i].items()} for i in size}
-        usual = {i: math.sqrt(float(_square(sent[i], zero[i])) / entries[i]) for i in size}
+        norms = {i: own[i] if i in own else math.sqrt(float(_square(_real(sent[i])))) for i in size}
+        usual = {i: norms[i] / math.sqrt(entries[i]) for i in size}
     return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 
 

@@ -146,8 +146,9 @@ def _begin(state: ServerState, aggregated: State) -> tuple[dict[str, Tensor], di
     if not isinstance(aggregated, Mapping) or set(aggregated) != set(state.theta):
         found = sorted(map(str, aggregated)) if isinstance(aggregated, Mapping) else aggregated
         raise refusal("aggregated", f"the model's {len(state.theta)} tensors by name", found)
-    changes = {k: t - state.theta[k] for k, t in aggregated.items() if t.is_floating_point()}
-    return dict(aggregated), dict(state.memory), changes
+    theta = {k: t.to(state.theta[k].device) for k, t in aggregated.items()}
+    changes = {k: t - state.theta[k] for k, t in _floating(theta).items()}
+    return theta, dict(state.memory), changes
 
 
 @checked
@@ -415,7 +416,6 @@ def _fingerprint(theta: State) -> list[str]:
 
 
 @checked
-@checked
 def dp_epsilon(noise: Positive, rounds: Count, delta: Level = 1e-5) -> float:
     r"""Return the privacy loss $\varepsilon$ of $(\varepsilon, \delta)$-differential privacy after some rounds.
 
@@ -452,7 +452,7 @@ def dp_epsilon(noise: Positive, rounds: Count, delta: Level = 1e-5) -> float:
 
 
 def _checked(theta: State, updates: Pairs) -> list[tuple[State, float]]:
-    """The pairs as a list, if there are any and their weights are above zero."""
+    """The pairs as a list, on theta's device, if there are any and their weights are above zero."""
     if not isinstance(theta, Mapping) or not theta:
         raise refusal("theta", "tensors by name", theta)
     pairs = list(updates)
@@ -463,4 +463,5 @@ def _checked(theta: State, updates: Pairs) -> list[tuple[State, float]]:
             raise refusal("updates", "pairs of a slice and its weight", each)
         weight = each[1]
         number("weight", weight, 0, above=True)
-    return pairs
+    device = next(iter(theta.values())).device
+    return [({k: t.to(device) for k, t in state.items()}, weight) for state, weight in pairs]

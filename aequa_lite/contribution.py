@@ -72,7 +72,7 @@ def retraining_game(
     $v(S)$ is the validation accuracy, at full width, of `federate` over the
     shards of $S$; $v(\emptyset)$ is that of the initial network. Each
     coalition trains once: five participants take 31 trainings. On a GPU, or
-    with `vectorized=True`, `shapley` trains them side by side
+    with `vectorized=True`, those that a solver needs train side by side
     (`federate_many`), up to rounding.
 
     Args:
@@ -304,7 +304,7 @@ def alignment(
     changes = _changes(before, rnd, _flat)  # (participants, entries)
     shares = _weights(rnd) if scores is None else np.asarray(scores, float)
     memory = 0.0 if scores is None else scores
-    if changes.is_cuda:  # no more than the Gram matrix leaves the GPU
+    if changes.device.type != "cpu":  # only the Gram matrix leaves a GPU
         units = torch.nn.functional.normalize(changes, dim=1, eps=1e-30)
         gram = (units @ units.T).cpu().double().numpy()
         cosine = gram @ shares / max(np.sqrt(shares @ gram @ shares), 1e-30)
@@ -436,14 +436,15 @@ def _changes(
         change = {k: torch.zeros_like(before[k]) for k in real}
         for k, t in real.items():
             block = prefix(t.shape)
-            change[k][block] = t - before[k][block]
+            change[k][block] = t.to(before[k].device) - before[k][block]
         found.append(join(change))
     return torch.stack(found)
 
 
 def _beside(before: State, rnd: Round) -> State:
-    """A model, on the device of the round's updates."""
-    device = next(iter(rnd.updates[0].state.values())).device
+    """A model, on the device of the round's first tensor."""
+    held = (t.device for u in rnd.updates for t in u.state.values())
+    device = next(held, None)
     return {k: t.to(device) for k, t in before.items()}
 
 

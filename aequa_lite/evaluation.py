@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from ._check import Count, Fraction, checked, number, refusal
+from ._parallel import arithmetic
 from ._parallel import workers as pool
 from .config import Config
 from .slimmable import (
@@ -38,6 +39,7 @@ __all__ = [
 LARGEST_STEP = 0.005
 
 
+@arithmetic()
 @torch.inference_mode()
 @checked
 def correct(
@@ -255,6 +257,7 @@ def _outputs(net: nn.Module, x: Tensor) -> Tensor:
     return net(x)
 
 
+@arithmetic()
 @checked
 def accuracy_curve(
     build: Build, theta: State, samples: Samples, *,

@@ -125,8 +125,12 @@ def batches(
 
 
 def class_shares(samples: Samples) -> Tensor:
-    r"""Each class's share of the samples, $\frac{n_c + 1}{n + C}$."""
-    shown = torch.bincount(samples.y, minlength=samples.classes)
+    r"""Each class's share of the samples, $\frac{n_c + 1}{n + C}$.
+
+    It is on the CPU: offsets are computed in 64 bits, which Apple's GPUs
+    lack.
+    """
+    shown = torch.bincount(samples.y, minlength=samples.classes).cpu()
     return (shown + 1.0) / (len(samples) + samples.classes)
 
 
@@ -254,7 +258,8 @@ def sgd_step(
         if masks is None:
             torch._foreach_mul_(memory, config.momentum)
         else:
-            keep = [1 - (1 - config.momentum) * m for m in masks]
+            keep = torch._foreach_mul(list(masks), config.momentum - 1)
+            torch._foreach_add_(keep, 1)  # 1 where it is not trained
             torch._foreach_mul_(memory, keep)
         torch._foreach_add_(memory, push)
         push = memory
@@ -363,7 +368,8 @@ def local_sgd(
     `loss_power`.
 
     Args:
-        state: The slice at `width`; it is copied, never written to.
+        state: The slice at `width`; it is copied to where the shard is,
+            never written to.
         offsets: Rows (width, one number for each class): up to that width,
             the loss adds them to the logits (default: nothing).
         first: Steps taken in earlier rounds, for the learning rate.
@@ -394,9 +400,10 @@ def local_sgd(
     number("first", first, 0, whole=True)
     steps = config.local_steps if steps is None else steps
     number("steps", steps, 1, whole=True)
+    x, y = shard.samples.x, shard.samples.y
+    state = {k: t.to(y.device) for k, t in state.items()}
     theta = {k: t.clone() for k, t in state.items()}
     velocity = {k: torch.zeros_like(t) for k, t in theta.items()}
-    x, y = shard.samples.x, shard.samples.y
     rows = [row.to(y.device) for row in rows]
     order = batches(rng, len(shard), config, steps)  # (steps, batch)
     losses = torch.zeros((), device=y.device)

@@ -60,7 +60,8 @@ class CachedGame:
 
     def prepare(self, coalitions: Collection[frozenset[int]]) -> None:
         """Evaluate these together, if the game can."""
-        new = [each for each in coalitions if each not in self.values]
+        every = dict.fromkeys(coalitions)  # each once, in order
+        new = [each for each in every if each not in self.values]
         if self.many and new:
             self.values |= dict(zip(new, self.many(new), strict=True))
 
@@ -171,6 +172,8 @@ def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
         Ghorbani and Zou (2019), as a baseline of theirs.
     """
     everyone = frozenset(range(_participants(game, participants)))
+    if isinstance(game, CachedGame):
+        game.prepare([everyone, *(everyone - {i} for i in everyone)])
     total = _value(game, everyone)
     less = [_value(game, everyone - {i}) for i in sorted(everyone)]
     return total - np.array(less)
@@ -216,11 +219,14 @@ def sampled_shapley(
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
     rng = stream(seed, "orders")
+    ready = [rng.permutation(n).tolist() for _ in range(MIN_PAIRS)]
+    _prepare(game, ready, tolerance)  # which are taken in any case
     ends = _value(game, frozenset()), _value(game, frozenset(range(n)))
     pairs: list[NDArray[np.float64]] = []
     used = len(ends)
     while used + cost <= budget and not _precise(pairs, error):
-        order = rng.permutation(n).tolist()
+        order = ready.pop(0) if ready else rng.permutation(n).tolist()
+        _prepare(game, [order], tolerance)
         added, back = np.zeros(n), np.zeros(n)
         used += _walk(game, order, ends, tolerance, added)
         used += _walk(game, order[::-1], ends, tolerance, back)
@@ -245,6 +251,15 @@ def _value(game: Game, coalition: frozenset[int]) -> float:
         of = f"game's value of the coalition {sorted(coalition)}"
         raise refusal(of, "a finite number", value)
     return value
+
+
+def _prepare(game: Game, orders: list[list[int]], tolerance: float) -> None:
+    """Evaluate together what orders need, unless they may be cut short."""
+    if tolerance or not isinstance(game, CachedGame):
+        return
+    both = [each for order in orders for each in (order, order[::-1])]
+    sizes = range(len(orders[0]) + 1)
+    game.prepare([frozenset(each[:k]) for each in both for k in sizes])
 
 
 def _walk(

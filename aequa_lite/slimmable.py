@@ -257,6 +257,12 @@ def coverage(theta: State, updates: Pairs) -> dict[str, Tensor]:
     return mass
 
 
+def _averaged(theta: State, state: State) -> dict[str, Tensor]:
+    """The floating-point tensors of a slice, on theta's device."""
+    real = {k: v for k, v in state.items() if v.is_floating_point()}
+    return {k: v.to(theta[k].device) for k, v in real.items()}
+
+
 @checked
 def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
     r"""Average the slices entry by entry over those who hold the entry.
@@ -283,10 +289,7 @@ def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
         FjORD (Eq. 2) and HeteroFL, in difference form, so that no change
         is exactly no change.
     """
-    pairs = [
-        ({k: v for k, v in state.items() if v.is_floating_point()}, weight)
-        for state, weight in updates
-    ]
+    pairs = [(_averaged(theta, state), weight) for state, weight in updates]
     push = {k: torch.zeros_like(t) for k, t in theta.items()}
     for state, weight in pairs:
         blocks = {k: prefix(v.shape) for k, v in state.items()}

@@ -243,7 +243,8 @@ class _Stack:
         rows = [checked_offsets(each, classes) for each in offsets]
         self.first_row = np.cumsum([0, *map(len, rows)])
         every = [t for each in rows for t in each]
-        self.rows = torch.stack(every).to(self.device) if every else None
+        joined = torch.stack(every).numpy() if every else None
+        self.rows = None if joined is None else self._upload(joined)
 
     def plan(
         self, rngs: Sequence[np.random.Generator], sampler: WidthSampler,
@@ -331,16 +332,24 @@ class _Stack:
         return axes, cut
 
     def train(self, plan: _Plan) -> Tensor:
-        """Take all local steps; return the mean losses, (P,)."""
+        """Take all local steps; return the mean losses, (P,).
+
+        A step that overflowed is in no mean; NaN where every step did.
+        """
         steps = range(len(plan.rates))
         losses = [self.step(plan, *plan.at(step)) for step in steps]
-        return torch.stack(losses).mean(0)
+        every = torch.stack(losses)
+        half = self.precision == torch.float16
+        return every.nanmean(0) if half else every.mean(0)
 
     def step(
         self, plan: _Plan, chosen: Tensor, shares: Tensor, rate: Tensor,
         rows: Tensor, axes: list[Tensor],
     ) -> Tensor:  # fmt: skip
-        """Take one step in place; return everybody's loss, (P,)."""
+        """Take one step in place; return everybody's loss, (P,).
+
+        It is NaN for whom the step overflowed: that one does not move.
+        """
         masks = _masks(axes, plan.cut)
         x, y = self.x[chosen], self.y[chosen]  # (K P, B, ...), (K P, B)
         # small numbers of half the bits would vanish
@@ -363,7 +372,9 @@ class _Stack:
             for m, t in zip(masks, self.theta, strict=True)
         ]  # fmt: skip
         if scale != 1:
-            grads, moved = _unscaled(grads, scale, moved)
+            keep = _finite(grads)
+            grads, moved = _unscaled(grads, scale, keep, moved)
+            losses = losses.where(keep, torch.nan)
         tensors = self.theta, self.velocity, grads, self.start
         sgd_step(*tensors, self.config, rate, moved)
         return losses.detach()
@@ -423,7 +434,8 @@ def padded(
         for t in like.values()
     ]
     for i, state in enumerate(states):
-        pairs = zip(found, map(state.__getitem__, like))
+        own = [state[k].to(device) for k in like]
+        pairs = zip(found, own)
         blocks = [(t[i][prefix(v.shape)], v) for t, v in pairs]
         torch._foreach_copy_(*map(list, zip(*blocks)))
     return found
@@ -450,14 +462,23 @@ def _masks(
     return [made[own] for own in cut]
 
 
+def _finite(grads: Sequence[Tensor]) -> Tensor:
+    """Whose gradients are finite, (P,)."""
+    each = torch.cat([g.flatten(1) for g in grads], 1)
+    return torch.linalg.vector_norm(each, torch.inf, 1).isfinite()
+
+
 def _unscaled(
-    grads: Sequence[Tensor], scale: float, moved: Sequence[Tensor] | None
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients of the loss itself, and who moves: who did not overflow."""
-    fine = [g.flatten(1).isfinite().all(1) for g in grads]
-    keep = torch.stack(fine).all(0)  # (P,)
-    each = [keep.view(-1, *[1] * (g.dim() - 1)) for g in grads]
-    own = [torch.where(k, g / scale, 0.0) for k, g in zip(each, grads)]
+    grads: Sequence[Tensor], scale: float, keep: Tensor,
+    moved: Sequence[Tensor] | None,
+) -> tuple[list[Tensor], list[Tensor]]:  # fmt: skip
+    """Finite gradients of the loss itself, and who moves: who is kept."""
+    flat = torch.cat([g.flatten() for g in grads])  # few kernels for all
+    flat = flat.nan_to_num(0.0, 0.0, 0.0) / scale
+    parts = flat.split([g.numel() for g in grads])
+    own = [part.view(g.shape) for part, g in zip(parts, grads)]
+    held = keep.to(flat.dtype)
+    each = [held.view(-1, *[1] * (g.dim() - 1)) for g in grads]
     if moved is None:
-        return own, [k.to(g.dtype) for k, g in zip(each, grads)]
+        return own, each
     return own, [k * m for k, m in zip(each, moved)]

@@ -3,6 +3,7 @@
 usage: python benchmarks/page.py [--check]     (--check: only say whether the page is up to date)
 
 Between `<!-- NAME -->` and `<!-- end -->` stands the table made from results/speed/NAME.csv, one for each machine.
+Between `<!-- gpu -->` and `<!-- end -->` stand those of results/gpu, which `make gpu` writes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from measure import ROOT, TABLES
 
@@ -95,15 +98,55 @@ LAYOUTS: dict[str, Callable[[pd.DataFrame], Rows]] = {
 }  # fmt: skip
 
 
+GPU = ROOT / "results" / "gpu"
+GPU_CAPTIONS = {
+    "equality": "Weights trained on the GPU against those of the CPU, and the difference that is allowed.",
+    "determinism": "The same run twice, without and with `deterministic=True`.",
+    "launches": "Kernel launches of a step, and how often the host waits in it.",
+    "precision": "The same steps in fewer bits: ms of a step, loss and accuracy.",
+    "seeds": "Runs of the quickstart side by side, and how many of them a minute takes.",
+    "speed": "ms of a step, and peak memory.",
+}
+
+
+def as_measured(table: pd.DataFrame) -> Rows:
+    """All that a table of a GPU holds, except where it was measured."""
+    own = table.drop(columns=["device", "cores", "python", "torch", "date"], errors="ignore")
+    word = {True: "yes", False: "no"}
+
+    def shown(value: object) -> str:
+        if isinstance(value, (bool, np.bool_)):
+            return word[bool(value)]
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return [
+        [name.replace("_", " ") for name in own],
+        *([shown(value) for value in row] for row in own.astype(object).itertuples(index=False)),
+    ]
+
+
+def of_a_gpu(folder: Path) -> str:
+    """The Markdown of all tables of a GPU, or that there are none."""
+    found = [folder / f"{name}.csv" for name in GPU_CAPTIONS if (folder / f"{name}.csv").exists()]
+    if not found:
+        return "No GPU was at hand for this page: the default for one rests on counted kernel launches, not on time.\n"
+    return "\n".join(f"**{GPU_CAPTIONS[path.stem]}**\n\n{tables_of(path, as_measured)}" for path in found)
+
+
 def drawn(name: str) -> str:
-    """The Markdown of one benchmark's tables: a caption in words and a table for each machine."""
+    """The Markdown of one benchmark's tables."""
+    if name == "gpu":
+        return of_a_gpu(GPU)
     path = TABLES / f"{name}.csv"
-    if not path.exists():
-        return "*Not measured yet.*\n"
+    return tables_of(path, LAYOUTS[name]) if path.exists() else "*Not measured yet.*\n"
+
+
+def tables_of(path: Path, layout: Callable[[pd.DataFrame], Rows]) -> str:
+    """A caption in words and a table for each machine."""
     parts = []
     for (device, cores), mine in pd.read_csv(path).groupby(["device", "cores"], sort=True):
         r = mine.iloc[0]
-        head, *rows = LAYOUTS[name](mine)
+        head, *rows = layout(mine)
         lines = [f"On {device}, {cores} cores; Python {r.python}, torch {r.torch}; {r.date}:", "",
                  "| " + " | ".join(head) + " |", "|" + " --- |" * len(head),
                  *("| " + " | ".join(row) + " |" for row in rows)]  # fmt: skip

@@ -72,6 +72,19 @@ def test_the_page_shows_the_committed_tables() -> None:
     assert page.PAGE.read_text() == page.filled(page.PAGE.read_text())
 
 
+def test_the_page_shows_the_tables_of_a_gpu_or_says_that_there_was_none(tmp_path: Path) -> None:
+    assert page.of_a_gpu(tmp_path / "gpu") == page.of_a_gpu(tmp_path)
+    assert page.of_a_gpu(tmp_path).startswith("No GPU was at hand")
+    here = {"device": "cuda (A)", "cores": 8, "python": "3.11", "torch": "2.14", "date": "2026-01-01"}
+    rows = [{"net": "MLP", "way": "vectorised", "difference": 0.00001234, "launches_a_step": 65, "ok": True, **here}]
+    pd.DataFrame(rows).to_csv(tmp_path / "launches.csv", index=False)
+    text = page.of_a_gpu(tmp_path)
+    assert "On cuda (A), 8 cores; Python 3.11, torch 2.14; 2026-01-01:" in text
+    assert "| net | way | difference | launches a step | ok |" in text
+    assert "| MLP | vectorised | 1.23e-05 | 65 | yes |" in text
+    assert "<!-- gpu -->" in page.PAGE.read_text()
+
+
 @pytest.mark.parametrize("path", sorted(measure.TABLES.glob("*.csv")), ids=lambda p: p.stem)
 def test_every_row_says_where_and_when_it_was_measured(path: Path) -> None:
     table = pd.read_csv(path)

@@ -201,6 +201,17 @@ def test_no_change_and_a_refused_update_score_the_same_and_least(score, start) -
 
 
 @pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
+def test_a_first_update_without_tensors_is_a_zero(score, rounds, start) -> None:
+    rnd = rounds[0]
+    empty = replace(rnd.updates[0], state={})  # what stands in place of one that could not be read
+    nothing = replace(rnd.updates[0], state=start)
+    found, zero = (
+        score(start, replace(rnd, updates=(first, *rnd.updates[1:]), left_out=(0,))) for first in (empty, nothing)
+    )
+    assert (found == zero).all()
+
+
+@pytest.mark.parametrize("score", SCORES.values(), ids=SCORES)
 def test_a_narrow_update_is_no_change_outside_its_slice(score, start) -> None:
     wide, other = steps(start, 2)
     narrow = {k: t.clone() for k, t in aq.slice_of(aq.MLP, wide, 0.5).items()}

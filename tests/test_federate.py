@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -383,6 +384,51 @@ def test_threads_that_leave_in_any_order_set_back_what_the_first_found() -> None
     assert not torch.backends.cudnn.allow_tf32  # somebody is still inside
     second.__exit__(None, None, None)
     assert torch.backends.cudnn.allow_tf32 == found
+
+
+@pytest.fixture(params=[False, True], ids=["plain matrices", "matrices in TF32"])
+def newer_switch(request: pytest.FixtureRequest) -> Iterator[bool]:
+    """A user has set the switch of one layer, as PyTorch recommends since 2.9; the older switch cannot be read then."""
+    cudnn, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    if not hasattr(getattr(cudnn, "conv", None), "fp32_precision"):
+        pytest.skip("this PyTorch has one switch only")
+    cudnn.conv.fp32_precision, matrices.allow_tf32 = "ieee", request.param
+    yield request.param
+    cudnn.allow_tf32, matrices.allow_tf32 = True, False  # which sets all of them
+
+
+def test_switches_of_one_layer_each_are_set_and_set_back(
+    few: aq.Dataset, config: aq.Config, newer_switch: bool
+) -> None:
+    now = lambda: (torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.rnn.fp32_precision)
+    seen, before, test = [], now(), few.test.take(slice(0, 10))
+    assert before == ("ieee", "tf32")
+
+    def watching(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
+        seen.append(now())
+        return (widest,)
+
+    last(aq.federate(aq.MLP, shards_of(few, config), config, strategy=aq.slimmable(aq.MLP, watching), progress=False))
+    aq.correct(lambda x: seen.append(now()) or torch.zeros(len(x), 10), test)
+    assert set(seen) == {("tf32", "tf32") if newer_switch else ("ieee", "ieee")}
+    assert now() == before
+
+
+def test_networks_are_judged_and_fine_tuned_as_they_are_trained(
+    few: aq.Dataset, config: aq.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, linear = [], torch.nn.Linear.forward
+    problem = aq.method.assess(aq.MLP, shards_of(few, config), config, few, progress=False)
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda *own: seen.append(arithmetic_now()) or linear(*own))
+    aq.accuracy(problem.alone, few.validation)
+    aq.accuracy_curve(aq.MLP, problem.alone[0].state_dict(), few.validation, grid=(0.5, 1.0))
+    assert {tf32 for _, _, tf32, *_ in seen} == {False}
+    seen.clear()
+    tuning = sys.modules["aequa_lite.baselines.fedavg"]
+    trained = tuning.reward_global
+    monkeypatch.setattr(tuning, "reward_global", lambda *own: (trained(*own), seen.clear())[0])  # what follows is seen
+    aq.baselines.fedavg_finetuned(problem, train=partial(aq.method.train, deterministic=True, progress=False))
+    assert {(strict, tf32) for strict, _, tf32, *_ in seen} == {(True, False)}
 
 
 def test_what_a_user_has_set_stays(few: aq.Dataset, config: aq.Config, monkeypatch: pytest.MonkeyPatch) -> None:

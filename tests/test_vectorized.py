@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -47,10 +48,10 @@ def both(build, few, config: aq.Config, sampler, **more) -> tuple[list[aq.Update
     return together, alone
 
 
-def drawn(shape: tuple[int, ...], words: int, classes: int) -> list[aq.Shard]:
-    """Three shards of random images, sentences (where there are words) or rows of a table."""
+def drawn(shape: tuple[int, ...], words: int, classes: int, sizes: Sequence[int] = (40, 9, 30)) -> list[aq.Shard]:
+    """Shards of random images, sentences (where there are words) or rows of a table."""
     rng, found = np.random.default_rng(0), []
-    for i, size in enumerate((40, 9, 30)):
+    for i, size in enumerate(sizes):
         if words:
             x = torch.from_numpy(rng.integers(1, words, (size, *shape)))
             x[:, shape[0] // 2 :] *= torch.from_numpy(rng.integers(0, 2, (size, 1)))  # 0 pads a short one
@@ -61,7 +62,10 @@ def drawn(shape: tuple[int, ...], words: int, classes: int) -> list[aq.Shard]:
     return found
 
 
+ALIKE = {"atol": 1e-5, "rtol": 0.0}  # after one round
 OTHERS = {  # constructor, shape of a sample, words, options
+    "MLP": (aq.MLP, (1, 16, 16), 0, {}),
+    "LeNet": (aq.LeNet, (1, 28, 28), 0, {}),
     "ConvNet": (networks.ConvNet, (3, 16, 16), 0, {}),
     "ResNet18": (networks.ResNet18, (1, 8, 8), 0, {"channels": 8}),
     "TabularMLP": (networks.TabularMLP, (15,), 0, {"hidden": 40}),
@@ -78,7 +82,7 @@ def test_every_network_trains_in_one_pass_as_one_by_one(name: str) -> None:
     for together, alone in zip(*both(fitted, drawn(shape, words, 4), config, aq.full_and_random), strict=True):
         assert together.loss == pytest.approx(alone.loss, rel=1e-5)
         for key, t in alone.state.items():
-            torch.testing.assert_close(together.state[key], t, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(together.state[key], t, **ALIKE)
 
 
 @pytest.mark.parametrize("build", [aq.MLP, partial(aq.LeNet, multiple=2)], ids=["MLP", "LeNet"])
@@ -90,7 +94,7 @@ def test_vectorized_training_gives_each_its_own_update(build, fields: dict, samp
         assert together.loss == pytest.approx(alone.loss, rel=1e-4)
         assert together.state.keys() == alone.state.keys()
         for name, t in alone.state.items():
-            torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(together.state[name], t, **ALIKE)
 
 
 @pytest.mark.parametrize("distill", [0.0, 0.5])
@@ -102,7 +106,7 @@ def test_vectorized_training_adds_the_offsets_of_each_participant_and_width(dist
     _, without = both(aq.MLP, few, config, aq.full_and_random)
     for together, alone in zip(*with_them, strict=True):
         for name, t in alone.state.items():
-            torch.testing.assert_close(together.state[name], t, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(together.state[name], t, **ALIKE)
     for adjusted, plain in zip(with_them[1], without, strict=True):
         assert not torch.allclose(adjusted.state["6.bias"], plain.state["6.bias"], atol=1e-3)
 
@@ -113,7 +117,7 @@ def test_who_has_no_offsets_beside_others_is_trained_without(few: aq.Dataset) ->
     together, alone = both(aq.MLP, few, config, aq.full_and_random, offsets=[[row], (), [row]])
     for one, other in zip(together, alone, strict=True):
         for name, t in other.state.items():
-            torch.testing.assert_close(one.state[name], t, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(one.state[name], t, **ALIKE)
 
 
 def test_half_precision_stays_near(few: aq.Dataset) -> None:
@@ -241,6 +245,43 @@ def test_a_step_that_overflows_in_half_precision_moves_nobody_but_the_others(few
     assert all(t.isfinite().all() for u in updates for t in u.state.values())
 
 
+def test_a_batch_that_overflows_in_half_precision_is_in_no_mean() -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=4, batch=16, lr=0.01)
+    build = partial(networks.TabularMLP, shape=(15,), classes=4)
+    one, other = drawn((15,), 0, 4, sizes=(64, 64))
+    x = one.samples.x.clone()  # four batches are an epoch: one of them holds the sample that overflows
+    x[5] = 1e6
+    shards, theta = [replace(one, samples=replace(one.samples, x=x)), other], aq.init_params(build, seed=0)
+
+    def trained(shards: list[aq.Shard], **options) -> list[aq.Update]:
+        rngs = [aq.stream(0, i) for i in range(2)]
+        options = {"width_sampler": aq.full_only, **options}
+        return vectorized.vectorized_sgd(build, [theta] * 2, shards, [1.0] * 2, config, rngs, **options)
+
+    skipped, beside = trained(shards, precision=torch.float16)
+    whole, alone = trained([one, other], precision=torch.float16)
+    assert all(t.isfinite().all() for t in skipped.state.values())
+    assert skipped.loss == pytest.approx(whole.loss, rel=0.2)  # the mean of three batches, and of four
+    assert skipped.loss != whole.loss
+    assert beside.loss == pytest.approx(alone.loss, rel=1e-4)
+    strategy = aq.slimmable(build, aq.full_only, precision=torch.float16)
+    assert last_of(build, shards, config, strategy=strategy).left_out == ()
+
+
+def test_an_update_of_which_every_step_overflowed_has_no_loss_and_did_not_move(few: aq.Dataset) -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=2, batch=16)
+    theta = aq.init_params(aq.MLP, seed=0)
+    huge = {k: t * 1e6 for k, t in theta.items()}  # its outputs are beyond float16
+    rngs, shards = [aq.stream(0, i) for i in range(2)], shards_of(few, (20, 30))
+    over, other = vectorized.vectorized_sgd(
+        aq.MLP, [huge, theta], shards, [1.0] * 2, config, rngs, precision=torch.float16
+    )
+    assert all(torch.equal(t, over.state[k]) for k, t in huge.items())
+    assert np.isnan(over.loss)
+    assert np.isfinite(other.loss)
+    assert not torch.equal(other.state["2.weight"], theta["2.weight"])
+
+
 def runs_of(few: aq.Dataset) -> list[tuple[list[aq.Shard], aq.Config]]:
     """Federations of other seeds, sizes and numbers of participants."""
     config = aq.Config(participants=3, rounds=2, local_steps=3, batch=16)
@@ -293,8 +334,16 @@ def test_models_trained_alone_in_one_pass_are_those_trained_one_by_one(few: aq.D
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-def test_coalitions_train_side_by_side(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
+SOLVERS = {  # and how many networks train side by side in a round: the members of all coalitions that it needs
+    "shapley": (aq.shapley, 12),
+    "leave_one_out": (aq.contribution.leave_one_out, 9),
+    "sampled_shapley": (lambda game, n: aq.contribution.sampled_shapley(game, n, budget=40).value, 12),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_coalitions_train_side_by_side(name: str, few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    (solve, members), config = SOLVERS[name], aq.Config(participants=3, rounds=2, local_steps=2, batch=16)
     build = partial(aq.MLP, hidden=40)
     games = [
         aq.contribution.retraining_game(build, shards_of(few), config, few.validation, vectorized=how)
@@ -302,6 +351,15 @@ def test_coalitions_train_side_by_side(few: aq.Dataset, monkeypatch: pytest.Monk
     ]
     passes, train = [], vectorized._Stack.train
     monkeypatch.setattr(vectorized._Stack, "train", lambda self, plan: passes.append(self) or train(self, plan))
-    at_once, plain = (aq.shapley(game, 3) for game in games)
-    assert [len(each.shards) for each in passes] == [12, 12]  # seven coalitions, twelve members, two rounds
+    at_once, plain = (solve(game, 3) for game in games)
+    assert [len(each.shards) for each in passes] == [members] * config.rounds
     np.testing.assert_allclose(at_once, plain, atol=0.01)
+
+
+def test_orders_that_may_be_cut_short_train_no_coalition_beforehand() -> None:
+    asked: list[frozenset[int]] = []
+    game = aq.contribution.CachedGame(lambda S: float(bool(S)), lambda many: asked.extend(many) or [0.0] * len(many))
+    found = aq.contribution.sampled_shapley(game, 4, budget=100, tolerance=0.5)
+    assert not asked
+    assert len(game) == 6  # nobody, everybody, and each one alone
+    assert found.value.sum() == pytest.approx(1.0)

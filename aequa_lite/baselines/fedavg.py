@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .._check import Count, checked, flag, number, refusal
+from .._parallel import arithmetic
 from ..federate import aggregation_weights, slimmable
 from ..local import full_only, local_sgd
 from ..method import Outcome, Problem, Train, train
@@ -76,7 +77,9 @@ def fedavg_finetuned(problem: Problem, *, epochs: Count = 1, train: Train = trai
     if any(shard.samples.x is None for shard in problem.shards):
         raise refusal("shards", "in this process, for fine-tuning", None, "use fedavg")
     tuned = reward_global(problem, slimmable(problem.build, full_only), train, "fedavg_finetuned")
-    return replace(tuned, models=[_finetuned(problem, tuned.last.theta, shard, epochs) for shard in problem.shards])
+    with arithmetic(bool(tuned.last.identity.get("deterministic"))):  # as the rounds before
+        models = [_finetuned(problem, tuned.last.theta, shard, epochs) for shard in problem.shards]
+    return replace(tuned, models=models)
 
 
 def _finetuned(problem: Problem, theta: State, shard: Shard, epochs: int) -> nn.Module:

@@ -212,7 +212,7 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
     Args:
         build: Constructor of a chain of linear and convolutional layers.
         theta: Tensors of the full network.
-        samples: Samples on which $F$ is measured.
+        samples: Samples on which $F$ is measured, moved to the device of theta.
 
     Returns:
         (units,) differences of the mean cross-entropy; the last ones are of the outputs.
@@ -233,13 +233,15 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
     net = slim(build, theta, 1.0).eval()
     layers, names = list(net.children()), [name for name, _ in net.named_children()]
     ends = [*(names.index(name) for name in list(sizes)[1:]), len(layers)]
-    found, features, before = [], samples.x, 0
+    device = next(net.parameters()).device
+    x, y = samples.x.to(device), samples.y.to(device)
+    found, features, before = [], x, 0
     with torch.inference_mode():
-        loss = float(cross_entropy(net(samples.x), samples.y))
+        loss = float(cross_entropy(net(x), y))
         for count, end in zip(sizes.values(), ends, strict=True):
             features = nn.Sequential(*layers[before:end])(features)  # what the next layer reads
             before, rest = end, nn.Sequential(*layers[end:])
-            found += [_loss_without(rest, features, unit, count, samples.y) - loss for unit in range(count)]
+            found += [_loss_without(rest, features, unit, count, y) - loss for unit in range(count)]
     return np.array(found)
 
 

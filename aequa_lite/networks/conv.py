@@ -255,7 +255,7 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) ->
 
     Args:
         net: A network of any width.
-        samples: What the statistics are measured on.
+        samples: What the statistics are measured on, moved to the network's device.
         batch: Samples in each batch.
 
     Returns:
@@ -284,7 +284,7 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) ->
         norm.momentum = None  # the plain mean over all batches
         norm.train()
     for x in samples.x.tensor_split(-(-len(samples) // batch)) if norms else ():
-        net(x)
+        net(x.to(norms[0].running_mean.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return net.eval()

@@ -5,13 +5,13 @@ The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ from pretend_cuda import Device, pretend_cuda
 
 import aequa_lite as aq
 from aequa_lite import contribution, vectorized
+from aequa_lite._validation import checked_update
+from aequa_lite.local import class_shares
 from aequa_lite.registry import TABLES, algorithm, lookup
 
 CONFIG = aq.Config(participants=3, rounds=2, local_steps=2, batch=16, grid=20, fractions=2)
@@ -202,8 +204,35 @@ def test_every_contribution_score(device: Device) -> None:
         start = aq.init_params(aq.MLP, CONFIG.seed, place_of_start)
         for score in (aq.alignment, contribution.class_alignment, contribution.class_shapley, shapley):
             assert all(np.isfinite(found).all() for found in aq.contributions(score, rounds, start))
-    game = contribution.retraining_game(aq.MLP, shards, replace(CONFIG, rounds=1), data.validation)
-    assert aq.shapley(game, 3).shape == (3,)
+    (here, mine), config = place("cpu"), replace(CONFIG, rounds=1)
+    for solve in (
+        aq.shapley,
+        contribution.leave_one_out,
+        lambda game, n: contribution.sampled_shapley(game, n, budget=40).value,
+    ):
+        games = (
+            contribution.retraining_game(aq.MLP, own, config, each.validation)
+            for own, each in ((shards, data), (mine, here))
+        )
+        np.testing.assert_allclose(*(solve(game, 3) for game in games), atol=0.011)  # a sample in 100
+
+
+def test_alignment_is_the_cpus(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, shards = place()
+    (rnd,) = aq.federate(aq.MLP, shards, replace(CONFIG, rounds=1), progress=False)
+    here = replace(rnd, updates=tuple(replace(u, state={k: t.cpu() for k, t in u.state.items()}) for u in rnd.updates))
+    start = aq.init_params(aq.MLP, CONFIG.seed, "cpu")
+    for scores in (None, np.array([0.2, 0.3, 0.5])):
+        plain = aq.alignment(start, here, scores)
+        np.testing.assert_allclose(aq.alignment(start, rnd, scores), plain, atol=1e-6)
+        with monkeypatch.context() as patch:  # a GPU of another make, such as Apple's
+            patch.setattr(torch.Tensor, "is_cuda", property(lambda t: False))
+            np.testing.assert_allclose(aq.alignment(start, rnd, scores), plain, atol=1e-6)
+
+
+def test_class_shares_are_on_the_cpu_where_there_are_64_bits(device: Device) -> None:
+    _, shards = place()
+    assert not class_shares(shards[0].samples).is_cuda
 
 
 def test_every_reward_mechanism(device: Device) -> None:
@@ -229,11 +258,17 @@ def test_every_attack_on_updates(device: Device, attack: str) -> None:
     assert on_gpu(final(aq.MLP, shards, strategy=strategy).theta)
 
 
+def drawn(shape: tuple[int, ...], words: int = 0) -> list[aq.Shard]:
+    """Three shards of random sentences, where there are words, or of random numbers; on the GPU."""
+    chance = torch.Generator().manual_seed(0)
+    x = torch.randint(0, words, (60, *shape), generator=chance) if words else torch.randn(60, *shape, generator=chance)
+    samples = aq.Samples(x.to("cuda"), torch.arange(60, device="cuda") % 2, 2)
+    return [aq.Shard(i, samples.take(slice(20 * i, 20 * i + 20)), np.arange(20)) for i in range(3)]
+
+
 @pytest.mark.parametrize("name", ["TextCNN", "Transformer"])
 def test_text(device: Device, name: str) -> None:
-    x = torch.randint(0, 30, (60, 12), generator=torch.Generator().manual_seed(0)).to("cuda")
-    samples = aq.Samples(x, torch.arange(60, device="cuda") % 2, 2)
-    shards = [aq.Shard(i, samples.take(slice(20 * i, 20 * i + 20)), np.arange(20)) for i in range(3)]
+    shards = drawn((12,), words=30)
     build = partial(getattr(aq.networks, name), words=30, shape=(12,))
     for at_once in (True, False):
         assert on_gpu(final(build, shards, vectorized=at_once).theta)
@@ -247,17 +282,69 @@ def test_a_table(device: Device) -> None:
     assert on_gpu(final(build, shards, replace(CONFIG, participants=4)).theta)
 
 
-def spent(build, config: aq.Config, **options) -> tuple[int, int]:
-    """Launches and waits of a run of one round after another."""
+def test_updates_of_the_cpu_enter_a_round_on_the_gpu(device: Device) -> None:
+    _, shards = place()
+    inner = aq.slimmable(aq.MLP)
+
+    def local(*arguments, **options) -> aq.Update:
+        update = inner.local(*arguments, **options)
+        return replace(update, state={k: t.cpu() for k, t in update.state.items()})
+
+    options = {"vectorized": False, "name": "updates of the CPU"}
+    last = final(aq.MLP, shards, strategy=replace(inner, local=local), **options)
+    plain = final(aq.MLP, shards, vectorized=False)
+    assert all(on_gpu(u.state) for u in last.updates)
+    assert all(torch.equal(t.cpu(), last.theta[k].cpu()) for k, t in plain.theta.items())
+
+
+def test_functions_that_are_called_alone_move_what_is_elsewhere(device: Device) -> None:
+    data, shards = place()
+    here, there = aq.init_params(aq.MLP, 0, "cpu"), aq.init_params(aq.MLP, 1, "cuda")
+    updates = [(here, 1.0), (there, 2.0), (aq.slimmable(aq.MLP).broadcast(aq.types.ServerState(here), 0, 0.5), 1.0)]
+    rules = [aq.aggregate, *(lookup("aggregate", VALUES.get(word, word)) for word in TABLES["aggregate"])]
+    for rule in rules:
+        found, other = rule(there, updates), rule({k: t.cpu() for k, t in there.items()}, updates)
+        assert on_gpu(found)
+        for k, t in other.items():
+            assert not t.is_cuda
+            torch.testing.assert_close(found[k].cpu(), t, atol=1e-6, rtol=1e-5)
+    for word in TABLES["server"]:
+        assert on_gpu(lookup("server", word)(aq.types.ServerState(there), here).theta)
+    assert on_gpu(checked_update(here, there))
+    alone = aq.local_sgd(aq.MLP, here, shards[0], 1.0, replace(CONFIG, proximal=0.1), aq.stream(0))
+    rngs = [aq.stream(0, i) for i in range(3)]
+    at_once = aq.vectorized.vectorized_sgd(aq.MLP, [here, there, here], shards, [1.0] * 3, CONFIG, rngs)
+    assert all(on_gpu(u.state) for u in (alone, *at_once))
+    rnd = final(aq.MLP, shards)
+    own = replace(rnd.updates[0], state={k: t.cpu() for k, t in rnd.updates[0].state.items()})
+    mixed = replace(rnd, updates=(own, *rnd.updates[1:]))
+    np.testing.assert_allclose(aq.alignment(here, mixed), aq.alignment(here, rnd), atol=1e-6)
+    few = data.validation.take(slice(0, 20))
+    np.testing.assert_allclose(
+        aq.baselines.importance(aq.MLP, here, few),
+        aq.baselines.importance(aq.MLP, {k: t.to("cuda") for k, t in here.items()}, few),
+        atol=1e-6,
+    )
+    norms = aq.for_dataset(aq.networks.BatchResNet18, data, channels=4)(0.5)
+    assert not any(t.is_cuda for t in aq.networks.recalibrate_batchnorm(norms, few).buffers())
+
+
+def spent(build, config: aq.Config, like: tuple[Any, ...] = (), **options) -> tuple[int, int]:
+    """Launches and waits of a run of one round after another, on images or on what `drawn` makes of `like`."""
     with pretend_cuda() as device:
-        train = aq.load("fashion-mini").train
-        shards = aq.data.homogeneous(train, config)
+        shards = drawn(*like) if like else aq.data.homogeneous(aq.load("fashion-mini").train, config)
         before = device.launches, device.waits
         final(build, shards, config, **options)
         return device.launches - before[0], device.waits - before[1]
 
 
-LAUNCHES = {"MLP": 65, "LeNet": 100, "ResNet18": 533}
+LAUNCHES = {"MLP": 65, "LeNet": 100, "ResNet18": 500}
+# of what costs more than a plain step: (fields of the config, options of the strategy), and launches by network
+DEARER = {
+    "float16": ({}, {"precision": torch.float16}, {"MLP": 96, "LeNet": 143, "ResNet18": 698}),
+    "distill": ({"distill": 0.5}, {}, {"MLP": 94, "LeNet": 129, "ResNet18": 528}),
+    "one_random": ({}, {"width_sampler": aq.one_random}, {"MLP": 89, "LeNet": 140, "ResNet18": 717}),
+}
 
 
 @pretend_only
@@ -273,25 +360,105 @@ def test_a_vectorised_step_launches_few_kernels_and_never_waits(name: str) -> No
 
 
 @pretend_only
-def test_a_step_one_by_one_never_waits() -> None:
-    config = replace(CONFIG, rounds=1)
-    one, two = (spent(aq.MLP, replace(config, local_steps=steps), vectorized=False)[1] for steps in (1, 2))
+@pytest.mark.parametrize("way", DEARER)
+@pytest.mark.parametrize("name", NETS)
+def test_a_dearer_step_has_a_limit_too(name: str, way: str) -> None:
+    data, _ = place("cpu")
+    build, (fields, options, most) = aq.for_dataset(NETS[name][0], data, **NETS[name][1]), DEARER[way]
+    strategy, config = aq.slimmable(build, **options), replace(CONFIG, rounds=1, **fields)
+    one, two = (spent(build, replace(config, local_steps=steps), strategy=strategy) for steps in (1, 2))
+    assert two[0] - one[0] <= most[name]
+    assert two[1] == one[1]
+
+
+WAYS = {  # fields of the config, options of the strategy
+    "plain": ({}, {}),
+    "float16": ({}, {"precision": torch.float16}),
+    "bfloat16": ({}, {"precision": torch.bfloat16}),
+    "one_random": ({}, {"width_sampler": aq.one_random}),
+    "distill": ({"distill": 0.5}, {}),
+    "offsets": ({"logit_adjustment": 0.5, "proximal": 0.1, "weight_decay": 0.01}, {}),
+}
+OTHERS: dict[str, tuple[Any, tuple[Any, ...]]] = {  # network, samples: images, or what `drawn` is asked for
+    "MLP": (aq.MLP, ()),
+    "ConvNet": (partial(aq.networks.ConvNet, shape=(1, 16, 16), classes=2), ((1, 16, 16),)),
+    "TextCNN": (partial(aq.networks.TextCNN, shape=(12,), words=30), ((12,), 30)),
+    "Transformer": (partial(aq.networks.Transformer, shape=(12,), words=30), ((12,), 30)),
+    "TabularMLP": (partial(aq.networks.TabularMLP, shape=(15,), classes=2), ((15,),)),
+}
+CASES = [*((name, "plain") for name in OTHERS), *(("TabularMLP", way) for way in WAYS if way != "plain")]
+
+
+@pretend_only
+@pytest.mark.parametrize("at_once", [True, False], ids=["vectorised", "one by one"])
+@pytest.mark.parametrize(("name", "way"), CASES, ids=["-".join(case) for case in CASES])
+def test_no_local_step_waits(name: str, way: str, at_once: bool) -> None:
+    (build, like), (fields, chosen) = OTHERS[name], WAYS[way]
+    options = {"strategy": aq.slimmable(build, **chosen), "vectorized": at_once}
+    config = replace(CONFIG, rounds=1, **fields)
+    one, two = (spent(build, replace(config, local_steps=steps), like, **options)[1] for steps in (1, 2))
     assert two == one
 
 
 @pretend_only
 def test_a_round_waits_for_its_losses_and_its_check_of_updates() -> None:
-    one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds))[1] for rounds in (1, 2))
-    assert two - one == 2
+    for config in (CONFIG, replace(CONFIG, logit_adjustment=0.5), replace(CONFIG, participants=2)):
+        one, two = (spent(aq.MLP, replace(config, rounds=rounds))[1] for rounds in (1, 2))
+        assert two - one == 2
     one, two = (spent(aq.MLP, replace(CONFIG, rounds=rounds), vectorized=False)[1] for rounds in (1, 2))
     assert two - one == CONFIG.participants * 2 + 1  # each uploads its batches and reports its loss
 
 
-@pretend_only
-def test_the_benchmark_of_a_gpu_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark of a GPU."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
     import gpu
 
+    return gpu
+
+
+@pretend_only
+@pytest.mark.parametrize(
+    ("part", "limit"),
+    [("equality", "TOLERANCE"), ("launches", "LAUNCHES"), ("precision", "HALF"), ("speed", "TOLERANCE")],
+)
+def test_the_benchmark_of_a_gpu_ends_with_an_error_if_it_disagrees(
+    benchmark: ModuleType, part: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = -1.0 if limit == "HALF" else dict.fromkeys(benchmark.TOLERANCE, 0.0)
+    monkeypatch.setattr(benchmark, "names", lambda small: ["MLP"])
+    monkeypatch.setattr(benchmark, limit, none)
+    with pytest.raises(SystemExit, match="rows disagree"):
+        benchmark.main(["--pretend", "--tiny", "--folder", str(tmp_path), part])
+
+
+@pretend_only
+def test_a_compiler_that_fails_disagrees_and_none_is_asked_where_no_time_is_left(
+    device: Device, benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(benchmark, "names", lambda small: ["MLP"])
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: broken)
+    rows = list(benchmark.speed(True, lambda: 1e9))
+    assert [(row["way"], row["ok"]) for row in rows] == [
+        ("one by one", True), ("vectorised", True), ("compiled", False), ("CUDA graphs", False)
+    ]  # fmt: skip
+    monkeypatch.setattr(torch, "compile", lambda step, **options: lambda *own: 1.001 * step(*own))  # another loss only
+    assert all(row["ok"] for row in benchmark.speed(True, lambda: 1e9))
+    moved = lambda step, **options: lambda self, *own: (step(self, *own), [t.add_(0.01) for t in self.theta])[0]
+    monkeypatch.setattr(torch, "compile", moved)  # other weights
+    assert [row["ok"] for row in benchmark.speed(True, lambda: 1e9)] == [True, True, False, False]
+    assert len(list(benchmark.speed(True, lambda: 1.0))) == 2
+
+
+@pretend_only
+def test_the_benchmark_of_a_gpu_writes_its_tables(
+    benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu = benchmark
     with pytest.raises(SystemExit, match="needs a GPU"):
         gpu.main([])
     with pytest.raises(SystemExit) as ended:
