@@ -244,14 +244,14 @@ def stable(
     References:
         Least core (Maschler et al. 1979), here without transfers. Our choice.
     """
-    b = check_inputs(contribution, curve)
+    b, rng = check_inputs(contribution, curve), stream(seed, "coalitions")
     relaxed = _by_objective(b, curve) if nearest_to is None else _by_distance(b, curve, nearest_to)
     if samples is None:
         remedy = "with `samples=m` only m of them are asked at a time"
         rewards = _rewards(game, len(b), "contribution", remedy)
         plan, epsilon = _satisfied(b, curve, rewards, relaxed)
         return _with(plan, Stability(epsilon, len(rewards), 0, 0.0, 1.0))
-    draw = partial(_drawn, len(b), samples, stream(seed, "coalitions"))
+    draw = partial(_drawn, len(b), samples, rng)
     return _with(*_satisfied_by_draws(b, curve, partial(rewards_of, game), relaxed, draw, confidence))
 
 
