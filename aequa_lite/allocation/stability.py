@@ -16,7 +16,7 @@ from .._check import Count, Level, checked, one_each, refusal
 from ..evaluation import Curve
 from ..rng import stream
 from ._search import SearchProblem
-from .exact import Plan, check_inputs, default_objective, plan_of, proved, solve
+from .exact import Certificate, Plan, check_inputs, default_objective, plan_of, proved, solve
 from .games import Coalition, Game, rewards_of
 
 Blocking = tuple[tuple[Coalition, float], ...]
@@ -78,6 +78,7 @@ class StablePlan(Plan):
         '0 of all 3 coalitions block by more than 0.020'
     """
 
+    certificate: Certificate  # inherited; named here for tools that resolve the types of all fields
     stability: Stability
 
 
