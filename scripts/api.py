@@ -1,4 +1,5 @@
-"""Write the book's API pages: the names of a first run, the rest of the top level in two pages, one for each namespace.
+"""Write the book's API pages: the names of a first run, the rest of the top level in two pages, one for each namespace;
+stability, a part of `allocation`, has its own.
 
 usage: python scripts/api.py [--check]     (--check: only say whether the pages are up to date)
 """
@@ -20,6 +21,10 @@ NAMESPACES = (
     "aggregation", "baselines", "attacks", "theory", "rewards", "plotting", "registry", "checkpoint", "vectorized",
     "slimmable", "experiments", "flower",
 )  # fmt: skip
+APART = {
+    "allocation": ("stability", ("games", "incentives", "stability"))
+}  # files of a namespace on a page of their own
+WHO_LEAVES = "What a false claim pays, and which coalitions would leave."
 HEAD = """`import aequa_lite as aq`. The twelve names that a first run needs:
 
 | name | what it does |
@@ -75,6 +80,13 @@ def pages() -> dict[str, str]:
         module = importlib.import_module(f"aequa_lite.{namespace}")
         first = (module.__doc__ or "").strip().split("\n\n")[0]
         own = [name for name in getattr(module, "__all__", []) if name not in names]
+        title, files = APART.get(namespace, ("", ()))
+        apart = [name for name in own if getattr(getattr(module, name), "__module__", "").rpartition(".")[2] in files]
+        own = [name for name in own if name not in apart]
+        if apart:
+            found[f"{title}.md"] = page(
+                f"aq.{namespace}: {title}", WHO_LEAVES, f"aequa_lite.{namespace}", apart, module
+            )
         if own:
             found[f"{namespace}.md"] = page(f"aq.{namespace}", first, f"aequa_lite.{namespace}", own, module)
     return found
