@@ -718,7 +718,12 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "methods": (methods, "baselines_mini"),
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
     "baselines_tuned": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned"),
-    "training_time": (lambda name: methods(name) + "\n" + cells(name), "training_time"),
+    "training_time": (
+        lambda name: (methods(name) + "\n" + cells(name)).replace(
+            "`aequa(schedule='training_time(0.02)')`", "`aequa`, while training"
+        ),
+        "training_time",
+    ),
     "fedrac": (protocol, "fedrac"),
     "fedrac_long": (protocol, "fedrac_long"),
     "cffl": (protocol, "cffl"),
