@@ -21,7 +21,7 @@ from aequa_lite._io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "aequa-in-the-open.pdf"
-SCALE = 0.74  # of the screen's sizes: text of 8.9 points
+SCALE = 0.73  # of the screen's sizes: text of 8.8 points
 LONG = 24  # a table of more rows is left to the screen
 OPEN = """least => {
   document.querySelectorAll('details').forEach(e => {
@@ -68,7 +68,7 @@ def printed(html: Path, browser_path: str) -> PdfWriter:
             paper = {
                 "format": "A4",
                 "scale": SCALE,
-                "margin": dict.fromkeys(("top", "bottom", "left", "right"), "13mm"),
+                "margin": dict.fromkeys(("top", "bottom", "left", "right"), "12mm"),
             }
             sheet = PdfReader(io.BytesIO(page.pdf(print_background=True, **paper)))
             book.append(sheet, outline_item=page.title().split(" — ")[0])
