@@ -21,9 +21,8 @@ NAMESPACES = (
     "aggregation", "baselines", "attacks", "theory", "rewards", "plotting", "registry", "checkpoint", "vectorized",
     "slimmable", "experiments", "flower",
 )  # fmt: skip
-APART = {
-    "allocation": ("stability", ("games", "incentives", "stability"))
-}  # files of a namespace on a page of their own
+# files of a namespace on a page of their own
+APART = {"allocation": ("stability", ("games", "incentives", "stability"))}
 WHO_LEAVES = "What a false claim pays, and which coalitions would leave."
 HEAD = """`import aequa_lite as aq`. The twelve names that a first run needs:
 

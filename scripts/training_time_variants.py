@@ -157,11 +157,6 @@ def falling(allowance: float, times: float = 4.0, end: float = 0.0) -> Schedule:
     return schedule
 
 
-def twice(allowance: float) -> Schedule:
-    """The schedule with twice the allowance."""
-    return aq.training_time(2 * allowance)
-
-
 def ending_together(allowance: float, rounds: int = 8) -> Schedule:
     """The schedule; in the last rounds only those who have earned the full network go on."""
 
@@ -209,7 +204,7 @@ VARIANTS = {
         config={"schedule_logit_adjustment": 0.0}, aggregate=accepted_by_validation
     ),
     "outer units taught by the best slice, if validation agrees": Variant(aggregate=distilled),
-    "twice the allowance": Variant(schedule=twice),
+    "twice the allowance": Variant(schedule=partial(falling, times=2.0, end=2.0)),
     "allowance from twice to zero": Variant(schedule=partial(falling, times=2.0)),
     "allowance from four times to zero": Variant(schedule=falling),
     "allowance from four times to once": Variant(schedule=partial(falling, end=1.0)),

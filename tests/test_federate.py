@@ -414,7 +414,7 @@ def test_switches_of_one_layer_each_are_set_and_set_back(
     assert now() == before
 
 
-def test_networks_are_judged_and_fine_tuned_as_they_are_trained(
+def test_networks_are_evaluated_and_fine_tuned_as_they_are_trained(
     few: aq.Dataset, config: aq.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, linear = [], torch.nn.Linear.forward

@@ -432,9 +432,10 @@ def test_the_word_of_a_schedule_takes_a_confidence() -> None:
     assert aq.registry.lookup("schedule", "training_time(0.02, confidence=0.95)").keywords["confidence"] == 0.95
 
 
-def test_the_vectorised_run_is_the_plain_one(problem: aq.Problem) -> None:
+@pytest.mark.parametrize("confidence", [None, 0.95])
+def test_the_vectorised_run_is_the_plain_one(problem: aq.Problem, confidence: float | None) -> None:
     modest = replace(problem, contribution=np.linspace(0.0, 0.1, 4))  # so that widths differ from the start
-    policy, inner, found = policy_of(modest, 0.0), aq.slimmable(aq.MLP), {}
+    policy, inner, found = policy_of(modest, 0.0, confidence), aq.slimmable(aq.MLP), {}
     for at_once in (False, True):
         sent: list = []
 
