@@ -733,16 +733,20 @@ CLAIMS = {f"claims_{subject}": subject for subject in ("aequa", "cffl", "fedrac"
 
 
 def run_times() -> str:
-    """How long each notebook takes, as it was measured when its outputs were stored."""
+    """How long each notebook takes and what memory, as measured when its outputs were stored."""
     path = ROOT / "results" / "run_times" / "notebooks.csv"
     if not path.exists():
         return "Not measured here. `python scripts/refresh.py` runs all notebooks and fills it.\n"
     table = pd.read_csv(path)
     rows = [
-        [f"{{doc}}`../notebooks/{r.notebook}`", f"{r.seconds:.0f}", f"{r.load:.1f}", r.date] for r in table.itertuples()
+        [f"{{doc}}`../notebooks/{r.notebook}`", f"{r.seconds:.0f}", f"{r.gigabytes:.1f}", f"{r.load:.1f}", r.date]
+        for r in table.itertuples()
     ]
     where = f"{int(table['cores'].iloc[0])} cores, torch {', '.join(sorted(set(table['torch'])))}"
-    return markdown(["notebook", "seconds", "load of the machine", "date"], rows) + f"\nOn one machine: {where}.\n"
+    return (
+        markdown(["notebook", "seconds", "memory, GB", "load of the machine", "date"], rows)
+        + f"\nOn one machine: {where}.\n"
+    )
 
 
 def speeds() -> list[pd.DataFrame]:

@@ -57,6 +57,45 @@ def by_coverage(_: aq.Problem) -> Aggregate:
     return found
 
 
+def by_labels(problem: aq.Problem) -> Aggregate:
+    """Aggregate with steps that shrink with the labels that an entry's holders cover.
+
+    The factor is the share of classes of which the holders have at least a tenth of all samples.
+    """
+    classes = problem.data.train.classes
+    counts = torch.stack([torch.bincount(shard.samples.y, minlength=classes) for shard in problem.shards])  # (n, C)
+
+    def found(theta: State, arrived: Arrived) -> State:
+        pairs = list(arrived)  # of all participants, in their order
+        sizes = torch.tensor([sum(t.numel() for t in state.values()) for state, _ in pairs])
+        new, share = aggregate(theta, pairs), {name: torch.zeros_like(t) for name, t in theta.items()}
+        for i in sizes.argsort(descending=True).tolist():
+            held = counts[sizes >= sizes[i]].sum(0)
+            for name, t in pairs[i][0].items():
+                share[name][prefix(t.shape)] = (held >= 0.1 * counts.sum(0)).float().mean()
+        return {name: theta[name] + share[name] * (t - theta[name]) for name, t in new.items()}
+
+    return found
+
+
+def normalised(_: aq.Problem) -> Aggregate:
+    """Aggregate, with every entry's step divided by its usual size: doubled at most, where it is small."""
+    squares: State = {}
+
+    def found(theta: State, arrived: Arrived) -> State:
+        steps = {name: t - theta[name] for name, t in aggregate(theta, arrived).items()}
+        for name, step in steps.items():
+            squares[name] = 0.9 * squares.get(name, step.square()) + 0.1 * step.square()
+        usual = {name: t.sqrt() for name, t in squares.items()}
+        typical = {name: t.square().mean().sqrt() for name, t in usual.items()}
+        return {
+            name: theta[name] + step * 2 * typical[name] / (usual[name] + typical[name]).clamp(min=1e-12)
+            for name, step in steps.items()
+        }
+
+    return found
+
+
 def accepted_by_validation(problem: aq.Problem) -> Aggregate:
     """Aggregate, but take the outer units' step whole, by half or not at all: whatever has the least validation loss."""
 
@@ -174,6 +213,21 @@ def ending_together(allowance: float, rounds: int = 8) -> Schedule:
     return schedule
 
 
+def lending(allowance: float, every: int = 8) -> Schedule:
+    """The schedule; in one of so many rounds everyone receives the full network, and keeps what it received."""
+
+    def schedule(build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        inner = aq.training_time(allowance)(build, validation, contribution)
+
+        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            lent = last is not None and (last.index + 1) % every == 0 and last.index + 1 < config.rounds
+            return (1.0,) * config.participants if lent else inner(config, last)
+
+        return policy
+
+    return schedule
+
+
 @dataclass(frozen=True)
 class Variant:
     """What a variant changes."""
@@ -199,6 +253,8 @@ VARIANTS = {
     "fractional rewards at the end": Variant(config={"fractions": 16}),
     "updates weighted by width squared": Variant(power=2.0),
     "steps scaled by coverage": Variant(aggregate=by_coverage),
+    "steps scaled by the labels covered": Variant(aggregate=by_labels),
+    "steps divided by their usual size": Variant(aggregate=normalised),
     "outer steps accepted by validation": Variant(aggregate=accepted_by_validation),
     "the same, no logit adjustment": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=accepted_by_validation
@@ -208,6 +264,7 @@ VARIANTS = {
     "allowance from twice to zero": Variant(schedule=partial(falling, times=2.0)),
     "allowance from four times to zero": Variant(schedule=falling),
     "allowance from four times to once": Variant(schedule=partial(falling, end=1.0)),
+    "the full network for all in one of eight rounds": Variant(schedule=lending),
     "last 8 rounds without those who hold less than all": Variant(schedule=ending_together),
     "output biases fitted on validation": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
