@@ -154,14 +154,20 @@ def _policy(
     refuted = _refuted(build, last, validation, contribution, tolerance)
     cap = (1 - (tolerance or 0)) * contribution
     target = np.where(refuted, np.minimum(target, cap), target)
+    most = _limits(last)
     if confidence is None:
-        return _unless_absent(widest_within(curve, target), last)
-    within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
-    tests = 2 * candidates * config.rounds
-    within &= certified(curve, contribution, allowance, confidence, tests)
-    within[:, 0] = True  # nobody can hold less
-    place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
-    return _unless_absent(curve.widths[place], last)
+        chosen = np.minimum(widest_within(curve, target), most)
+    else:
+        within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
+        tests = 2 * candidates * config.rounds
+        within &= certified(
+            curve, contribution, allowance, confidence, tests
+        )
+        within &= curve.widths <= most[:, None] + 1e-9
+        within[:, 0] = True  # nobody can hold less
+        place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
+        chosen = curve.widths[place]
+    return tuple(chosen.tolist())
 
 
 def _earned(
@@ -175,15 +181,13 @@ def _earned(
     return np.maximum(paid, np.minimum(curve.full, contribution))
 
 
-def _unless_absent(
-    widths: NDArray[np.float64], last: Round
-) -> tuple[float, ...]:
-    """The widths; without an update nobody receives more than before."""
-    before = last.next_widths  # as decided for the round that has ended
-    return tuple(
-        min(w, before[i]) if last.widths[i] == 0 < before[i] else w
-        for i, w in enumerate(widths.tolist())
-    )
+def _limits(last: Round) -> NDArray[np.float64]:
+    """The widest each may receive: without an update, no more than before.
+
+    That is what was decided for the round that has ended.
+    """
+    pairs = zip(last.widths, last.next_widths, strict=True)
+    return np.array([b if w == 0 < b else 1.0 for w, b in pairs])
 
 
 def _refuted(
@@ -209,8 +213,9 @@ def lost(
 
     $1 - \phi_i / \min(\phi(1), B_i)$: $\phi_i$ is the accuracy of what
     came back, $\phi(1)$ that of the full network before the round, $B_i$
-    that of the model trained alone. Honest updates lose little, wrong
-    labels most of it. What was sent does not enter, so whoever is sent
+    that of the model trained alone. Honest updates usually lose little,
+    wrong labels most of it; where many of the others have wrong labels,
+    honest updates may lose much too. What was sent does not enter, so whoever is sent
     less because of a bad update is not excused by that.
 
     Returns:

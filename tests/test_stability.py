@@ -303,6 +303,20 @@ def test_when_every_coalition_is_drawn_the_plan_is_the_exact_one(common: bool) -
         assert bound.share < sum(probability(s, len(b)) for s, _ in found) + 0.05
 
 
+def test_the_value_of_a_stable_plan_is_its_own() -> None:
+    """On a curve of many levels the search proves a bound only: it is not the plan's value."""
+    rng = aq.stream(0, "many levels")
+    curve = aq.Curve(np.linspace(1e-4, 1.0, 9000), np.sort(rng.uniform(0.2, 0.9, 9000)), samples=10**6)
+    b = rng.uniform(0.3, 0.7, 120)
+    plan = aq.allocation.stable(
+        b, curve, game=lambda members: [float(b[list(members)].max())] * len(members), samples=5
+    )
+    gains = plan.predicted_accuracy - b
+    assert plan.certificate.value == pytest.approx(float(default_objective(120)(gains.mean(), gains.std())), abs=1e-12)
+    assert plan.certificate.bound <= plan.certificate.value
+    assert plan.certificate.exact == (plan.certificate.bound == plan.certificate.value)
+
+
 def test_eight_participants_are_satisfied_by_draws_as_by_all() -> None:
     b = aq.stream(0, "eight").uniform(0.3, 0.6, 8).round(2)
     curve = aq.Curve(np.linspace(0.1, 1, 10), np.linspace(0.3, 0.7, 10), 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -426,6 +427,21 @@ def test_a_sent_width_is_certified_or_the_least(problem: aq.Problem) -> None:
         sure = certified(curve, problem.contribution, 0.1, 0.95, tests)
         place = np.searchsorted(curve.widths, widths)
         assert (sure[np.arange(4), place] | (place == 0)).all()
+
+
+def test_who_was_absent_holds_a_certified_width_too(problem: aq.Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certified widths have gaps: what an absent participant held may lie in one of them."""
+    policy, config, ended = policy_of(problem, 1.0, 0.95), problem.config, rounds_of(problem)[0]
+    gap = [w for w in GRID if 0.3 <= w <= 0.7]
+
+    def with_gap(curve: aq.Curve, contribution, *rest) -> np.ndarray:
+        return np.tile(~np.isin(curve.widths, gap), (len(contribution), 1))
+
+    monkeypatch.setattr(sys.modules["aequa_lite.training_time"], "certified", with_gap)
+    held = (0.5, 1.0, 1.0, 1.0)
+    later = replace(ended, widths=(0.0, 1.0, 1.0, 1.0), updates=ended.updates[1:], next_widths=held)
+    assert policy(config, later)[0] == max(w for w in GRID if w < 0.3)
+    assert policy(config, replace(later, next_widths=(1.0,) * 4))[0] == 1.0
 
 
 def test_the_word_of_a_schedule_takes_a_confidence() -> None:

@@ -256,17 +256,25 @@ def stable(
     return _with(*_satisfied_by_draws(b, curve, partial(rewards_of, game), relaxed, draw, confidence))
 
 
-Relaxed = Callable[[NDArray[np.intp]], tuple[NDArray[np.intp], float | None, float]]
+# floors -> levels, their tau, a value that none above the floors is below, and their own
+Relaxed = Callable[[NDArray[np.intp]], tuple[NDArray[np.intp], float | None, float, float]]
 
 
 def _by_objective(b: NDArray[np.float64], curve: Curve) -> Relaxed:
-    """Floors -> the best levels above them by the default objective, their tau, and the value that none is below."""
+    """The best levels above the floors by the default objective."""
     objective = default_objective(len(b))
-    return lambda floor: solve(SearchProblem(b, curve.levels, floor), objective)
+
+    def relaxed(floor: NDArray[np.intp]) -> tuple[NDArray[np.intp], float | None, float, float]:
+        problem = SearchProblem(b, curve.levels, floor)
+        chosen, tau, bound = solve(problem, objective)
+        value = float(problem.value(chosen, objective))
+        return chosen, tau, min(bound, value), value
+
+    return relaxed
 
 
 def _by_distance(b: NDArray[np.float64], curve: Curve, plan: Plan) -> Relaxed:
-    """Floors -> the levels above them that are nearest to a plan, no tau, and the distance."""
+    """The levels above the floors that are nearest to a plan; their value is the distance."""
     target, levels = one_each("nearest_to", plan.predicted_accuracy, len(b)), curve.levels
     order = np.lexsort((target, b))
     rise, same = np.diff(target[order]), np.diff(b[order]) == 0
@@ -275,9 +283,10 @@ def _by_distance(b: NDArray[np.float64], curve: Curve, plan: Plan) -> Relaxed:
         raise refusal("nearest_to", allowed, target)
     nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, target)
 
-    def relaxed(floor: NDArray[np.intp]) -> tuple[NDArray[np.intp], None, float]:
+    def relaxed(floor: NDArray[np.intp]) -> tuple[NDArray[np.intp], None, float, float]:
         chosen = np.maximum(nearest, floor)
-        return chosen, None, float(np.abs(levels[chosen] - target).sum())
+        distance = float(np.abs(levels[chosen] - target).sum())
+        return chosen, None, distance, distance
 
     return relaxed
 
@@ -289,21 +298,21 @@ def _satisfied(
     levels = curve.levels
     epsilon = max(0.0, max(float(reward.min()) for reward in rewards.values()) - curve.full)
     slack = epsilon + 1e-12
-    queue: list[tuple[float, tuple[int, ...], NDArray[np.intp], float | None]] = []
+    queue: list[tuple[float, tuple[int, ...], NDArray[np.intp], float | None, float]] = []
     seen: set[tuple[int, ...]] = set()
 
     def push(floor: NDArray[np.intp]) -> None:
         if tuple(floor) not in seen:
             seen.add(tuple(floor))
-            chosen, tau, bound = relaxed(floor)
-            heappush(queue, (bound, tuple(floor), chosen, tau))
+            chosen, tau, bound, value = relaxed(floor)
+            heappush(queue, (bound, tuple(floor), chosen, tau, value))
 
     push(np.zeros(len(b), dtype=np.intp))
     while True:
-        bound, floor, chosen, tau = heappop(queue)
+        bound, floor, chosen, tau, value = heappop(queue)
         blocking = max(rewards, key=lambda members: _margin(rewards[members], members, levels[chosen]))
         if _margin(rewards[blocking], blocking, levels[chosen]) <= slack:
-            return proved(plan_of(chosen, curve, b, tau=tau), bound, bound), epsilon
+            return proved(plan_of(chosen, curve, b, tau=tau), value, bound), epsilon
         for i, reward in zip(blocking, rewards[blocking]):
             level = np.searchsorted(levels, reward - slack)
             if level < len(levels):
