@@ -553,14 +553,17 @@ def confidence() -> str:
         return "Not measured here. `python scripts/confidence.py` fills it.\n"
     table, rows = pd.read_csv(path), []
     for (partition, level), runs in table.groupby(["partition", "confidence"], sort=False, dropna=False):
-        sent = int(runs["sent"].sum())
+        sent, after_first = int(runs["sent"].sum()), 10 * 39 * len(runs)  # ten participants, forty rounds
         columns = [f"{runs[each].sum() / sent:.1%}" for each in ("above", "certain", "beyond")]
         columns[2] = columns[2] if pd.isna(level) else "-"
         columns += [f"{100 * runs['excess'].max():.1f}", f"{100 * runs['margin'].max():.1f}" if pd.isna(level) else "-"]
-        columns += [f"{100 * runs['excess_own'].max():.1f}", spread(runs["full"]), spread(runs["width_held"], 2)]
+        least = f"{1 - sent / after_first:.0%}", f"{100 * runs['excess_least'].max():.1f}"
+        columns += [f"{100 * runs['excess_own'].max():.1f}", *(least if sent < after_first else ("0%", "-"))]
+        columns += [spread(runs["full"]), spread(runs["pearson"]), spread(runs["width_held"], 2)]
         rows.append([partition, "none" if pd.isna(level) else f"{level:.0%}", f"{sent:,}", *columns])
     head = ["partition", "confidence", "slices sent", "above", "certainly above", "beyond the margin", "largest excess"]
-    head += ["stated margin", "excess over own test accuracy", "full width", "width held"]
+    head += ["stated margin", "excess over own test accuracy", "of the least width", "largest excess there"]
+    head += ["full width", "Pearson", "width held"]
     told = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     link = f"{{download}}`{told} (CSV) <../results/training_time/confidence.csv>`"
     return markdown(head, rows) + f"\nBy `python scripts/confidence.py`; {'; '.join([link, *origin(table)])}.\n"
