@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import aequa_lite as aq
-from aequa_lite.allocation.exact import default_objective
+from aequa_lite.allocation.exact import default_objective, plan_of
 
 al = aq.allocation
 CURVE = aq.Curve((0.1, 0.3, 0.6, 1.0), (0.4, 0.5, 0.6, 0.8), samples=100)
@@ -358,6 +358,49 @@ def test_whoever_is_redundant_keeps_what_it_has() -> None:
     assert nothing.predicted_accuracy == pytest.approx([0.7, 0.8], abs=0.004)
     assert al.marginal_value([0.5], curve, game=lambda s: [0.7]).predicted_accuracy.tolist() == [0.8]
     assert al.marginal_value([0.9, 0.9], curve, game=lambda s: [0.7] * len(s)).predicted_accuracy.tolist() == [0.8] * 2
+
+
+def test_more_contribution_earns_less_where_it_is_redundant() -> None:
+    """Chapter 6's table: the two who hold the same data contribute more than the one that is missed."""
+    curve = aq.Curve(np.linspace(0.01, 1, 100), np.linspace(0.2, 0.8, 100), 1000)
+    plan = al.marginal_value([0.55, 0.55, 0.5], curve, game=lambda s: [0.8 if 2 in s and len(s) > 1 else 0.55] * len(s))
+    assert plan.predicted_accuracy[0] == plan.predicted_accuracy[1] < plan.predicted_accuracy[2]
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_the_full_network_for_all_is_blocked_by_the_least_core_at_most(common: bool) -> None:
+    for seed in range(100):
+        b, curve, game = random_federation(seed, common)
+        everything = plan_of(np.full(len(b), len(curve.levels) - 1), curve, b)
+        epsilon = al.stable(b, curve, game=game).stability.epsilon
+        assert all(by <= epsilon + 1e-12 for _, by in al.blocking_coalitions(everything, game))
+
+
+def test_which_rules_follow_a_common_shift_of_the_contributions() -> None:
+    changed = 0
+    for seed in range(100):
+        rng = aq.stream(seed, "shift")
+        b = rng.integers(8, 32, 4) / 64  # sums of such numbers are not rounded
+        curve = aq.Curve(np.linspace(1 / 64, 1, 64), np.arange(1, 65) / 64, 1000)
+        worth = {s: float(rng.integers(16, 49)) / 64 for s in coalitions(4)}
+        game = lambda s, worth=worth: [worth[s]] * len(s)
+        for rule in (al.stable, al.marginal_value):
+            same = rule(b, curve, game=game).widths.tolist() == rule(b + 0.125, curve, game=game).widths.tolist()
+            assert same or rule is al.marginal_value
+            changed += not same
+    assert changed > 50  # of the marginal values
+
+
+def test_a_free_rider_has_the_common_gain_or_what_it_has() -> None:
+    """Nobody misses the first, and it has nothing."""
+    curve = aq.Curve(np.linspace(0.01, 1, 701), np.linspace(0.1, 0.8, 701), 1000)
+    game = lambda s: [min(0.1 + 0.3 * sum(i > 0 for i in s), 0.8)] * len(s)
+    idle = 0.1
+    equal, marginal = (rule([idle, 0.4, 0.5], curve, game=game) for rule in (al.stable, al.marginal_value))
+    gains = equal.predicted_accuracy - [idle, 0.4, 0.5]
+    assert gains[0] == pytest.approx(gains[2], abs=1e-3)
+    assert gains[0] > 0.1
+    assert marginal.predicted_accuracy[0] == pytest.approx(idle, abs=1e-3)
 
 
 def test_marginal_values_ask_everybody_and_everybody_but_one() -> None:
