@@ -5,7 +5,7 @@ The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -446,10 +446,23 @@ def test_a_compiler_that_fails_disagrees_and_none_is_asked_where_no_time_is_left
     assert [(row["way"], row["ok"]) for row in rows] == [
         ("one by one", True), ("vectorised", True), ("compiled", False), ("CUDA graphs", False)
     ]  # fmt: skip
-    monkeypatch.setattr(torch, "compile", lambda step, **options: lambda *own: 1.001 * step(*own))  # another loss only
+
+    def changing(what: Callable[[Any, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+        """A compiler whose steps give something else; where graphs are asked for, it says that it recorded them."""
+
+        def compiled(step: Callable[..., torch.Tensor], *, mode: str | None, **options) -> Callable[..., torch.Tensor]:
+            def run(stack: Any, *own: Any) -> torch.Tensor:
+                torch._dynamo.utils.counters["inductor"]["cudagraph_recorded_non_static_inputs"] += mode is not None
+                return what(stack, step(stack, *own))
+
+            return run
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", changing(lambda stack, loss: 1.001 * loss))
     assert all(row["ok"] for row in benchmark.speed(True, lambda: 1e9))
-    moved = lambda step, **options: lambda self, *own: (step(self, *own), [t.add_(0.01) for t in self.theta])[0]
-    monkeypatch.setattr(torch, "compile", moved)  # other weights
+    moved = lambda stack, loss: ([t.add_(0.01) for t in stack.theta], loss)[1]
+    monkeypatch.setattr(torch, "compile", changing(moved))  # other weights
     assert [row["ok"] for row in benchmark.speed(True, lambda: 1e9)] == [True, True, False, False]
     assert len(list(benchmark.speed(True, lambda: 1.0))) == 2
 
