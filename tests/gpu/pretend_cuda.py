@@ -255,6 +255,7 @@ def pretend_cuda(capability: tuple[int, int] = (8, 0)) -> Iterator[Device]:
         "torch.cuda.reset_peak_memory_stats": nothing,
         "torch.cuda.max_memory_allocated": lambda device=None: 0,
         "aequa_lite._parallel.ThreadPoolExecutor": _Pool,
+        "aequa_lite.experiments.sweep.ThreadPoolExecutor": _Pool,
     }
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # net.to("cuda") makes new parameters

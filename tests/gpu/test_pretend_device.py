@@ -5,6 +5,7 @@ The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pretend_cuda import Device, pretend_cuda
 import aequa_lite as aq
 from aequa_lite import contribution, vectorized
 from aequa_lite._validation import checked_update
+from aequa_lite.experiments.sweep import gather, read_sweep, run_sweep
 from aequa_lite.local import class_shares
 from aequa_lite.registry import TABLES, algorithm, lookup
 
@@ -128,6 +130,47 @@ def test_the_method_and_its_rewards(device: Device, tmp_path: Path, schedule) ->
     torch.testing.assert_close(net(x.cpu()), outcome.models[0](x).cpu(), atol=1e-5, rtol=1e-4)
     assert aq.accuracy([net], data.test).shape == (1,)  # a network of the CPU, samples of the GPU
     assert all(each.fault is None for each in aq.rewards.verify(tmp_path / "rewards"))
+
+
+SCHEDULES = {
+    "certified": aq.training_time(allowance=0.1, confidence=0.9, tolerance=0.2),
+    "allocated": aq.training_time(tolerance=0.2, allocation=aq.allocate),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_what_is_certified_or_allocated_while_training(device: Device, name: str) -> None:
+    (here, mine), (data, shards) = place("cpu"), place()
+    config = replace(CONFIG, local_steps=10)  # enough to be better than who is worst alone
+    options = {"schedule": SCHEDULES[name], "vectorized": True, "progress": False}
+    there, plain = aq.aequa(aq.MLP, shards, config, data, **options), aq.aequa(aq.MLP, mine, config, here, **options)
+    assert 0 < min(there.last.next_widths) < 1  # somebody has earned less than all
+    np.testing.assert_allclose(there.last.next_widths, plain.last.next_widths, atol=0.05)  # a step of the grid
+    assert all(on_gpu(each.state_dict()) for each in there.models)
+
+
+def test_runs_of_a_sweep_side_by_side(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, train, found = [], vectorized._Stack.train, {}
+    monkeypatch.setattr(
+        vectorized._Stack,
+        "train",
+        lambda self, plan: sizes.append((self.x.is_cuda, len(self.shards))) or train(self, plan),
+    )
+    fixed = {"methods": "aequa, fedavg", "network": "MLP(hidden=40)", "participants": 3, "rounds": 2, "local_steps": 2,
+             "batch": 8, "grid": 10, "keep": False}  # fmt: skip
+    notebook = str(Path(__file__).resolve().parents[2] / "notebooks" / "reproduce.ipynb")
+    for where in ("cuda", "cpu"):
+        about = {"notebook": notebook, "fixed": {**fixed, "device": where}, "grid": {"seed": [0, 1]}}
+        (tmp_path / f"{where}.yml").write_text(json.dumps(about))
+        sweep = read_sweep(tmp_path / f"{where}.yml")
+        run_sweep(sweep, root=tmp_path, pack=2)
+        found[where] = gather(sweep, root=tmp_path, results=tmp_path / "results")
+    assert sizes == [(True, 6)] * 5  # both runs in one pass: alone, and two rounds of each method
+    for table in found.values():
+        assert (table["status"] == "done").all()
+        assert len(table) == 4
+    for column in ("alone_best", "reward_best", "full"):
+        np.testing.assert_allclose(found["cuda"][column], found["cpu"][column], atol=0.011)
 
 
 def test_the_method_step_by_step(device: Device) -> None:
