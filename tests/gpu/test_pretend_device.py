@@ -6,6 +6,8 @@ The GPU is the one of `pretend_cuda.py`, so that a machine without one finds out
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -601,3 +603,18 @@ def test_the_pretend_device_waits_for_copies_unless_they_are_pinned(device: Devi
     assert device.waits == waits + 1
     here.pin_memory().to("cuda", non_blocking=True)
     assert device.waits == waits + 1
+
+
+def test_a_cell_that_fails_on_the_cpu_for_another_reason_is_not_left_out(tmp_path: Path) -> None:
+    sources = [
+        "import torch, aequa_lite as aq; x = aq.load('fashion-mini').test.x",
+        "assert not x.is_cuda and len(x) < 10, f'too few rounds on {x.device}'",
+        "y = x + torch.zeros(x.shape)\nassert len(y) < 10",
+    ]
+    cells = [{"cell_type": "code", "metadata": {}, "source": [source]} for source in sources]
+    (tmp_path / "three.ipynb").write_text(json.dumps({"cells": cells}))
+    command = [sys.executable, Path(__file__).with_name("run_notebook.py"), tmp_path / "three.ipynb"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "left out: 1" in done.stdout, done.stderr
+    assert "cell 2 of three.ipynb" in done.stdout
+    assert done.returncode == 1
