@@ -676,7 +676,8 @@ def _vectorized(
             return False
         if list(template(build, 1.0).buffers()):
             return False
-        return participants_per_pass(build, 1.0, shards[0], config) > 1
+        largest = max(shards, key=len)
+        return participants_per_pass(build, 1.0, largest, config) > 1
     if flag("vectorized", vectorized) and strategy.vectorized is None:
         raise refusal("vectorized", "False with this strategy", True)
     return vectorized

@@ -93,7 +93,7 @@ def test_vectorised_training_is_the_default_on_a_gpu(device: Device) -> None:
 @pretend_only
 def test_a_card_that_holds_one_network_trains_one_by_one(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     _, shards = place()
-    least = 2 * vectorized.participant_bytes(aq.MLP, 1.0, shards[0], CONFIG)  # half of a card is for one pass
+    least = 2 * vectorized.participant_bytes(aq.MLP, 1.0, shards[-1], CONFIG)  # half of a card is for one pass
     for memory, at_once in ((4 * least, True), (least, False)):
         card = lambda device, memory=memory: SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", card)
