@@ -666,7 +666,8 @@ def _vectorized(
 ) -> bool:
     """Whether all participants are trained in one pass.
 
-    By default on a GPU whose memory holds two. Not on a CPU, also where it
+    By default on a GPU whose memory holds two. That rests on the number of
+    kernels launched; its time is not measured. Not on a CPU, also where it
     is faster there: both ways agree to 1e-5 only (see the book's page on
     speed).
     """

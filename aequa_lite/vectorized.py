@@ -71,7 +71,9 @@ def vectorized_sgd(
         first: Steps taken in earlier rounds, for the learning rate.
         steps: Steps to take (default: the config's).
         precision: bfloat16 or float16 for the passes; parameters, momentum
-            and updates keep their type.
+            and updates keep their type. In float16, a participant whose
+            step overflows does not take it. bfloat16 has the exponents of
+            float32, so nothing is checked for overflow.
 
     Returns:
         One update for each participant.
