@@ -15,6 +15,10 @@ from ._check import number, refusal
 
 __all__ = ["arithmetic", "default_device", "runtime", "tf32", "usable_device", "workers"]
 
+# cuBLAS gives the same bits twice with this only, and PyTorch reads it once, at the first product of matrices on a GPU:
+# set in `arithmetic` it would come too late. It takes 32 MB of the GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def available() -> int:
     """The processors this process may use; fewer where AEQUA_WORKERS says so."""
@@ -160,11 +164,10 @@ def _set(switches: Iterable[tuple[Any, str, Any]]) -> None:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """PyTorch's deterministic algorithms, and what they need on a GPU."""
-    cudnn, name = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    """PyTorch's deterministic algorithms, and no search for the quickest kernel."""
+    cudnn = torch.backends.cudnn
     strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    search, size = cudnn.benchmark, os.environ.get(name)
-    os.environ.setdefault(name, ":4096:8")  # without it PyTorch calls its matrix products non-deterministic
+    search = cudnn.benchmark
     cudnn.benchmark = False  # it would choose algorithms by their speed
     torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
     try:
@@ -172,8 +175,6 @@ def _deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(strict, warn_only=warns)
         cudnn.benchmark = search
-        if size is None:
-            os.environ.pop(name, None)
 
 
 def runtime() -> str:

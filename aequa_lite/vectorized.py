@@ -71,7 +71,9 @@ def vectorized_sgd(
         first: Steps taken in earlier rounds, for the learning rate.
         steps: Steps to take (default: the config's).
         precision: bfloat16 or float16 for the passes; parameters, momentum
-            and updates keep their type.
+            and updates keep their type. In float16, a participant whose
+            step overflows does not take it. bfloat16 has the exponents of
+            float32, so nothing is checked for overflow.
 
     Returns:
         One update for each participant.
@@ -105,7 +107,8 @@ def vectorized_sgd(
     weights = [1.0] * len(shards) if weights is None else weights
     steps = config.local_steps if steps is None else steps
     updates: list[Update] = []
-    most = participants_per_pass(build, max(widths), shards[0], config)
+    largest = max(shards, key=len)
+    most = participants_per_pass(build, max(widths), largest, config)
     for start in range(0, len(shards), most):
         part = slice(start, start + most)
         few = sent[part], shards[part], widths[part], offsets[part]
@@ -143,11 +146,12 @@ def participant_bytes(
     build: Build, widest: float, shard: Shard, config: Config
 ) -> int:
     """The memory that one participant takes of a pass."""
-    x = shard.samples.x
+    x, y = shard.samples.x, shard.samples.y
     shape = config.batch, *x.shape[1:]
     own, saved = pass_bytes(build, widest, shape, x.dtype)
     many = config.widths_per_step + 2  # widths, at most
-    return (4 + 2 * many) * own + many * saved
+    copied = x.nbytes + y.nbytes  # a pass has the samples of all shards
+    return (4 + 2 * many) * own + many * saved + copied
 
 
 def most_bytes(device: torch.device) -> int:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import gpu  # noqa: E402
 import measure  # noqa: E402
 import page  # noqa: E402
 import speed  # noqa: E402
@@ -39,8 +45,6 @@ def test_every_way_of_a_comparison_ends_in_the_same_network(name: str) -> None:
 
 
 def test_other_work_is_not_timed() -> None:
-    import torch
-
     with pytest.raises(AssertionError, match=r"differ by 0\.5"):
         measure.agree([torch.zeros(2)], [torch.full((2,), 0.5)])
 
@@ -90,3 +94,72 @@ def test_every_row_says_where_and_when_it_was_measured(path: Path) -> None:
     table = pd.read_csv(path)
     for column in ("device", "cores", "python", "torch", "date"):
         assert table[column].notna().all()
+
+
+def trained_with_graphs(monkeypatch: pytest.MonkeyPatch, compile: Callable[..., Any]) -> tuple[gpu.aq.Round, float]:
+    """The last of three rounds with steps compiled for CUDA graphs by `compile`, and how far it is from plain steps."""
+    build, (shards, config) = gpu.built("MLP", small=True), gpu.setting("MLP", "cpu", 3, rounds=3, local_steps=2)
+    plain = gpu.final(build, shards, config, vectorized=True)
+    monkeypatch.setattr(torch, "compile", compile)
+    with gpu.compiled(gpu.MODES["CUDA graphs"]):
+        last = gpu.final(build, shards, config, vectorized=True)
+    return last, gpu.difference(last, plain)
+
+
+def test_the_compiler_knows_that_all_which_a_step_changes_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, real = [], torch.compile
+
+    def watching(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        known = torch._guards.TracingContext.get().fw_metadata
+        changed = {i for i, each in enumerate(known.input_info) if each.mutates_data}
+        seen.append((changed, set(known.static_input_indices)))
+        torch._dynamo.utils.counters["inductor"]["cudagraph_recorded_non_static_inputs"] += 1
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=watching, keep_inference_input_mutations=True)
+    _, apart = trained_with_graphs(monkeypatch, lambda step, *, mode, **options: real(step, backend=backend, **options))
+    ((changed, still),) = seen  # compiled once for all rounds
+    assert len(changed) == 2 * len(gpu.aq.init_params(gpu.built("MLP", small=True), 0, "cpu"))
+    assert len(still) == len(changed) + 2  # the samples, which else were copied in every step
+    assert changed < still
+    assert apart < 1e-6
+
+
+def test_a_replay_finds_everything_where_it_was_and_may_write_over_its_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    places, losses = [], []
+
+    def recorded(step: Callable[..., torch.Tensor], **options: Any) -> Callable[..., torch.Tensor]:
+        def replay(stack: Any, *own: Any) -> torch.Tensor:
+            torch._dynamo.utils.counters["inductor"]["cudagraph_recorded_non_static_inputs"] += 1
+            places.append([t.data_ptr() for t in (*stack.theta, *stack.velocity, stack.x, stack.y)])
+            for t in losses:
+                t.fill_(torch.nan)
+            losses.append(step(stack, *own))
+            return losses[-1]
+
+        return replay
+
+    last, apart = trained_with_graphs(monkeypatch, recorded)
+    assert len(places) == 6
+    assert all(each == places[0] for each in places)
+    assert not last.total_left_out  # whose loss is not a number is left out
+    assert apart == 0
+
+
+@pytest.mark.parametrize("counted", [{}, {"cudagraph_recorded_non_static_inputs": 9, "cudagraph_skips": 1}])
+def test_cuda_graphs_that_were_skipped_are_an_error(monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]) -> None:
+    def skipped(step: Callable[..., torch.Tensor], **options: Any) -> Callable[..., torch.Tensor]:
+        return lambda *own: (torch._dynamo.utils.counters["inductor"].update(counted), step(*own))[1]
+
+    with pytest.raises(RuntimeError, match="skipped or not recorded"):
+        trained_with_graphs(monkeypatch, skipped)
+
+
+def test_more_steps_are_compiled_than_pytorch_keeps_forms_of_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    build, real = gpu.built("MLP", small=True), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda step, *, mode, **options: real(step, backend="eager", **options))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    for participants in (2, 3, 4):
+        shards, config = gpu.setting("MLP", "cpu", participants, rounds=1, local_steps=1)
+        with gpu.compiled():
+            assert not gpu.final(build, shards, config, vectorized=True).total_left_out

@@ -340,11 +340,10 @@ def test_alone_and_together_are_the_same_when_there_is_one_participant(few: aq.D
     assert rnd.parameters_sent == 2 * aq.n_parameters(alone)
 
 
-def arithmetic_now() -> tuple[bool | str | None, ...]:
+def arithmetic_now() -> tuple[bool, ...]:
     """How this process computes at the moment."""
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
-    return *strict, *cudnn, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    return *strict, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["in one pass", "one by one"])
@@ -352,16 +351,15 @@ def test_deterministic_training_sets_what_a_gpu_needs_and_sets_it_back(
     few: aq.Dataset, config: aq.Config, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     seen, before, shards = [], arithmetic_now(), shards_of(few, config)
-    assert before == (False, False, True, True, None)
+    assert before == (False, False, True, True)
 
     def watching(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float, ...]:
         seen.append(arithmetic_now())
         return (widest,)
 
     options = {"strategy": aq.slimmable(aq.MLP, watching), "vectorized": at_once, "progress": False}
-    for flag, inside in ((True, (True, True, False, False, ":4096:8")), (False, (False, False, False, True, None))):
+    for flag, inside in ((True, (True, True, False, False)), (False, (False, False, False, True))):
         for _ in aq.federate(aq.MLP, shards, config, deterministic=flag, **options):
             assert arithmetic_now() == before  # between rounds too
         aq.federate_many(aq.MLP, [(shards, config)], deterministic=flag, **options)
@@ -422,24 +420,33 @@ def test_networks_are_evaluated_and_fine_tuned_as_they_are_trained(
     monkeypatch.setattr(torch.nn.Linear, "forward", lambda *own: seen.append(arithmetic_now()) or linear(*own))
     aq.accuracy(problem.alone, few.validation)
     aq.accuracy_curve(aq.MLP, problem.alone[0].state_dict(), few.validation, grid=(0.5, 1.0))
-    assert {tf32 for _, _, tf32, *_ in seen} == {False}
+    assert {tf32 for _, _, tf32, _ in seen} == {False}
     seen.clear()
     tuning = sys.modules["aequa_lite.baselines.fedavg"]
     trained = tuning.reward_global
     monkeypatch.setattr(tuning, "reward_global", lambda *own: (trained(*own), seen.clear())[0])  # what follows is seen
     aq.baselines.fedavg_finetuned(problem, train=partial(aq.method.train, deterministic=True, progress=False))
-    assert {(strict, tf32) for strict, _, tf32, *_ in seen} == {(True, False)}
+    assert {(strict, tf32) for strict, _, tf32, _ in seen} == {(True, False)}
 
 
-def test_what_a_user_has_set_stays(few: aq.Dataset, config: aq.Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+@pytest.mark.parametrize(("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_the_workspace_of_matrix_products_is_set_before_the_first_of_them(before: str | None, after: str) -> None:
+    name = "CUBLAS_WORKSPACE_CONFIG"  # PyTorch reads it once, so it must be there when the package has been imported
+    others = {k: v for k, v in os.environ.items() if k != name}
+    code = f"import os, aequa_lite; print(os.environ['{name}'])"
+    found = subprocess.run([sys.executable, "-c", code], env=others | ({name: before} if before else {}),
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert found.stdout.strip() == after
+
+
+def test_what_a_user_has_set_stays(few: aq.Dataset, config: aq.Config) -> None:
     shards, tf32 = shards_of(few, config), torch.backends.cuda.matmul.allow_tf32
     torch.use_deterministic_algorithms(True)
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
         before = arithmetic_now()
         found = last(aq.federate(aq.MLP, shards, config, deterministic=True, progress=False))
-        assert arithmetic_now() == before == (True, False, True, False, ":16:8")
+        assert arithmetic_now() == before == (True, False, True, False)
     finally:
         torch.use_deterministic_algorithms(False)
         torch.backends.cuda.matmul.allow_tf32 = tf32

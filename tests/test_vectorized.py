@@ -181,6 +181,21 @@ def test_a_pass_takes_as_many_participants_as_fit_the_memory(few: aq.Dataset, mo
     assert vectorized.participants_per_pass(aq.LeNet, 1.0, shard, config) == 1
 
 
+def test_a_pass_has_room_for_the_samples_that_it_copies(few: aq.Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards, config, sizes = shards_of(few, (9, 200, 60)), aq.Config(participants=3, local_steps=1, batch=16), []
+    least, most, _ = (vectorized.participant_bytes(aq.MLP, 1.0, shard, config) for shard in shards)
+    assert most - least == 191 * (784 + 8)  # bytes of an image and its class
+    train = vectorized._Stack.train
+    monkeypatch.setattr(
+        vectorized._Stack, "train", lambda self, plan: sizes.append(len(self.shards)) or train(self, plan)
+    )
+    for memory, passes in ((3 * most, [3]), (3 * most - 1, [2, 1])):
+        monkeypatch.setattr(vectorized, "CPU_BYTES", memory)
+        both(aq.MLP, shards, config, aq.full_and_random)
+        assert sizes == passes
+        sizes.clear()
+
+
 def test_lists_of_different_length_are_refused(few: aq.Dataset) -> None:
     shards, theta = shards_of(few), aq.init_params(aq.MLP, seed=0)
     with pytest.raises(ValueError, match="`sent` must hold one entry for each"):

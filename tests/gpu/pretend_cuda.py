@@ -8,7 +8,8 @@ A `Pretend` tensor holds an ordinary CPU tensor, `inner`. Python sees the device
 meta:1, because autograd would ask a CUDA tensor for streams that do not exist. Every operation on such tensors arrives
 in `_run`, below autograd and vmap: it compares the devices of the arguments, counts, and computes on the inner tensors.
 
-Not modelled: time, memory, rounding of GPU kernels, autocast (it changes nothing here), operations that a GPU lacks.
+Not modelled: time, memory, rounding of GPU kernels, operations that a GPU lacks. Neither is autocast: inside it all is
+computed in float32 as outside, so half precision has neither its rounding here nor the launches of its conversions.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 CUDA, INSIDE = torch.device("cuda", 0), torch.device("meta", 1)
 COPIES = {"_to_copy", "copy_"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
-# the size of the result depends on the numbers, so the host must know them
-WAITS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "unique_dim", "equal"}
+FILLING = {"fill", "fill_", "masked_fill", "masked_fill_"}  # with their last argument
+# the host reads numbers: to know the size of the result, to answer, or to see that an algorithm worked
+WAITS = {
+    "_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "unique_dim", "unique_consecutive",
+    "equal", "allclose", "_linalg_check_errors", "_linalg_svd", "_linalg_eigh", "_linalg_eigvals", "linalg_eig",
+    "linalg_pinv", "linalg_matrix_exp",
+}  # fmt: skip
 NO_KERNEL = {
     "empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "lift_fresh", "alias",
-    "_unsafe_view", "_reshape_alias", "_local_scalar_dense",
+    "_unsafe_view", "_reshape_alias", "_local_scalar_dense", "_linalg_check_errors",
 }  # fmt: skip
 
 
@@ -116,6 +122,8 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if name == "is_pinned":
         return hasattr(args[0], "pinned")
     if name == "_pin_memory":
+        if isinstance(args[0], Pretend):
+            raise RuntimeError("cannot pin a tensor of cuda:0: only dense CPU tensors can be pinned")
         found = args[0].clone()
         found.pinned = True
         return found
@@ -129,7 +137,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if func._can_decompose() and name != "lift_fresh":  # inference mode hands over operations whole
         with _Mode():
             return func.decompose(*args, **kwargs)
-    _check(func, name, args, tensors)
+    _check(func, name, args, kwargs, tensors)
     _count(func, name, args, kwargs, target)
     args, kwargs = tree_map_only(Pretend, lambda t: t.inner, (args, kwargs))
     if target == "cuda":
@@ -143,15 +151,28 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return tree_map_only(Tensor, lambda t: known.get(id(t)) if id(t) in known else Pretend(t), found)
 
 
-def _check(func: Any, name: str, args: Any, tensors: list[Tensor]) -> None:
-    """Refuse tensors of two devices in one operation, except numbers and indices from the CPU."""
+def _check(func: Any, name: str, args: Any, kwargs: Any, tensors: list[Tensor]) -> None:
+    """Refuse tensors of two devices in one operation, except numbers and indices from the CPU where CUDA takes them."""
+    if any(isinstance(each, torch.Generator) and each.device.type == "cpu" for each in (*args, *kwargs.values())):
+        raise RuntimeError(f"Expected a 'cuda' device type for generator but found 'cpu' ({func})")
+    if not any(isinstance(t, Pretend) for t in tensors):
+        return  # made on the device after the like of another
     apart = [t for t in tensors if not isinstance(t, Pretend)]
     if name in INDEXING and isinstance(args[0], Pretend):
         apart = [t for t in args[2:] if isinstance(t, Tensor) and not isinstance(t, Pretend)]
     written = func._schema.is_mutable and apart and apart[0] is args[0]
-    if name not in COPIES and (written or any(t.dim() for t in apart)):
+    filled = name in FILLING and all(t is args[-1] for t in apart)
+    numbers = not any(t.dim() for t in apart) and (name in INDEXING or filled or _pointwise(func))
+    if name not in COPIES and (written or (apart and not numbers)):
         places = ", ".join(f"{t.device}{list(t.shape)}" for t in tensors)
         raise RuntimeError(f"Expected all tensors to be on the same device ({func}: {places})")
+
+
+def _pointwise(func: Any) -> bool:
+    """Whether an operation takes each number by itself; PyTorch does not tag all that write in place."""
+    packet = getattr(torch.ops.aten, func.overloadpacket.__name__.removesuffix("_"), func.overloadpacket)
+    plain = getattr(packet, func._overloadname, func)
+    return torch.Tag.pointwise in (*func.tags, *plain.tags)
 
 
 def _count(func: Any, name: str, args: Any, kwargs: Any, target: str | None) -> None:
@@ -234,6 +255,7 @@ def pretend_cuda(capability: tuple[int, int] = (8, 0)) -> Iterator[Device]:
         "torch.cuda.reset_peak_memory_stats": nothing,
         "torch.cuda.max_memory_allocated": lambda device=None: 0,
         "aequa_lite._parallel.ThreadPoolExecutor": _Pool,
+        "aequa_lite.experiments.sweep.ThreadPoolExecutor": _Pool,
     }
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # net.to("cuda") makes new parameters

@@ -1,8 +1,8 @@
 """Run a notebook's cells as on a machine with a GPU: run_notebook.py NOTEBOOK [NAME=VALUE ...].
 
 The values replace the notebook's parameters; MOST=N is no parameter but the most rounds that any `Config` asks for, and
-twice the most local steps. A real GPU is used where one is, else the pretend one. It ends with the
-number of cells that fail there and not on the CPU.
+twice the most local steps. A real GPU is used where one is, else the pretend one. It ends with the number of cells that
+fail there and do not fail on the CPU in the same way, and prints how many do.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def cells(path: Path, values: dict[str, str]) -> list[str]:
     return found
 
 
-def failed(path: Path, values: dict[str, str]) -> dict[int, str]:
-    """Run every cell; return the numbers and errors of those that failed."""
+def failed(path: Path, values: dict[str, str]) -> dict[int, tuple[Exception, str]]:
+    """Run every cell; return the numbers of those that failed, each with its error and what to print of it."""
     shell, found = InteractiveShell.instance(), {}
     shell.reset()
     for number, source in enumerate(cells(path, values)):
@@ -46,8 +46,16 @@ def failed(path: Path, values: dict[str, str]) -> dict[int, str]:
             done = shell.run_cell(source, store_history=True)
         if error := done.error_before_exec or done.error_in_exec:
             lines = "".join(traceback.format_exception(error)).splitlines()[-14:]
-            found[number] = "\n".join([f"cell {number} of {path.name}:", source, *lines])
+            found[number] = error, "\n".join([f"cell {number} of {path.name}:", source, *lines])
     return found
+
+
+def alike(there: Exception, here: Exception) -> bool:
+    """Whether two errors are one failure: an assertion at the same place, which so few rounds break, or the same words."""
+    if not (isinstance(there, AssertionError) and isinstance(here, AssertionError)):
+        return (type(there), str(there)) == (type(here), str(here))
+    places = [traceback.extract_tb(each.__traceback__)[-1] for each in (there, here)]
+    return len({(place.name, place.lineno) for place in places}) == 1
 
 
 def limit(most: int) -> None:
@@ -63,7 +71,7 @@ def limit(most: int) -> None:
 
 
 def main(path: Path, values: dict[str, str]) -> int:
-    """How many cells fail on the GPU and not on the CPU, where so few rounds break what a chapter asserts as well."""
+    """How many cells fail on the GPU and not in the same way on the CPU."""
     os.chdir(path.parent)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -72,8 +80,11 @@ def main(path: Path, values: dict[str, str]) -> int:
         found = failed(path, values)
     if found:
         os.environ["AEQUA_DEVICE"] = "cpu"
-        found = {k: text for k, text in found.items() if k not in failed(path, values)}
-    print(*found.values(), sep="\n\n")
+        here = failed(path, values)
+        both = {k for k in found.keys() & here.keys() if alike(found[k][0], here[k][0])}
+        found = {k: each for k, each in found.items() if k not in both}
+        print(f"{path.name}: cells that fail on the CPU in the same way, left out: {len(both)}")
+    print(*(text for _, text in found.values()), sep="\n\n")
     return len(found)
 
 
