@@ -139,6 +139,10 @@ def test_rewards_are_what_the_curve_states(few: aq.Dataset, tmp_path: Path) -> N
     nets = aq.accuracy(outcome.models, few.validation)
     assert nets.tolist() == pytest.approx(curve.accuracy[at].tolist())
     assert found.fairness["pearson_ceiling"] is not None
+    assert found.fairness["ideal_pearson_ceiling"] >= found.fairness["pearson_ceiling"] - 0.02
+    lines = {line[:28].strip(): line[28:].strip() for line in aq.table(found).splitlines()}
+    assert lines["on a perfect curve"] == f"{found.fairness['ideal_pearson_ceiling']:.3f}"
+    assert lines["Spearman"] == f"{found.fairness['spearman']:.3f}"
     assert found.parameters == tuple(aq.n_parameters(net) for net in outcome.models)
 
 
