@@ -12,7 +12,7 @@ SAMPLES = {"sst2": 1_821}  # test samples of the data sets; the others have 10,0
 
 
 def of_runs(table: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run with ours and FedAvg: is ours on the front, and are its gains the most equal among methods that reach as much?"""
+    """A row for each run with ours and FedAvg: is ours on the front, and of lowest CGS among methods that reach as much?"""
     table = table.assign(samples=table["data"].map(SAMPLES).fillna(10_000))
     if "test_samples" in table:
         table["samples"] = table["test_samples"]

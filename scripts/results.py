@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import comparisons
 import numpy as np
 import pandas as pd
-import comparisons
 import result_figures as figures
 from published import Claim, Verdict, check_claim, published, rows_for, wins
 
@@ -181,7 +181,9 @@ def methods(name: str) -> str:
     head += ["Spearman"] * len(spearman)
     notes = NOTE * bool(outdated(table).any())
     if fewer:
-        notes += f"\n§ Not in all runs, so its means are of other cells. `aequa` in the same runs: {'; '.join(fewer)}.\n"
+        notes += (
+            f"\n§ Not in all runs, so its means are of other cells. `aequa` in the same runs: {'; '.join(fewer)}.\n"
+        )
     return markdown([*head, "defined in", "smallest gain", "worse off"], rows) + notes
 
 
@@ -337,7 +339,10 @@ def caveat(claim: Claim, sweep: str) -> str:
     rows = rows_for(rows_of(sweep), claim.rows)
     if drawn(sweep, str(claim.rows.get("case"))).startswith("dirichlet("):
         return "other draw"
-    if rows["method"].str.startswith("cgsv").any() and rows["version_aequa-lite"].astype(str).str.startswith("0.1.").any():
+    if (
+        rows["method"].str.startswith("cgsv").any()
+        and rows["version_aequa-lite"].astype(str).str.startswith("0.1.").any()
+    ):
         return "older code"
     above = (rows["reward_best"] - rows["alone_best"]).mean()
     return "no gain" if claim.measure == "pearson" and above <= SAME_GAIN else ""
@@ -546,8 +551,11 @@ def ablation() -> str:
             rows.append([str(partition).replace("_", " "), f"`{method}`", *values])
     about = json.loads((ROOT / "results" / "baseline_seeds" / "summary.json").read_text())
     seeds = ", ".join(map(str, about["seeds"]))
-    link = f"{{download}}`{table['participant'].nunique()} participants; seeds {seeds} (CSV) <../results/baseline_seeds/methods.csv>`"
-    told = f"\nBy `python scripts/baseline_seeds.py`; {link}; measured with version {about['versions']['aequa-lite']}.\n"
+    count = f"{table['participant'].nunique()} participants; seeds {seeds}"
+    link = f"{{download}}`{count} (CSV) <../results/baseline_seeds/methods.csv>`"
+    told = (
+        f"\nBy `python scripts/baseline_seeds.py`; {link}; measured with version {about['versions']['aequa-lite']}.\n"
+    )
     return markdown(["partition", "method", "best alone", "best reward", "MCG", "CGS"], rows) + told
 
 
@@ -898,7 +906,13 @@ def run_times() -> str:
     table = pd.read_csv(path)
     memory = table["gigabytes"] if "gigabytes" in table else pd.Series(np.nan, index=table.index)  # older rows lack it
     rows = [
-        [f"{{doc}}`../notebooks/{r.notebook}`", f"{r.seconds:.0f}", spread(memory[[r.Index]], 1), f"{r.load:.1f}", r.date]
+        [
+            f"{{doc}}`../notebooks/{r.notebook}`",
+            f"{r.seconds:.0f}",
+            spread(memory[[r.Index]], 1),
+            f"{r.load:.1f}",
+            r.date,
+        ]
         for r in table.itertuples()
     ]
     where = f"{int(table['cores'].iloc[0])} cores, torch {', '.join(sorted(set(table['torch'])))}"
