@@ -367,16 +367,17 @@ def _data(value: Mapping[str, Any]) -> bool:
 def _fairness(value: Mapping[str, Any], n: int) -> bool:
     """Whether these are the measures of fairness from which a report is printed."""
     free = [value.get(name, "") for name in ("pearson", "pearson_ceiling")]
+    free += [value.get(name) for name in ("spearman", "ideal_pearson_ceiling")]  # older reports lack the second
     # an interval that does not exist is None; only the ceilings' may be missing
     ends = [value.get(f"{name}_interval", "") for name in ("pearson", "pearson_noise")]
-    ends += [value.get(f"{name}_ceiling_interval") for name in ("pearson", "cgs")]
-    worse = value.get("worse_off")
+    ends += [value.get(f"{kind}{name}_ceiling_interval") for kind in ("", "ideal_") for name in ("pearson", "cgs")]
+    worse, safe = value.get("worse_off"), value.get("non_inferior", ())
     return (
         numbers([value.get(name) for name in ("mcg", "cgs", "min_gain")], 3)
         and all(each is None or numbers([each], 1) for each in free)
         and all(each is None or numbers(each, 2) for each in ends)
-        and isinstance(worse, (list, tuple))
-        and numbers(worse, len(worse), 0, n - 1, whole=True)
+        and all(isinstance(who, (list, tuple)) for who in (worse, safe))
+        and all(numbers(who, len(who), 0, n - 1, whole=True) for who in (worse, safe))
     )
 
 

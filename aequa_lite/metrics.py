@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._check import (
     Count,
     Level,
+    Share,
     checked,
     one_each,
     refusal,
@@ -20,8 +21,8 @@ from ._check import (
 from .rng import stream
 
 __all__ = [
-    "cgs", "holm", "mcg", "measure", "paired_gains", "pearson",
-    "pearson_noise_interval", "spearman", "worse_off",
+    "cgs", "holm", "mcg", "measure", "non_inferior", "paired_gains",
+    "pearson", "pearson_noise_interval", "spearman", "worse_off",
 ]  # fmt: skip
 
 
@@ -231,6 +232,49 @@ def worse_off(
 
 
 @checked
+def non_inferior(
+    alone_correct: ArrayLike, reward_correct: ArrayLike,
+    margin: Share = 0.01, level: Level = 0.05,
+) -> tuple[int, ...]:  # fmt: skip
+    r"""Return whose reward is shown to lose at most `margin`.
+
+    $$G_i - z_{1-\alpha}\,\mathrm{se}(G_i) \ge -\mathrm{margin}$$
+
+    with the gain $G_i$ and its standard error paired on the samples. Who is
+    not `worse_off` may be so for want of samples; this shows it. Each
+    participant is tested at the level by itself, one-sided.
+
+    Args:
+        alone_correct: (n, samples) bool, which samples the participant's
+            own model gets right.
+        reward_correct: (n, samples) bool, the same for its reward.
+        margin: The loss of accuracy that does not count, in [0, 1].
+        level: Probability $\alpha$ of a false claim, in (0, 1).
+
+    Returns:
+        Positions of these participants, rising.
+
+    Raises:
+        ValueError: An array is not bool, the shapes differ, or `margin` or
+            `level` is outside its range.
+
+    Example:
+        >>> alone = np.ones((2, 400), dtype=bool)
+        >>> reward = alone.copy()
+        >>> reward[1, :4] = False
+        >>> non_inferior(alone, reward), non_inferior(alone, reward, 0.02)
+        ((0,), (0, 1))
+
+    References:
+        The test of non-inferiority (Piaggio et al. 2012); the margin is our
+        choice.
+    """
+    gain, error = paired_gains(alone_correct, reward_correct)
+    lowest = gain - scipy.stats.norm.ppf(1 - level) * error
+    return tuple(map(int, np.flatnonzero(lowest >= -margin)))
+
+
+@checked
 def pearson_noise_interval(
     alone_correct: ArrayLike, reward_correct: ArrayLike, seed: int = 0,
     draws: Count = 1000,
@@ -323,4 +367,5 @@ def measure(
         "min_gain": float(gains.min()),
         "better_off": float((gains > 0).mean()),
         "worse_off": worse_off(alone, reward),
+        "non_inferior": non_inferior(alone, reward),
     }

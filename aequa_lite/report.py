@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def report(outcome: Outcome) -> Report:
     Gain $G_i = A_i - B_i$, with $A_i$ the reward's and $B_i$ the own
     model's test accuracy; $\mathrm{MCG} = \bar G$, $\mathrm{CGS} =
     \sqrt{\overline{(G - \bar G)^2}}$, Pearson between $B$ and $A$. The
-    Pearson that sampling noise allows is simulated from the curve.
+    Pearson that sampling noise allows is simulated from the curve, and from
+    a perfect curve (`ideal_`).
 
     Example:
         >>> import aequa_lite as aq
@@ -182,14 +184,16 @@ def _floats(values: Any) -> tuple[float, ...]:
 def _ceiling(
     own: NDArray[np.bool_], test: Curve | None, data: Dataset, seed: int
 ) -> dict[str, Any]:
-    """The Pearson that a faultless allocation reaches despite noise."""
+    """What a faultless allocation reaches: on this curve, on a perfect one."""
     if test is None or len(own) < 2:
         return {"pearson_ceiling": None}
-    return noise_ceiling(
-        own, test.correct, test.widths,
+    simulated = partial(
+        noise_ceiling, own, test.correct, test.widths,
         validation_samples=len(data.validation),
         test_samples=len(data.test), seed=seed,
     )  # fmt: skip
+    perfect = simulated(ideal=True)
+    return simulated() | {f"ideal_{k}": v for k, v in perfect.items()}
 
 
 def _curve(curve: Curve, test: Curve | None) -> dict[str, Any]:
@@ -321,6 +325,8 @@ def table(found: Report) -> str:
         _line("  over participants, 95%", f["pearson_interval"]),
         _line("  over test samples, 95%", f["pearson_noise_interval"]),
         _line("  noise allows", f["pearson_ceiling"]),
+        _line("  on a perfect curve", f.get("ideal_pearson_ceiling")),
+        _line("Spearman", f.get("spearman")),
         _line("mean gain (MCG)", f["mcg"]),
         _line("spread of gains (CGS)", f["cgs"]),
         _line("smallest gain", f["min_gain"]),

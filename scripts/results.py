@@ -9,8 +9,10 @@ import json
 import re
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import comparisons
 import numpy as np
 import pandas as pd
 import result_figures as figures
@@ -18,12 +20,17 @@ from published import Claim, Verdict, check_claim, published, rows_for, wins
 
 from aequa_lite._io import atomic_write
 from aequa_lite.config import Config
-from aequa_lite.experiments.sweep import read_sweep
+from aequa_lite.experiments.sweep import MOST_BYTES, plain_yaml, read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "book" / f"{name}.md" for name in ("results", "intro", "conclusion", "run", "speed")]
 CORRECTED = ("cffl", "fedavg_finetuned", "fedsac")  # after version 0.1
 NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
+TWO_SIZES = (
+    "\n‡ Shards of two sizes only: contributions form two clusters, and a Pearson near 1 says little more than that the "
+    "clusters are in the right order.\n"
+)
+SAME_GAIN = 0.01  # a best reward at most so far above the best model alone is about equal to it
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", flags=re.S)
 
 
@@ -68,9 +75,7 @@ def spread(values: pd.Series, digits: int = 3) -> str:
 
 def informative(runs: pd.DataFrame) -> pd.Series:
     """Which runs say anything about fairness: contributions differ by three standard errors or more."""
-    if "informative" in runs:
-        return runs["informative"].astype(str) == "True"
-    return runs["alone_sd"] >= 3 * error_alone(runs)
+    return runs["informative"].astype(str) == "True"
 
 
 def error_alone(runs: pd.DataFrame) -> pd.Series:
@@ -92,6 +97,21 @@ def within(runs: pd.DataFrame) -> str:
     return f"{int(within_noise(told).sum())} of {len(told)}"
 
 
+def marked(partition: object) -> str:
+    """A partition's name, with a mark if it has shards of two sizes only."""
+    return f"{partition}\u00a0‡" if str(partition).startswith("imbalanced(") else str(partition)
+
+
+def two_sizes(table: pd.DataFrame) -> str:
+    """The footnote, where a table has such a partition."""
+    return TWO_SIZES * bool(table["partition"].astype(str).str.startswith("imbalanced(").any())
+
+
+def known(table: pd.DataFrame, measure: str) -> list[str]:
+    """The measure, if all rows have it that have a Pearson: older rows lack some measures."""
+    return [measure] if measure in table and table[measure][table["pearson"].notna()].notna().all() else []
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> str:
     """A table; a column in which every cell begins like a number stands to the right."""
     numbers = [
@@ -111,9 +131,10 @@ def fairness(name: str, by: list[str]) -> str:
         same = (plain[by] == pd.Series(dict(zip(by, key)))).all(axis=1)
         columns = [spread(runs["alone_best"]), spread(runs["full"]), spread(plain[same]["full"])]
         columns += [spread(runs["pearson"]), within(runs), spread(runs["cgs"]), spread(runs["mcg"])]
-        rows.append([*key, *columns, spread(runs["min_gain"]), str(int(runs["worse_off"].sum()))])
+        columns += [spread(runs["min_gain"]), str(int(runs["worse_off"].sum()))]
+        rows.append([*map(marked, key), *columns])
     head = [*by, "best alone", "full width", "FedAvg", "Pearson", "within noise", "CGS", "MCG", "smallest gain"]
-    return markdown([*head, "worse off"], rows)
+    return markdown([*head, "worse off"], rows) + two_sizes(ours)
 
 
 def ways(name: str) -> str:
@@ -136,24 +157,45 @@ def steps_of_curve(name: str) -> str:
         hidden = [f"{int((each <= runs['noise']).sum())} of {len(runs)}" for each in steps]
         departs = runs["not_monotone_where_paid"]
         hidden.append(f"{int((departs <= runs['noise']).sum())} of {len(runs)}")
-        rows.append([partition, *map(spread, steps), spread(runs["noise"]), *hidden])
+        rows.append([marked(partition), *map(spread, steps), spread(runs["noise"]), *hidden])
     head = ["largest step, whole", "fractional", "noise", "below noise, whole", "fractional", "monotone"]
     return markdown(["partition", *head], rows)
 
 
 def methods(name: str) -> str:
     """A line for each method: over all cells of a sweep, and Pearson over those that say something."""
-    table, rows = rows_of(name), []
-    valid = table[~outdated(table)]
+    table, rows, fewer = rows_of(name), [], []
+    valid, most, spearman = table[~outdated(table)], table["method"].value_counts().max(), known(table, "spearman")
     for method, runs in table.groupby("method", sort=False):
         told, (won, cells) = runs[informative(runs)], wins(valid, str(method))
         columns = [spread(runs[each]) for each in ("reward_best", "reward_mean", "mcg", "cgs")]
-        known = f"{told['pearson'].notna().sum()} of {len(told)}"
+        defined = f"{told['pearson'].notna().sum()} of {len(told)}"
         highest_in = "-" if outdated(runs).any() else f"{won} of {cells}"
-        rows.append([label(runs), str(len(runs)), highest_in, *columns, spread(told["pearson"]), known])
+        columns += [spread(told[each]) for each in ("pearson", *spearman)]
+        rows.append([label(runs), str(len(runs)), highest_in, *columns, defined])
         rows[-1] += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
+        if len(runs) < most:
+            rows[-1][0] += "\u00a0§"
+            fewer.append(beside(table, str(method)))
     head = ["method", "runs", "highest best reward", "best reward", "mean reward", "MCG", "CGS", "Pearson"]
-    return markdown([*head, "defined in", "smallest gain", "worse off"], rows) + NOTE * bool(outdated(table).any())
+    head += ["Spearman"] * len(spearman)
+    notes = NOTE * bool(outdated(table).any())
+    if fewer:
+        notes += (
+            f"\n§ Not in all runs, so its means are of other cells. `aequa` in the same runs: {'; '.join(fewer)}.\n"
+        )
+    return markdown([*head, "defined in", "smallest gain", "worse off"], rows) + notes
+
+
+def beside(table: pd.DataFrame, method: str) -> str:
+    """Our means over the runs that another method has."""
+    run = [each for each in ("data", "partition", "network", "seed") if each in table]
+    same = table[table["method"] == method].set_index(run).index
+    ours = table[table["method"] == "aequa"].set_index(run, drop=False).loc[same]
+    told = ours[informative(ours)]["pearson"].mean()
+    means = [f"best reward {ours['reward_best'].mean():.3f}", f"MCG {ours['mcg'].mean():.3f}"]
+    means += [f"CGS {ours['cgs'].mean():.3f}", f"Pearson {told:.3f}"]
+    return f"beside `{method}` ({len(ours)}) {', '.join(means)}"
 
 
 def cells(name: str) -> str:
@@ -168,7 +210,7 @@ def cells(name: str) -> str:
         columns = [spread(ours["alone_best"]), spread(ours["reward_best"])]
         columns += [spread(runs[runs["method"] == "fedavg"]["reward_best"]), highest(others, "reward_best")]
         columns += [spread(ours["pearson"]), within(ours), highest(told, "pearson"), str(int(ours["worse_off"].sum()))]
-        rows.append([*(str(each).split("(embedding")[0] for each in key), *columns])
+        rows.append([*(marked(each).split("(embedding")[0] for each in key), *columns])
     head = [
         *by,
         "best alone",
@@ -179,7 +221,7 @@ def cells(name: str) -> str:
         "within noise",
         "fairest other",
     ]
-    return markdown([*head, "worse off, ours"], rows)
+    return markdown([*head, "worse off, ours"], rows) + two_sizes(table)
 
 
 def highest(runs: pd.DataFrame, measure: str) -> str:
@@ -192,12 +234,13 @@ def highest(runs: pd.DataFrame, measure: str) -> str:
 def protocol(name: str) -> str:
     """FedRAC's protocol: a line for each partition and method, with Pearson ours and their way."""
     table, rows = rows_of(name), []
+    ranks = known(table, "spearman")
+    measures = ("alone_best", "reward_best", "pearson", *ranks, "pearson_circular", "min_gain")
     for (case, _), runs in table.groupby(["case", "method"], sort=False):
-        columns = [
-            spread(runs[each]) for each in ("alone_best", "reward_best", "pearson", "pearson_circular", "min_gain")
-        ]
+        columns = [spread(runs[each]) for each in measures]
         rows.append([case, label(runs), *columns, str(int(runs["worse_off"].sum())), str(runs["seed"].nunique())])
-    head = ["partition", "method", "best alone", "best reward", "Pearson", "circular Pearson", "smallest gain"]
+    head = ["partition", "method", "best alone", "best reward", "Pearson", *["Spearman"] * len(ranks)]
+    head += ["circular Pearson", "smallest gain"]
     return markdown([*head, "worse off", "seeds"], rows) + NOTE * bool(outdated(table).any())
 
 
@@ -275,10 +318,41 @@ def scorecard() -> str:
     )
     counted = [f"**{tried.count(word)} {word}**" for word in ("matched", "trend only", "not matched")]
     theirs = ", ".join(f"{own.count(word)} {word}" for word in ("matched", "trend only", "not matched"))
+    matched = [caveat(c, c.sweeps[scale]) for each in found.values() for c, scale, v in each if v.word == "matched"]
+    weak = ", ".join(f"{matched.count(kind)} {words}" for kind, words in CAVEATS.items())
     return (
         f"\nOf {len(tried)} comparisons with published figures: {', '.join(counted)}, {tried.count('withdrawn')} withdrawn. "
+        f"Of the {len(matched)} matched, {matched.count('')} are without reservation; {weak}. "
         f"Of the paper's own {len(own)}: {theirs}. {waiting} figures were not tried at any scale.\n"
     )
+
+
+CAVEATS = {  # label of a verdict -> what it means, in the plural
+    "other draw": "are of shards that are drawn in another way than the published ones",
+    "no gain": "are correlations of rewards that are about equal to the models trained alone",
+    "older code": "are of CGSV before its correction",
+}
+
+
+def caveat(claim: Claim, sweep: str) -> str:
+    """Why a verdict says less than it seems to, as a label; empty if nothing is known against it."""
+    rows = rows_for(rows_of(sweep), claim.rows)
+    if drawn(sweep, str(claim.rows.get("case"))).startswith("dirichlet("):
+        return "other draw"
+    if (
+        rows["method"].str.startswith("cgsv").any()
+        and rows["version_aequa-lite"].astype(str).str.startswith("0.1.").any()
+    ):
+        return "older code"
+    above = (rows["reward_best"] - rows["alone_best"]).mean()
+    return "no gain" if claim.measure == "pearson" and above <= SAME_GAIN else ""
+
+
+@cache
+def drawn(sweep: str, case: str) -> str:
+    """The partition of a case in the sweep file that was run; empty where a sweep has no such case."""
+    file = ROOT / "results" / sweep / "sweep.yml"
+    return str(plain_yaml(file, MOST_BYTES)[0].get("cases", {}).get(case, {}).get("partition", ""))
 
 
 def headline() -> str:
@@ -367,10 +441,61 @@ def losses() -> str:
         ]
         for key, lead in points[points > 0.5 + 1e-9].items()
     ]
-    rows = [[r[0], r[1], r[2].split("(")[0], *r[3:]] for r in rows]
+    rows = [[r[0], marked(r[1]), r[2].split("(")[0], *r[3:]] for r in rows]
     head = ["data", "partition", "network", "ours, best", "highest", "its best", "points", "worse off, ours"]
     every = f"\n{len(rows)} of {len(points)} cells of the comparison with all methods, means over their seeds:\n\n"
-    return every + markdown(head, rows)
+    return every + markdown(head, rows) + two_sizes(table)
+
+
+def compared() -> dict[str, pd.DataFrame]:
+    """The runs of every comparison with all methods, by its name."""
+    tables = {words: rows_of(sweep) for sweep, words in COMPARISONS.items()}
+    natural = pd.read_csv(ROOT / "results" / "natural" / "runs.csv")
+    tables |= {str(data): runs for data, runs in natural[natural["seed"] < 100].groupby("data", sort=False)}
+    return {words: comparisons.of_runs(table[~outdated(table)]) for words, table in tables.items()}
+
+
+COMPARISONS = {
+    "baselines_mini": "four data sets, older defaults",
+    "baselines_tuned": "constants chosen on validation",
+    "training_time": "baselines that reward while training",
+}
+
+
+def front() -> str:
+    """In how many runs ours is on the front of best reward and CGS, and has the lowest CGS among methods that reach as much."""
+    rows = []
+    for words, runs in compared().items():
+        told, rest = runs[runs["informative"]], runs[~runs["informative"]]
+        counts = [how_many(told[each]) for each in ("front", "lowest_at_gain", "lowest_at_best")]
+        measured = told["ideal"].notna().all() and len(told)
+        counts.append(how_many(told["ideal"]) if measured else "not measured")
+        rows.append([words, str(len(told)), *counts, how_many(rest["front"])])
+    head = ["comparison", "informative runs", "on the front", "lowest CGS at its mean gain"]
+    head += ["lowest CGS at its best reward", "Pearson within 0.01 of the ideal ceiling"]
+    return markdown([*head, "on the front, other runs"], rows)
+
+
+def how_many(true: pd.Series) -> str:
+    """In how many of these runs."""
+    return f"{int(true.sum())} of {len(true)}" if len(true) else "-"
+
+
+def against_fedavg() -> str:
+    """Our best reward less FedAvg's, paired by run, with its 95% interval."""
+    table = rows_of("nine_partitions")
+    ours, plain = (table[table["case"] == case].set_index(["partition", "seed"]) for case in ("ours", "plain FedAvg"))
+    pairs = {
+        f"nine partitions, {words}": 100 * (ours[each] - plain["full"].reindex(ours.index))
+        for each, words in {"reward_best": "best reward", "full": "full width"}.items()
+    }
+    pairs |= {words: runs["difference"] for words, runs in compared().items()}
+    rows = []
+    for words, differences in pairs.items():
+        mean, low, high = comparisons.interval(differences)
+        met = "yes" if low > comparisons.TARGET else "no"
+        rows.append([words, str(len(differences)), f"{mean:+.2f}", f"{low:+.2f} to {high:+.2f}", met])
+    return markdown(["comparison", "runs", "mean difference, points", "95% interval", "above -0.3"], rows)
 
 
 def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -385,7 +510,7 @@ def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
     order = list(today["partition"].unique())
     data = [today["data"].iloc[0], *mini["data"].unique()]
     values, told = (means[each].unstack().reindex(index=data, columns=order) for each in ("pearson", "told"))
-    return values, told >= 0.5
+    return values.rename(columns=marked), told.rename(columns=marked) >= 0.5
 
 
 def fairness_and_accuracy() -> pd.DataFrame:
@@ -410,9 +535,34 @@ def fairness_and_accuracy() -> pd.DataFrame:
     )
 
 
+ABLATION = "fedavg(by_contribution=True)"
+
+
+def ablation() -> str:
+    """FedAvg, FedAvg with our weights, and ours: what of the difference is due to the weights."""
+    table = pd.read_csv(ROOT / "results" / "baseline_seeds" / "methods.csv")
+    table = table.assign(gain=table["test"] - table["alone"])
+    rows = []
+    for partition, here in table.groupby("partition", sort=False):
+        for method in ("fedavg", ABLATION, "aequa"):
+            runs = here[here["method"] == method].groupby("seed")
+            gain = runs["gain"]
+            values = [spread(each) for each in (runs["alone"].max(), runs["test"].max(), gain.mean(), gain.std(ddof=0))]
+            rows.append([str(partition).replace("_", " "), f"`{method}`", *values])
+    about = json.loads((ROOT / "results" / "baseline_seeds" / "summary.json").read_text())
+    seeds = ", ".join(map(str, about["seeds"]))
+    count = f"{table['participant'].nunique()} participants; seeds {seeds}"
+    link = f"{{download}}`{count} (CSV) <../results/baseline_seeds/methods.csv>`"
+    told = (
+        f"\nBy `python scripts/baseline_seeds.py`; {link}; measured with version {about['versions']['aequa-lite']}.\n"
+    )
+    return markdown(["partition", "method", "best alone", "best reward", "MCG", "CGS"], rows) + told
+
+
 def participants_gains() -> pd.DataFrame:
     """The gain of each participant under each method, over the seeds of chapter 8."""
     table = pd.read_csv(ROOT / "results" / "baseline_seeds" / "methods.csv")
+    table = table.assign(method=table["method"].replace(ABLATION, "fedavg, by contribution"))
     table = table[~table["method"].str.contains("(", regex=False)]
     return table.assign(gain=table["test"] - table["alone"])[
         ["partition", "seed", "method", "participant", "alone", "gain"]
@@ -441,10 +591,11 @@ def draw(check: bool = False) -> list[str]:
 
 def claims(name: str) -> str:
     """Every published figure of the subject beside ours, with its verdict; what was not tried is folded away."""
-    tried, untried = [], []
+    tried, untried, labels = [], [], set()
     for each in published(ROOT / "results" / "published.yml")[name]:
         found = {scale: checked(each, table_of(sweep)) for scale, sweep in each.sweeps.items()}
         tried += [claim_row(each, scale, verdict) for scale, verdict in found.items() if verdict.runs]
+        labels |= {caveat(each, each.sweeps[scale]) for scale, verdict in found.items() if verdict.runs}
         if waiting := [each.sweeps[scale] for scale, verdict in found.items() if not verdict.runs]:
             untried.append(untried_row(each, waiting))
     table = (
@@ -457,6 +608,8 @@ def claims(name: str) -> str:
         many = f"{len(untried)} figure{'s' * (len(untried) > 1)} not tried{' at every scale' if tried else ''}"
         table += folded(f"{many}, and the sweeps that would", rest)
     reasons = dict.fromkeys((each.tolerance, each.why) for each in published(ROOT / "results" / "published.yml")[name])
+    meant = [f"*{kind}*: the figures {words}" for kind, words in CAVEATS.items() if kind in labels]
+    table += f"\nVerdicts with a reservation: {'; '.join(meant)}.\n" * bool(meant)
     return table + "\nTolerances: " + "; ".join(f"{tolerance:.3f}, {why}" for tolerance, why in reasons) + ".\n"
 
 
@@ -483,7 +636,8 @@ def untried_row(claim: Claim, sweeps: list[str]) -> list[str]:
 def claim_row(claim: Claim, scale: str, found: Verdict) -> list[str]:
     """One claim as a line of the table."""
     mean = f"{found.mean:.3f}" + ("" if found.spread is None else f"\u00a0±\u00a0{found.spread:.3f}")
-    columns = [f"{claim.value:.3f}", f"{claim.tolerance:.3f}", mean, f"**{found.word}**", str(found.runs), scale]
+    word = ", ".join([f"**{found.word}**", *filter(None, [caveat(claim, claim.sweeps[scale])])])
+    columns = [f"{claim.value:.3f}", f"{claim.tolerance:.3f}", mean, word, str(found.runs), scale]
     return [claim.claim, *columns, source_of(claim)]
 
 
@@ -497,7 +651,16 @@ def stamp(name: str) -> str:
     if about.exists():
         said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes of computing")
     count = f"{len(table)} rows" if "method" in table else f"{len(table)} runs"
-    return f"\n{{download}}`{count} (CSV) <../results/{name}/runs.csv>`; {'; '.join(said)}.\n"
+    return f"\n{{download}}`{count} (CSV) <../results/{name}/runs.csv>`; {'; '.join(said)}.\n" + not_run(name)
+
+
+def not_run(name: str) -> str:
+    """How many rows of a sweep are not there yet, and the command that goes on."""
+    table = table_of(name)
+    missing = 0 if table is None else int((table["status"] == "not run yet").sum())
+    if not missing:
+        return ""
+    return f"\n{missing} of {len(table)} rows are not run; `aequa sweep sweeps/{name}.yml` goes on.\n"
 
 
 def origin(table: pd.DataFrame) -> list[str]:
@@ -526,13 +689,13 @@ def allowances(name: str) -> str:
         lowest = f"{100 * after['min_gain'].min():.1f} / {100 * runs['min_gain'].min():.1f}"
         best_held = f"{runs['pearson_best_held'].mean():.3f}"
         scale = " / ".join(f"{100 * runs[each].mean():.1f}" for each in ("allowance", "contribution_sd", "tau"))
-        rows.append([data, partition, str(len(runs)), scale, *both, lowest, best_held])
+        rows.append([data, marked(partition), str(len(runs)), scale, *both, lowest, best_held])
     head = ["data", "partition", "seeds", "allowance / sd(B) / gain", "full width", "Pearson", "MCG", "CGS"]
     head += ["smallest gain", "Pearson, best held"]
     count = f"{len(table)} runs; seeds {', '.join(map(str, sorted(table['seed'].unique())))}"
     rows_link = f"{{download}}`{count} (CSV) <../results/{name}/allowances.csv>`"
     stamp = f"\nBy `python scripts/training_time.py`; {'; '.join([rows_link, *origin(table)])}.\n"
-    return allowance_aims(table) + worth(table) + "\n" + markdown(head, rows) + stamp
+    return allowance_aims(table) + worth(table) + "\n" + markdown(head, rows) + two_sizes(table) + stamp
 
 
 def worth(table: pd.DataFrame) -> str:
@@ -741,8 +904,15 @@ def run_times() -> str:
     if not path.exists():
         return "Not measured here. `python scripts/refresh.py` runs all notebooks and fills it.\n"
     table = pd.read_csv(path)
+    memory = table["gigabytes"] if "gigabytes" in table else pd.Series(np.nan, index=table.index)  # older rows lack it
     rows = [
-        [f"{{doc}}`../notebooks/{r.notebook}`", f"{r.seconds:.0f}", f"{r.gigabytes:.1f}", f"{r.load:.1f}", r.date]
+        [
+            f"{{doc}}`../notebooks/{r.notebook}`",
+            f"{r.seconds:.0f}",
+            spread(memory[[r.Index]], 1),
+            f"{r.load:.1f}",
+            r.date,
+        ]
         for r in table.itertuples()
     ]
     where = f"{int(table['cores'].iloc[0])} cores, torch {', '.join(sorted(set(table['torch'])))}"
@@ -761,7 +931,7 @@ def speeds() -> list[pd.DataFrame]:
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
              "run_times": run_times, "constants": constants, "variants": variants, "confidence": confidence,
-             "natural": natural}  # fmt: skip
+             "natural": natural, "front": front, "against_fedavg": against_fedavg, "ablation": ablation}  # fmt: skip
 
 
 def filled(mark: str) -> str:

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
+from aequa_lite.experiments.tables import informative
 from aequa_lite.method import assess, slimmable_rewards, train
 from aequa_lite.report import device_name, versions
 from aequa_lite.training_time import HeldModels, held_models
@@ -232,10 +233,9 @@ class Cell:
         rewards = self.correct(outcome.models)
         best = np.max([*(each.accuracy for each in held), rewards.mean(1)], axis=0)
         final, now = overpaid(own, held, full)
-        error = float(np.sqrt((own * (1 - own)).mean() / len(test)))
         return {
             "full": full, "alone_best": float(own.max()), "alone_sd": float(own.std()),
-            "informative": bool(own.std() >= 3 * error),
+            "informative": informative(problem.contribution, len(problem.validation)),
             "contribution_sd": self.spread, "tau": outcome.plan.tau,
             **self.fairness(rewards),
             "pearson_ceiling_low": first(ceiling["pearson_ceiling_interval"]),

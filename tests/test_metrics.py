@@ -64,6 +64,28 @@ def test_holm_is_stricter_than_each_test_alone() -> None:
     assert aq.worse_off(own, harmed) == ()
 
 
+def test_non_inferiority_needs_samples_and_a_margin() -> None:
+    own = np.ones((3, 4000), dtype=bool)
+    reward = own.copy()
+    reward[1, :40] = False  # one point lost: the margin itself, so not shown
+    reward[2, :16] = False  # 0.4 points with a standard error of 0.1
+    assert aq.metrics.non_inferior(own, reward) == (0, 2)
+    assert aq.metrics.non_inferior(own, reward, margin=0.0) == (0,)
+    assert aq.metrics.non_inferior(own, reward, margin=0.02) == (0, 1, 2)
+    own, reward = own[:, :250], reward[:, 15:265]  # 0.4 points of 250 samples: neither worse off nor shown not to be
+    assert 2 not in aq.worse_off(own, reward)
+    assert aq.metrics.non_inferior(own, reward) == (0,)
+    with pytest.raises(ValueError, match="`margin` must be"):
+        aq.metrics.non_inferior(own, reward, margin=-0.01)
+
+
+def test_non_inferiority_is_claimed_wrongly_as_often_as_the_level_says() -> None:
+    rng = aq.stream(0, "margin")
+    own = np.ones((2000, 3000), dtype=bool)
+    claimed = len(aq.metrics.non_inferior(own, rng.random(own.shape) >= 0.02, margin=0.02)) / len(own)
+    assert 0.03 < claimed < 0.07  # each lies on the margin, so that a claim is a false one
+
+
 def test_the_measures_of_a_report_follow_from_who_is_right() -> None:
     rng = aq.stream(1, "t")
     own = rng.random((4, 3000)) < np.array([[0.4], [0.5], [0.6], [0.7]])
@@ -105,6 +127,29 @@ def test_the_ceiling_falls_with_less_data_and_less_spread() -> None:
     assert np.less(sharp["cgs_ceiling_interval"], blurred["cgs_ceiling_interval"]).all()
     low, high = sharp["pearson_ceiling_interval"]
     assert low <= sharp["pearson_ceiling"] <= high
+
+
+def test_the_ideal_ceiling_does_not_forgive_a_bad_curve() -> None:
+    rng = aq.stream(3, "t")
+    hard = rng.random(6000)
+    alone = np.linspace(0.4, 0.7, 8)[:, None] > hard
+
+    def ceilings(levels: np.ndarray) -> tuple[float, float]:
+        wide, widths = levels[:, None] > hard, np.linspace(0.1, 1, len(levels))
+        simulated = [
+            aq.allocation.noise_ceiling(
+                alone, wide, widths, validation_samples=4000, test_samples=4000, draws=60, ideal=ideal
+            )["pearson_ceiling"]
+            for ideal in (False, True)
+        ]
+        return simulated[0], simulated[1]
+
+    own, ideal = ceilings(np.array([0.3, 0.55, 0.8]))  # three steps for eight participants
+    assert own < 0.95 < 0.995 < ideal
+    fine, perfect = ceilings(np.linspace(0.3, 0.8, 101))  # a perfect curve is its own ideal
+    assert fine == pytest.approx(perfect, abs=1e-3)
+    high, covers = ceilings(np.linspace(0.72, 0.8, 50))  # starts above what the weakest have earned
+    assert high < covers - 0.02
 
 
 def test_the_same_seed_gives_the_same_ceiling() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import aequa_lite as aq
+from aequa_lite.experiments import tables
 from aequa_lite.types import ServerState
 
 
@@ -139,6 +140,10 @@ def test_rewards_are_what_the_curve_states(few: aq.Dataset, tmp_path: Path) -> N
     nets = aq.accuracy(outcome.models, few.validation)
     assert nets.tolist() == pytest.approx(curve.accuracy[at].tolist())
     assert found.fairness["pearson_ceiling"] is not None
+    assert found.fairness["ideal_pearson_ceiling"] >= found.fairness["pearson_ceiling"] - 0.02
+    lines = {line[:28].strip(): line[28:].strip() for line in aq.table(found).splitlines()}
+    assert lines["on a perfect curve"] == f"{found.fairness['ideal_pearson_ceiling']:.3f}"
+    assert lines["Spearman"] == f"{found.fairness['spearman']:.3f}"
     assert found.parameters == tuple(aq.n_parameters(net) for net in outcome.models)
 
 
@@ -148,3 +153,15 @@ def test_another_number_of_models_is_refused(few: aq.Dataset) -> None:
     shards = [aq.Shard(i, few.train, range(len(few.train))) for i in range(3)]
     with pytest.raises(ValueError, match="`contribution` must"):
         aq.Problem(aq.MLP, shards, aq.Config(participants=3), few, [aq.MLP()] * 3, np.array([0.5]))
+
+
+def test_a_row_of_a_table_says_on_validation_whether_a_run_is_informative(few: aq.Dataset) -> None:
+    found = judged(few, [0.5, 0.5, 0.5], [0.6, 0.7, 0.8])  # alike on the test split
+    row = tables._figures(replace(found, contribution=(0.2, 0.5, 0.8)))
+    assert row["informative"] is True
+    assert tables._figures(found)["informative"] is False
+    assert tables._figures(replace(found, contribution=(-0.2, 0.5, 0.8)))["informative"] is None  # no accuracies
+    assert row["non_inferior"] == 3
+    assert row["ideal_pearson_ceiling"] is None  # a method without widths has no curve
+    older = {k: v for k, v in found.fairness.items() if k not in ("non_inferior", "spearman")}
+    assert tables._figures(replace(found, fairness=older))["non_inferior"] is None

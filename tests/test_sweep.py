@@ -28,7 +28,7 @@ from aequa_lite.experiments import sweep as sweeps
 from aequa_lite.experiments.run import split_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-verdicts = program("scripts/published.py")
+verdicts, comparisons = program("scripts/published.py"), program("scripts/comparisons.py")
 REPRODUCE = ROOT / "notebooks" / "reproduce.ipynb"
 
 SMALL = """
@@ -379,3 +379,53 @@ def test_a_claim_with_a_key_too_few_or_too_many_is_refused(tmp_path: Path) -> No
         (tmp_path / "p.yml").write_text(yaml.safe_dump({"a": [{**entry, **wrong}]}))
         with pytest.raises(ValueError, match="claim 'c' lacks or has in excess"):
             verdicts.published(tmp_path / "p.yml")
+
+
+def methods_of(seed: int, *rows: tuple[str, float, float, float]) -> list[dict[str, object]]:
+    """Rows of one run: method, best reward, mean reward and CGS."""
+    names = ("method", "reward_best", "reward_mean", "cgs")
+    return [{"data": "a", "seed": seed, "informative": True, "pearson": 0.98, **dict(zip(names, row))} for row in rows]
+
+
+def test_ours_is_on_the_front_unless_another_method_is_as_good_in_both_and_better_in_one() -> None:
+    ours, plain = ("aequa", 0.8, 0.7, 0.02), ("fedavg", 0.81, 0.81, 0.1)
+    table = pd.DataFrame([
+        *methods_of(0, ours, plain, ("cffl", 0.793, 0.6, 0.01)),  # a best reward within noise of ours, but less gain
+        *methods_of(1, ours, plain, ("cffl", 0.8, 0.7, 0.01)),
+        *methods_of(2, ours, plain, ("cffl", 0.8, 0.7, 0.02)),  # the same in both
+        *methods_of(3, ours, plain, ("cffl", 0.795, 0.695, 0.01)),  # within noise of ours
+        *methods_of(4, ours, plain, ("aequa(lr=1)", 0.9, 0.9, 0.0)),  # another setting of ours is no other method
+        *methods_of(5, ours),  # without FedAvg it is not compared
+    ])  # fmt: skip
+    found = comparisons.of_runs(table).set_index("seed")
+    assert found["front"].to_dict() == {0: True, 1: False, 2: True, 3: True, 4: True}
+    assert found["lowest_at_gain"].to_dict() == {0: True, 1: False, 2: True, 3: False, 4: True}
+    assert found["lowest_at_best"].to_dict() == {0: False, 1: False, 2: True, 3: False, 4: True}
+    assert found["difference"].tolist() == pytest.approx([-1.0] * 5)
+    assert found["ideal"].isna().all()
+    measured = comparisons.of_runs(table.assign(ideal_pearson_ceiling=[0.985] * 9 + [0.995] * 7))
+    assert measured["ideal"].tolist() == [True, True, True, False, False]
+
+
+def test_the_interval_of_paired_differences_is_students() -> None:
+    mean, low, high = comparisons.interval(pd.Series([0.0, 1.0, 2.0]))
+    assert (mean, high - mean) == pytest.approx((1.0, 4.302653 / np.sqrt(3)), rel=1e-6)
+    assert low == pytest.approx(2 * mean - high)
+    assert np.isnan(comparisons.interval(pd.Series([1.0]))[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "best", "partition", "label"),
+    [("cffl", "0.3.0", 0.505, "", "no gain"), ("cffl", "0.3.0", 0.6, "", ""), ("cgsv(0.15)", "0.1.0", 0.6, "", "older code"),
+     ("cgsv(0.15)", "0.3.0", 0.6, "", ""), ("iafl", "0.3.0", 0.6, "dirichlet(0.3)", "other draw")],
+)  # fmt: skip
+def test_a_verdict_names_its_reservation(
+    monkeypatch: pytest.MonkeyPatch, method: str, version: str, best: float, partition: str, label: str
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    results = program("scripts/results.py")
+    row = {"status": "done", "method": method, "version_aequa-lite": version, "alone_best": 0.5, "reward_best": best}
+    monkeypatch.setattr(results, "rows_of", lambda name: pd.DataFrame([row]))
+    monkeypatch.setattr(results, "drawn", lambda sweep, case: partition)
+    claim = verdicts.Claim("", "", "seen", 0.9, "pearson", {"method": method}, 0.1, "")
+    assert results.caveat(claim, "any") == label

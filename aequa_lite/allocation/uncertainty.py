@@ -164,13 +164,14 @@ def confirm(plan: Plan, curve: Curve, fresh: Curve, *, plans: Count = 1, level: 
 @checked
 def noise_ceiling(
     alone_correct: ArrayLike, width_correct: ArrayLike, widths: ArrayLike, *, validation_samples: Count,
-    test_samples: Count, draws: Count = 200, seed: int = 0,
+    test_samples: Count, draws: Count = 200, seed: int = 0, ideal: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Simulate the fairness that sampling noise allows for this network and these participants.
 
     The given samples stand for the whole population. Each draw takes a validation split from it, on which contributions
     and curve are measured and widths allocated; then a test split, on which the rewards are measured. All accuracies of a
-    draw are measured on the same samples, so noise that the models share is shared here too.
+    draw are measured on the same samples, so noise that the models share is shared here too. The ceiling of the network's
+    own curve forgives a bad curve, one with steps or one that starts too high. The *ideal* ceiling does not.
 
     Args:
         alone_correct: (n, S) bool, which of S samples each participant's own model gets right.
@@ -180,6 +181,8 @@ def noise_ceiling(
         test_samples: Size of the test split.
         draws: Number of simulated runs, from 1.
         seed: Seed of the draws.
+        ideal: Put a perfect curve in place of the network's: 100 equal steps from the lowest of all given accuracies to
+            that of the full width. Each level gets right, of the samples of the full width, those that most widths do.
 
     Returns:
         `pearson_ceiling`, the mean over the runs or None where no run has variance, and the middle 95% of both measures,
@@ -201,6 +204,7 @@ def noise_ceiling(
     right = right_or_wrong("width_correct", width_correct)
     curve = Curve(widths, right.mean(1), right.shape[1], right)
     alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
+    curve = _perfect(curve, alone) if ideal else curve
     both, n, rng = np.vstack([alone, curve.correct]).astype(np.float32), len(alone), stream(seed, "ceiling")
     even = np.full(curve.samples, 1 / curve.samples)
     validation = rng.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
@@ -219,6 +223,18 @@ def noise_ceiling(
         "pearson_ceiling_interval": _interval(known) if known else None,
         "cgs_ceiling_interval": _interval(spreads),
     }
+
+
+def _perfect(curve: Curve, alone: NDArray[np.bool_]) -> Curve:
+    """A curve of 100 equal steps from the lowest accuracy to that of the full width, on the same samples."""
+    full, samples = curve.correct[-1], curve.samples
+    lowest = int(min(alone.sum(1).min(), curve.correct.sum(1).min()))
+    levels = np.unique(np.linspace(lowest, full.sum(), 101).round().astype(int))  # in samples that are right
+    easiest = np.argsort(-(full * (1 + curve.correct.sum(0))), kind="stable")
+    right = np.zeros((len(levels), samples), dtype=bool)
+    for row, level in zip(right, levels, strict=True):
+        row[easiest[:level]] = True
+    return Curve(np.linspace(0, 1, len(levels) + 1)[1:], levels / samples, samples, right)
 
 
 def _interval(values: Any) -> tuple[float, float]:

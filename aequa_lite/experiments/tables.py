@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from .._check import checked
+from .._check import Count, accuracies, checked
 from .._io import atomic_write, error_text, parse_json, printable, read_limited, write_whole
 from ..allocation.exact import allocate
 from ..allocation.uncertainty import curve_diagnostics
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Rows = Mapping[tuple[str, str], dict[str, Any]]  # by a run's digest and the method
 
 
-MEANT = ("pearson", "pearson_ceiling", "mcg", "cgs", "min_gain", "alone_best", "reward_best", "reward_mean", "full", "half",
-         "quarter", "largest_step", "largest_whole_step")  # fmt: skip
+MEANT = ("pearson", "pearson_ceiling", "ideal_pearson_ceiling", "spearman", "mcg", "cgs", "min_gain", "alone_best",
+         "reward_best", "reward_mean", "full", "half", "quarter", "largest_step", "largest_whole_step")  # fmt: skip
 
 
 MOST_NOTE_BYTES = 1 << 20
@@ -114,17 +114,18 @@ def _figures(found: Report) -> dict[str, Any]:
     """The measures of a report as columns."""
     fair, alone, rewards = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
     low, high = fair.get("pearson_ceiling_interval") or (None, None)
-    error = math.sqrt(float((alone * (1 - alone)).mean()) / found.data["sizes"]["test"])
     return {
         **{name: fair[name] for name in ("pearson", "pearson_ceiling")},
+        **{name: fair.get(name) for name in ("spearman", "ideal_pearson_ceiling")},
         "pearson_ceiling_low": low,
         "pearson_ceiling_high": high,
         "pearson_circular": _circular_pearson(found),
-        "informative": bool(alone.std() >= 3 * error),
+        "informative": _informative(found),
         **{name: fair[name] for name in ("mcg", "cgs")},
         "cgs_ceiling_high": (fair.get("cgs_ceiling_interval") or (None, None))[1],
         "min_gain": fair["min_gain"],
         "worse_off": len(fair["worse_off"]),
+        "non_inferior": len(fair["non_inferior"]) if "non_inferior" in fair else None,
         "alone_best": alone.max(),
         "alone_worst": alone.min(),
         "alone_sd": alone.std(),
@@ -138,6 +139,37 @@ def _figures(found: Report) -> dict[str, Any]:
         **{f"version_{name}": v for name, v in found.versions.items()},
         "data_sha256": found.data["sha256"][:12],
     }
+
+
+@checked
+def informative(contribution: ArrayLike, samples: Count) -> bool:
+    r"""Return whether contributions differ by more than noise, so that a run says something about fairness.
+
+    $\mathrm{sd}(B) \ge 3 \sqrt{\overline{B (1 - B)} / m}$ with $m$ validation samples. The test split has no say in it.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        samples: Number $m$ of validation samples.
+
+    Raises:
+        ValueError: A contribution is not an accuracy.
+
+    Example:
+        >>> informative([0.5, 0.6, 0.7], 1000), informative([0.5, 0.51, 0.52], 1000)
+        (True, False)
+
+    References:
+        Our choice.
+    """
+    b = accuracies("contribution", contribution)
+    return bool(b.std() >= 3 * np.sqrt((b * (1 - b)).mean() / samples))
+
+
+def _informative(found: Report) -> bool | None:
+    """The same for a report; not known where contributions are no accuracies."""
+    if min(found.contribution) < 0 or max(found.contribution) > 1:
+        return None
+    return informative(found.contribution, found.data["sizes"]["validation"])
 
 
 def _circular_pearson(found: Report) -> float | None:
