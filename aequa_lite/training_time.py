@@ -215,8 +215,8 @@ def lost(
     came back, $\phi(1)$ that of the full network before the round, $B_i$
     that of the model trained alone. Honest updates usually lose little,
     wrong labels most of it; where many of the others have wrong labels,
-    honest updates may lose much too. What was sent does not enter, so whoever is sent
-    less because of a bad update is not excused by that.
+    honest updates may lose much too. What was sent does not enter, so
+    whoever is sent less because of a bad update is not excused by that.
 
     Returns:
         (n,) shares, negative for a gain; 0 for who sent no valid update.
