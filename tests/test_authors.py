@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
+from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
 from aequa_lite.baselines.cffl import credits
 from aequa_lite.baselines.common import own_network, remember_network
 from aequa_lite.baselines.subnetworks import average, bonus, first_units, masked, masks, selected, widest_allowed
@@ -81,6 +82,26 @@ def test_four_rounds_of_credits_are_those_of_the_released_code_of_cffl() -> None
         found = credits(found, range(5), expected["accuracy"], alpha=expected["alpha"], **theirs["constants"])
         assert found.tolist() == pytest.approx(expected["credits"], abs=1e-6)
     assert found[0] == 0.0  # it was excluded on the way
+
+
+@pytest.mark.parametrize("run", THEIRS["cffl"]["step"]["runs"], ids=["all uploaded", "three tenths uploaded"])
+def test_four_rounds_of_cffl_are_those_of_its_released_code(run: dict) -> None:
+    theirs = THEIRS["cffl"]["step"]
+    task = problem(theirs["sizes"], build=two_layers, rounds=len(theirs["changes"]))
+    validation = aq.Samples(torch.tensor(theirs["x"]), torch.tensor(theirs["y"]), 2)
+    task = replace(task, data=replace(task.data, validation=validation))
+    algorithm = partial(cffl, released=True, upload=run["upload"], **theirs["constants"])
+    strategy, state = strategy_of(algorithm, task), aq.ServerState(tensors(theirs["start"]))
+    for changes, expected in zip(theirs["changes"], run["rounds"], strict=True):
+        ends = [changed(own_network(state, i), tensors(change)) for i, change in enumerate(changes)]
+        state = strategy.aggregate(state, [aq.Update(i, 1.0, end, 1.0, 0.0) for i, end in enumerate(ends)])
+        assert state.memory["standing"].tolist() == pytest.approx(expected["credits"], abs=1e-6)
+        assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
+        for i, network in enumerate(expected["participants"]):
+            assert numbers(own_network(state, i)) == pytest.approx(network, abs=1e-6)
+    clip = theirs["constants"]["clip"]
+    assert 0.3 < (torch.tensor(theirs["changes"]).abs() > clip).float().mean() < 0.7  # entries that tie after clipping
+    assert sum(credit == 0 for credit in expected["credits"]) == 1  # one was excluded on the way
 
 
 def masks_of(theta: dict[str, Tensor], held: list[list[int]]) -> dict[int, dict[str, Tensor]]:
