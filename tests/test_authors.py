@@ -19,7 +19,16 @@ import aequa_lite as aq
 from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
 from aequa_lite.baselines.cffl import credits
 from aequa_lite.baselines.common import own_network, remember_network
-from aequa_lite.baselines.subnetworks import average, bonus, first_units, masked, masks, selected, widest_allowed
+from aequa_lite.baselines.subnetworks import (
+    average,
+    bonus,
+    first_units,
+    masked,
+    masks,
+    released_bonus,
+    selected,
+    widest_allowed,
+)
 from aequa_lite.evaluation import correct
 
 LAYERS, UNITS = ["0", "2", "4"], [5, 5, 3]  # of `three_layers`
@@ -132,6 +141,8 @@ def test_five_rounds_of_fedrac_are_those_of_its_released_code() -> None:
             accuracy = [float(correct(aq.view(three_layers, net, 1.0), validation).mean()) for net in nets]
             assert accuracy == pytest.approx(expected["accuracy"], abs=1e-6)
             share = bonus(contribution, expected["round"], lam=expected["lam"], **theirs["constants"])
+            # ours counts rounds from 0, so the widths of its second round follow from index 0
+            assert np.array_equal(share, released_bonus(contribution, expected["round"] - 2, beta=80.0))
             reputation = contribution + accuracy[-1] * share
             most = 0  # units of those who contribute less
             for i in np.argsort(contribution)[:-1]:

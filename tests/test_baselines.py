@@ -43,6 +43,7 @@ BASELINES = {
     "shapfed_wa": shapfed_wa,
     "fedsac": partial(fedsac, beta=20.0, every=2, samples=50),
     "fedrac": partial(fedrac, widths=5),
+    "fedrac with the released constants": partial(fedrac, widths=5, released=True),
 }
 WITH_WIDTHS = {
     "aequa": slimmable_rewards,
@@ -190,6 +191,8 @@ def test_every_word_is_a_baseline() -> None:
         (partial(fedrac, kappa=1.0), "`kappa` must be a number from 2.71828, got 1.0"),
         (partial(fedrac, zeta=-1.0), "`zeta` must be a number from 0, got -1.0"),
         (partial(fedrac, beta=-1), "`beta` must be a number from 0, got -1"),
+        (partial(fedrac, lam=0.2, released=True), "`released` must be False where `lam`, `zeta` or `kappa` is given"),
+        (partial(fedrac, released="yes"), "`released` must be True or False, got 'yes'"),
         (partial(fedrac, widths=0), "`widths` must be a whole number from 1, got 0"),
     ],
 )
