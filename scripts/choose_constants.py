@@ -5,7 +5,8 @@ usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--root
 One cell per data set: Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps, seed 100. The test split is never
 used: half of the validation split is what the methods may see, the other half takes the place of the test split. The
 learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain less the
-spread of the gains. Rows are appended as they finish; rows that are there are not computed again.
+spread of the gains. Some methods are also tried at rates of their own, judged by their best reward. Rows are appended as they
+finish; rows that are there are not computed again.
 """
 
 from __future__ import annotations
@@ -28,14 +29,19 @@ import aequa_lite as aq
 from aequa_lite.method import train
 from aequa_lite.report import device_name, versions
 
-LEARNING_RATES = (0.03, 0.06, 0.12)
+LEARNING_RATES = (0.03, 0.06, 0.12, 0.24)
 CONSTANTS = {  # method -> its decisive constant at the values that are tried
     "cgsv": [f"cgsv({length})" for length in (0.1, 0.25, 0.5, 0.75)],
-    "cffl": ["cffl", "cffl(upload=0.1)"],  # the two settings of its code
-    "fedsac": [f"fedsac({beta})" for beta in (5.0, 20.0, 80.0)],
-    "fedrac": [f"fedrac({beta})" for beta in (20.0, 80.0, 320.0)],
+    "cffl": ["cffl", "cffl(upload=0.1)", "cffl(clip=0.01)", "cffl(clip=0.1)", "cffl(released=True)"],
+    "fedsac": [f"fedsac({beta})" for beta in (1.0, 3.0, 5.0, 20.0, 80.0)],
+    "fedrac": [f"fedrac({beta})" for beta in (5.0, 10.0, 20.0, 80.0, 320.0)],
     "iafl": ["iafl", "iafl(recovery=0.2)"],
 }
+OWN_RATE = {  # method -> learning rates that are tried for it alone
+    "fedavg_finetuned": (0.03, 0.12),
+    "cffl": (0.03, 0.12),
+}
+OWN_RATES = [(method, lr) for method, rates in OWN_RATE.items() for lr in rates]
 CELL = {"partition": "dirichlet(0.5)", "seed": 100, "participants": 10, "rounds": 100, "local_steps": 15}
 KEY = ["data", "lr", "method"]
 KNOWN = Path(__file__).resolve().parents[1] / "results" / "constants" / "runs.csv"
@@ -93,6 +99,9 @@ def runs(rows: Rows, data: str) -> Iterator[str]:
     for method in ("aequa", *(word for words in CONSTANTS.values() for word in words)):
         rows.get(data, best, method)
         yield f"{data} {method}"
+    for method, lr in OWN_RATES:
+        rows.get(data, lr, method)
+        yield f"{data} {method} at {lr}"
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
@@ -106,8 +115,15 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
         words = {
             name: score.reindex(words).idxmax() for name, words in CONSTANTS.items() if set(words) & set(score.index)
         }
+        words |= {f"lr of {name}": own_rate(rows, name) for name in OWN_RATE if name in set(rows.method)}
         found.append({"data": data, "lr": lr, **words})
     return pd.DataFrame(found)
+
+
+def own_rate(rows: pd.DataFrame, method: str) -> float:
+    """The learning rate at which a method's best reward is largest: gains at two rates are over two sets of models alone."""
+    tried = rows[rows.method == method]
+    return float(tried.lr[tried.best_reward.idxmax()])
 
 
 def main() -> None:
@@ -119,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = Rows(options.out, options.root)
-    many = 1 + len(LEARNING_RATES) + sum(map(len, CONSTANTS.values()))
+    many = 1 + len(LEARNING_RATES) + sum(map(len, CONSTANTS.values())) + len(OWN_RATES)
     with tqdm(total=many * len(options.data), mininterval=10) as bar:
         for data in options.data:
             for about in runs(rows, data):

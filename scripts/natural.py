@@ -2,11 +2,14 @@
 
 usage: python scripts/natural.py [DATA ...] [--seeds 3]
 
-DATA (default: all): `hospitals` (embedded), `eicu` (folder AEQUA_DATA: eicu/eicu_demo_aps.csv), `femnist-10`, `femnist-50`
-and `femnist-272` (femnist/femnist_leaf300.npz; so many writers of those with 100 images or more, 272 are all). The learning
-rate of a data set is the one at which FedAvg is best on validation at seed 100; rows of that seed are kept, and no other
-use is made of it. `femnist-272` takes the one of `femnist-50`. All methods of a run share shards, models trained alone and
-contributions. Rows are written as they finish; what has its row is kept.
+DATA (default: all): `hospitals` (embedded), `eicu` (folder AEQUA_DATA: eicu/eicu_demo_aps.csv), `femnist-10`,
+`femnist-50` and `femnist-272` (femnist/femnist_leaf300.npz; so many writers of those with 100 images or more, 272 are
+all). The learning rate of a data set is the one at which FedAvg is best on validation at seed 100; rows of that seed
+are kept, and no other use is made of it. `femnist-272` takes the one of `femnist-50`. The splits of `hospitals` and
+`eicu` are drawn by the seed, so patients who validate at seed 100 can be test patients of seeds 0 to 2. The validation
+and test images of FEMNIST are of all 272 writers, also where 10 or 50 of them take part, and are the same at every
+seed. All methods of a run share shards, models trained alone and contributions. Rows are written as they finish; what
+has its row is kept.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE, FILES = ROOT / "results" / "natural" / "runs.csv", ROOT / "runs" / "natural"
 RATES, CHOOSING = (0.01, 0.03, 0.1, 0.2), 100  # learning rates, and the seed at which one is chosen
 WHILE_TRAINING = "aequa(schedule='training_time')"
-ALL = ("aequa", WHILE_TRAINING, "fedavg", "fedavg_finetuned", "lg_fedavg", "cffl", "cgsv", "iafl", "shapfed_wa", "fedsac",
-       "fedrac")  # fmt: skip
+ALL = ("aequa", WHILE_TRAINING, "fedavg", "fedavg_finetuned", "lg_fedavg", "cffl", "cgsv", "iafl", "shapfed",
+       "shapfed(relative=True)", "shapfed_wa", "fedsac", "fedrac")  # fmt: skip
 FEW = ("aequa", WHILE_TRAINING, "fedavg", "cgsv", "iafl")
 NO_FEATURES = (
     *("patientunitstayid", "uniquepid", "hospitalid", "unitvisitnumber", "hospitaldischargestatus", "admitdiagnosis"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,19 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
+from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
 from aequa_lite.baselines.cffl import credits
 from aequa_lite.baselines.common import own_network, remember_network
-from aequa_lite.baselines.subnetworks import average, bonus, first_units, masked, masks, selected, widest_allowed
+from aequa_lite.baselines.subnetworks import (
+    average,
+    bonus,
+    first_units,
+    masked,
+    masks,
+    released_bonus,
+    selected,
+    widest_allowed,
+)
 from aequa_lite.evaluation import correct
 
 LAYERS, UNITS = ["0", "2", "4"], [5, 5, 3]  # of `three_layers`
@@ -83,6 +93,26 @@ def test_four_rounds_of_credits_are_those_of_the_released_code_of_cffl() -> None
     assert found[0] == 0.0  # it was excluded on the way
 
 
+@pytest.mark.parametrize("run", THEIRS["cffl"]["step"]["runs"], ids=["all uploaded", "three tenths uploaded"])
+def test_four_rounds_of_cffl_are_those_of_its_released_code(run: dict) -> None:
+    theirs = THEIRS["cffl"]["step"]
+    task = problem(theirs["sizes"], build=two_layers, rounds=len(theirs["changes"]))
+    validation = aq.Samples(torch.tensor(theirs["x"]), torch.tensor(theirs["y"]), 2)
+    task = replace(task, data=replace(task.data, validation=validation))
+    algorithm = partial(cffl, released=True, upload=run["upload"], **theirs["constants"])
+    strategy, state = strategy_of(algorithm, task), aq.ServerState(tensors(theirs["start"]))
+    for changes, expected in zip(theirs["changes"], run["rounds"], strict=True):
+        ends = [changed(own_network(state, i), tensors(change)) for i, change in enumerate(changes)]
+        state = strategy.aggregate(state, [aq.Update(i, 1.0, end, 1.0, 0.0) for i, end in enumerate(ends)])
+        assert state.memory["standing"].tolist() == pytest.approx(expected["credits"], abs=1e-6)
+        assert numbers(state.theta) == pytest.approx(expected["server"], abs=1e-6)
+        for i, network in enumerate(expected["participants"]):
+            assert numbers(own_network(state, i)) == pytest.approx(network, abs=1e-6)
+    clip = theirs["constants"]["clip"]
+    assert 0.3 < (torch.tensor(theirs["changes"]).abs() > clip).float().mean() < 0.7  # entries that tie after clipping
+    assert sum(credit == 0 for credit in expected["credits"]) == 1  # one was excluded on the way
+
+
 def masks_of(theta: dict[str, Tensor], held: list[list[int]]) -> dict[int, dict[str, Tensor]]:
     """The entries that each participant holds; `held` says so of the units of the first layers."""
     bought = [torch.tensor(each, dtype=torch.bool) for each in held]
@@ -111,6 +141,8 @@ def test_five_rounds_of_fedrac_are_those_of_its_released_code() -> None:
             accuracy = [float(correct(aq.view(three_layers, net, 1.0), validation).mean()) for net in nets]
             assert accuracy == pytest.approx(expected["accuracy"], abs=1e-6)
             share = bonus(contribution, expected["round"], lam=expected["lam"], **theirs["constants"])
+            # ours counts rounds from 0, so the widths of its second round follow from index 0
+            assert np.array_equal(share, released_bonus(contribution, expected["round"] - 2, beta=80.0))
             reputation = contribution + accuracy[-1] * share
             most = 0  # units of those who contribute less
             for i in np.argsort(contribution)[:-1]:

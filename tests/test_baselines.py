@@ -36,12 +36,14 @@ BASELINES = {
     "lg_fedavg": lg_fedavg,
     "cffl": cffl,
     "cffl, a tenth uploaded": partial(cffl, upload=0.1),
+    "cffl as released": partial(cffl, upload=0.1, released=True),
     "cgsv": cgsv,
     "iafl": partial(iafl, recovery=0.3),
     "shapfed": shapfed,
     "shapfed_wa": shapfed_wa,
     "fedsac": partial(fedsac, beta=20.0, every=2, samples=50),
     "fedrac": partial(fedrac, widths=5),
+    "fedrac with the released constants": partial(fedrac, widths=5, released=True),
 }
 WITH_WIDTHS = {
     "aequa": slimmable_rewards,
@@ -174,6 +176,7 @@ def test_every_word_is_a_baseline() -> None:
         (partial(cffl, alpha=0), r"`alpha` must be a number in \(0, 100\], got 0"),
         (partial(cffl, alpha_final=-1.0), r"`alpha_final` must be a number in \(0, 100\], got -1.0"),
         (partial(cffl, threshold=1.2), r"`threshold` must be a number in \[0, 1\], got 1.2"),
+        (partial(cffl, released=1), "`released` must be True or False, got 1"),
         (partial(iafl, kappa=2.0), r"`kappa` must be a number in \[0, 1\], got 2.0"),
         (partial(iafl, recovery=-0.1), r"`recovery` must be a number in \[0, 1\], got -0.1"),
         (partial(lg_fedavg, shared=0), "`shared` must be a whole number from 1, got 0"),
@@ -188,6 +191,8 @@ def test_every_word_is_a_baseline() -> None:
         (partial(fedrac, kappa=1.0), "`kappa` must be a number from 2.71828, got 1.0"),
         (partial(fedrac, zeta=-1.0), "`zeta` must be a number from 0, got -1.0"),
         (partial(fedrac, beta=-1), "`beta` must be a number from 0, got -1"),
+        (partial(fedrac, lam=0.2, released=True), "`released` must be False where `lam`, `zeta` or `kappa` is given"),
+        (partial(fedrac, released="yes"), "`released` must be True or False, got 'yes'"),
         (partial(fedrac, widths=0), "`widths` must be a whole number from 1, got 0"),
     ],
 )

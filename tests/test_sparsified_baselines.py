@@ -171,6 +171,24 @@ def test_uploads_are_clipped_and_ones_own_change_is_not() -> None:
     assert four(after, 1) == [1.0, -2.0, -0.5, 0.0]
 
 
+def test_as_released_ones_own_change_is_clipped_and_the_own_part_taken_out_whole() -> None:
+    strategy, _ = asked(partial(cffl, clip=1.0, released=True), problem([2, 1], rounds=5))
+    assert strategy.aggregate.keywords["alphas"].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
+    after = strategy.aggregate(start(), moved(start(), [[4.0, 0.0, 0.0, 0.25], [0.0, -2.0, 0.5, 0.0]]))
+    assert four(after) == [1.0, -1.0, 0.5, 0.25]
+    assert four(after, 0) == [1.0, -1.0, 0.5, 0.25]
+    assert four(after, 1) == [1.0, -1.0, 0.0, 0.0]  # two entries of four; 0.5 is its own
+
+
+def test_as_released_entries_that_tie_travel_together() -> None:
+    strategy = strategy_of(partial(cffl, clip=1.0, upload=0.25, released=True), problem([2, 2]))
+    updates = moved(start(), [[4.0, 3.0, 0.5, 0.0], [0.0, 0.0, 0.5, 0.0]])
+    after = strategy.aggregate(start(), updates)
+    assert four(after) == [1.0, 1.0, 0.5, 0.0]
+    assert four(after, 0) == [1.0, 1.0, 1.0, 0.0]  # its own 0.5 is not uploaded and stays
+    assert strategy.sent(after, updates) == (2 + 1) + (1 + 1) + 2 * (3 + 1)
+
+
 def test_a_smaller_shard_downloads_less() -> None:
     strategy = strategy_of(partial(cffl, clip=None), problem([4, 1]))
     after = strategy.aggregate(start(), moved(start(), [[4.0, 3.0, 2.0, 1.0], [0.0, 0.0, 0.0, 5.0]]))

@@ -185,8 +185,9 @@ def fedsac(
     References:
         FedSAC (Wang et al. 2024): reputation, importance, aggregation over holders. The repository that its paper names
         holds no code. That the unit which crosses $r_i$ is taken, that outputs are pruned and that what a pruned output
-        learns in a round is dropped is as in code of another account (YOVC/FedSAC, author not known), where $\beta$ is 1
-        and in its example 3. Tests hold reputation, importance, selection and aggregation against it.
+        learns in a round is dropped is as in code of another account (YOVC/FedSAC, author not known), where $\beta$ is 1 and in
+        its example 3; ours, 5, is the best of 5, 20 and 80 on validation at one cell. Tests hold reputation, importance,
+        selection and aggregation against it.
         Deviation: contributions are of the validation split. Everybody trains the whole initial network in the first
         round (there importance is measured before it). The least important unit of each layer is always kept. An entry
         is held by whoever holds both of its units (there by whoever holds the unit that it belongs to, which damps its
@@ -290,7 +291,7 @@ def _fedsac_measure(
 @checked
 def fedrac(
     problem: Problem, *, beta: NotNegative = 80.0, lam: Share = 0.5, zeta: NotNegative = 1.0, kappa: float = math.e,
-    widths: Count = 50, train: Train = train,
+    widths: Count = 50, released: bool = False, train: Train = train,
 ) -> Outcome:  # fmt: skip
     r"""Train and reward with sub-networks of rotating units, as wide as a reputation allows.
 
@@ -306,9 +307,11 @@ def fedrac(
         zeta: $\zeta$, from 0: how fast it vanishes.
         kappa: $\kappa$, from e, so that the bonus never exceeds the accuracy.
         widths: Number of sub-networks that are measured in each round, $1/m, \dots, 1$.
+        released: Whether $\lambda$, $\zeta$, $\kappa$ and $t$ are those of the released code; the three must then be left out.
 
     Raises:
-        ValueError: A constant is outside its range, or the network is no chain of linear and convolutional layers.
+        ValueError: A constant is outside its range, or given beside `released`; or the network is no chain of linear and
+            convolutional layers.
 
     Example:
         >>> import aequa_lite as aq
@@ -321,20 +324,24 @@ def fedrac(
         FedRAC (CVPR 2026). From its paper and released code: the reputation, $\beta$ = 80, a first round in which
         everybody trains the whole network, nested masks over units of which the least trained come first, the widest
         admissible of 50 widths, and the average over those who hold an entry. Tests hold these against the code.
-        $\lambda$, $\zeta$ and $\kappa$ are our choice: in its code $\lambda$ is 0.2 until round 100 and 0.8 afterwards,
-        $\zeta$ is 0.3 and $\kappa$ is 3.
-        Deviation: contributions are of the validation split (its code lists them as constants). Each hidden layer has an
-        order of its own (its code orders the units of all hidden layers together, so a layer can be empty). Everybody
-        receives the widest admissible width, the least one if none is admissible (its code: one width less, but more
-        than whoever contributes less has, and always the whole network for the best). $t$ is 0 after the first round
-        (its code: 2). An entry counts for all who hold it (its code: for those in whose training it has changed). The
-        reward is of the final round, in widths chosen after it (its code: in those that were trained in it).
+        In its code $\lambda$ is 0.2 until round 100 and 0.8 afterwards, $\zeta$ is 0.3, $\kappa$ is 3, and $t$ is 2 after the
+        first round: `released`. By default they are our choice, and $t$ is 0 there; so were the rows of `fedrac` on the page
+        of results measured.
+        Deviation: contributions are of the validation split (its code lists them as constants). Each hidden layer has an order of
+        its own (its code orders the units of all hidden layers together, so a layer can be empty). Everybody receives the
+        widest admissible width, the least one if none is admissible (its code: one width less, but more than whoever
+        contributes less has, and always the whole network for the best). An entry counts for all who hold it (its code:
+        for those in whose training it has changed). The reward is of the final round, in widths chosen after it (its
+        code: in those that were trained in it).
     """
     number("kappa", kappa, math.e)
+    if flag("released", released) and (lam, zeta, kappa) != (0.5, 1.0, math.e):
+        raise refusal("released", "False where `lam`, `zeta` or `kappa` is given", released)
+    share = partial(bonus, lam=lam, zeta=zeta, kappa=kappa)
     sizes = list(chain(problem.build).values())[:-1]
     measure = partial(
         _fedrac_measure, build=problem.build, validation=problem.validation, contribution=problem.contribution, sizes=sizes,
-        grid=[(k + 1) / widths for k in range(widths)], bonus=partial(bonus, beta=beta, lam=lam, zeta=zeta, kappa=kappa),
+        grid=[(k + 1) / widths for k in range(widths)], bonus=partial(released_bonus if released else share, beta=beta),
     )  # fmt: skip
     return train_subnetworks(problem, partial(_fedrac_units, sizes=sizes), measure, train, "fedrac")
 
@@ -345,6 +352,12 @@ def bonus(
     """Share of the global model's accuracy that is added to each contribution, (participants,)."""
     share = 1 - lam * (1 - 1 / math.log(zeta * index + kappa))
     return share * np.exp(beta * (contribution - contribution.max()))
+
+
+def released_bonus(contribution: NDArray[np.float64], index: int, *, beta: float) -> NDArray[np.float64]:
+    """The bonus with the constants of the released code, where the second round has the number 2."""
+    number = index + 2
+    return bonus(contribution, number, beta=beta, lam=0.2 if number <= 100 else 0.8, zeta=0.3, kappa=3.0)
 
 
 def first_units(

@@ -369,6 +369,9 @@ def fedrac_dirichlet(train: Samples, config: Config, alpha: float, samples_each:
 
     References:
         "DIR" of FedRAC's released code, after Hsu et al. 2019; the turns are our choice.
+        Deviation: there $p$ is the share of each class, mixes are replaced until their
+        mean is close to $p$, and a class is then divided in proportion to the mixes, so
+        sizes are only about equal.
     """
     y, n, classes = _checked(train, config), config.participants, train.classes
     most = len(y) // n
