@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._check import checked, flag, number, one_each, refusal
+from ._check import Count, checked, flag, number, one_each, refusal
 from ._parallel import arithmetic, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
@@ -257,9 +257,9 @@ def federate(
     weights: ArrayLike | None = None,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     checkpoint: Path | str | None = None,
-    every: int = 1,
+    every: Count = 1,
     name: str = "",
     progress: bool = True,
 ) -> Iterator[Round]:
@@ -300,7 +300,6 @@ def federate(
     References:
         FedAvg's loop (McMahan et al. 2017).
     """
-    number("every", every, 1, whole=True)
     run = federation(
         build, shards, config, strategy=strategy, policy=policy,
         weights=weights, vectorized=vectorized, deterministic=deterministic,
@@ -326,7 +325,7 @@ def federate_many(
     policy: Policy = full_width,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     name: str = "",
     progress: bool = False,
 ) -> list[Round]:
@@ -707,7 +706,7 @@ def standalone(
     *,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     progress: bool = True,
 ) -> list[nn.Module]:
     """Train for each participant the network it could have had alone.

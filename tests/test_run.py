@@ -55,7 +55,7 @@ def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> 
         ({"methods": "aequa, aequa"}, "different words"),
         ({"methods": "aequa,, x"}, "a list of different words"),
         ({"partition": "dirichlet"}, "given a value for alpha"),
-        ({"partition": 3}, "`partition` must be a word"),
+        ({"partition": 3}, "`partition` must be text, got 3"),
         ({"network": "MLPP"}, "nearest is 'MLP'"),
         ({"width_sampler": "full"}, "nearest is"),
         ({"server": "fedavgm(2.0)"}, "`beta` must be"),

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, flag, number, one_each, refusal
+from .._check import (
+    Accuracies,
+    accuracies,
+    checked,
+    flag,
+    number,
+    one_each,
+    refusal,
+)
 from ..evaluation import Curve
 from . import _search
 from ._search import SearchProblem
@@ -351,8 +359,8 @@ def proved(
 
 @checked
 def plan_of(
-    chosen: ArrayLike, curve: Curve, contribution: ArrayLike,
-    standalone: ArrayLike | None = None, *, tau: float | None = None,
+    chosen: ArrayLike, curve: Curve, contribution: Accuracies,
+    standalone: Accuracies | None = None, *, tau: float | None = None,
 ) -> Plan:  # fmt: skip
     r"""Return the plan that gives each participant this level of the curve.
 
