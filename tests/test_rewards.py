@@ -204,6 +204,14 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -
         aq.load_reward(forged(path, model.state_dict()))
 
 
+def test_a_reward_of_another_version_is_refused_by_name(folder: Path) -> None:
+    stated = folder / "participant-01.json"
+    manifest = json.loads(stated.read_text())
+    stated.write_text(json.dumps({"recipe" if k == "run" else k: v for k, v in manifest.items()}))
+    with pytest.raises(ValueError, match=r"manifest .*participant-01.json was written by aequa-lite 0\.1$"):
+        aq.load_reward(folder / "participant-01.safetensors")
+
+
 # ---- a manifest or a file that was changed
 
 
