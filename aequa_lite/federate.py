@@ -412,6 +412,17 @@ class _Task:
         return own
 
 
+def _trained_with(config: Config, policy: Policy) -> dict[str, Any]:
+    """The numbers that change training; `fractions` change rewards only.
+
+    They stay in where the policy may read them: a schedule settles by them.
+    """
+    found = config.to_dict()
+    if getattr(policy, "func", policy) in (full_width, fixed_widths):
+        del found["fractions"]
+    return found
+
+
 # rounds, and before each the task whose updates it is sent
 Federation = Generator[Any, list[Update], None]
 
@@ -438,7 +449,7 @@ def federation(
     at_once = _vectorized(strategy, build, shards, config, vectorized)
     state = ServerState(init_params(build, config.seed, device))
     parts = {
-        "config": config.to_dict(), "build": build,
+        "config": _trained_with(config, policy), "build": build,
         "weights": mass.tolist(), "strategy": strategy,
         "policy": policy, "vectorized": at_once, "tf32": tf32(),
         "deterministic": flag("deterministic", deterministic),
