@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
@@ -61,7 +60,27 @@ class Range(NamedTuple):
         return f"{kind} in {'(' if self.above else '['}{low}, {self.high:g}{')' if self.below else ']'}"
 
 
-# what an annotation says of a number; `checked` holds callers to it
+class Vector(NamedTuple):
+    """One finite number from `low` to `high` for each participant."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def holds(self, value: Any, whole: bool = False) -> bool:
+        """Whether a value can be read as such numbers."""
+        try:
+            found = np.array(value, dtype=float)
+        except (TypeError, ValueError):
+            return False
+        fits = np.isfinite(found) & (found >= self.low) & (found <= self.high)
+        return found.ndim == 1 and len(found) > 0 and bool(fits.all())
+
+    def words(self, whole: bool = False) -> str:
+        """These numbers as an error names them."""
+        return f"one {Range(self.low, self.high).words().removeprefix('a ')} for each participant"
+
+
+# what an annotation says of an argument; `checked` holds callers to it
 Count = Annotated[int, Range(1)]
 Index = Annotated[int, Range(0)]
 NotNegative = Annotated[float, Range(0)]
@@ -70,6 +89,8 @@ Share = Annotated[float, Range(0, 1)]
 Fraction = Annotated[float, Range(0, 1, above=True)]
 Decay = Annotated[float, Range(0, 1, below=True)]
 Level = Annotated[float, Range(0, 1, above=True, below=True)]
+Numbers = Annotated[ArrayLike, Vector()]
+Accuracies = Annotated[ArrayLike, Vector(0, 1)]
 
 
 def number(
@@ -126,13 +147,10 @@ def one_each(name: str, values: Any, count: int, of: str = "participants") -> An
 
 def vector(name: str, value: ArrayLike, low: float = -math.inf, high: float = math.inf) -> NDArray[np.float64]:
     """Return one finite number of [low, high] for each participant, (n,)."""
-    try:
-        found = np.array(value, dtype=float)
-    except (TypeError, ValueError):
-        found = np.zeros(0)
-    if found.ndim != 1 or not len(found) or not (np.isfinite(found) & (found >= low) & (found <= high)).all():
-        raise refusal(name, f"one {Range(low, high).words().removeprefix('a ')} for each participant", value)
-    return found
+    allowed = Vector(low, high)
+    if not allowed.holds(value):
+        raise refusal(name, allowed.words(), value)
+    return np.array(value, dtype=float)
 
 
 def accuracies(name: str, value: ArrayLike) -> NDArray[np.float64]:
@@ -187,32 +205,10 @@ def checked(thing: Checked) -> Checked:
         for name, value in (*zip(known, args), *keywords.items()):
             fits, hint, default = known.get(name, ANYTHING)
             if value is not default and not fits(value):
-                # Its own sentence may say more; not where the annotation says all, where it would train, or run on as if
-                # a flag were set, or name a tensor instead of the argument.
-                trains, says_all = {"build", "shards"} <= set(known), any(map(_says_all, _either(hint)))
-                if hint not in (bool, Mapping[str, Tensor]) and not trains and not says_all:
-                    _own_sentence(name, known, thing, args, keywords)
                 raise refusal(name, _allowed(hint), value)
         return thing(*args, **keywords)
 
     return call  # type: ignore[return-value]
-
-
-def _own_sentence(
-    name: str, known: Collection[str], thing: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]
-) -> None:
-    """Raise the refusal of the function itself, if it names this argument or a part of it, and no other argument."""
-    try:
-        thing(*args, **keywords)
-    except OSError as error:
-        if str(error).isprintable():
-            raise
-    except ValueError as error:
-        named = set(re.findall(r"`(\w+)", str(error)))
-        if name in named or (named and not named & set(known)):
-            raise
-    except Exception:  # whatever else it stumbles over: the caller says what is wrong
-        return
 
 
 def _hint(annotation: Any, thing: Callable[..., Any]) -> Any:
@@ -236,7 +232,7 @@ def _either(hint: Any) -> tuple[Any, ...]:
     inner = tuple(
         PathLike if each is Path else each for each in get_args(hint) if each is not str or Path not in get_args(hint)
     )
-    if any("_SupportsArray" in str(each) for each in inner):
+    if any("_SupportsArray" in str(each) and get_origin(each) is not Annotated for each in inner):
         return (ArrayLike, *(each for each in inner if each is NoneType or get_origin(each) is Callable))
     return inner
 
@@ -286,14 +282,6 @@ def _one_test(hint: Any) -> Test:
 def _sized_record(hint: Any) -> bool:
     """Whether values are records that count something, as samples, of which there must be one."""
     return is_dataclass(hint) and hasattr(hint, "__len__")
-
-
-def _says_all(hint: Any) -> bool:
-    """Whether an annotation says all: a range, many texts or many of a range, or a record."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, (Mapping, tuple)):
-        return inner[0] is str or get_origin(inner[0]) is Annotated
-    return origin is Annotated or is_dataclass(hint)
 
 
 def _all_fit(values: Iterable[Any], fits: Test) -> bool:
@@ -353,7 +341,11 @@ def _word(hint: Any) -> str:
             return "tensors by name"
         return "a mapping" if inner[1] is Any else f"a mapping, each value {_allowed(inner[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        return f"a sequence, each part {_allowed(inner[0])}"
+        if origin is tuple and inner[-1] is not ...:
+            return f"({', '.join(map(_allowed, inner))})"
+        records = origin is Sequence and isinstance(inner[0], type) and inner[0] not in (int, float, str)
+        least = ", at least one" if records and not _sized_record(inner[0]) else ""
+        return f"a sequence, each part {_allowed(inner[0])}{least}"
     if _sized_record(hint):
         return f"{hint.__name__}, at least one"
     return f"a{'n' * (hint.__name__[0] in 'AEIOU')} {hint.__name__}"

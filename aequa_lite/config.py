@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -146,9 +144,3 @@ class Config:
             3
         """
         return asdict(self)
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the config as canonical JSON, in hexadecimal."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()

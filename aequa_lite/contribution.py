@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from ._check import (
     NotNegative,
+    Numbers,
     Positive,
     Share,
     checked,
@@ -480,7 +481,7 @@ def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
 
 
 @checked
-def affine_calibration(scores: ArrayLike, low: float, high: Share) -> Array:
+def affine_calibration(scores: Numbers, low: Share, high: Share) -> Array:
     r"""Stretch scores linearly over the accuracies from `low` to `high`.
 
     $B_i = \mathrm{low} + (\mathrm{high} - \mathrm{low})\,
@@ -513,7 +514,7 @@ def affine_calibration(scores: ArrayLike, low: float, high: Share) -> Array:
 
 @checked
 def isotonic_calibration(
-    scores: ArrayLike, known: Mapping[int, float]
+    scores: Numbers, known: Mapping[int, float]
 ) -> Array:
     """Map scores to the known stand-alone accuracies of some participants.
 

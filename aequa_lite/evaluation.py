@@ -261,8 +261,8 @@ def _outputs(net: nn.Module, x: Tensor) -> Tensor:
 @checked
 def accuracy_curve(
     build: Build, theta: State, samples: Samples, *,
-    grid: Sequence[float] | None = None, least: float = Config.min_width,
-    fraction_grid: int | None = None, workers: int | None = None,
+    grid: Sequence[float] | None = None, least: Fraction = Config.min_width,
+    fraction_grid: Count | None = None, workers: Count | None = None,
 ) -> Curve:  # fmt: skip
     r"""Measure the accuracy at every width, $\hat\phi(w)$ on `samples`.
 

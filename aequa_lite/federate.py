@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._check import checked, flag, number, one_each, refusal
+from ._check import Count, checked, flag, number, one_each, refusal
 from ._parallel import arithmetic, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
@@ -257,9 +257,9 @@ def federate(
     weights: ArrayLike | None = None,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     checkpoint: Path | str | None = None,
-    every: int = 1,
+    every: Count = 1,
     name: str = "",
     progress: bool = True,
 ) -> Iterator[Round]:
@@ -300,7 +300,6 @@ def federate(
     References:
         FedAvg's loop (McMahan et al. 2017).
     """
-    number("every", every, 1, whole=True)
     run = federation(
         build, shards, config, strategy=strategy, policy=policy,
         weights=weights, vectorized=vectorized, deterministic=deterministic,
@@ -326,7 +325,7 @@ def federate_many(
     policy: Policy = full_width,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     name: str = "",
     progress: bool = False,
 ) -> list[Round]:
@@ -413,6 +412,17 @@ class _Task:
         return own
 
 
+def _trained_with(config: Config, policy: Policy) -> dict[str, Any]:
+    """The numbers that change training; `fractions` change rewards only.
+
+    They stay in where the policy may read them: a schedule settles by them.
+    """
+    found = config.to_dict()
+    if getattr(policy, "func", policy) in (full_width, fixed_widths):
+        del found["fractions"]
+    return found
+
+
 # rounds, and before each the task whose updates it is sent
 Federation = Generator[Any, list[Update], None]
 
@@ -439,7 +449,7 @@ def federation(
     at_once = _vectorized(strategy, build, shards, config, vectorized)
     state = ServerState(init_params(build, config.seed, device))
     parts = {
-        "config": config.to_dict(), "build": build,
+        "config": _trained_with(config, policy), "build": build,
         "weights": mass.tolist(), "strategy": strategy,
         "policy": policy, "vectorized": at_once, "tf32": tf32(),
         "deterministic": flag("deterministic", deterministic),
@@ -709,7 +719,7 @@ def standalone(
     *,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     progress: bool = True,
 ) -> list[nn.Module]:
     """Train for each participant the network it could have had alone.

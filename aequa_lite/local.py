@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ._check import checked, number, one_each, refusal
+from ._check import Count, Index, checked, number, one_each, refusal
 from .config import Config
 from .slimmable import bind, prefix, split_stem, template
 from .types import Build, Samples, Shard, State, Update
@@ -356,8 +356,8 @@ def local_sgd(
     *,
     width_sampler: WidthSampler = full_and_random,
     offsets: Offsets = (),
-    first: int = 0,
-    steps: int | None = None,
+    first: Index = 0,
+    steps: Count | None = None,
     weight: float = 1.0,
 ) -> Update:
     r"""Train one participant's slice on its own shard.
@@ -397,9 +397,7 @@ def local_sgd(
         our choice. Offsets as in balanced softmax (Ren et al. 2020).
     """
     rows = checked_offsets(offsets, shard.samples.classes)
-    number("first", first, 0, whole=True)
     steps = config.local_steps if steps is None else steps
-    number("steps", steps, 1, whole=True)
     x, y = shard.samples.x, shard.samples.y
     state = {k: t.to(y.device) for k, t in state.items()}
     theta = {k: t.clone() for k, t in state.items()}

@@ -288,7 +288,10 @@ def slimmable_rewards(
     return Outcome(
         problem, models, last, curve, plan,
         seconds=time.perf_counter() - problem.started,
-        rewarding=describe({"allocation": allocation}, "unnamed"),
+        rewarding=describe(
+            {"allocation": allocation, "fractions": config.fractions},
+            "unnamed",
+        ),
     )  # fmt: skip
 
 

@@ -362,9 +362,13 @@ def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
     path = Path(path)
     content, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
     try:
-        manifest = Manifest(**parse_json(stated))
+        found = parse_json(stated)
+        old = isinstance(found, dict) and "recipe" in found
+        manifest = None if old else Manifest(**found)
     except (TypeError, ValueError) as error:  # no object of these names, or no values of these kinds
         raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error_text(error, 400)}") from error
+    if manifest is None:
+        raise ValueError(f"manifest {path.with_suffix('.json')} was written by aequa-lite 0.1")
     if digest(content) != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
     try:

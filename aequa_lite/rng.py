@@ -6,13 +6,13 @@ import hashlib
 
 import numpy as np
 
-from ._check import checked, refusal
+from ._check import Index, checked
 
 __all__ = ["stream"]
 
 
 @checked
-def stream(seed: int, *tags: str | int) -> np.random.Generator:
+def stream(seed: Index, *tags: str | int) -> np.random.Generator:
     """Return the random generator that belongs to a seed and a purpose.
 
     The stream is the PCG64 generator seeded with SHA-256(seed, tags): the same seed and tags give the same numbers,
@@ -29,7 +29,5 @@ def stream(seed: int, *tags: str | int) -> np.random.Generator:
     References:
         Our choice; SHA-256 keeps tags such as ("a", "bc") and ("ab", "c") apart.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise refusal("seed", "a whole number from 0", seed)
     name = "\x1f".join([str(int(seed)), *(f"{type(tag).__name__}:{tag}" for tag in tags)])
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))

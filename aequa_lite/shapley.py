@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ._check import NotNegative, Positive, checked, number, refusal
+from ._check import (
+    Count,
+    Index,
+    NotNegative,
+    Positive,
+    checked,
+    number,
+    refusal,
+)
 from ._parallel import workers as pool
 from .rng import stream
 
@@ -93,9 +101,9 @@ class Estimate:
 @checked
 def shapley(
     game: Game,
-    participants: int,
+    participants: Count,
     *,
-    workers: int | None = 1,
+    workers: Count | None = 1,
     progress: bool = False,
 ) -> NDArray[np.float64]:
     r"""Return the exact Shapley value of each participant.
@@ -181,9 +189,9 @@ def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
 
 @checked
 def sampled_shapley(
-    game: Game, participants: int, *, budget: int,
+    game: Game, participants: Count, *, budget: Count,
     error: Positive | None = None, tolerance: NotNegative = 0.0,
-    seed: int = 0,
+    seed: Index = 0,
 ) -> Estimate:  # fmt: skip
     r"""Estimate Shapley values from random orders and their reverses.
 

@@ -125,16 +125,25 @@ def test_bad_arguments_are_refused(few: aq.Dataset, config: aq.Config) -> None:
     for wrong, sentence in (
         (partial(attacks.noisy_rider, strategy, {0}, size=-1.0), "`size` must be a number from 0, got -1.0"),
         (partial(attacks.free_rider, strategy, set()), "`who` must be whole numbers from 0, at least one"),
-        (partial(attacks.free_rider, strategy, 1), "`who` must be whole numbers from 0, at least one"),
+        (partial(attacks.free_rider, strategy, 1), "`who` must be a sequence, each part a whole number, got 1"),
         (partial(attacks.sign_flipper, strategy, {-1}), "`who` must be whole numbers from 0, at least one"),
         (partial(attacks.sign_flipper, strategy, {0}, scale=0.0), "`scale` must be a number above 0, got 0.0"),
         (partial(attacks.flip_labels, shards, {0}, shift=10), "`shift` must be no multiple of the 10 classes, got 10"),
         (partial(attacks.flip_labels, shards, {3}), "`who` must be some of the 3 participants"),
         (partial(attacks.data_change, strategy, {}, range(2)), "`shards` must be whole numbers from 0, at least one"),
         (partial(attacks.data_change, strategy, {0: shards[1]}, {-1}), "`rounds` must be whole numbers from 0"),
-        (partial(attacks.dropout, aq.full_width, {0.5}, range(2)), "`who` must be whole numbers from 0"),
-        (partial(attacks.dropout, aq.full_width, {True}, range(2)), "`who` must be whole numbers from 0"),
-        (partial(attacks.honest_but_curious, strategy, {0}, [1]), "`kept` must be an empty list"),
+        (
+            partial(attacks.dropout, aq.full_width, {0.5}, range(2)),
+            "`who` must be a sequence, each part a whole number",
+        ),
+        (
+            partial(attacks.dropout, aq.full_width, {True}, range(2)),
+            "`who` must be a sequence, each part a whole number",
+        ),
+        (
+            partial(attacks.honest_but_curious, strategy, {0}, [1]),
+            "`kept` must be a sequence, each part an Update, got ",
+        ),
         (partial(attacks.honest_but_curious, strategy, {0}, [], received=1), "`received` must be True or False"),
     ):
         with pytest.raises(ValueError, match=sentence):

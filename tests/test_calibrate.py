@@ -79,10 +79,10 @@ def test_two_anchors_at_the_ends_are_the_affine_map() -> None:
     ("low", "high", "sentence"),
     [
         (0.8, 0.2, r"`low` must be a number in \[0, 0.2\], got 0.8"),
-        (-0.1, 0.5, r"`low` must be a number in \[0, 0.5\], got -0.1"),
+        (-0.1, 0.5, r"`low` must be a number in \[0, 1\], got -0.1"),
         (0.5, 1.1, r"`high` must be a number in \[0, 1\], got 1.1"),
-        (float("nan"), 0.5, r"`low` must be a number in \[0, 0.5\], got nan"),
-        ("low", 0.5, r"`low` must be a number in \[0, 0.5\], got 'low'"),
+        (float("nan"), 0.5, r"`low` must be a number in \[0, 1\], got nan"),
+        ("low", 0.5, r"`low` must be a number in \[0, 1\], got 'low'"),
     ],
 )
 def test_a_range_of_no_accuracies_is_refused(low: float, high: float, sentence: str) -> None:

@@ -115,7 +115,7 @@ def u(width: float) -> int:
 
 
 BAD = {
-    r"must be a function of the width": 3,
+    r"`build` must be a function, got 3": 3,
     r"must return a network at width 0.25, got RuntimeError: no 0.25": raises,
     r"must return a torch.nn.Module at width 0.25, got a int": u,
     r"must use each parameter in one layer": tied,
@@ -155,7 +155,7 @@ def test_widths_rise_to_one(widths) -> None:
 
 @pytest.mark.parametrize("example", [None, torch.zeros(3), torch.zeros(0, 3)])
 def test_an_example_is_a_batch(example) -> None:
-    with pytest.raises(ValueError, match="`example` must be a tensor"):
+    with pytest.raises(ValueError, match="`example` must be a [tT]ensor.*, got "):
         check_network(mlp, example)
 
 

@@ -262,7 +262,7 @@ NO_SAMPLES = aq.Samples(torch.zeros(0, 2), torch.zeros(0).long(), 2)
         ({"rnd": 3}, "`rnd` must be a Round, got 3"),
         ({"scores": np.ones(3)}, "`scores` must hold one entry for each of the 2 updates, got 3 entries"),
         ({"scores": [0.5, float("nan")]}, "`scores` must be one finite number for each participant, got"),
-        ({"scores": "half"}, "`scores` must be one finite number for each participant, got 'half'"),
+        ({"scores": "half"}, "`scores` must be an array of numbers or None, got 'half'"),
     ],
 )
 def test_a_score_refuses_what_is_no_round(score, wrong: dict, sentence: str) -> None:

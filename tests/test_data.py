@@ -125,7 +125,10 @@ def test_by_default_a_sixth_and_at_most_five_thousand_of_sixty_thousand(tmp_path
 
 @pytest.mark.parametrize("validation", [0, 13, -1, 2.5, True, "5"])
 def test_an_impossible_validation_size_is_refused(tmp_path, validation):
-    with pytest.raises(ValueError, match=r"`validation` must be a whole number in .1, 12. .at most half of each class"):
+    with pytest.raises(
+        ValueError,
+        match=r"`validation` must be a whole number (in .1, 12. .at most half of each class|from 1 or None, got )",
+    ):
         load(write_npz(tmp_path / "a.npz"), validation=validation)
 
 
@@ -137,7 +140,10 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(name, near):
 
 @pytest.mark.parametrize("wrong", ["gpu", 1.5, "cuda:99", "meta"])
 def test_an_impossible_device_is_refused(wrong):
-    with pytest.raises(ValueError, match=f"`device` must be a device that torch can use here, .*, got {wrong!r}"):
+    with pytest.raises(
+        ValueError,
+        match=f"`device` must be (a device that torch can use here, .*|text or a device or None), got {wrong!r}",
+    ):
         load("fashion-mini", device=wrong)
 
 

@@ -147,6 +147,29 @@ def test_a_checkpoint_of_another_run_is_refused_with_both_named(
         next(aq.federate(**{**base, **OTHERS[what](few, config)}))
 
 
+def test_what_changes_rewards_only_does_not_keep_a_run_from_going_on(
+    few: aq.Dataset, config: aq.Config, tmp_path: Path
+) -> None:
+    base = {"build": aq.MLP, "shards": shards_of(few, config), "progress": False}
+    options = {**base, "checkpoint": tmp_path / "state.safetensors"}
+    broken_off = aq.federate(config=config, **options)
+    first = next(broken_off)
+    broken_off.close()
+    rest = list(aq.federate(config=replace(config, fractions=8), **options))
+    assert [rnd.index for rnd in rest] == [1, 2]
+    assert rest[-1].identity == first.identity
+    assert same(rest[-1], last(aq.federate(config=config, **base)))
+    settles = {"policy": partial(settled_by, of=0.5), "checkpoint": tmp_path / "other.safetensors"}
+    next(aq.federate(config=config, **base, **settles))
+    with pytest.raises(ValueError, match="was made with config.fractions = 0, this run has 8"):
+        next(aq.federate(config=replace(config, fractions=8), **base, **settles))
+
+
+def settled_by(config: aq.Config, last: aq.Round | None, *, of: float) -> tuple[float, ...]:
+    """A policy that reads `fractions`, as a schedule of rewards does."""
+    return (of,) * (config.participants - 1) + (1.0 / max(1, config.fractions),)
+
+
 def test_a_checkpoint_needs_functions_that_can_be_named(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:
     path, shards = tmp_path / "state.safetensors", shards_of(few, config)
     policy = lambda config, last: (1.0,) * config.participants

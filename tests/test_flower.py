@@ -44,6 +44,7 @@ from aequa_lite.flower.processes import program_folder, search_path
 from aequa_lite.flower.server import sampler_name
 from aequa_lite.flower.wire import COMPLETED, Settings, read_config, write_app
 
+ROOT = Path(__file__).resolve().parents[1]
 PARTITION = "imbalanced(0.5, holders=1)"
 DEADLINE = 60.0  # seconds of a round with somebody missing; a busy machine starts a process in ten
 
@@ -174,6 +175,30 @@ def test_the_report_and_the_rewards_are_those_of_one_process(
         assert mine.name == f"participant-{i:02d}.safetensors"
         assert same(mine, model.state_dict())
         assert aq.load_reward(mine) is not None
+
+
+def test_every_way_to_start_a_run_gives_the_same_report_to_the_bit(asked: Settings, tmp_path: Path) -> None:
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    numbers = {"participants": 5, "rounds": 2, "local_steps": 2, "grid": 20, "seed": 0}
+    quick = text.replace("seed=0)", "seed=0, rounds=2, local_steps=2, grid=20)").replace(
+        "runs/first", str(tmp_path / "readme")
+    )
+    values: dict[str, Any] = {}
+    exec(quick, values)  # our own README
+    partition = f"by_size({values['sizes']})"
+    words = [part for name, value in numbers.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    for command, out in (("run", "run"), ("reproduce", "all")):
+        assert cli.main([command, *words, "--partition", partition, "--out", str(tmp_path / out)]) == 0
+    paths = [tmp_path / name / "report.json" for name in ("readme", "run", "all/aequa")]
+    readme, *others = [replace(aq.Report.load(path.parent), seconds=0.0) for path in paths]
+    assert [repr(each) for each in others] == [repr(readme)] * 2
+    config, asked = aq.Config(**numbers), replace(asked, partition=partition)
+    assert values["config"] == config
+    grid = Inline(asked, config, tmp_path / "nodes")
+    for context in grid.nodes.values():
+        context.node_config |= {"partition": partition}
+    server.run_over(grid, asked, config)
+    assert repr(result(aq.Report.load(asked.folder))) == repr(result(readme))
 
 
 def test_over_flower_the_loss_is_adjusted_to_stated_and_to_the_servers_labels(

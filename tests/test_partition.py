@@ -330,7 +330,7 @@ IMPOSSIBLE = {
     ),
     "`train` must be Samples, such as .*, got Dataset": lambda t: homogeneous(Dataset("d", t, t, t, ""), N5),
     "`config` must be a Config, got 5": lambda t: homogeneous(t, 5),
-    "`shards` must be one Shard or more": lambda t: class_counts([]),
+    "`shards` must be a sequence, each part Shard, at least one, got ": lambda t: class_counts([]),
     r"`rates` must be a sequence, each part a number in \[0, 1\], got .0, 0, 0, 0, 1.5": lambda t: label_noise(
         homogeneous(t, N5), N5, (0, 0, 0, 0, 1.5)
     ),

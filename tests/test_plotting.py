@@ -78,7 +78,10 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "too few contributions": ("`contribution` must hold one", lambda: aq.plotting.curve(CURVE, PLAN, B[:2])),
     "no method": ("`found` must be curves of one to 4 methods", lambda: aq.plotting.curves({})),
     "five methods": ("`found` must be curves of", lambda: aq.plotting.curves({key: [CURVE] for key in "abcde"})),
-    "a method without curves": (r"`found\['a'\]` must be one or more curves", lambda: aq.plotting.curves({"a": []})),
+    "a method without curves": (
+        r"`found` must be a mapping, each value a sequence, each part a Curve, at least one, got {'a': \[\]}",
+        lambda: aq.plotting.curves({"a": []}),
+    ),
     "no report": ("`report` must be a Report", lambda: aq.plotting.rewards({})),  # type: ignore[arg-type]
     "no report of widths": ("`report` must be a Report", lambda: aq.plotting.widths({})),  # type: ignore[arg-type]
     "a list of widths": ("`found` must be widths of shape", lambda: aq.plotting.width_schedule([0.5, 1.0])),
@@ -97,7 +100,10 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
         lambda: aq.plotting.intervals(PLAN, replace(INTERVALS, rewards=((0.1, 0.2),)), B),
     ),
     "no names": ("`names` must be one or more", lambda: aq.plotting.comparison([], [], [])),
-    "NaN gains": ("`full_gain` must be a finite number", lambda: aq.plotting.comparison(["a"], [np.nan], [0.1])),
+    "NaN gains": (
+        "`full_gain` must be a sequence, each part a finite number, got ",
+        lambda: aq.plotting.comparison(["a"], [np.nan], [0.1]),
+    ),
     "too few spreads": ("`spread` must hold one", lambda: aq.plotting.comparison(["a", "b"], [0.1, 0.2], [0.1])),
     "no axes": ("`ax` must be", lambda: aq.plotting.curve(CURVE, ax=3)),  # type: ignore[arg-type]
     "no figure": ("`figure` must be a Figure", lambda: aq.plotting.save_figure(3, "a.png")),  # type: ignore[arg-type]

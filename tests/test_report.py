@@ -130,6 +130,9 @@ def test_every_step_can_be_replaced_by_a_function(few: aq.Dataset) -> None:
         assert not same(other.report, base.report), name
         trained = name not in ("allocation",)
         assert (other.report.identity != base.report.identity) == trained, name
+    finer = aq.aequa(build, shards, replace(config, fractions=8), few, alone=base.problem.alone, progress=False).report
+    assert finer.identity == base.report.identity
+    assert finer.rewarding != base.report.rewarding
 
 
 def test_rewards_are_what_the_curve_states(few: aq.Dataset, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_bad_arguments_are_refused(mechanisms, few: aq.Dataset, trained) -> None
         (partial(by_width, SMALL, {}), "`theta` must be tensors by name"),
         (partial(by_zeroing, start, {**start, "more": torch.zeros(1)}), "`start` must be the same 6 tensors as theta"),
         (partial(by_noise, start, seed=0, most=-1.0), "`most` must be a number from 0, got -1.0"),
-        (partial(pooled, SMALL, []), "`models` must be at least one PartialModel"),
+        (partial(pooled, SMALL, []), "`models` must be a sequence, each part a PartialModel, at least one, got "),
         *((partial(mechanisms[name], 1.5, 0), r"`amount` must be a number in \[0, 1\], got 1.5") for name in NAMES),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -177,11 +177,11 @@ def test_constants_outside_the_state_are_there_after_loading(tmp_path: Path) -> 
         ({"config": {}}, "`config` must be a Config"),
         ({"vocabulary": "film"}, "`vocabulary` must be a sequence, each part text"),
         ({"vocabulary": [1]}, "`vocabulary` must be a sequence, each part text"),
-        ({"widths": None}, "`widths` must hold one entry for each of the 1 models, got None"),
+        ({"widths": None}, "`widths` must be a sequence, each part a finite number, got None"),
         ({"widths": [0.5, 0.5]}, "`widths` must hold one entry for each of the 1 models, got 2 entries"),
         ({"widths": [7]}, r"`widths\[0\]` must be a number in \(0, 1\], got 7"),
-        ({"widths": [float("nan")]}, r"`widths\[0\]` must be a number in \(0, 1\], got nan"),
-        ({"build": 3}, "`build` must be a function of the width"),
+        ({"widths": [float("nan")]}, r"`widths` must be a sequence, each part a finite number, got \[nan\]"),
+        ({"build": 3}, "`build` must be a function, got 3"),
         ({"build": partial(aq.MLP, 0.5)}, "`build` must be a function of the width"),
         ({"build": partial(aq.MLP, hidden=0)}, "MLP cannot be built"),
         ({"build": partial(aq.MLP, classes=10.0)}, "MLP cannot be built|`options` must be names with"),
@@ -202,6 +202,14 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -
         aq.save_rewards(tmp_path, aq.MLP, [model], [0.1], aq.Config())
     with pytest.raises(ValueError, match="finite"):
         aq.load_reward(forged(path, model.state_dict()))
+
+
+def test_a_reward_of_another_version_is_refused_by_name(folder: Path) -> None:
+    stated = folder / "participant-01.json"
+    manifest = json.loads(stated.read_text())
+    stated.write_text(json.dumps({"recipe" if k == "run" else k: v for k, v in manifest.items()}))
+    with pytest.raises(ValueError, match=r"manifest .*participant-01.json was written by aequa-lite 0\.1$"):
+        aq.load_reward(folder / "participant-01.safetensors")
 
 
 # ---- a manifest or a file that was changed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from aequa_lite.experiments import run as runs
 from aequa_lite.experiments.tables import _figures
 from aequa_lite.method import assess
 
+ROOT = Path(__file__).resolve().parents[1]
 DECLARED = 'rounds: int = 20  # rounds\nlr: float = 0.1\nmixed: bool = False\nname: str = "a"'
 
 
@@ -55,7 +58,7 @@ def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> 
         ({"methods": "aequa, aequa"}, "different words"),
         ({"methods": "aequa,, x"}, "a list of different words"),
         ({"partition": "dirichlet"}, "given a value for alpha"),
-        ({"partition": 3}, "`partition` must be a word"),
+        ({"partition": 3}, "`partition` must be text, got 3"),
         ({"network": "MLPP"}, "nearest is 'MLP'"),
         ({"width_sampler": "full"}, "nearest is"),
         ({"server": "fedavgm(2.0)"}, "`beta` must be"),
@@ -175,6 +178,20 @@ def test_the_command_line_gives_the_report_of_the_method_to_the_bit(tmp_path: Pa
     found.save(tmp_path / "library")
     reports = [aq.Report.load(tmp_path / name) for name in ("library", "run", "all/aequa")]
     assert len({repr(replace(each, seconds=0.0)) for each in reports}) == 1
+
+
+def test_there_is_one_set_of_defaults() -> None:
+    fleet = pytest.importorskip("aequa_lite.flower.fleet")
+    cells = json.loads((ROOT / "notebooks" / "reproduce.ipynb").read_text())["cells"]
+    (text,) = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    own = {"scale", "keep", "out"}  # of the notebook alone
+    written = {k: v for k, v in aq.experiments.check_parameters([text]).items() if k not in own}
+    usual = {each.name: each.default for each in (*fields(runs.Setup), *fields(aq.Config))}
+    assert written == usual
+    partition = signature(fleet.run_fleet).parameters["partition"].default
+    assert partition == signature(fleet.Fleet).parameters["partition"].default == runs.Setup().partition
+    settings = fleet.Settings()
+    assert (settings.network, settings.data, settings.algorithm) == (usual["network"], usual["data"], usual["methods"])
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_the_stepper_shows_the_aggregate() -> None:
     ("changes", "sentence"),
     [
         ({"theta": torch.zeros(2, 3)}, r"`theta` must be a square matrix .* got shape \(2, 3\)"),
-        ({"theta": 3}, "`theta` must be a square matrix .* got int"),
+        ({"theta": 3}, "`theta` must be a Tensor, got 3"),
         (
             {"updates": [(torch.zeros(4, 4), 1.0)]},
             r"`updates\[0\]` must be a square matrix of 1 to 3 rows, got shape \(4, 4\)",

@@ -494,7 +494,7 @@ def test_slices_of_a_network_that_is_not_convex_stay_within_the_stated_margins(d
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, float("nan"), "high", True])
 def test_a_confidence_that_is_none_is_refused_before_any_work(confidence: object) -> None:
-    with pytest.raises(ValueError, match=r"`confidence` must be a number in \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"`confidence` must be a (number in \(0, 1\)|finite number or None), got"):
         aq.training_time(confidence=confidence)
 
 

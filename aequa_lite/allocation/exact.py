@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, flag, number, one_each, refusal
+from .._check import (
+    Accuracies,
+    accuracies,
+    checked,
+    flag,
+    number,
+    one_each,
+    refusal,
+)
 from ..evaluation import Curve
 from . import _search
 from ._search import SearchProblem
 
 # (mean gain, spread of gains) -> what is minimised; arrays or numbers
 Objective = Callable[[Any, Any], Any]
-
-EVENTS = 1_000_000  # n (K - 1) up to which every event is looked at
 
 
 @dataclass(frozen=True)
@@ -254,16 +260,12 @@ def solve(
     problem: SearchProblem, objective: Objective
 ) -> tuple[NDArray[np.intp], float | None, float]:
     """The best levels found, their tau, and what no plan is below."""
-    steps = len(problem.contribution) * (len(problem.levels) - 1)
-    search = _search.exact_search
-    if steps > EVENTS:
-        search = _search.bounded_search
     if getattr(objective, "func", objective) in ONE_TAU:
-        return search(problem, objective)
+        return _search.exact_search(problem, objective)
     if _search.few_plans(problem):
         chosen, value = _search.enumerate_plans(problem, objective)
         return chosen, None, value
-    chosen, tau, _ = search(problem, objective)
+    chosen, tau, _ = _search.exact_search(problem, objective)
     return chosen, tau, -np.inf
 
 
@@ -291,10 +293,11 @@ def allocate(
         curve: Attainable accuracies and their widths.
         objective: What is minimised (default: `default_objective`). The
             plan is exact for `spread_minus_gain`, `spread_only`,
-            `spread_per_gain` and `gain_minus_variance` up to a million
-            participants x levels, and within 1e-6 beyond. Another function
+            `spread_per_gain` and `gain_minus_variance`. Another function
             of mean and spread is exact up to 200,000 plans; beyond, the
             best plan of one $\tau$ is returned and nothing is proved.
+            Equal contributions count once in the search; its memory is
+            about 200 bytes x different contributions x levels.
         individually_rational: Give nobody less than its stand-alone
             accuracy where the curve reaches it; the certificate says who
             falls short.
@@ -351,8 +354,8 @@ def proved(
 
 @checked
 def plan_of(
-    chosen: ArrayLike, curve: Curve, contribution: ArrayLike,
-    standalone: ArrayLike | None = None, *, tau: float | None = None,
+    chosen: ArrayLike, curve: Curve, contribution: Accuracies,
+    standalone: Accuracies | None = None, *, tau: float | None = None,
 ) -> Plan:  # fmt: skip
     r"""Return the plan that gives each participant this level of the curve.
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import combinations, product
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from .._check import Count, accuracies, checked, flag, number, refusal
+from .._check import Accuracies, Count, Index, accuracies, checked, flag, number, refusal
 from ..evaluation import Curve
 from .exact import Rule, allocate, check_inputs
 
@@ -24,7 +24,7 @@ JOINT_REPORTS = 200_000  # joint reports up to which every one is tried
 
 @checked
 def best_response(
-    contribution: ArrayLike, curve: Curve, participant: int, rule: Rule = allocate, reports: ArrayLike | None = None
+    contribution: Accuracies, curve: Curve, participant: Index, rule: Rule = allocate, reports: Accuracies | None = None
 ) -> tuple[float, float]:
     """Return the report that earns a participant most while all others are truthful, and what it adds.
 
@@ -73,13 +73,13 @@ def best_response(
 
 @checked
 def misreport_gains(
-    contribution: ArrayLike,
+    contribution: Accuracies,
     curve: Curve,
     rule: Rule = allocate,
     *,
     measured: bool = False,
     together: Count = 1,
-    reports: ArrayLike | None = None,
+    reports: Accuracies | None = None,
 ) -> NDArray[np.float64]:
     r"""Return what the best false report adds to the accuracy of each participant, or of each group that reports together.
 

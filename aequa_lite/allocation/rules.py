@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import dual_annealing
 
-from .._check import Fraction, checked, number, refusal
+from .._check import Accuracies, Fraction, checked, number, refusal
 from ..evaluation import Curve
 from ..rng import stream
 from ._search import SearchProblem, tau_path
@@ -309,7 +309,7 @@ def nash(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) ->
 
 
 @checked
-def lp_welfare(contribution: ArrayLike, curve: Curve, *, p: Fraction, cost: Cost, budget: float) -> Plan:
+def lp_welfare(contribution: Accuracies, curve: Curve, *, p: Fraction, cost: Cost, budget: float) -> Plan:
     r"""Maximise $\sum_i \max(G_i, 0)^p$ within a budget on $\sum_i \mathrm{cost}(w_i)$.
 
     At $p = 1$ every step up is worth the same to everybody, so only the order decides: the best contributor comes first.

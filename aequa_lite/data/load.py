@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import checked, one_of, refusal
+from .._check import Count, checked, one_of, refusal
 from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
 from ..rng import stream
 from ..types import Dataset, Samples
@@ -37,7 +37,7 @@ def load(
     root: str | Path | None = None,
     device: Device = None,
     seed: int = 0,
-    validation: int | None = None,
+    validation: Count | None = None,
     **options: Any,
 ) -> Dataset:
     """Load a data set as training, validation and test samples on one device.

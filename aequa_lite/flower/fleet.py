@@ -160,7 +160,7 @@ class Fleet(Server):
     """
 
     def __init__(
-        self, folder: Path | str, participants: int, *, data: str = "fashion-mini", partition: str = "homogeneous",
+        self, folder: Path | str, participants: int, *, data: str = "fashion-mini", partition: str = "power_law",
         secure: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(folder, Path(folder) / "keys" if secure else None)
@@ -203,7 +203,7 @@ class Fleet(Server):
 
 
 def run_fleet(
-    folder: Path | str, config: Config, *, partition: str = "homogeneous", data: str = "fashion-mini",
+    folder: Path | str, config: Config, *, partition: str = "power_law", data: str = "fashion-mini",
     secure: bool = False, **options: object,
 ) -> Report:  # fmt: skip
     """Start a fleet on this machine, run over it, stop it and return the report.

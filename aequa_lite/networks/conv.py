@@ -6,21 +6,23 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._check import Count, checked, number, refusal
+from .._check import Count, Range, checked, refusal
 from ..types import Samples
 from .base import ScalePixels, n_units
 
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 
 
-def _image_shape(shape: tuple[Count, ...], least: int = 1) -> tuple[int, ...]:
+def _image_shape(shape: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
     """Return (channels, height, width), or refuse what is no image of this size."""
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or min(shape[1:]) < least:
+    lows = (1, least, least)
+    if len(shape) != 3 or not all(Range(low).holds(size, whole=True) for low, size in zip(lows, shape)):
         raise refusal("shape", f"(channels, height, width) of at least {least} x {least} pixels", shape)
     return tuple(shape)
 
@@ -59,7 +61,7 @@ class LeNet(nn.Sequential):
     stem_layers = 4
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[Count, ...] = (1, 28, 28), classes: Count = 10, multiple: Count = 1
+        self, width: float = 1.0, *, shape: tuple[int, ...] = (1, 28, 28), classes: Count = 10, multiple: Count = 1
     ) -> None:
         channels, *sides = _image_shape(shape, 12)
         a, b, c, d = (n_units(width, multiple * full) for full in (6, 16, 120, 84))
@@ -112,7 +114,7 @@ class ConvNet(nn.Sequential):
     """
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10, multiple: Count = 1,
+        self, width: float = 1.0, *, shape: tuple[int, ...] = (3, 32, 32), classes: Count = 10, multiple: Count = 1,
         group: Count = 4,
     ) -> None:  # fmt: skip
         sizes = [_image_shape(shape, 8)[0], *(n_units(width, multiple * full, group) for full in (32, 64, 128, 256))]
@@ -145,7 +147,7 @@ class BasicBlock(nn.Module):
 
 
 def _resnet_layers(
-    sizes: list[int], shape: tuple[Count, ...], classes: int, stem: int, norm: Norm
+    sizes: list[int], shape: tuple[int, ...], classes: int, stem: int, norm: Norm
 ) -> OrderedDict[str, nn.Module]:
     """The layers of an 18-layer residual network, under torchvision's names (but `norm` for `bn`)."""
     if stem not in (3, 7):
@@ -198,7 +200,7 @@ class ResNet18(nn.Sequential):
     """
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10,
+        self, width: float = 1.0, *, shape: tuple[int, ...] = (3, 32, 32), classes: Count = 10,
         channels: Count = 64, stem: int = 3, group: Count = 4,
     ) -> None:  # fmt: skip
         sizes = [n_units(width, channels << stage, group) for stage in range(4)]
@@ -236,7 +238,7 @@ class BatchResNet18(nn.Sequential):
     """
 
     def __init__(
-        self, width: float = 1.0, *, shape: tuple[Count, ...] = (3, 32, 32), classes: Count = 10,
+        self, width: float = 1.0, *, shape: tuple[int, ...] = (3, 32, 32), classes: Count = 10,
         channels: Count = 64, stem: int = 3,
     ) -> None:  # fmt: skip
         sizes = [n_units(width, channels << stage) for stage in range(4)]
@@ -245,7 +247,7 @@ class BatchResNet18(nn.Sequential):
 
 @checked
 @torch.no_grad()
-def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) -> nn.Module:
+def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: Annotated[int, Range(2)] = 200) -> nn.Module:
     r"""Return a copy of a network with BatchNorm statistics measured at its own width.
 
     $\mu = \tfrac1B \sum_b \mu_b, \; \sigma^2 = \tfrac1B \sum_b \sigma_b^2$ over $B$
@@ -275,7 +277,6 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: int = 200) ->
         Post-statistics of universally slimmable networks (Yu and Huang 2019); HeteroFL's
         static BatchNorm.
     """
-    number("batch", batch, 2, whole=True)
     net = deepcopy(net).eval()
     norms = [each for each in net.modules() if isinstance(each, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]

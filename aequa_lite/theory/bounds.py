@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import accuracies, checked, flag, number, refusal
+from .._check import Count, NotNegative, Positive, accuracies, checked, flag, number, refusal
 from ..evaluation import Curve
 from ..training_time import upper_bounds
 
@@ -46,7 +46,13 @@ class Bound:
 
 @checked
 def drift(
-    lr: float, smoothness: float, scatter: ArrayLike, heterogeneity: ArrayLike, steps: int, *, convex: bool = False
+    lr: Positive,
+    smoothness: Positive,
+    scatter: ArrayLike,
+    heterogeneity: ArrayLike,
+    steps: Count,
+    *,
+    convex: bool = False,
 ) -> Array:
     r"""Bound how far the participants are apart before each step of a round.
 
@@ -74,9 +80,6 @@ def drift(
     References:
         Ours: Lemma 4 of the page of proofs.
     """
-    number("smoothness", smoothness, 0, above=True)
-    number("lr", lr, 0, above=True)
-    number("steps", steps, 1, whole=True)
     shape = (*max(np.shape(scatter), np.shape(heterogeneity), key=len)[:-1], steps)
     s2, zeta = _shaped("scatter", scatter, shape), np.sqrt(_shaped("heterogeneity", heterogeneity, shape))
     growth = 1.0 if flag("convex", convex) else 1 + lr * smoothness
@@ -89,8 +92,8 @@ def drift(
 
 @checked
 def stationarity_bound(
-    gap: float, lr: float, smoothness: float, *, noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike,
-    rounds: int, steps: int, dissimilarity: ArrayLike | None = None, convex: bool = False, change: float = 0.0,
+    gap: NotNegative, lr: Positive, smoothness: Positive, *, noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike,
+    rounds: Count, steps: Count, dissimilarity: ArrayLike | None = None, convex: bool = False, change: float = 0.0,
 ) -> Bound:  # fmt: skip
     r"""Bound the mean squared gradient of the width-averaged objective over all local steps.
 
@@ -131,8 +134,8 @@ def stationarity_bound(
 
 @checked
 def gap_bound(
-    gap: float, lr: float, smoothness: float, curvature: float, *, noise: ArrayLike, scatter: ArrayLike,
-    heterogeneity: ArrayLike, rounds: int, steps: int, dissimilarity: ArrayLike | None = None, convex: bool = False,
+    gap: NotNegative, lr: Positive, smoothness: Positive, curvature: float, *, noise: ArrayLike, scatter: ArrayLike,
+    heterogeneity: ArrayLike, rounds: Count, steps: Count, dissimilarity: ArrayLike | None = None, convex: bool = False,
 ) -> Array:  # fmt: skip
     r"""Bound the gap between the objective and its minimum after each round, where the objective is curved.
 
@@ -180,8 +183,8 @@ def gap_bound(
 
 @checked
 def momentum_bound(
-    gap: float, lr: float, smoothness: float, momentum: float, *, noise: ArrayLike, second_moment: ArrayLike, rounds: int,
-    steps: int,
+    gap: NotNegative, lr: Positive, smoothness: Positive, momentum: float, *, noise: ArrayLike,
+    second_moment: ArrayLike, rounds: Count, steps: Count,
 ) -> Bound:  # fmt: skip
     r"""Bound the mean squared gradient where every participant trains with momentum.
 
@@ -318,8 +321,4 @@ def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -
 
 def _check(gap: float, lr: float, smoothness: float, rounds: int, steps: int, rest: float = 1.0) -> None:
     """Refuse step sizes and counts about which nothing is proved; momentum divides the step size by `rest`."""
-    number("gap", gap, 0)
-    number("smoothness", smoothness, 0, above=True)
     number("lr", lr, 0, rest * ROUNDING / smoothness, above=True)
-    number("rounds", rounds, 1, whole=True)
-    number("steps", steps, 1, whole=True)
