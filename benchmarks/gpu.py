@@ -231,7 +231,7 @@ def compiled(mode: str | None = None) -> Iterator[None]:
     done.clear()
     with (
         mock.patch.object(vectorized._Stack, "step", in_place(faster) if mode else faster),
-        mock.patch("torch._dynamo.config.trace_autograd_ops", True),
+        torch._dynamo.config.patch(trace_autograd_ops=True),
     ):
         yield
     if mode and (done["cudagraph_skips"] or not done["cudagraph_recorded_non_static_inputs"]):

@@ -124,7 +124,7 @@ PRIVATE = {
 }  # fmt: skip
 ALLOWED = re.compile(
     r"held-out|[Mm]erge(?:d|_shards|s)? (?:two|shards|accounts|identities)|merged_shards|individually[_ ]rational"
-    r"|ration|HeteroFL[^.]*merge|`?git merge`?|judged on|judged by|by_merge"
+    r"|ration|HeteroFL[^.]*merge|`?git merge`?|\"recipe\" in found|judged on|judged by|by_merge"
 )
 
 
