@@ -2,11 +2,12 @@
 
 usage: python scripts/rounds.py [METHOD ...] [--seed 0] [--every 5]
 
-Fashion-MNIST (folder AEQUA_DATA), Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps at a rate of 0.12, as in
-sweeps/baselines_tuned.yml. After every fifth round (`--every`) and the last one, each method's rewards are formed from what
-it has then, and measured on test. For Pearson and for the best reward, three figures: of the final round, the largest over
-these rounds, and the mean of the last five of them. The largest is chosen on test, so it is no estimate of what a
-participant receives. Rows are written as they finish; what has its row is kept.
+Fashion-MNIST (folder AEQUA_DATA), Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps at a rate of 0.12,
+as in sweeps/baselines_tuned.yml. After every fifth round (`--every`) and the last one, each method's rewards are formed
+from what it has then, and measured on test. For Pearson and for the best reward, three figures: of the final round, the
+largest over these rounds, and the mean of the last five of them. The largest is chosen on test, so it is no estimate of
+what a participant receives. Where all rewards but one are equal, Pearson does not depend on what they are. Rows are
+written as they finish; what has its row is kept.
 """
 
 from __future__ import annotations
