@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "https://github.com/aequa-lite/aequa-lite/blob/main"  # finish.py puts a fork's name in its place
 
 RANGED = re.compile(r"~?(?:typing\.)?Annotated\[(\w+), Range\([^)]*\)\]")  # a number whose range the docstring says
+VECTOR = re.compile(
+    r"~?(?:typing\.)?Annotated\[(?:(?!Annotated)[^:])*?, Vector\([^)]*\)\]"
+)  # such numbers, one for each
 STAR = re.compile(r"(?<=[(\s])\*(?=[,\w])(?![^\n]*\w\*)")  # of a signature, `(problem, *, train)`: no emphasis
 
 
@@ -40,8 +43,9 @@ def _to_roles(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
 def _plain_numbers(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """A signature in which a number of a range is a number."""
-    return RANGED.sub(r"\1", signature or "") or signature, returns
+    """A signature in which a number of a range is a number, and one number for each participant an `ArrayLike`."""
+    plain = VECTOR.sub("~numpy.typing.ArrayLike", RANGED.sub(r"\1", signature or ""))
+    return plain or signature, returns
 
 
 def source(domain: str, info: dict[str, str]) -> str | None:
