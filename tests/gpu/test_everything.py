@@ -47,4 +47,5 @@ def test_every_notebook(name: str) -> None:
     path = HERE.parents[1] / "notebooks" / f"{name}.ipynb"
     command = [sys.executable, HERE / "run_notebook.py", path, *FEW[name]]
     done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout)  # what was left out: `pytest -rP` shows it
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
