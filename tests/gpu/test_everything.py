@@ -22,10 +22,10 @@ FEW = {  # parameters with which a notebook takes a minute or two
     "03_federated_training": ("rounds=2",),
     "04_convergence": ("rounds=2", "seeds=2", "out='OUT'", "MOST=8"),
     "05_contribution": ("rounds=1", "local_steps=2"),
-    "06_post_training_allocation": ("rounds=2", "local_steps=2", "out='OUT'"),
+    "06_post_training_allocation": ("rounds=6", "local_steps=10", "out='OUT'"),
     "07_training_time_allocation": ("rounds=2", "local_steps=1"),
-    "08_baselines": ("rounds=2", "local_steps=2"),
-    "09_incentives_and_attacks": ("rounds=2", "local_steps=2"),
+    "08_baselines": ("rounds=4", "local_steps=8"),
+    "09_incentives_and_attacks": ("rounds=4", "local_steps=8"),
     "10_many_machines": ("local_steps=2",),
     "11_your_own_data": ("rounds=2", "local_steps=1", "seeds=2", "out='OUT'", "MOST=4"),
     "reproduce": ("rounds=2", "local_steps=2", "participants=3", "out='OUT'"),
@@ -47,4 +47,5 @@ def test_every_notebook(name: str) -> None:
     path = HERE.parents[1] / "notebooks" / f"{name}.ipynb"
     command = [sys.executable, HERE / "run_notebook.py", path, *FEW[name]]
     done = subprocess.run(command, capture_output=True, text=True)
+    print(done.stdout)  # what was left out: `pytest -rP` shows it
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
