@@ -121,10 +121,11 @@ PRIVATE = {
     "judged": "evaluated", "ledger": "run state", "temptation": "misreport gain",
     "temptations": "misreport gains", "keeper": "honest but curious", "rival": "baseline", "rivals": "baselines",
     "faded": "fractional", "rational": "individually rational", "submodels": "fedsac",
-}  # fmt: skip
+    "said": "stated", "hear": "receive", "hand": "send", "hands": "sends", "drawers": "namespaces", "shop": "namespace",
+}  # "word" is no such word: text data has words, and the command line  # fmt: skip
 ALLOWED = re.compile(
     r"held-out|[Mm]erge(?:d|_shards|s)? (?:two|shards|accounts|identities)|merged_shards|individually[_ ]rational"
-    r"|ration|HeteroFL[^.]*merge|`?git merge`?|judged on|judged by|by_merge"
+    r"|ration|HeteroFL[^.]*merge|`?git merge`?|by_merge|\"recipe\" in found"
 )
 
 
