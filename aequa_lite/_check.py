@@ -126,8 +126,13 @@ def one_of(name: str, value: Any, known: Collection[str], kind: str = "") -> str
     text = value if isinstance(value, str) else ""
     if text in known:
         return text
-    near = get_close_matches(text[:100], list(known), n=1, cutoff=0.0) if text else []
-    raise refusal(name, f"one of {kind}{listed(known)}", value, f"the nearest is {short_repr(near[0])}" if near else "")
+    near = f"the nearest is {short_repr(nearest(text, known))}" if text and known else ""
+    raise refusal(name, f"one of {kind}{listed(known)}", value, near)
+
+
+def nearest(text: str, known: Collection[str]) -> str:
+    """The known name that is most like a text."""
+    return get_close_matches(text[:100], list(known), n=1, cutoff=0.0)[0]
 
 
 def listed(names: Collection[str], most: int = 30) -> str:

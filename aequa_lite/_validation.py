@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ._check import number, refusal
 from ._io import atomic_write, error_text, parse_json, regular_file, short_repr
-from .types import State, Update
+from .types import State, Update, floating
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
 # not fit into a number or into memory.
@@ -180,8 +180,7 @@ def change_norm(state: State, sent: State) -> float:
         >>> change_norm({"w": torch.tensor([3.0, 4.0])}, {"w": torch.zeros(5)})
         5.0
     """
-    floating = ((k, v) for k, v in state.items() if v.is_floating_point())
-    changes = (v.to(sent[k].device) - sent[k][tuple(map(slice, v.shape))] for k, v in floating)
+    changes = (v.to(sent[k].device) - sent[k][tuple(map(slice, v.shape))] for k, v in floating(state).items())
     squares = [change.cpu().double().square().sum() for change in changes]
     return float(sum(squares, torch.zeros((), dtype=torch.float64)).sqrt())
 
@@ -209,7 +208,7 @@ def oversized(states: Sequence[State], sent: State, times: float = 4.0) -> list[
         Norm bounding (Sun et al. 2019), but updates are left out instead of clipped: our choice.
     """
     number("times", times, 1)
-    entries = [sum(v.numel() for v in state.values() if v.is_floating_point()) for state in states]
+    entries = [sum(v.numel() for v in floating(state).values()) for state in states]
     sizes = np.array([change_norm(state, sent) / math.sqrt(max(1, count)) for state, count in zip(states, entries)])
     middle = float(np.median(sizes)) if len(sizes) else 0.0
     return [middle > 0 and size > times * middle for size in sizes.tolist()]
@@ -253,7 +252,7 @@ def refusals(
     if not squares:
         return why
     few = list(squares) if len(squares) < 3 else []  # which are compared with their own size
-    own = [_square(_real(sent[i])) for i in few]
+    own = [_square(list(floating(sent[i]).values())) for i in few]
     found = np.sqrt(torch.stack([*squares.values(), *own]).tolist())  # the one host wait
     size = dict(zip(squares, found))
     norms = dict(zip(few, found[len(size) :]))
@@ -285,14 +284,10 @@ def _misfit(update: Update, sent: State, width: float) -> str:
     return "" if mine == theirs else "its tensors are not those of its slice"
 
 
-def _real(state: State) -> list[Tensor]:
-    """The tensors that are trained: a counter of batches is none."""
-    return [t for t in state.values() if t.is_floating_point()]
-
-
 def _change(state: State, sent: State) -> Sequence[Tensor]:
     """The change of each trained tensor."""
-    return torch._foreach_sub(_real({k: state[k] for k in sent}), _real(sent))
+    trained = floating(sent)
+    return torch._foreach_sub([state[k] for k in trained], list(trained.values()))
 
 
 def _square(tensors: Sequence[Tensor]) -> Tensor:
@@ -315,7 +310,7 @@ def _far_larger(
     if len(size) > 2:
         usual = dict.fromkeys(size, float(np.median(list(change.values()))))
     else:
-        norms = {i: own[i] if i in own else math.sqrt(float(_square(_real(sent[i])))) for i in size}
+        norms = {i: own[i] if i in own else math.sqrt(float(_square(list(floating(sent[i]).values())))) for i in size}
         usual = {i: norms[i] / math.sqrt(entries[i]) for i in size}
     return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 

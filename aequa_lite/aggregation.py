@@ -17,7 +17,7 @@ from .evaluation import correct
 from .federate import Aggregator, Reweight, ServerOptimizer
 from .rng import stream
 from .slimmable import Pairs, aggregate, coverage, prefix, slim
-from .types import Build, Samples, ServerState, State, Update
+from .types import Build, Samples, ServerState, State, Update, floating
 
 __all__ = [
     "coordinate_median", "dp_epsilon", "dp_gaussian", "fedadam", "fedavg", "fedavgm", "norm_clipping",
@@ -147,7 +147,7 @@ def _begin(state: ServerState, aggregated: State) -> tuple[dict[str, Tensor], di
         found = sorted(map(str, aggregated)) if isinstance(aggregated, Mapping) else aggregated
         raise refusal("aggregated", f"the model's {len(state.theta)} tensors by name", found)
     theta = {k: t.to(state.theta[k].device) for k, t in aggregated.items()}
-    changes = {k: t - state.theta[k] for k, t in _floating(theta).items()}
+    changes = {k: t - state.theta[k] for k, t in floating(theta).items()}
     return theta, dict(state.memory), changes
 
 
@@ -226,7 +226,7 @@ def _shortened(state: State, theta: State, norm: float) -> State:
     length = change_norm(state, theta)
     if length <= norm:
         return state
-    blocks = {k: theta[k][prefix(v.shape)] for k, v in _floating(state).items()}
+    blocks = {k: theta[k][prefix(v.shape)] for k, v in floating(state).items()}
     return {**state, **{k: t + (norm / length) * (state[k] - t) for k, t in blocks.items()}}
 
 
@@ -331,7 +331,7 @@ def _ranked(theta: State, updates: Pairs, *, cut: Callable[[Tensor], Tensor]) ->
     """Average each entry over its middle values; `cut`: number of holders -> how many to drop at each end."""
     pairs = _checked(theta, updates)
     after = dict(theta)
-    for name, t in _floating(theta).items():
+    for name, t in floating(theta).items():
         if holders := [(state[name], weight) for state, weight in pairs if name in state]:
             after[name] = t + _middle_change(t, holders, cut)
     return after
@@ -398,15 +398,10 @@ def _noisy(theta: State, updates: Pairs, *, norm: float, noise: float, seed: int
         return after
     rng = np.random.default_rng() if seed is None else stream(seed, "privacy", *_fingerprint(theta))
     scale = noise * norm * max(weight for _, weight in pairs)
-    for name, mass in coverage(_floating(theta), [(_floating(state), weight) for state, weight in pairs]).items():
+    for name, mass in coverage(floating(theta), [(floating(state), weight) for state, weight in pairs]).items():
         z = torch.as_tensor(rng.standard_normal(tuple(mass.shape)), dtype=mass.dtype, device=mass.device)
         after[name] = after[name] + torch.where(mass > 0, scale * z / mass.clamp_min(1e-30), 0)
     return after
-
-
-def _floating(state: State) -> dict[str, Tensor]:
-    """The tensors that are averaged: a batch counter is none."""
-    return {k: t for k, t in state.items() if t.is_floating_point()}
 
 
 def _fingerprint(theta: State) -> list[str]:

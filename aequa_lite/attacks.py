@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ._check import checked, flag, number, refusal
+from ._check import Range, checked, flag, number, refusal
 from .config import Config
 from .federate import Policy, Strategy
 from .method import Algorithm, Outcome, Problem, Train, train
 from .rng import stream
 from .slimmable import prefix, slim
-from .types import Build, Round, Samples, ServerState, Shard, State, Update
+from .types import Build, Round, Samples, ServerState, Shard, State, Update, floating
 
 __all__ = [
     "data_change", "dropout", "ensemble", "flip_labels", "free_rider", "honest_but_curious", "merged_shards",
@@ -223,7 +223,7 @@ def dropout(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Po
 def chosen(who: Collection[int], name: str = "who") -> tuple[int, ...]:
     """Participants or rounds in rising order, at least one."""
     found = list(who) if isinstance(who, Iterable) else []
-    if not found or not all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) and i >= 0 for i in found):
+    if not found or not all(Range(0).holds(i, whole=True) for i in found):
         raise refusal(name, "whole numbers from 0, at least one", who)
     return tuple(sorted({int(i) for i in found}))
 
@@ -318,16 +318,15 @@ def _received(sent: State, update: Update, rng: np.random.Generator) -> dict[str
 def _noisy(sent: State, update: Update, rng: np.random.Generator, *, size: float) -> dict[str, Tensor]:
     """What was received, plus noise in proportion to each tensor's root mean square."""
     made = _received(sent, update, rng)
-    for k, t in sent.items():
-        if t.is_floating_point():
-            z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
-            made[k] = t + size * t.square().mean().sqrt() * z
+    for k, t in floating(sent).items():
+        z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
+        made[k] = t + size * t.square().mean().sqrt() * z
     return made
 
 
 def _opposite(sent: State, update: Update, rng: np.random.Generator, *, scale: float) -> dict[str, Tensor]:
     """What was received, minus the honest change."""
-    flipped = {k: t - scale * (update.state[k] - t) for k, t in sent.items() if t.is_floating_point()}
+    flipped = {k: t - scale * (update.state[k] - t) for k, t in floating(sent).items()}
     return {**update.state, **flipped}
 
 

@@ -40,7 +40,7 @@ from .shapley import (
     shapley,
 )
 from .slimmable import aggregate, prefix, view
-from .types import Build, Round, Samples, Shard, State
+from .types import Build, Round, Samples, Shard, State, floating
 
 __all__ = [
     "CachedGame", "Score", "affine_calibration", "alignment",
@@ -98,12 +98,14 @@ def retraining_game(
         in place of samples.
     """
     one_each("shards", shards, config.participants)
-    many = partial(_retrained, build, shards, config, validation, options)
+    many = partial(
+        _retraining_accuracies, build, shards, config, validation, options
+    )
     at_once = shards[0].samples.y.is_cuda or options.get("vectorized")
     return CachedGame(lambda S: many([S])[0], many if at_once else None)
 
 
-def _retrained(
+def _retraining_accuracies(
     build: Build, shards: Sequence[Shard], config: Config,
     validation: Samples, options: Mapping[str, Any],
     coalitions: Sequence[frozenset[int]],
@@ -152,10 +154,11 @@ def replay_game(
         GTG-Shapley (Liu et al. 2022).
     """
     _check_round(rnd)
-    return CachedGame(partial(_replayed, build, before, rnd, validation))
+    value = partial(_replay_accuracy, build, before, rnd, validation)
+    return CachedGame(value)
 
 
-def _replayed(
+def _replay_accuracy(
     build: Build, before: State, rnd: Round, validation: Samples,
     coalition: frozenset[int],
 ) -> float:  # fmt: skip
@@ -246,10 +249,10 @@ def update_shapley(
         GTG-Shapley (Liu et al. 2022) with each round solved exactly,
         without its guided sampling.
     """
-    return partial(_add_replayed, build, validation, solve, tolerance)
+    return partial(_scores_after_round, build, validation, solve, tolerance)
 
 
-def _add_replayed(
+def _scores_after_round(
     build: Build, validation: Samples, solve: Callable[[Game, int], Array],
     tolerance: float, before: State, rnd: Round, scores: Carried = None,
 ) -> Array:  # fmt: skip
@@ -433,9 +436,9 @@ def _changes(
     found, before = [], _beside(before, rnd)
     for u in rnd.updates:
         state = before if u.participant in rnd.left_out else u.state
-        real = {k: t for k, t in state.items() if t.is_floating_point()}
-        change = {k: torch.zeros_like(before[k]) for k in real}
-        for k, t in real.items():
+        trained = floating(state)
+        change = {k: torch.zeros_like(before[k]) for k in trained}
+        for k, t in trained.items():
             block = prefix(t.shape)
             change[k][block] = t.to(before[k].device) - before[k][block]
         found.append(join(change))

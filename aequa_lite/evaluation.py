@@ -222,7 +222,7 @@ def _bound(
 
 
 @torch.no_grad()
-def _stacked(
+def _correct_at_many_widths(
     build: Build, theta: State, samples: Samples,
     widths: Sequence[float], fraction_grid: int | None,
 ) -> NDArray[np.bool_]:  # fmt: skip
@@ -292,7 +292,9 @@ def accuracy_curve(
         tried = list(distinct_widths(build, tried))
     device = next(iter(theta.values())).device
     if device.type == "cuda" and not list(template(build, 1.0).buffers()):
-        found = _stacked(build, theta, samples, tried, fraction_grid)
+        found = _correct_at_many_widths(
+            build, theta, samples, tried, fraction_grid
+        )
         return Curve(
             tried, found.mean(1), len(samples), found, fraction_grid
         )

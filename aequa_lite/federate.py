@@ -423,6 +423,23 @@ def _trained_with(config: Config, policy: Policy) -> dict[str, Any]:
     return found
 
 
+def _begun(
+    build: Build, shards: Sequence[Shard], config: Config, policy: Policy,
+    checkpoint: Path | str | None, identity: Mapping[str, Any],
+) -> Round:  # fmt: skip
+    """The last round that is saved, or the state before the first."""
+    device = shards[0].samples.y.device
+    state = ServerState(init_params(build, config.seed, device))
+    if checkpoint:
+        path = Path(checkpoint)
+        if saved := load_checkpoint(path, identity, state.theta):
+            return _to_device(saved, device)
+    widths = _checked_widths(policy(config, None), config)
+    return Round(
+        -1, state, (), math.nan, 0, next_widths=widths, identity=identity
+    )
+
+
 # rounds, and before each the task whose updates it is sent
 Federation = Generator[Any, list[Update], None]
 
@@ -445,9 +462,7 @@ def federation(
     """The loop of `federate`, which trains nobody itself."""
     strategy = strategy or slimmable(build)
     mass = _checked_weights(shards, config, weights)
-    device = shards[0].samples.y.device
     at_once = _vectorized(strategy, build, shards, config, vectorized)
-    state = ServerState(init_params(build, config.seed, device))
     parts = {
         "config": _trained_with(config, policy), "build": build,
         "weights": mass.tolist(), "strategy": strategy,
@@ -456,18 +471,9 @@ def federation(
     }  # fmt: skip
     name = name or ("" if checkpoint else "unnamed")
     identity = describe(parts, name) | {"shards": shards_digest(shards)}
-    saved = None
-    if checkpoint:
-        saved = load_checkpoint(Path(checkpoint), identity, state.theta)
-    if saved:
-        last = _to_device(saved, device)
-        if last.index + 1 == config.rounds:
-            yield last
-    else:
-        last = Round(
-            -1, state, (), math.nan, 0, identity=identity,
-            next_widths=_checked_widths(policy(config, None), config),
-        )  # fmt: skip
+    last = _begun(build, shards, config, policy, checkpoint, identity)
+    if last.index + 1 == config.rounds:
+        yield last
     adjust = _adjustment(strategy, shards, config)
     bar = tqdm(
         range(last.index + 1, config.rounds),

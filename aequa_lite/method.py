@@ -152,7 +152,7 @@ class Outcome:
 
     @cached_property
     def report(self) -> Any:
-        """The report: rewards judged on the test split."""
+        """The report: rewards evaluated on the test split."""
         from .report import report  # late: it builds on this module
 
         return report(self)

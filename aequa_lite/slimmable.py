@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ._check import Count, Fraction, checked, number, refusal
-from .types import Build, State
+from .types import Build, State, floating
 
 __all__ = [
     "aggregate", "coverage", "fractional_slice", "fractional_slim",
@@ -257,10 +257,9 @@ def coverage(theta: State, updates: Pairs) -> dict[str, Tensor]:
     return mass
 
 
-def _averaged(theta: State, state: State) -> dict[str, Tensor]:
-    """The floating-point tensors of a slice, on theta's device."""
-    real = {k: v for k, v in state.items() if v.is_floating_point()}
-    return {k: v.to(theta[k].device) for k, v in real.items()}
+def _trained(theta: State, state: State) -> dict[str, Tensor]:
+    """The trained tensors of a slice, on theta's device."""
+    return {k: v.to(theta[k].device) for k, v in floating(state).items()}
 
 
 @checked
@@ -289,7 +288,7 @@ def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
         FjORD (Eq. 2) and HeteroFL, in difference form, so that no change
         is exactly no change.
     """
-    pairs = [(_averaged(theta, state), weight) for state, weight in updates]
+    pairs = [(_trained(theta, state), weight) for state, weight in updates]
     push = {k: torch.zeros_like(t) for k, t in theta.items()}
     for state, weight in pairs:
         blocks = {k: prefix(v.shape) for k, v in state.items()}

@@ -14,6 +14,11 @@ Build = Callable[[float], nn.Module]  # width -> network
 State = Mapping[str, Tensor]  # tensors of a network by name
 
 
+def floating(state: State) -> dict[str, Tensor]:
+    """The tensors that are trained; a counter of batches is none."""
+    return {k: t for k, t in state.items() if t.is_floating_point()}
+
+
 @checked
 @dataclass(frozen=True)
 class Samples:

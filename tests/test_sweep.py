@@ -112,14 +112,14 @@ def test_a_table_keeps_what_another_machine_has_run(notebook: Path, tmp_path: Pa
     sweeps.run_sweep(one, root=there)
     first = sweeps.gather(one, root=there, results=results)
     both = sweeps.read_sweep(written(notebook, grid={"seed": [0, 1]}))
-    kept = sweeps.known(both, results)
+    kept = sweeps.finished(both, results)
     sweeps.run_sweep(both, root=here, kept=kept)
     assert [run.missing(here / "small") for run in both.runs()] == [[""], []]  # the first was not repeated
     table = sweeps.gather(both, root=here, results=results)
     assert list(table["status"]) == ["done", "done"]
     assert table["alone_best"][0] == pytest.approx(first["alone_best"][0], rel=1e-5)
     other = sweeps.read_sweep(written(notebook, fixed={"width": 0.3}, grid={"seed": [0, 1]}))
-    assert sweeps.known(other, results) == {}  # other parameters are other runs
+    assert sweeps.finished(other, results) == {}  # other parameters are other runs
 
 
 def test_every_field_of_a_config_is_a_parameter_with_a_comment() -> None:
@@ -248,7 +248,7 @@ def test_a_packed_run_that_fails_is_a_row_and_the_others_go_on(tmp_path: Path) -
 
 
 def test_training_that_fails_in_a_pack_fails_for_its_own_run_only() -> None:
-    meeting = packed.Meeting(3)
+    meeting = packed.RunGroup(3)
 
     def many(requests: list[int]) -> list[int]:
         if 2 in requests:
@@ -257,7 +257,7 @@ def test_training_that_fails_in_a_pack_fails_for_its_own_run_only() -> None:
 
     def run(k: int) -> int | str:
         try:
-            return meeting.take_part(lambda: meeting.ask(many, k) + (meeting.ask(many, k) if k == 1 else 0))
+            return meeting.execute(lambda: meeting.ask(many, k) + (meeting.ask(many, k) if k == 1 else 0))
         except ValueError as error:
             return str(error)
 

@@ -1,4 +1,4 @@
-"""Turn contributions and a curve into one width each: the exact rule, other rules, and what can be said of them."""
+"""Turn contributions and a curve into one width each: the exact rule, other rules, and their certificates."""
 
 from .._lazy import attach
 

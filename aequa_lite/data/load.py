@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._check import Count, checked, one_of, refusal
+from .._check import Count, Range, checked, nearest, one_of, refusal
 from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
 from ..rng import stream
 from ..types import Dataset, Samples
@@ -108,7 +107,7 @@ def _reader(name: str | Path, root: str | Path | None) -> Callable[..., Arrays]:
     if path.is_dir():
         return partial(readers.tsv if any(path.glob("*.tsv")) else readers.leaf, path)
     known = [*embedded_sets, *readers.NAMES]
-    near = get_close_matches(str(name)[:100].lower(), known, n=1, cutoff=0.0)[0]
+    near = nearest(str(name).lower(), known)
     allowed = f"one of {', '.join(known)}, or the path of a .csv or .npz file or of a folder as LEAF or SST-2 has it"
     raise refusal("name", allowed, str(name), f"the nearest is {near!r} ({readers.EMBEDDED_REMEDY})")
 
@@ -191,7 +190,7 @@ def _set_aside(arrays: Arrays, size: int | None, seed: int) -> Arrays:
     (x, y), sizes = arrays.train, np.bincount(arrays.train[1], minlength=arrays.classes)
     most = int((sizes // 2).sum())  # at least half of every class stays for training
     wanted = min(len(y) // 6, 10_000, max(5_000, len(y) // 20), most) if size is None else size
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= most:
+    if not Range(1, most).holds(wanted, whole=True):
         raise refusal("validation", f"a whole number in [1, {most}] (at most half of each class)", size)
     rng = stream(seed, "data", "validation")
     orders = [rng.permutation(np.flatnonzero(y == c)) for c in range(arrays.classes)]

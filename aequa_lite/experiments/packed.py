@@ -27,7 +27,7 @@ from .run import compete, prepare, split_parameters
 Many = Callable[[list[Any]], list[Any]]  # requests of one kind -> what each gets
 
 
-class Meeting:
+class RunGroup:
     """Where runs wait for one another; each is a thread, and one computes at a time.
 
     When all wait, what they ask for is trained together. If that fails, each is trained by itself, so that only the run
@@ -44,7 +44,7 @@ class Meeting:
         self.found: dict[int, Any] = {}
         self.builds: dict[str, Build] = {}
 
-    def take_part(self, run: Callable[[], Any]) -> Any:
+    def execute(self, run: Callable[[], Any]) -> Any:
         """Run one of the runs in this thread."""
         with self.turn:
             try:

@@ -80,7 +80,7 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
         {'rounds': 3}
     """
     declared: dict[str, str] = {}
-    given: dict[str, Any] = {}
+    assigned: dict[str, Any] = {}
     for cell in cells:
         for name, kind, value in _assigned(cell):
             if kind:
@@ -89,10 +89,10 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
                 one_of("parameter", name, declared)
                 if not fits(value, declared[name]):
                     raise refusal(name, f"of the type {declared[name]}", value)
-            given[name] = value
+            assigned[name] = value
     if not declared and values is not None:
         return {name: values[name] for name in values.get("__annotations__", {})}
-    return {name: given[name] for name in declared}
+    return {name: assigned[name] for name in declared}
 
 
 def _assigned(cell: str) -> list[tuple[str, str, Any]]:

@@ -43,11 +43,11 @@ from .._check import Count, checked, number, one_of, refusal
 from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
 from .._parallel import available
 from ..registry import word_list
-from .packed import Meeting
+from .packed import RunGroup
 from .run import folder_name
 from .tables import check_table, write_tables
 
-__all__ = ["ENDED", "Run", "Sweep", "gather", "known", "read_sweep", "run_sweep", "share", "sweep_table"]
+__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share", "sweep_table"]
 
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
@@ -290,16 +290,16 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 def reason_of(error: BaseException, folder: Path) -> str:
     """Why there is no report: `no data`, `refused` (before any work) or `failed`, and the message."""
-    kind, said = type(error).__name__, str(error)
+    kind, message = type(error).__name__, str(error)
     if isinstance(error, PapermillExecutionError):
-        kind, said = error.ename, error.evalue
+        kind, message = error.ename, error.evalue
     early = not (folder / "run.json").exists()
-    word = "no data" if kind == "FileNotFoundError" else "refused" if kind == "ValueError" and early else "failed"
-    return f"{word}: {'' if word != 'failed' else kind + ': '}{' '.join(said.split())}"
+    status = "no data" if kind == "FileNotFoundError" else "refused" if kind == "ValueError" and early else "failed"
+    return f"{status}: {'' if status != 'failed' else kind + ': '}{' '.join(message.split())}"
 
 
 def lacking(run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> list[str]:
-    """The methods of a run without a report, here and elsewhere (`kept`: see `known`)."""
+    """The methods of a run without a report, here and elsewhere (`kept`: see `finished`)."""
     return [word for word in run.missing(root) if (run.digest, word) not in kept]
 
 
@@ -348,10 +348,10 @@ def run_pack(
     runs: Sequence[Run], defaults: Mapping[str, Any], root: Path, kept: Collection[tuple[str, str]] = (), **options: Any
 ) -> None:
     """Train these runs side by side in this process; `options` are those of `federate`."""
-    meeting = Meeting(len(runs), **options)
+    group = RunGroup(len(runs), **options)
 
     def one(run: Run) -> None:
-        meeting.take_part(lambda: run_one(lambda asked: meeting.run({**defaults, **asked}), run, root, kept))
+        group.execute(lambda: run_one(lambda asked: group.run({**defaults, **asked}), run, root, kept))
 
     pool = ThreadPoolExecutor(len(runs))  # as many threads as runs, since all must be able to wait
     try:
@@ -375,7 +375,7 @@ def one_thread_each() -> Iterator[None]:
 
 
 @checked
-def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
+def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the finished rows of `results/NAME` by digest and method: what another machine has run.
 
     Only rows whose parameters are still the sweep's are returned, by the sweep file beside the table.
@@ -384,7 +384,7 @@ def known(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str]
         ValueError: The table cannot be read, or is not the one that was written.
 
     Example:
-        >>> known(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
+        >>> finished(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
         {}
     """
     place = results / sweep.name
@@ -417,7 +417,7 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
         >>> gather.__name__  # see `aequa sweep`
         'gather'
     """
-    return write_tables(sweep, known(sweep, results), root, results)
+    return write_tables(sweep, finished(sweep, results), root, results)
 
 
 @checked
@@ -500,7 +500,7 @@ def sweep_table(
         raise refusal("shard", "I/N with I from 1 to N", shard)
     try:
         if not only_gather:
-            kept = known(sweep) if new else ()
+            kept = finished(sweep) if new else ()
             run_sweep(sweep, shard=(int(pieces[0]) - 1, int(pieces[1])), workers=workers, kept=kept, pack=pack)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on with what is not finished", flush=True)

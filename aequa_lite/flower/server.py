@@ -203,11 +203,11 @@ def _conclude(folder: Path, outcome: str) -> None:
 
 
 @dataclass(frozen=True)
-class AbsentShard(Shard):
+class RemoteShard(Shard):
     """Hold what the server knows of a participant's data: its number of samples, and of each class if it was asked.
 
     Example:
-        >>> len(absent_shards([{"samples": 40}, {"samples": 70}], "cpu", classes=10)[1])
+        >>> len(remote_shards([{"samples": 40}, {"samples": 70}], "cpu", classes=10)[1])
         70
     """
 
@@ -215,14 +215,14 @@ class AbsentShard(Shard):
         return len(self.indices)
 
 
-def absent_shards(known: Sequence[Mapping[str, Any]], device: str, classes: int) -> list[Shard]:
+def remote_shards(known: Sequence[Mapping[str, Any]], device: str, classes: int) -> list[Shard]:
     """Shards with the stated numbers of samples and labels, without samples."""
 
     def labels(counts: Sequence[int]) -> Samples:
         y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
         return Samples(None, y.to(device), classes)
 
-    return [AbsentShard(i, labels(k.get("labels", ())), range(k["samples"])) for i, k in enumerate(known)]
+    return [RemoteShard(i, labels(k.get("labels", ())), range(k["samples"])) for i, k in enumerate(known)]
 
 
 def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorithm, bool]:
@@ -244,7 +244,7 @@ def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorit
     data = load(settings.data, device=settings.device)
     build, chosen = for_dataset(network(settings.network), data), algorithm(settings.algorithm)
     n = config.participants
-    shards = absent_shards([{"samples": 1}] * n, settings.device, data.classes)
+    shards = remote_shards([{"samples": 1}] * n, settings.device, data.classes)
     trial = Problem(build, shards, config, data, [build(1.0).to(settings.device)] * n, np.full(n, 0.5))
     counted = False
     try:
@@ -285,7 +285,7 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
     registry = ParticipantRegistry(grid, state, build, asked, keys, settings.allow_replacement)
     registry.gather(settings.patience)
     everyone, device = range(config.participants), settings.device
-    shards = absent_shards([state.participants[i] for i in everyone], device, data.classes)
+    shards = remote_shards([state.participants[i] for i in everyone], device, data.classes)
     alone = [slim(build, state.alone(i, build), 1.0).to(device) for i in everyone]
     problem = replace(assess(build, shards, config, data, alone=alone), started=started)
     outcome = chosen(problem, train=partial(remote_train, registry=registry, settings=settings))

@@ -21,7 +21,7 @@ from formats import write_leaf, write_mnist, write_npz, write_sst2
 
 import aequa_lite as aq
 from aequa_lite.checkpoint import digest
-from aequa_lite.experiments.sweep import known, read_sweep
+from aequa_lite.experiments.sweep import finished, read_sweep
 from aequa_lite.experiments.tables import checksum
 from aequa_lite.flower.participants import RunState
 
@@ -123,7 +123,7 @@ def write_table(folder: Path) -> None:
 
 def read_table(folder: Path) -> Any:
     """The rows that need not be run again."""
-    return sorted(map(str, known(read_sweep(folder / "sweep.yml"), folder.parent).items()))
+    return sorted(map(str, finished(read_sweep(folder / "sweep.yml"), folder.parent).items()))
 
 
 MNIST = tuple(f"MNIST/raw/{name}-ubyte" for name in ("train-images-idx3", "train-labels-idx1"))
