@@ -732,6 +732,19 @@ def confidence() -> str:
     return markdown(head, rows) + f"\nBy `python scripts/confidence.py`; {'; '.join([link, *origin(table)])}.\n"
 
 
+def rounds() -> str:
+    """Pearson and best reward of the final round, of the best one and of the last ones."""
+    table = pd.read_csv(ROOT / "results" / "rounds" / "runs.csv")
+    parts = ("final", "best_round", "last_mean")
+    rows = [
+        [f"`{r['method']}`", *(f"{r[f'{what}_{part}']:.3f}" for what in ("pearson", "reward") for part in parts)]
+        for _, r in table.iterrows()
+    ]
+    head = ["method", "Pearson: final", "best", "last", "best reward: final", "best", "last"]
+    link = f"{{download}}`{len(table)} rows (CSV) <../results/rounds/runs.csv>`"
+    return markdown(head, rows) + f"\nBy `python scripts/rounds.py`; {'; '.join([link, *origin(table)])}.\n"
+
+
 def variants() -> str:
     """What was tried on validation to bring training under the schedule nearer to rewards after training."""
     path = ROOT / "results" / "training_time" / "variants.csv"
@@ -931,7 +944,8 @@ def speeds() -> list[pd.DataFrame]:
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
              "run_times": run_times, "constants": constants, "variants": variants, "confidence": confidence,
-             "natural": natural, "front": front, "against_fedavg": against_fedavg, "ablation": ablation}  # fmt: skip
+             "natural": natural, "rounds": rounds, "front": front,
+             "against_fedavg": against_fedavg, "ablation": ablation}  # fmt: skip
 
 
 def filled(mark: str) -> str:
