@@ -233,8 +233,8 @@ def test_a_step_compiles_whole_and_once(few: aq.Dataset, monkeypatch: pytest.Mon
     counters.clear()
     whole = torch.compile(vectorized._Stack.step, fullgraph=True, dynamic=False, backend="aot_eager")
     monkeypatch.setattr(vectorized._Stack, "step", whole)
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
-    compiled = last_of(aq.MLP, shards, config)  # the rate of each step is another one
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        compiled = last_of(aq.MLP, shards, config)  # the rate of each step is another one
     assert counters["stats"]["unique_graphs"] == 1
     assert all(torch.equal(t, compiled.theta[k]) for k, t in plain.theta.items())
 
