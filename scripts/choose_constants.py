@@ -5,7 +5,7 @@ usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--root
 One cell per data set: Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps, seed 100. The test split is never
 used: half of the validation split is what the methods may see, the other half takes the place of the test split. The
 learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain less the
-spread of the gains. Some methods are also tried at rates of their own, judged by their best reward. Rows are appended as they
+spread of the gains. Some methods are also tried at rates of their own, compared by their best reward. Rows are appended as they
 finish; rows that are there are not computed again.
 """
 

@@ -1,4 +1,4 @@
-"""How networks are judged: the widths that are tried, and the curve that comes of it."""
+"""How networks are evaluated: the widths that are tried, and the curve that comes of it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def first(data: aq.Dataset, share: float) -> Oracle:
     return Oracle(data.test, np.arange(len(data.test)) < share * len(data.test))
 
 
-def judged(few: aq.Dataset, own: list[float], rewards: list[float], **more: object) -> aq.Report:
+def report_of(few: aq.Dataset, own: list[float], rewards: list[float], **more: object) -> aq.Report:
     config = aq.Config(participants=len(own))
     alone = [first(few, share) for share in own]
     shards = [aq.Shard(i, few.train, range(len(few.train))) for i in range(len(own))]
@@ -47,7 +47,7 @@ def judged(few: aq.Dataset, own: list[float], rewards: list[float], **more: obje
 
 
 def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Dataset) -> None:
-    found = judged(few, [0.4, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8])
+    found = report_of(few, [0.4, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8])
     assert found.standalone == pytest.approx((0.4, 0.5, 0.6, 0.7))
     assert found.test_accuracy == pytest.approx((0.5, 0.6, 0.7, 0.8))
     assert found.fairness["pearson"] == pytest.approx(1.0)
@@ -58,7 +58,7 @@ def test_accuracies_gains_and_measures_are_those_of_the_test_split(few: aq.Datas
 
 
 def test_a_reward_is_never_replaced_by_the_own_model(few: aq.Dataset) -> None:
-    found = judged(few, [0.4, 0.8], [0.5, 0.6])
+    found = report_of(few, [0.4, 0.8], [0.5, 0.6])
     assert found.test_accuracy[1] == pytest.approx(0.6)  # and not max(alone, reward)
     assert found.fairness["min_gain"] == pytest.approx(-0.2)
     assert found.fairness["worse_off"] == (1,)
@@ -66,20 +66,20 @@ def test_a_reward_is_never_replaced_by_the_own_model(few: aq.Dataset) -> None:
 
 
 def test_rewards_at_chance_and_rewards_alike_are_warned_of(few: aq.Dataset) -> None:
-    found = judged(few, [0.05, 0.4, 0.5], [0.1, 0.55, 0.552])
+    found = report_of(few, [0.05, 0.4, 0.5], [0.1, 0.55, 0.552])
     assert any("within noise of chance" in each for each in found.warnings)
     assert any("participants 1 and 2" in each for each in found.warnings)
 
 
 def test_no_variance_is_null_with_words_and_not_nan(few: aq.Dataset, tmp_path: Path) -> None:
-    found = judged(few, [0.5, 0.5], [0.6, 0.6])
+    found = report_of(few, [0.5, 0.5], [0.6, 0.6])
     assert found.fairness["pearson"] is None
     assert "none (no variance" in aq.table(found)
     assert json.loads(found.save(tmp_path).read_text())["fairness"]["pearson"] is None
 
 
 def test_a_report_survives_the_way_to_disk_and_back(few: aq.Dataset, tmp_path: Path) -> None:
-    found = judged(few, [0.4, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8], partition="by hand", seconds=1.5)
+    found = report_of(few, [0.4, 0.5, 0.6, 0.7], [0.5, 0.6, 0.7, 0.8], partition="by hand", seconds=1.5)
     assert found.save(tmp_path).name == "report.json"
     again = aq.Report.load(tmp_path)
     assert aq.table(again) == aq.table(found)
@@ -152,14 +152,14 @@ def test_rewards_are_what_the_curve_states(few: aq.Dataset, tmp_path: Path) -> N
 
 def test_another_number_of_models_is_refused(few: aq.Dataset) -> None:
     with pytest.raises(ValueError, match="`models` must hold one entry for each of the 2 participants, got 1"):
-        judged(few, [0.4, 0.5], [0.5])
+        report_of(few, [0.4, 0.5], [0.5])
     shards = [aq.Shard(i, few.train, range(len(few.train))) for i in range(3)]
     with pytest.raises(ValueError, match="`contribution` must"):
         aq.Problem(aq.MLP, shards, aq.Config(participants=3), few, [aq.MLP()] * 3, np.array([0.5]))
 
 
 def test_a_row_of_a_table_says_on_validation_whether_a_run_is_informative(few: aq.Dataset) -> None:
-    found = judged(few, [0.5, 0.5, 0.5], [0.6, 0.7, 0.8])  # alike on the test split
+    found = report_of(few, [0.5, 0.5, 0.5], [0.6, 0.7, 0.8])  # alike on the test split
     row = tables._figures(replace(found, contribution=(0.2, 0.5, 0.8)))
     assert row["informative"] is True
     assert tables._figures(found)["informative"] is False

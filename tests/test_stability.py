@@ -304,7 +304,7 @@ def test_when_every_coalition_is_drawn_the_plan_is_the_exact_one(common: bool) -
 
 
 def test_the_value_of_a_stable_plan_is_its_own() -> None:
-    """On a curve of many levels the search proves a bound only: it is not the plan's value."""
+    """Its certificate holds the objective of the gains that it gives, and a bound that is no larger."""
     rng = aq.stream(0, "many levels")
     curve = aq.Curve(np.linspace(1e-4, 1.0, 9000), np.sort(rng.uniform(0.2, 0.9, 9000)), samples=10**6)
     b = rng.uniform(0.3, 0.7, 120)
