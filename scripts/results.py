@@ -649,7 +649,7 @@ def stamp(name: str) -> str:
     said = [f"seeds {', '.join(map(str, sorted(table['seed'].unique())))}", *origin(table)]
     about = ROOT / "results" / name / "about.json"
     if about.exists():
-        said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes of computing")
+        said.append(f"{json.loads(about.read_text())['minutes']:.0f} minutes by the clock")
     count = f"{len(table)} rows" if "method" in table else f"{len(table)} runs"
     return f"\n{{download}}`{count} (CSV) <../results/{name}/runs.csv>`; {'; '.join(said)}.\n" + not_run(name)
 
