@@ -303,6 +303,8 @@ def _parts_fit(value: Any, fits: Test, sized: bool, ordered: bool, some: bool) -
     """Whether a value has parts that fit, at least one if `some`; what may be read only once is not looked into."""
     if not _sequence(value, ordered) or not hasattr(value, "__len__"):
         return _sequence(value, ordered) and not sized
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.size and value.dtype.kind in "biuf":
+        return fits(value.min()) and fits(value.max())  # of one kind, so the ends of their range say all; NaN is both
     return _all_fit(value, fits) and len(value) >= some
 
 

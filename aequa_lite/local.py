@@ -341,8 +341,8 @@ def gradient(
 
 def _blocks(tensors: State, grads: Mapping[str, Tensor]) -> list[Tensor]:
     """The blocks to which the gradients belong, as views."""
-    pairs = ((tensors[k], prefix(g.shape)) for k, g in grads.items())
-    return [t[block] for t, block in pairs]
+    pairs = ((tensors[k], g.shape) for k, g in grads.items())
+    return [t if t.shape == s else t[prefix(s)] for t, s in pairs]
 
 
 @checked

@@ -1,7 +1,7 @@
 """Words that stand for functions: for YAML files, papermill and the command line.
 
 A word is written like a call, `imbalanced(0.4, holders=2)`: names of the tables below and plain values, nothing is
-evaluated. The library itself takes functions. A new function gets its word beside its file in `FUNCTIONS`.
+evaluated. The library itself takes functions, and the names of data sets. A new function gets its word beside its file in `FUNCTIONS`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ FUNCTIONS: Mapping[str, Mapping[str, str]] = {
         "networks.conv": "LeNet ConvNet ResNet18 BatchResNet18",
         "networks.text": "TextCNN Transformer",
     },
+    "data": {"data.readers": "fashion-mini=embedded", "data.hospitals": "hospitals"},
     "partition": {
         "data.partition": "by_size class_imbalance dirichlet fedrac_dirichlet homogeneous imbalanced label_skew natural "
         "power_law"

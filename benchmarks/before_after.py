@@ -1,10 +1,11 @@
 """Compare two checkouts of the package: the work of the speed page's rows, turn by turn (A B A B ...) within one run.
 
-usage: python benchmarks/before_after.py BEFORE AFTER [--repeats 5] [--only NAME ...]
+usage: python benchmarks/before_after.py BEFORE AFTER [--repeats 5] [--only NAME ...] [--store NAME]
 
-BEFORE and AFTER are folders that hold `aequa_lite`, for instance one of `git worktree add ../before COMMIT` and `.`.
-Each has a process of its own, which waits while the other one computes. A ratio is time before / time after: above 1 the
-second is faster. The results' sum is compared before any clock: what does other work is marked.
+BEFORE and AFTER are folders that hold `aequa_lite`, for instance one of `git worktree add ../before COMMIT` and `.`;
+of version 0.1 the last commit is 102c327. Each has a process of its own, which waits while the other one computes. A ratio
+is time before / time after: above 1 the second is faster. The results' sum is compared before any clock: what does other
+work is marked. `--store` writes the rows to results/speed/NAME.csv.
 """
 
 from __future__ import annotations
@@ -16,17 +17,35 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+
+def named_as_today(aq: Any) -> Any:
+    """The package; version 0.1 with the names that the cases use."""
+    if hasattr(aq, "Config"):
+        return aq
+
+    def federate(*args: Any, strategy: Any, policy: Any, workers: int | None, progress: bool) -> Any:
+        return aq.federate(*args, scheme=strategy, policy=policy, count=workers, progress=progress)
+
+    used = ("load", "stream", "Shard", "slimmable", "accuracy_curve", "slim", "full_and_random", "full_only", "MLP", "LeNet")
+    data = SimpleNamespace(homogeneous=aq.homogeneous)
+    return SimpleNamespace(
+        **{name: getattr(aq, name) for name in used},
+        Config=aq.Recipe, init_params=aq.initial, data=data, federate=federate,
+    )  # fmt: skip
 
 
 def cases() -> dict[str, Callable[[], Any]]:
     """What is timed, by the name of its row; each returns a number or tensors."""
     import torch
 
-    import aequa_lite as aq
+    import aequa_lite
 
+    aq = named_as_today(aequa_lite)
     data = aq.load("fashion-mini", device="cpu")
 
     def train(
@@ -112,8 +131,10 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--store", metavar="NAME", default="")
     given = parser.parse_args()
     both = [started(given.before), started(given.after)]
+    rows = []
     print(f"{'':42} before, s   after, s   by minima   turn by turn")
     for name in given.only or cases():
         (_, a), (_, b) = (asked(each, name) for each in both)
@@ -121,8 +142,18 @@ def main() -> None:
         turns = np.array([[asked(each, name)[0] for each in both] for _ in range(given.repeats)])
         least, ratio = turns.min(0), np.median(turns[:, 0] / turns[:, 1])
         print(f"{name:42} {least[0]:9.4f} {least[1]:10.4f} {least[0] / least[1]:11.3f} {ratio:14.3f}{same}", flush=True)
+        apart = abs(a - b) / max(abs(a), 1e-12)
+        rows.append({
+            "case": name, "before_min": round(least[0], 4), "after_min": round(least[1], 4),
+            "ratio_min": round(least[0] / least[1], 3), "ratio_median": round(ratio, 3),
+            "repeats": given.repeats, "difference": apart,
+        })  # fmt: skip
     for each in both:
         each.communicate()
+    if given.store:
+        from measure import store, where  # here, since a process that serves imports another checkout
+
+        store(given.store, rows, where("cpu"))
     return None
 
 

@@ -92,9 +92,16 @@ def engines(table: pd.DataFrame) -> Rows:
                      f"{r.times_ours_median:.2f}", f"{r.difference:.0e}"] for r in table.itertuples())]  # fmt: skip
 
 
+def versions(table: pd.DataFrame) -> Rows:
+    """An earlier checkout against today's."""
+    head = ["work", "s before, least", "s today, least", "before / today, by minima", "turn by turn, median"]
+    return [head, *([r.case, f"{r.before_min:.3f}", f"{r.after_min:.3f}", f"{r.ratio_min:.2f}", f"{r.ratio_median:.2f}"]
+                    for r in table.itertuples())]  # fmt: skip
+
+
 LAYOUTS: dict[str, Callable[[pd.DataFrame], Rows]] = {
     "plain": plain, "overhead": overhead, "workers": workers, "passes": passes, "growth": growth, "reward": reward,
-    "flower": engines, "pfl": engines,
+    "flower": engines, "pfl": engines, "before_0_1": versions, "before_0_2": versions,
 }  # fmt: skip
 
 

@@ -57,16 +57,10 @@ FLEET = """if "google.colab" in sys.modules:
     major, minor = sys.version_info[:2]
     sys.path.insert(0, f"flower/lib/python{major}.{minor}/site-packages")"""
 
-LARGER = {  # chapter -> what is larger on a GPU
-    "01": "rounds = 2 * rounds",
+LARGER = "rounds = 2 * rounds"  # what a chapter changes on a GPU; those that change something else:
+OTHERS = {
     "02": "rounds, seeds = 2 * rounds, 5",
-    "03": "rounds = 2 * rounds",
     "04": "seeds, rounds, scale = 8, 2 * rounds, 4",
-    "05": "rounds = 2 * rounds",
-    "06": "rounds = 2 * rounds",
-    "07": "rounds = 2 * rounds",
-    "08": "rounds = 2 * rounds",
-    "09": "rounds = 2 * rounds",
     "10": "local_steps = 2 * local_steps",
     "11": "seeds = 2 * seeds",
 }
@@ -80,8 +74,8 @@ LARGER_CELL = """if "google.colab" in sys.modules:
 def installing_cells(name: str) -> list[str]:
     """The cells for Colab: what installs, and Flower where a notebook starts a fleet; a chapter's larger numbers."""
     install = [FIRST, FLEET] if name.startswith(("10_", "11_")) else [FIRST]
-    larger = LARGER.get(name.split("_")[0])
-    return [*install, LARGER_CELL.format(larger)] if larger else install
+    number = name.split("_")[0]
+    return [*install, LARGER_CELL.format(OTHERS.get(number, LARGER))] if number.isdigit() else install
 
 
 def write_cells(notebooks: list[Path]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_project
+from programs import program
 
 import aequa_lite as aq
 from aequa_lite import _check, registry
@@ -25,18 +27,18 @@ EXAMPLES = EXAMPLE.findall(TEXT)
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert [each[1] for each in EXAMPLES] == ["allocation", "network", "partition", "contribution", "algorithm"]
+    assert [each[1] for each in EXAMPLES] == ["allocation", "network", "data", "partition", "contribution", "algorithm"]
     assert TEXT.count("```python") == len(EXAMPLES)
     assert TEXT.count("```yaml") == 1
 
 
-@pytest.mark.parametrize(("file", "kind", "path", "word", "program"), EXAMPLES, ids=[each[3] for each in EXAMPLES])
+@pytest.mark.parametrize(("file", "kind", "path", "word", "text"), EXAMPLES, ids=[each[3] for each in EXAMPLES])
 def test_an_example_runs_and_its_line_of_the_registry_finds_it(
-    file: str, kind: str, path: str, word: str, program: str, monkeypatch: pytest.MonkeyPatch
+    file: str, kind: str, path: str, word: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "assert " in program
+    assert "assert " in text
     defined: dict[str, Any] = {}
-    exec(program, defined)  # our own page
+    exec(text, defined)  # our own page
     assert (ROOT / "aequa_lite" / file).exists()
     assert file == path.replace(".", "/") + ".py"
     assert word not in registry.TABLES[kind]
@@ -49,8 +51,8 @@ def test_an_example_runs_and_its_line_of_the_registry_finds_it(
 
 def test_an_example_can_be_used_in_a_run() -> None:
     defined: dict[str, Any] = {}
-    for *_, program in EXAMPLES:
-        exec(program, defined)
+    for *_, text in EXAMPLES:
+        exec(text, defined)
     data, config = aq.load("fashion-mini"), aq.Config(participants=3, rounds=1, local_steps=1, grid=20)
     outcome = aq.aequa(
         aq.for_dataset(defined["OneLayer"], data),
@@ -62,6 +64,34 @@ def test_an_example_can_be_used_in_a_run() -> None:
         progress=False,
     )
     assert set(outcome.plan.widths) <= {outcome.curve.level_widths[0], outcome.curve.level_widths[-1]}
+
+
+def test_the_example_of_a_data_set_loads_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((path, text),) = [(each[2], each[4]) for each in EXAMPLES if each[1] == "data"]
+    defined: dict[str, Any] = {}
+    exec(text, defined)
+    monkeypatch.setattr(importlib.import_module(f"aequa_lite.{path}"), "two_moons", defined["two_moons"], raising=False)
+    monkeypatch.setitem(registry.TABLES["data"], "two_moons", f"{path}:two_moons")
+    clear, noisy = aq.load("two_moons", noise=0.0, device="cpu"), aq.load("two_moons", noise=0.3, device="cpu")
+    assert clear.sizes == {"train": 200, "validation": 200, "test": 200}
+    assert not clear.train.x.equal(noisy.train.x)
+    shards = aq.data.natural(clear.train, aq.Config(participants=2))
+    assert [shard.samples.x[:, 0].gt(0.5).float().mean().item() for shard in shards] == [0, 1]
+    with pytest.raises(ValueError, match="noise"):
+        aq.load("two_moons", nois=0.3)
+
+
+def test_a_new_chapter_runs_and_has_the_form_of_a_chapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    path = tmp_path / "12_my_topic.ipynb"
+    program("scripts/new_chapter.py").write(path, "My topic")
+    program("scripts/refresh.py").refresh(path)
+    test_project.test_a_notebook_is_executed_short_celled_and_clean(path)
+    test_project.test_a_figure_has_a_name_and_a_caption_below_it_and_no_number_is_written_by_hand(path)
+    test_project.test_most_cells_that_a_page_shows_are_short(path)
+    test_project.test_a_solution_holds_an_executed_cell(path)
+    test_project.test_a_chapter_has_the_form_of_a_chapter(path)
+    test_project.test_on_colab_a_gpu_means_longer_training(path, monkeypatch)
 
 
 def test_the_sweep_is_one_that_its_notebook_knows(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import registry
 from .._check import Count, Range, checked, nearest, one_of, refusal
 from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
 from ..rng import stream
 from ..types import Dataset, Samples
 from . import readers
-from .hospitals import hospitals
 from .readers import Array, Arrays
 from .tabular import csv_table
 
@@ -97,9 +97,9 @@ def _replacement(name: str | Path, root: str | Path | None) -> str | Path:
 
 def _reader(name: str | Path, root: str | Path | None) -> Callable[..., Arrays]:
     """Return the reader that a name belongs to."""
-    path, embedded_sets = Path(name).expanduser(), {"fashion-mini": readers.embedded, "hospitals": hospitals}
+    path, embedded_sets = Path(name).expanduser(), registry.TABLES["data"]
     if name in embedded_sets:
-        return embedded_sets[str(name)]
+        return registry.lookup("data", str(name))
     if name in readers.NAMES:
         return partial(readers.torchvision_set, str(name), root)
     if path.suffix in (".npz", ".csv"):
