@@ -462,11 +462,11 @@ def federation(
     """The loop of `federate`, which trains nobody itself."""
     strategy = strategy or slimmable(build)
     mass = _checked_weights(shards, config, weights)
-    at_once = _vectorized(strategy, build, shards, config, vectorized)
+    in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
     parts = {
         "config": _trained_with(config, policy), "build": build,
         "weights": mass.tolist(), "strategy": strategy,
-        "policy": policy, "vectorized": at_once, "tf32": tf32(),
+        "policy": policy, "vectorized": in_a_pass, "tf32": tf32(),
         "deterministic": flag("deterministic", deterministic),
     }  # fmt: skip
     name = name or ("" if checkpoint else "unnamed")
@@ -496,8 +496,8 @@ def federation(
         # 3. train locally
         written = _versions(last.state)
         updates = yield _Task(
-            strategy, sent, shards, widths, mass, config, index, at_once,
-            deterministic, adjust(widths, here),
+            strategy, sent, shards, widths, mass, config, index,
+            in_a_pass > 0, deterministic, adjust(widths, here),
         )  # fmt: skip
         if _versions(last.state) != written:  # slices are views
             raise ValueError(
@@ -673,31 +673,34 @@ def _checked_widths(
     return found
 
 
-def _vectorized(
+def _in_a_pass(
     strategy: Strategy,
     build: Build,
     shards: Sequence[Shard],
     config: Config,
     vectorized: bool | None,
-) -> bool:
-    """Whether all participants are trained in one pass.
+) -> int:
+    """How many full networks one pass trains; 0: they train one by one.
 
-    By default on a GPU whose memory holds two. That rests on the number of
-    kernels launched; its time is not measured. Not on a CPU, also where it
-    is faster there: both ways agree to 1e-5 only (see the book's page on
-    speed).
+    By default 0, and on a GPU whose memory holds two all that fit. That
+    rests on the number of kernels launched; its time is not measured. Not on
+    a CPU, also where it is faster there: both ways agree to 1e-5 only (see
+    the book's page on speed).
     """
+    device = shards[0].samples.y.device
     if vectorized is None:
-        y = shards[0].samples.y
-        if y.device.type != "cuda" or strategy.vectorized is None:
-            return False
+        if device.type != "cuda" or strategy.vectorized is None:
+            return 0
         if list(template(build, 1.0).buffers()):
-            return False
-        largest = max(shards, key=len)
-        return participants_per_pass(build, 1.0, largest, config) > 1
-    if flag("vectorized", vectorized) and strategy.vectorized is None:
+            return 0
+    elif not flag("vectorized", vectorized):
+        return 0
+    elif strategy.vectorized is None:
         raise refusal("vectorized", "False with this strategy", True)
-    return vectorized
+    fit = participants_per_pass(build, 1.0, max(shards, key=len), config)
+    if vectorized is None and fit < 2:
+        return 0
+    return min(fit, len(shards))
 
 
 def _to_device(last: Round, device: torch.device) -> Round:
@@ -793,7 +796,7 @@ def standalone_many(
         return local_sgd(build, theta, shard, 1.0, config, rng, **rest)
 
     rule = slimmable(build)
-    at_once = _vectorized(rule, build, some, config, vectorized)
+    at_once = _in_a_pass(rule, build, some, config, vectorized) > 0
     with (
         arithmetic(flag("deterministic", deterministic)),
         pool(workers, device) as spread,

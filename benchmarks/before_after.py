@@ -31,7 +31,18 @@ def named_as_today(aq: Any) -> Any:
     def federate(*args: Any, strategy: Any, policy: Any, workers: int | None, progress: bool) -> Any:
         return aq.federate(*args, scheme=strategy, policy=policy, count=workers, progress=progress)
 
-    used = ("load", "stream", "Shard", "slimmable", "accuracy_curve", "slim", "full_and_random", "full_only", "MLP", "LeNet")
+    used = [
+        "load",
+        "stream",
+        "Shard",
+        "slimmable",
+        "accuracy_curve",
+        "slim",
+        "full_and_random",
+        "full_only",
+        "MLP",
+        "LeNet",
+    ]
     data = SimpleNamespace(homogeneous=aq.homogeneous)
     return SimpleNamespace(
         **{name: getattr(aq, name) for name in used},

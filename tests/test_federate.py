@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
+from aequa_lite import vectorized
 from aequa_lite._parallel import arithmetic
 from aequa_lite.federate import fixed_widths
 from aequa_lite.slimmable import slice_of
@@ -145,6 +146,17 @@ def test_a_checkpoint_of_another_run_is_refused_with_both_named(
     next(aq.federate(**base))
     with pytest.raises(ValueError, match=rf"was made with .*{what}.* = .*, this run has .*"):
         next(aq.federate(**{**base, **OTHERS[what](few, config)}))
+
+
+def test_a_checkpoint_of_passes_of_another_size_is_refused(
+    few: aq.Dataset, config: aq.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"checkpoint": tmp_path / "state.safetensors", "vectorized": True, "progress": False}
+    shards = shards_of(few, config)
+    assert next(aq.federate(aq.MLP, shards, config, **options)).identity["vectorized"] == len(shards) == 3
+    monkeypatch.setattr(vectorized, "CPU_BYTES", 1)
+    with pytest.raises(ValueError, match="was made with vectorized = 3, this run has 1"):
+        next(aq.federate(aq.MLP, shards, config, **options))
 
 
 def test_what_changes_rewards_only_does_not_keep_a_run_from_going_on(

@@ -87,7 +87,7 @@ def test_a_federation_is_the_cpus(device: Device, name: str, at_once: bool | Non
 
 def test_vectorised_training_is_the_default_on_a_gpu(device: Device) -> None:
     _, shards = place()
-    assert final(aq.MLP, shards).identity["vectorized"] is True
+    assert final(aq.MLP, shards).identity["vectorized"] == len(shards)
 
 
 @pretend_only
@@ -97,7 +97,7 @@ def test_a_card_that_holds_one_network_trains_one_by_one(device: Device, monkeyp
     for memory, at_once in ((4 * least, True), (least, False)):
         card = lambda device, memory=memory: SimpleNamespace(total_memory=memory)
         monkeypatch.setattr(torch.cuda, "get_device_properties", card)
-        assert final(aq.MLP, shards, replace(CONFIG, rounds=1)).identity["vectorized"] is at_once
+        assert final(aq.MLP, shards, replace(CONFIG, rounds=1)).identity["vectorized"] == at_once * CONFIG.participants
 
 
 @pytest.mark.parametrize("at_once", [None, False], ids=["vectorised", "one by one"])
