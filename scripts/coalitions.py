@@ -57,14 +57,14 @@ def measured(partition: str, seed: int) -> dict[str, object]:
     off = [predicted(each)[0] - trained[each] for each in rest]
 
     *_, last = aq.federate(build, shards, config, progress=False)
-    own, curve = [trained[(i,)] for i in range(PARTICIPANTS)], aq.reward_curve(build, last.theta, data.validation)
+    own, curve = [trained[(i,)] for i in range(PARTICIPANTS)], aq.reward_curve(build, last.theta, data.validation, config)
     plan = aq.allocate(own, curve)
     games = {"trained": aq.allocation.trained_game(game), "predicted": predicted}
     blocking = {
         name: {who for who, margin in aq.allocation.blocking_coalitions(plan, each) if margin > MARGIN}
         for name, each in games.items()
     }
-    epsilon = {name: aq.allocation.stable(own, curve, each).stability.epsilon for name, each in games.items()}
+    epsilon = {name: aq.allocation.stable(own, curve, game=each).stability.epsilon for name, each in games.items()}
     return {
         "partition": partition, "seed": seed, "known": len(known), "predicted": len(rest),
         "error": rms(off), "bias": float(np.mean(off)), "largest": float(np.abs(off).max()),
