@@ -98,6 +98,26 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one intra-op thread within the block.
+
+    A short operation of many threads waits until the system has woken all of them, which on busy cores takes longer than the
+    operation.
+
+    Example:
+        >>> with one_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def tf32() -> bool:
     """Whether a GPU multiplies float32 numbers with ten bits of mantissa: PyTorch's switch for matrices, usually off.
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._check import Count, checked, flag, number, one_each, refusal
-from ._parallel import arithmetic, tf32
+from ._parallel import arithmetic, one_thread, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
 from .checkpoint import (
@@ -196,10 +196,11 @@ def _aggregate(
 ) -> ServerState:
     weights = reweight(updates) if reweight else [u.weight for u in updates]
     slices = [u.state for u in updates]
-    theta = rule(state.theta, zip(slices, weights, strict=True))
-    return (
-        server(state, theta) if server else ServerState(theta, state.memory)
-    )
+    with one_thread():
+        theta = rule(state.theta, zip(slices, weights, strict=True))
+        if server:
+            return server(state, theta)
+        return ServerState(theta, state.memory)
 
 
 @checked
@@ -505,7 +506,8 @@ def federation(
                 "sent; copy it first"
             )
         # 4. aggregate what is valid
-        why = refusals(updates, sent, widths, config.norm_limit)
+        with one_thread():
+            why = refusals(updates, sent, widths, config.norm_limit)
         refused = {shards[i].participant: r for i, r in why.items()}
         valid = [u for u in updates if u.participant not in refused]
         if not valid:
