@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import torch
 from common import FAILED, Row, few, main
 
 import aequa_lite as aq
@@ -175,4 +176,5 @@ def fleets(rng: np.random.Generator, share: float) -> Iterator[Row]:
 PARTS = {"kills": federations, "kills_of_sweeps": sweeps, "kills_of_fleets": fleets}
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # a forked process would wait for threads that only its parent has
     main(PARTS, seed=20262)
