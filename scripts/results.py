@@ -813,6 +813,23 @@ def constants() -> str:
     return markdown(head, rows) + f"\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
 
 
+def coalitions() -> str:
+    """How far predicted coalitions are from trained ones."""
+    path = ROOT / "results" / "coalitions" / "predicted.csv"
+    if not path.exists():
+        return "Not measured here. `python scripts/coalitions.py` fills it.\n"
+    table, rows = pd.read_csv(path), []
+    for partition, here in table.groupby("partition", sort=False):
+        errors = [spread(here[each]) for each in ("error", "error_of_mean", "stated", "bias", "largest")]
+        counts = [f"{here[each].sum()}" for each in ("blocking_trained", "blocking_predicted", "blocking_both")]
+        least = [spread(here[each]) for each in ("epsilon_trained", "epsilon_predicted")]
+        rows.append([partition, *errors, *counts, *least, str(len(here))])
+    head = ["partition", "error", "of the mean", "stated", "bias", "largest", "block, trained", "predicted", "in both",
+            "epsilon, trained", "predicted", "seeds"]  # fmt: skip
+    link = f"{{download}}`{len(table)} rows (CSV) <../results/coalitions/predicted.csv>`"
+    return markdown(head, rows) + f"\nBy `python scripts/coalitions.py`; {'; '.join([link, *origin(table)])}.\n"
+
+
 def natural() -> str:
     """All methods on participants that exist: accuracies, and for two classes the area under the curve."""
     table = pd.read_csv(ROOT / "results" / "natural" / "runs.csv")
@@ -943,7 +960,7 @@ def speeds() -> list[pd.DataFrame]:
 
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
-             "run_times": run_times, "constants": constants, "variants": variants, "confidence": confidence,
+             "run_times": run_times, "constants": constants, "coalitions": coalitions, "variants": variants, "confidence": confidence,
              "natural": natural, "rounds": rounds, "front": front,
              "against_fedavg": against_fedavg, "ablation": ablation}  # fmt: skip
 
