@@ -685,9 +685,9 @@ def _in_a_pass(
     """How many full networks one pass trains; 0: they train one by one.
 
     By default 0, and on a GPU whose memory holds two all that fit. That
-    rests on the number of kernels launched; its time is not measured. Not on
-    a CPU, also where it is faster there: both ways agree to 1e-5 only (see
-    the book's page on speed).
+    rests on the number of kernels launched; its time is not measured. Not
+    on a CPU, also where it is faster there: both ways agree to 1e-5 only
+    (see the book's page on speed).
     """
     device = shards[0].samples.y.device
     if vectorized is None:
