@@ -699,10 +699,11 @@ def _in_a_pass(
         return 0
     elif strategy.vectorized is None:
         raise refusal("vectorized", "False with this strategy", True)
-    fit = participants_per_pass(build, 1.0, max(shards, key=len), config)
-    if vectorized is None and fit < 2:
-        return 0
-    return min(fit, len(shards))
+    largest = max(shards, key=len)
+    if largest.samples.x is None:  # they train on other machines
+        return len(shards)
+    fit = participants_per_pass(build, 1.0, largest, config)
+    return 0 if vectorized is None and fit < 2 else min(fit, len(shards))
 
 
 def _to_device(last: Round, device: torch.device) -> Round:
