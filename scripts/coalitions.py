@@ -57,7 +57,10 @@ def measured(partition: str, seed: int) -> dict[str, object]:
     off = [predicted(each)[0] - trained[each] for each in rest]
 
     *_, last = aq.federate(build, shards, config, progress=False)
-    own, curve = [trained[(i,)] for i in range(PARTICIPANTS)], aq.reward_curve(build, last.theta, data.validation, config)
+    own, curve = (
+        [trained[(i,)] for i in range(PARTICIPANTS)],
+        aq.reward_curve(build, last.theta, data.validation, config),
+    )
     plan = aq.allocate(own, curve)
     games = {"trained": aq.allocation.trained_game(game), "predicted": predicted}
     blocking = {

@@ -673,7 +673,9 @@ def origin(table: pd.DataFrame) -> list[str]:
     return said
 
 
-NAMES = {"aequa": "after training", "certified": "{:g}, certified at 95%"}  # of runs in the tables of allowances
+NAMES = {  # of runs in the tables of allowances
+    "aequa": "after training", "certified": "{:g}, certified at 95%", "falling": "{:g}, after four times that falls",
+}  # fmt: skip
 
 
 def allowances(name: str) -> str:
