@@ -962,8 +962,8 @@ def speeds() -> list[pd.DataFrame]:
 
 
 SENTENCES = {"scorecard": scorecard, "headline": headline, "shown": shown, "lost": lost, "losses": losses,
-             "run_times": run_times, "constants": constants, "coalitions": coalitions, "variants": variants, "confidence": confidence,
-             "natural": natural, "rounds": rounds, "front": front,
+             "run_times": run_times, "constants": constants, "coalitions": coalitions, "variants": variants,
+             "confidence": confidence, "natural": natural, "rounds": rounds, "front": front,
              "against_fedavg": against_fedavg, "ablation": ablation}  # fmt: skip
 
 

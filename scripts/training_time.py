@@ -4,9 +4,9 @@ usage: python scripts/training_time.py [SEEDS]
 
 Ten participants, an MLP, 40 rounds of 15 steps, Fashion-MNIST and CIFAR-10 (from the folder AEQUA_DATA), six partitions,
 seeds 0, 1, ... (default: three). All runs of a cell share shards, models trained alone and contributions: `aequa` after
-training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4); `certified` is once the allowance with
-a confidence of 95%, `falling` an allowance that falls from four times to once. Rows are written as they finish; a run that has its row is not repeated. Accuracies are of the test
-split, `seconds` of CPU time without measuring.
+training, and `training_time` at half, once and twice the allowance min(0.02, sd(B) / 4). `certified` is once the allowance
+with a confidence of 95%, `falling` an allowance that falls from four times to once. Rows are written as they finish; a run
+that has its row is not repeated. Accuracies are of the test split, `seconds` of CPU time without measuring.
 
 What a participant was sent is worth the best that it can make of it. For every participant, `excess_...` is measured by how
 much models made from its slices exceed what it has earned in the end plus the allowance, and the largest is written:
