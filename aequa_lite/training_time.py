@@ -57,7 +57,6 @@ def training_time(
     confidence: float | None = None,
     tolerance: float | None = None,
     allocation: Rule | None = None,
-    start: float | None = None,
 ) -> Schedule:
     r"""Reward while training: send the widest sub-network that is earned.
 
@@ -79,9 +78,6 @@ def training_time(
             (contribution, curve) would give now, and at least what each
             reaches alone. None: `earned_accuracy`, the same gain for all.
             Give `aequa` the same one, for its plan in the end.
-        start: A larger allowance to begin with; from round to round it falls
-            by equal steps to $\epsilon$. More train the outer units early,
-            and the network outgrows what they hold then.
 
     Returns:
         A schedule for `aequa(schedule=...)`.
@@ -112,8 +108,6 @@ def training_time(
         options["tolerance"] = float(number("tolerance", tolerance, 0, 1))
     if allocation is not None:
         options["allocation"] = allocation
-    if start is not None:
-        options["start"] = float(number("start", start, allowance, 1))
     return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **options)
 
 
@@ -144,15 +138,11 @@ def _policy(
     confidence: float | None = None,
     tolerance: float | None = None,
     allocation: Rule | None = None,
-    start: float | None = None,
 ) -> tuple[float, ...]:
     """Widths of the next round; everyone full before the first."""
     one_each("contribution", contribution, config.participants)
     if last is None:  # an untrained network is worth nothing
         return (1.0,) * config.participants
-    if start is not None:
-        left = 1 - (last.index + 1) / config.rounds
-        allowance += left * (start - allowance)
     if last.index + 1 < config.rounds:
         tried = [w for w in grid if w >= config.min_width - 1e-9]
         curve = accuracy_curve(build, last.theta, validation, grid=tried)

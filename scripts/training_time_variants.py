@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from training_time import CONFIG, DATA, PARTITIONS, Recorder, origin, overpaid
+from training_time import CONFIG, DATA, PARTITIONS, Recorder, falling, origin, overpaid
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
@@ -180,20 +180,6 @@ def to_own_labels(strategy: aq.Strategy) -> aq.Strategy:
         return strategy.local(state, shard, *rest, offsets=[(1.0, row)], **more)
 
     return replace(strategy, local=local, vectorized=None)
-
-
-def falling(allowance: float, times: float = 4.0, end: float = 0.0) -> Schedule:
-    """The schedule with an allowance that falls from so many times its value to another multiple of it."""
-
-    def schedule(build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
-        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
-            left = 1.0 if last is None else 1 - (last.index + 1) / config.rounds
-            today = allowance * (end + (times - end) * left)
-            return aq.training_time(today)(build, validation, contribution)(config, last)
-
-        return policy
-
-    return schedule
 
 
 def ending_together(allowance: float, rounds: int = 8) -> Schedule:

@@ -73,35 +73,6 @@ def rounds_of(problem: aq.Problem, **options) -> list[aq.Round]:
     return list(aq.federate(problem.build, problem.shards, problem.config, **options))
 
 
-def test_an_allowance_that_falls_decides_in_each_round_as_the_one_of_that_round(longer: aq.Problem) -> None:
-    rounds = rounds_of(longer, policy=policy_of(longer, 0.02, start=0.2))
-    constant, count = [], longer.config.rounds
-    for k, last in enumerate(rounds):
-        today = 0.02 + (1 - (k + 1) / count) * 0.18
-        assert last.next_widths == policy_of(longer, today)(longer.config, last)
-        constant.append(policy_of(longer, 0.02)(longer.config, last))
-    assert rounds[-1].next_widths == constant[-1]  # the settlement has the allowance of the end
-    assert any(sum(last.next_widths) > sum(widths) for last, widths in zip(rounds, constant, strict=True))
-    assert policy_of(longer, 0.02, start=0.02)(longer.config, rounds[4]) == constant[4]
-
-
-def test_an_allowance_falls_to_what_it_is_in_the_end() -> None:
-    with pytest.raises(ValueError, match=r"`start` must be a number in \[0.05, 1\], got 0.02"):
-        aq.training_time(0.05, start=0.02)
-    assert aq.registry.lookup("schedule", "training_time(0.02, start=0.08)").keywords["start"] == 0.08
-    assert "start" not in aq.training_time(0.02).keywords  # the identity of runs that were made before
-
-
-def test_what_is_earned_grows_with_the_network_above_the_best_model_trained_alone() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        b, (then, end) = rng.random(4), np.sort(rng.random(2))
-        if end < b.max():
-            continue
-        earned = [earned_accuracy(aq.Curve((0.5, 1.0), (0.0, full), 100), b) for full in (then, end)]
-        assert (earned[1] - earned[0] >= end - max(then, b.max()) - 1e-12).all()
-
-
 def test_nothing_leaves_the_server_that_lies_outside_a_participants_width(problem: aq.Problem) -> None:
     inner, sent = aq.slimmable(aq.MLP), []
 
