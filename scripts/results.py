@@ -756,7 +756,7 @@ def variants() -> str:
     after = table[table["variant"] == "after training"].set_index(["data", "partition"])["full"]
     cells = table.groupby("variant")["full"].count().max()
     for variant, runs in table.groupby("variant", sort=False):
-        lost = 100 * (runs.set_index(["data", "partition"])["full"] - after)
+        lost = 100 * (runs.set_index(["data", "partition"])["full"] - after).dropna()
         row = [variant, *(f"{each:+.1f}" for each in (lost.median(), lost.min(), lost.max()))]
         row += [
             f"{(lost >= -1).sum()} of {len(lost)}",
@@ -773,7 +773,7 @@ def variants() -> str:
         "Pearson: median",
     ]
     link = f"{{download}}`{len(table)} runs (CSV) <../results/training_time/variants.csv>`"
-    told = f"{cells} cells, points; by `python scripts/training_time_variants.py`"
+    told = f"up to {cells} cells, points; by `python scripts/training_time_variants.py`"
     return (
         markdown([*head, "worst", "smallest gain: median", "worst"], rows)
         + f"\n{told}; {'; '.join([link, *origin(table)])}.\n"
