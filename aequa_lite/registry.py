@@ -1,7 +1,7 @@
 """Words that stand for functions: for YAML files, papermill and the command line.
 
 A word is written like a call, `imbalanced(0.4, holders=2)`: names of the tables below and plain values, nothing is
-evaluated. The library itself takes functions, and the names of data sets. A new function gets its word beside its file in
+evaluated. The library itself takes functions, and the names of data sets. A new function is listed beside its file in
 `FUNCTIONS`.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.torch import save
 
 import aequa_lite as aq
 from aequa_lite import _validation
+from aequa_lite._check import Count, Share, checked
 from aequa_lite._validation import save_tensors, tensors_at, tensors_of
 
 
@@ -184,3 +186,17 @@ def test_a_field_of_another_kind_is_refused_by_name(name, wrong):
         return
     with pytest.raises(ValueError, match=f"its {name if name != 'standalone' else '.*'} is |`{name}` must be "):
         report_of({**REPORT, name: wrong})
+
+
+def test_an_array_is_refused_for_one_wrong_number_wherever_it_stands() -> None:
+    @checked
+    def takes(shares: Sequence[Share] = (), counts: Sequence[Count] = ()) -> int:
+        return 1
+
+    assert takes(np.array([0.0, 0.5, 1.0]), np.array([1, 5])) == 1
+    for wrong in ([0.1, math.nan, 0.2], [0.1, 1.5, 0.2], [0.1, -0.1, 0.2], [math.inf, 0.1]):
+        with pytest.raises(ValueError, match="`shares` must be a sequence, each part a number in"):
+            takes(np.array(wrong))
+    for wrong in ([3, 0, 3], [1.0, 2.0], [True, True]):
+        with pytest.raises(ValueError, match="`counts` must be a sequence, each part a whole number from 1"):
+            takes(counts=np.array(wrong))
