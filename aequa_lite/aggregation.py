@@ -153,7 +153,7 @@ def _begin(state: ServerState, aggregated: State) -> tuple[dict[str, Tensor], di
 
 @checked
 def validation_weights(build: Build, validation: Samples, power: NotNegative = 1.0) -> Reweight:
-    r"""Weight each update by its own validation accuracy: $a_i \propto \mathrm{acc}_i^{\,p}$.
+    r"""Weight each update by its own validation accuracy: $\omega_i \propto \mathrm{acc}_i^{\,p}$.
 
     Args:
         build: Constructor of the network.
@@ -355,9 +355,9 @@ def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable
 def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregator:
     r"""Clip each change to `norm` and add Gaussian noise, for differential privacy of participants.
 
-    $\theta_e \leftarrow \theta_e + \bigl(\sum_{i \ni e} a_i \bar\Delta_{i,e} + \sigma C a_{\max}\, z_e\bigr)
-    / \sum_{i \ni e} a_i$ with $\bar\Delta_i$ the change clipped to $C$ = `norm`, $\sigma$ = `noise` and
-    $z_e \sim N(0, 1)$. Replacing one update by no change moves the sum by at most $C a_{\max}$, so each round is one
+    $\theta_e \leftarrow \theta_e + \bigl(\sum_{i \ni e} \omega_i \bar\Delta_{i,e} + \sigma C \omega_{\max}\, z_e\bigr)
+    / \sum_{i \ni e} \omega_i$ with $\bar\Delta_i$ the change clipped to $C$ = `norm`, $\sigma$ = `noise` and
+    $z_e \sim N(0, 1)$. Replacing one update by no change moves the sum by at most $C \omega_{\max}$, so each round is one
     Gaussian mechanism; `dp_epsilon` computes the privacy loss. Who takes part, and at which width and weight, is public.
     Entries that nobody holds keep their value.
     No noise and an infinite norm are `aggregate`.

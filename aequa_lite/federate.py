@@ -211,7 +211,7 @@ def aggregation_weights(
 ) -> NDArray[np.float64]:
     r"""Return each participant's weight in the aggregate, summing to one.
 
-    $a_i \propto |D_i|^p\, B_i^q$ with $p$ = `size_power`, $q$ =
+    $\omega_i \propto |D_i|^p\, B_i^q$ with $p$ = `size_power`, $q$ =
     `contribution_power` and $B_i$ the contribution, at least 0.001.
 
     Returns:

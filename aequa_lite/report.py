@@ -226,7 +226,9 @@ def _warnings(
     order = np.argsort(own.mean(1), kind="stable")
     for i, j in zip(order[:-1], order[1:], strict=True):
         apart = rewarded[j].astype(float) - rewarded[i]
-        if abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
+        if plan is not None and plan.widths[i] == plan.widths[j]:
+            found.append(f"participants {i} and {j}: the same reward")
+        elif abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
             found.append(
                 f"participants {i} and {j}: their rewards are within noise "
                 "of each other"

@@ -243,7 +243,7 @@ def split_stem(net: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def coverage(theta: State, updates: Pairs) -> dict[str, Tensor]:
-    r"""Return how much weight holds each entry: $\sum_{i \ni e} a_i$.
+    r"""Return how much weight holds each entry: $\sum_{i \ni e} \omega_i$.
 
     Example:
         >>> theta, slices = {"w": torch.zeros(2)}, {"w": torch.ones(1)}
@@ -266,13 +266,14 @@ def _trained(theta: State, state: State) -> dict[str, Tensor]:
 def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
     r"""Average the slices entry by entry over those who hold the entry.
 
-    $\theta_e \leftarrow \theta_e + \sum_{i \ni e} a_i (v_{i,e} - \theta_e)
-    \,/\, \sum_{i \ni e} a_i$. Entries that nobody holds keep their value;
+    $\theta_e \leftarrow \theta_e + \sum_{i \ni e} \omega_i
+    (v_{i,e} - \theta_e) \,/\, \sum_{i \ni e} \omega_i$.
+    Entries that nobody holds keep their value;
     if everybody holds everything this is FedAvg.
 
     Args:
         theta: Global model before the round.
-        updates: Pairs of a slice $v_i$ and its weight $a_i > 0$.
+        updates: Pairs of a slice $v_i$ and its weight $\omega_i > 0$.
 
     Returns:
         The aggregated model. Tensors that are not floating point, such as a

@@ -92,34 +92,39 @@ def one_round() -> str:
     return svg(800, 365, "One round of training", parts, FONT + ".a{stroke:#555;fill:none;stroke-width:1.6}")
 
 
-def four_steps() -> str:
-    """The method in four steps: train together, measure contributions, allocate widths, cut and hand out."""
-    titles = ("1. Train together", "2. Measure", "3. Allocate", "4. Cut and hand out")
+def five_steps() -> str:
+    """The method in five steps: train alone, train together, measure the curve, allocate widths, cut the rewards."""
+    titles = ("1. Train alone", "2. Train together", "3. Measure", "4. Allocate", "5. Cut")
     notes = (
-        ("one network that works", "at every width"),
-        ("each contribution, and the", "network at every width"),
-        ("one width for each,", "equal gains where possible"),
-        ("leading blocks of the", "network are the rewards"),
+        ("the accuracy of each", "is its contribution"),
+        ("one network that", "works at every width"),
+        ("accuracy by width,", "on validation data"),
+        ("a width for each, equal", "gains where possible"),
+        ("the leading blocks", "are the rewards"),
     )
     parts = []
     for k, (title, lines) in enumerate(zip(titles, notes)):
-        x = 20 + 200 * k
+        x = 16 + 172 * k
         parts.append(f'<text x="{x}" y="32" class="t" font-weight="bold">{title}</text>')
-        parts += [f'<text x="{x}" y="{190 + 18 * j}" class="s">{line}</text>' for j, line in enumerate(lines)]
-        if k < 3:
-            parts.append(f'<path d="M{x + 150} 105 h28 m-8 -5 l8 5 l-8 5" class="a"/>')
-    parts.append(nested(20, 50, 110, (1.0, 0.6, 0.3)))
+        parts += [f'<text x="{x}" y="{192 + 18 * j}" class="s">{line}</text>' for j, line in enumerate(lines)]
+        if k < 4:
+            parts.append(f'<path d="M{x + 132} 105 h24 m-8 -5 l8 5 l-8 5" class="a"/>')
+    curve = "{0} 155 C {1} 115, {2} 120, {3} 95 S {4} 58, {5} 50"
+    for left in (360, 532):  # the curve, measured, then with a width for each
+        parts.append(f'<path d="M{left} 155 h118" class="a"/>')
+        ends = curve.format(left, left + 10, left + 18, left + 36, left + 74, left + 116)
+        parts.append(f'<path d="M{ends}" class="a"/>')
+        parts.append(f'<text x="{left + 60}" y="172" text-anchor="middle" class="s">width</text>')
+    parts.append(nested(190, 50, 110, (1.0, 0.6, 0.3)))
     for i, (high, shade) in enumerate(zip((30, 62, 95), reversed(SHADES))):  # bars of contributions, then the rewards
-        parts.append(f'<rect x="{228 + 38 * i}" y="{155 - high}" width="26" height="{high}" fill="#8c510a"/>')
-        parts.append(f'<text x="{241 + 38 * i}" y="170" text-anchor="middle" class="s">{i}</text>')
-        x, y = 432 + 42 * i, 150 - high
+        parts.append(f'<rect x="{22 + 38 * i}" y="{155 - high}" width="26" height="{high}" fill="#8c510a"/>')
+        parts.append(f'<text x="{35 + 38 * i}" y="172" text-anchor="middle" class="s">{i}</text>')
+        x, y = 547 + 40 * i, (119, 75, 54)[i]
         parts.append(f'<circle cx="{x}" cy="{y}" r="7" fill="{shade}"/><path d="M{x} {y + 9} V155" class="d"/>')
-        left, side = 620 + (0, 40, 113)[i], 0.6 * (33, 66, 110)[i]
+        left, side = 704 + (0, 28, 80)[i], 0.6 * (33, 74, 110)[i]
         parts.append(f'<rect x="{left}" y="{158 - side}" width="{side}" height="{side}" fill="{shade}"/>')
-    parts.append('<path d="M420 155 C 430 115, 440 120, 460 95 S 500 58, 545 50" class="a"/>')
-    parts.append('<path d="M420 155 H548" class="a"/><text x="480" y="172" text-anchor="middle" class="s">width</text>')
     style = FONT + ".a{stroke:#555;fill:none;stroke-width:1.6}.d{stroke:#777;fill:none;stroke-dasharray:3 3}"
-    return svg(810, 225, "The method in four steps", parts, style)
+    return svg(870, 225, "The method in five steps", parts, style)
 
 
 def reward_times() -> str:
@@ -177,7 +182,7 @@ def landing(found: aq.Report) -> str:
 
 def pictures() -> dict[str, str]:
     """The pictures that need no run, by name."""
-    return {"layers": layers(), "round": one_round(), "reward_times": reward_times(), "steps": four_steps()}
+    return {"layers": layers(), "round": one_round(), "reward_times": reward_times(), "steps": five_steps()}
 
 
 def main() -> None:

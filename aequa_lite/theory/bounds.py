@@ -1,6 +1,6 @@
 r"""What is proved about training together, as functions; the proofs are on the book's page of proofs.
 
-A round starts from the aggregated model; participant $i$, with aggregation weight $a_i$, takes $E$ steps of size $\eta$.
+A round starts from the aggregated model; participant $i$, with aggregation weight $\omega_i$, takes $E$ steps of size $\eta$.
 Squares are weighted by $1/A_e$ where not everybody holds entry $e$, with $A_e$ the aggregation weight of those who do.
 """
 
@@ -56,7 +56,7 @@ def drift(
 ) -> Array:
     r"""Bound how far the participants are apart before each step of a round.
 
-    $V_0 = 0$ and $V_{k+1} = \big(c\sqrt{V_k} + \eta\zeta_k\big)^2 + \eta^2 s_k^2$ bound $\mathbb E\sum_i a_i
+    $V_0 = 0$ and $V_{k+1} = \big(c\sqrt{V_k} + \eta\zeta_k\big)^2 + \eta^2 s_k^2$ bound $\mathbb E\sum_i \omega_i
     \|\theta_{i,k} - \bar\theta_k\|^2$, with $c = 1 + \eta L$, or 1 if the losses are convex.
 
     Args:
@@ -237,7 +237,7 @@ def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> flo
 
     Args:
         shares: (participants, widths) loss weight $\pi_i(v)$ of each width at each participant.
-        weights: (participants,) aggregation weights $a_i$, which sum to one.
+        weights: (participants,) aggregation weights $\omega_i$, which sum to one.
         spreads: (widths,) $\zeta_v$, the standard deviation of the participants' gradients at that width.
 
     Returns:

@@ -514,7 +514,7 @@ class LinearFederation:
         return float(np.linalg.norm(total.reshape(d, n * d), 2))
 
     def objective(self, theta: Array) -> float:
-        r"""Return $F(\theta) = \sum_i a_i\,\mathbb E_{W \sim q_i}\sum_{v \in W} s_v f_i(M_v\theta)$."""
+        r"""Return $F(\theta) = \sum_i \omega_i\,\mathbb E_{W \sim q_i}\sum_{v \in W} s_v f_i(M_v\theta)$."""
         total = 0.0
         for group in self._groups:
             score = (group.masks * theta) @ self.x[group.members].transpose(0, 2, 1)  # (members, masks, samples)
