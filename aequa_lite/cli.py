@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._io import error_text
 from .config import Config
-from .method import Problem, assess
+from .method import Problem
 from .report import Report, table
 from .rewards import verify
 
@@ -127,11 +127,10 @@ def _add_option(parser: argparse.ArgumentParser, name: str, default: object, abo
 
 def _problem(values: Mapping[str, Any]) -> tuple[Setup, Problem]:
     """The words of a run, and its problem: data, network, shards and the models trained alone."""
-    from .experiments.run import prepare, split_parameters
+    from .experiments.run import problem_of, split_parameters
 
     setup, config = split_parameters(values)
-    data, build, shards = prepare(setup, config)
-    return setup, assess(build, shards, config, data)
+    return setup, problem_of(setup, config)
 
 
 def _run(out: str, **values: Any) -> int:

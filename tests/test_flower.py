@@ -38,11 +38,11 @@ from aequa_lite._validation import tensors_at
 from aequa_lite.flower import fleet as fleets
 from aequa_lite.flower import participant, server, wire
 from aequa_lite.flower.fleet import Fleet
-from aequa_lite.flower.keys import fingerprint, roster, write_certificates, write_key
+from aequa_lite.flower.keys import fingerprint, roster, valid_certificate, write_certificates, write_key
 from aequa_lite.flower.participants import ParticipantRegistry, RunState, TooFewError
 from aequa_lite.flower.processes import program_folder, search_path
 from aequa_lite.flower.server import sampler_name
-from aequa_lite.flower.wire import COMPLETED, Settings, read_config, write_app
+from aequa_lite.flower.wire import COMPLETED, Settings, read_config, toml_lines, write_app
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTITION = "imbalanced(0.5, holders=1)"
@@ -591,6 +591,19 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path, three: aq.Config
     config = tomllib.loads(write_app(tmp_path, asked, three).read_text())["tool"]["flwr"]["app"]["config"]
     flat = {f"config.{k}": v for k, v in config.pop("config").items()}
     assert read_config({**config, **flat}) == (asked, three)
+    for text in ("über", "\U0001f600", "a\x7fb", "back\\slash", 'tab\t"quote"'):
+        assert tomllib.loads("\n".join(toml_lines({"folder": text}))) == {"folder": text}
+
+
+def test_certificates_are_made_anew_for_another_address_and_before_they_expire(tmp_path: Path) -> None:
+    assert not valid_certificate(tmp_path, "127.0.0.1")  # there are none
+    write_certificates(tmp_path, "fleet.example", days=40)
+    assert valid_certificate(tmp_path, "fleet.example")
+    assert valid_certificate(tmp_path, "127.0.0.1")
+    assert not valid_certificate(tmp_path, "other.example")
+    assert not valid_certificate(tmp_path, "fleet.example", days=41)
+    (tmp_path / "server.pem").write_text("damaged")
+    assert not valid_certificate(tmp_path, "fleet.example")
 
 
 def test_participants_of_a_fleet_without_keys_may_return_whatever_the_command_line_passes(tmp_path: Path) -> None:

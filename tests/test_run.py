@@ -180,6 +180,16 @@ def test_the_command_line_gives_the_report_of_the_method_to_the_bit(tmp_path: Pa
     assert len({repr(replace(each, seconds=0.0)) for each in reports}) == 1
 
 
+def test_the_command_line_measures_contributions_by_the_word_that_was_asked(tmp_path: Path) -> None:
+    short = ["--participants", "2", "--rounds", "1", "--local-steps", "2", "--partition", "power_law"]
+    found = []
+    for word in ("standalone_accuracy", "test_accuracy"):
+        assert main(["run", *short, "--contribution", word, "--out", str(tmp_path / word)]) == 0
+        found.append(aq.Report.load(tmp_path / word))
+    assert found[0].standalone == found[1].standalone == found[1].contribution  # all three of the test split
+    assert found[0].contribution != found[1].contribution
+
+
 def test_there_is_one_set_of_defaults() -> None:
     fleet = pytest.importorskip("aequa_lite.flower.fleet")
     cells = json.loads((ROOT / "notebooks" / "reproduce.ipynb").read_text())["cells"]

@@ -140,6 +140,14 @@ def test_who_has_too_little_credit_is_excluded_for_good() -> None:
     assert later[2] == 0
 
 
+def test_equal_networks_have_equal_credits_also_if_none_classifies_anything() -> None:
+    constants = {"alpha": 5.0, "memory": 0.8, "threshold": 1.0}
+    assert credits(np.full(3, np.nan), [0, 1, 2], [0.0, 0.0, 0.0], **constants).tolist() == [1 / 3] * 3
+    for n in range(2, 40):  # rounding excludes nobody from an equal share
+        equal = credits(np.full(n, np.nan), range(n), [0.7] * n, **constants)
+        assert equal.tolist() == pytest.approx([1 / n] * n)
+
+
 def test_who_is_absent_keeps_its_credit_and_who_is_new_begins() -> None:
     away = credits(np.array([0.5, 0.5, np.nan]), [0], [0.5], alpha=1.0, memory=0.2, threshold=0.0)
     assert np.isnan(away[2])

@@ -122,6 +122,18 @@ def test_a_table_keeps_what_another_machine_has_run(notebook: Path, tmp_path: Pa
     assert sweeps.finished(other, results) == {}  # other parameters are other runs
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_finished_rows_are_known_by_empty_words_and_by_numbers_of_any_kind(notebook: Path, tmp_path: Path) -> None:
+    book = nbformat.read(notebook, as_version=4)
+    book.cells[0].source = "seed: int = 0\nwidth: float = 0.5\nword: str = ''\nout: str = ''"
+    nbformat.write(book, notebook)
+    found = sweeps.read_sweep(written(notebook, grid={"word": ["", "a"], "width": [1, 0.5]}))
+    sweeps.run_sweep(found, root=tmp_path / "runs")
+    sweeps.gather(found, root=tmp_path / "runs", results=tmp_path / "results")
+    kept = sweeps.finished(found, tmp_path / "results")
+    assert {digest for digest, _ in kept} == {run.digest for run in found.runs()}
+
+
 def test_every_field_of_a_config_is_a_parameter_with_a_comment() -> None:
     known = papermill.inspect_notebook(str(REPRODUCE))
     assert set(aq.Config.__dataclass_fields__) <= set(known)

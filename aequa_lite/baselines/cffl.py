@@ -108,9 +108,11 @@ def credits(
     share = found[seen] / max(found[seen].sum(), 1e-12)
     credit[seen] = memory * np.nan_to_num(before[seen]) + (1 - memory) * share
     known = np.flatnonzero(np.nan_to_num(credit) > 0)
+    if not known.size:  # no network classifies anything: all are alike
+        known, credit[seen] = np.array(seen), 1.0
     credit[known] = np.sinh(alpha * credit[known])
     credit[known] /= credit[known].sum()
-    credit[known[credit[known] < threshold / len(known)]] = 0.0
+    credit[known[credit[known] < threshold / len(known) * (1 - 1e-9)]] = 0.0  # equal ones are not below their mean
     return credit / np.nansum(credit)
 
 

@@ -25,7 +25,7 @@ from ..contribution import affine_calibration
 from ..data.load import load
 from ..data.readers import NAMES, data_folder
 from ..evaluation import accuracy
-from ..method import Algorithm, Outcome, Problem, Train, train
+from ..method import Algorithm, Outcome, Problem, Train, assess, train
 from ..networks.base import for_dataset
 from ..registry import algorithm, allocation, fits, lookup, network, word_list
 from ..report import Report
@@ -209,6 +209,12 @@ def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn
     data = load(locate(setup.data, root), root=root, device=device, seed=config.seed, **columns)
     build = for_dataset(network(setup.network), data)
     return data, build, lookup("partition", setup.partition)(data.train, config)
+
+
+def problem_of(setup: Setup, config: Config) -> Problem:
+    """The problem of a setup: data, network, shards and, trained alone, the models and contributions of participants."""
+    data, build, shards = prepare(setup, config)
+    return assess(build, shards, config, data, contribution=lookup("contribution", setup.contribution))
 
 
 def algorithms(setup: Setup, problem: Problem) -> dict[str, Algorithm]:

@@ -397,14 +397,26 @@ def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, s
         table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
     except (ValueError, OSError) as error:  # pandas has several kinds
         raise ValueError(f"{place / 'runs.csv'} cannot be read ({error_text(error)}); restore or delete it") from error
-    then = {tuple(map(str, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
+    then = {tuple(map(_plain, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
     if not {*labels, "status"} <= {*table}:
         return {}
-    done = table[table["status"] == "done"].dropna(axis="columns", how="all")
-    rows = ({k: v for k, v in row.items() if v == v} for row in done.to_dict("records"))  # a hole is no figure
-    found = ((then.get(tuple(str(row.get(name)) for name in labels)), row) for row in rows)
+    done = table["status"] == "done"
+    texts = pd.read_csv(place / "runs.csv", usecols=labels, dtype=str, keep_default_na=False)[
+        done
+    ]  # as they stand there
+    keys = (tuple(map(_plain, each)) for each in texts[labels].itertuples(index=False))
+    rows = ({k: v for k, v in row.items() if v == v} for row in table[done].to_dict("records"))  # a hole is no figure
+    found = zip(map(then.get, keys), rows)
     return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
+
+
+def _plain(value: Any) -> str:
+    """A label as text, whichever way a table wrote it: 0 beside 0.5 becomes 0.0."""
+    try:
+        return str(value) if isinstance(value, bool) else f"{float(value):.15g}"
+    except (TypeError, ValueError):
+        return str(value)
 
 
 @checked

@@ -14,7 +14,7 @@ from ..config import Config
 from ..registry import lookup
 from ..report import Report
 from .keys import roster as read_roster
-from .keys import write_certificates, write_key
+from .keys import valid_certificate, write_certificates, write_key
 from .participant import node_command
 from .participants import writable
 from .processes import Processes, free_port
@@ -22,6 +22,7 @@ from .server import prepare
 from .wire import COMPLETED, Settings, toml_lines, write_app
 
 GONE = 10.0  # seconds without the server's app after which the run has ended
+START = 290.0  # more seconds for an app to start
 
 
 class Server(Processes):
@@ -61,7 +62,7 @@ class Server(Processes):
             RuntimeError: It has ended, or does not listen within a minute.
         """
         keys, place = self.folder / "keys", writable(self.folder / "server")
-        if self.roster and not (keys / "ca.crt").exists():
+        if self.roster and not valid_certificate(keys, self.address):
             write_certificates(keys, self.address)
         safe = ["--ssl-ca-certfile", f"{keys}/ca.crt", "--ssl-certfile", f"{keys}/server.pem"]
         safe += ["--ssl-keyfile", f"{keys}/server.key", "--enable-supernode-auth"]
@@ -113,7 +114,8 @@ class Server(Processes):
             RuntimeError: The server has died, or its app has ended without writing a result.
             TimeoutError: The run has not ended within `patience` seconds.
         """
-        began, path, seen = time.monotonic(), Path(settings.folder) / "outcome.json", 0.0
+        began, path = time.monotonic(), Path(settings.folder) / "outcome.json"
+        seen = began + START  # when its app was last seen, or should have been
         while not path.exists():
             if self.processes["server"].poll() is not None:
                 raise RuntimeError(f"the server died; the end of its log:\n{self.tail('server')}")
@@ -121,7 +123,7 @@ class Server(Processes):
                 raise TimeoutError(f"the run has not ended in {patience:g} s; see {self.folder / 'logs'}")
             if self._app_runs():
                 seen = time.monotonic()
-            elif seen and time.monotonic() > seen + GONE and not path.exists():
+            elif time.monotonic() > seen + GONE and not path.exists():
                 self._flwr("log", "log", "--show", *re.findall(r"started run (\d+)", self.tail("run"))[-1:])
                 raise RuntimeError(f"the run ended without a result; the end of its log:\n{self.tail('log')}")
             time.sleep(1)

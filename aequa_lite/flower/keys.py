@@ -42,7 +42,7 @@ def write_key(folder: Path | str, name: str) -> Path:
     return path
 
 
-def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 30) -> Path:
+def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 90) -> Path:
     """Write `ca.crt`, `server.pem` and `server.key` for a server at this address, and at 127.0.0.1.
 
     The authority's own key is not stored, so nobody can make a second certificate that participants would accept.
@@ -82,6 +82,23 @@ def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     _secret(folder / "server.key", own.private_bytes(pem, *form))
     return folder
+
+
+def valid_certificate(folder: Path | str, host: str, days: float = 31) -> bool:
+    """Whether a server has certificates for this address that do not expire within so many days.
+
+    Example:
+        >>> import tempfile
+        >>> valid_certificate(write_certificates(tempfile.mkdtemp(), "10.0.0.1"), "10.0.0.2")
+        False
+    """
+    try:
+        found = x509.load_pem_x509_certificate(read_limited(Path(folder) / "server.pem", MOST_KEY_BYTES))
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return False
+    ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    return _name(host) in names and found.not_valid_after_utc > ends
 
 
 def _name(host: str) -> x509.GeneralName:

@@ -113,7 +113,8 @@ def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
 
 def toml_lines(values: Mapping[str, Any]) -> list[str]:
     """Texts, numbers and flags as lines of TOML."""
-    return [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    texts = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in values.items()}
+    return [f"{name} = {text}" for name, text in texts.items()]
 
 
 APP = """\
