@@ -429,8 +429,9 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     if len(together) < 2 or together[-1] >= len(shards):
         raise refusal("who", f"at least two of the {len(shards)} participants", together)
     members = [shards[i] for i in together]
-    x, y = (torch.cat([getattr(each.samples, part) for each in members]) for part in ("x", "y"))
-    samples = Samples(x, y, members[0].samples.classes)
+    parts = [[getattr(each.samples, part) for each in members] for part in ("x", "y", "groups")]
+    x, y, groups = (None if part[0] is None else torch.cat(part) for part in parts)
+    samples = replace(members[0].samples, x=x, y=y, groups=groups)
     union = Shard(together[0], samples, np.concatenate([np.asarray(each.indices) for each in members]))
     kept = [union if i == together[0] else each for i, each in enumerate(shards) if i not in together[1:]]
     return [replace(each, participant=place) for place, each in enumerate(kept)]

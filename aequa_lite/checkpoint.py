@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -49,7 +50,8 @@ def describe(value: Any, name: str = "") -> Any:
     """
     inner = partial(describe, name=name)
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+        plain = not isinstance(value, float) or math.isfinite(value)
+        return value if plain else str(value)  # JSON has no infinity
     if isinstance(value, (list, tuple)):
         return [inner(each) for each in value]
     if isinstance(value, Mapping):

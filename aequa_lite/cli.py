@@ -57,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return 0
         print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
         return REFUSED
-    except RuntimeError as error:
+    except (RuntimeError, ArithmeticError) as error:  # also if training diverges
         print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

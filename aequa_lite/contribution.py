@@ -304,9 +304,9 @@ def alignment(
     References:
         CGSV (Xu et al. 2021), as its released code computes it.
     """
-    _check_round(rnd, scores)
+    scores = _check_round(rnd, scores)
     changes = _changes(before, rnd, _flat)  # (participants, entries)
-    shares = _weights(rnd) if scores is None else np.asarray(scores, float)
+    shares = _weights(rnd) if scores is None else scores
     memory = 0.0 if scores is None else scores
     if changes.device.type != "cpu":  # only the Gram matrix leaves a GPU
         units = torch.nn.functional.normalize(changes, dim=1, eps=1e-30)
@@ -355,7 +355,7 @@ def class_alignment(
     References:
         The released code of ShapFed (Tastan et al. 2024).
     """
-    _check_round(rnd, scores)
+    scores = _check_round(rnd, scores)
     # (participants, classes, columns)
     rows = _changes(before, rnd, _rows).cpu().numpy()
     mean = np.einsum("i,ikd->kd", _weights(rnd), rows)
@@ -399,7 +399,7 @@ def class_shapley(
         Class-specific Shapley values of ShapFed (Tastan et al. 2024); that
         the game is this one is our reading.
     """
-    _check_round(rnd, scores)
+    scores = _check_round(rnd, scores)
     # (participants, classes, columns)
     rows = _changes(before, rnd, _rows).cpu().numpy()
     game = partial(_class_cosine, rows, _weights(rnd))
@@ -561,11 +561,11 @@ def isotonic_calibration(
 # --- refusals ---
 
 
-def _check_round(rnd: Round, scores: Carried = None) -> None:
-    """Refuse a round without updates, and scores of another length."""
+def _check_round(rnd: Round, scores: Carried = None) -> Carried:
+    """Refuse a round without updates; the scores, one for each update."""
     if not rnd.updates:
         raise refusal("rnd", "a Round that holds its updates", rnd)
-    if scores is not None:
-        one_each(
-            "scores", vector("scores", scores), len(rnd.updates), "updates"
-        )
+    if scores is None:
+        return None
+    found = vector("scores", scores)
+    return one_each("scores", found, len(rnd.updates), "updates")

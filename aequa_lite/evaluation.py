@@ -69,6 +69,8 @@ def accuracy(
 ) -> NDArray[np.float64]:
     """Return each network's accuracy, (networks,) in [0, 1].
 
+    The networks are left in evaluation mode.
+
     Example:
         >>> import aequa_lite as aq
         >>> samples = aq.load("fashion-mini").validation

@@ -6,7 +6,6 @@ What trains or rewards differently is another strategy or another policy.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import (
     Callable,
     Generator,
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._check import Count, checked, flag, number, one_each, refusal
+from ._io import write_whole
 from ._parallel import arithmetic, one_thread, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
@@ -719,7 +719,7 @@ def _save(path: Path, last: Round) -> None:
     """Write the checkpoint; keep the one before a round with refusals."""
     if last.left_out and path.exists():
         kept = path.with_name(f"{path.stem}-before-refusal{path.suffix}")
-        shutil.copyfile(path, kept)
+        write_whole(kept, path.read_bytes())
     save_checkpoint(path, last)
 
 

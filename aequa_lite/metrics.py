@@ -60,9 +60,10 @@ def pearson(a: ArrayLike, b: ArrayLike) -> float | None:
         accuracy.
     """
     a, b = _pair(a, b)
+    rounding = 1e-15 * len(a) * np.abs(a).max() * np.abs(b).max()
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a @ a) * (b @ b))
-    if scale <= 1e-15 * len(a):
+    if scale <= rounding:
         return None
     return float(np.clip((a @ b) / scale, -1, 1))
 

@@ -536,7 +536,7 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     folder of rewards: `verify` reports every file that is not on the folder's list.
 
     Args:
-        net: The network, such as a reward.
+        net: The network, such as a reward; it is left in evaluation mode.
         example: Two or more inputs, such as `dataset.test.x[:2]`; only their shape and type matter.
         path: The file.
 

@@ -299,3 +299,11 @@ def test_shards_that_do_not_fit_are_refused_before_any_training(few, config, sha
         retraining_game(aq.MLP, shards[:2], config, few.validation)
     with pytest.raises(ValueError, match="`validation` must be (a )?Samples.*, got 'all'"):
         retraining_game(aq.MLP, shards, config, "all")
+
+
+@pytest.mark.parametrize("score", [alignment, class_alignment, class_shapley])
+def test_scores_may_be_any_sequence(score) -> None:
+    start = {"w": torch.zeros(2, 3)}
+    rnd = made({"w": torch.ones(2, 3)}, {"w": torch.eye(2, 3)})
+    first = score(start, rnd)
+    assert np.array_equal(score(start, rnd, first.tolist()), score(start, rnd, first))

@@ -154,3 +154,9 @@ def test_the_ideal_ceiling_does_not_forgive_a_bad_curve() -> None:
 
 def test_the_same_seed_gives_the_same_ceiling() -> None:
     assert federation(0.1, 500) == federation(0.1, 500)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-8, 1.0, 1e8])
+def test_correlation_does_not_depend_on_the_scale(factor: float) -> None:
+    assert aq.pearson(factor * np.array([1.0, 2.0, 3.0]), factor * np.array([2.0, 4.0, 6.0])) == pytest.approx(1)
+    assert aq.pearson([factor * 0.1] * 3, factor * np.array([1.0, 2.0, 3.0])) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import partial
 
@@ -19,6 +20,7 @@ from aequa_lite.aggregation import (
     norm_screening,
     trimmed_mean,
 )
+from aequa_lite.checkpoint import describe
 
 TINY = partial(aq.MLP, shape=(5,), hidden=6, classes=3)
 LIMITS = {
@@ -209,3 +211,9 @@ def test_a_batch_counter_keeps_its_value(name):
     before = {"w": torch.zeros(2), "batches": torch.tensor(3)}
     after = RULES[name](before, [({"w": torch.ones(1), "batches": torch.tensor(9)}, 1.0)])
     assert after["batches"].item() == 3
+
+
+def test_a_limit_that_is_infinite_has_an_identity_that_json_holds() -> None:
+    found = describe(norm_clipping(math.inf))
+    assert "inf" in json.dumps(found, allow_nan=False)
+    assert found != describe(norm_clipping())

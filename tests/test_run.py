@@ -190,6 +190,14 @@ def test_the_command_line_measures_contributions_by_the_word_that_was_asked(tmp_
     assert found[0].contribution != found[1].contribution
 
 
+def test_a_training_that_diverges_is_one_sentence_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["--participants", "2", "--rounds", "4", "--local-steps", "9", "--lr", "1000"]
+    assert main(["run", *short, "--out", str(tmp_path / "run")]) == 1
+    found = capsys.readouterr().err
+    assert "Traceback" not in found
+    assert found.startswith("aequa run: ")
+
+
 def test_there_is_one_set_of_defaults() -> None:
     fleet = pytest.importorskip("aequa_lite.flower.fleet")
     cells = json.loads((ROOT / "notebooks" / "reproduce.ipynb").read_text())["cells"]
