@@ -77,7 +77,8 @@ colab: $(STAMP) ## run every notebook with Colab's packages and no others (COLAB
 	$(BIN)/python scripts/colab_check.py $(if $(COLAB_PYTHON),--python $(COLAB_PYTHON))
 
 gpu: $(STAMP) ## on a machine with a GPU: check it and measure it (under nine minutes), into results/gpu
-	began=$$(date +%s); $(BIN)/pytest -q -n0 -m 'gpu and not whole' tests/gpu && $(BIN)/python benchmarks/gpu.py --began $$began
+	began=$$(date +%s); $(BIN)/pytest -q -n0 -m 'gpu and not whole' tests/gpu; tested=$$?; \
+	  $(BIN)/python benchmarks/gpu.py --began $$began && exit $$tested
 
 lock: $(STAMP) ## write requirements.lock anew: what a fresh environment installs, with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml --extra book --extra test -o requirements.lock

@@ -89,11 +89,8 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
     count = count or (available() if torch.device(device).type == "cpu" else 1)
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
-    def spread(function: Callable[..., Any], *items: Iterable[Any]) -> Iterator[Any]:
-        return pool.map(function, *items)
-
     try:
-        yield spread
+        yield pool.map
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

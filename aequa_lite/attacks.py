@@ -18,7 +18,7 @@ from .federate import Policy, Strategy
 from .method import Algorithm, Outcome, Problem, Train, train
 from .rng import stream
 from .slimmable import prefix, slim
-from .types import Build, Round, Samples, ServerState, Shard, State, Update, floating
+from .types import Build, Round, ServerState, Shard, State, Update, floating
 
 __all__ = [
     "data_change", "dropout", "ensemble", "flip_labels", "free_rider", "honest_but_curious", "merged_shards",

@@ -215,5 +215,11 @@ def _restored(
         k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
     }
     plain["next_widths"] = plain.pop("next")
-    state = ServerState(theta, part("memory/"))
+    place = next(iter(network.values())).device
+    kinds = {t.dtype for t in network.values()}  # MPS has no float64
+    memory = {
+        k: t.to(place) if t.dtype in kinds else t
+        for k, t in part("memory/").items()
+    }
+    state = ServerState(theta, memory)
     return Round(state=state, identity=identity, **plain)

@@ -52,12 +52,10 @@ __all__ = [
 TOGETHER = 64  # coalitions that train side by side
 
 Array = NDArray[np.float64]
-Carried = (
-    Array | None
-)  # (n,) scores after the round before, if there is one
-Score = Callable[
-    [State, Round, Carried], Array
-]  # (theta before, round, ...)
+# (n,) scores after the round before, if there is one
+Carried = Array | None
+# (theta before, round, scores) -> scores
+Score = Callable[[State, Round, Carried], Array]
 
 
 # --- games: a coalition's value is the accuracy that it reaches ---

@@ -22,10 +22,10 @@ from .slimmable import (
     fractional_slice,
     fractional_slim,
     grid_width,
-    slice_of,
     slim,
     split_stem,
     template,
+    view,
 )
 from .types import Build, Samples, State
 from .vectorized import most_bytes, padded, pass_bytes
@@ -217,8 +217,7 @@ def _bound(
 ) -> nn.Module:
     """The network of this width over theta's own memory."""
     if not fraction_grid:
-        tensors = slice_of(build, theta, width)
-        return bind(template(build, width), tensors)
+        return view(build, theta, width)
     tensors = fractional_slice(build, theta, width, fraction_grid)
     return bind(template(build, grid_width(width, fraction_grid)), tensors)
 
@@ -234,7 +233,10 @@ def _correct_at_many_widths(
     widest = bound[int(np.argmax(widths))].eval()
     like = widest.state_dict()
     shape, dtype = samples.x.shape[1:], samples.x.dtype
-    own, one = pass_bytes(build, 1.0, (1, *shape), dtype)
+    (own, first), (_, two) = (
+        pass_bytes(build, 1.0, (n, *shape), dtype) for n in (1, 2)
+    )
+    one = two - first  # of a sample; the rest are weights
     batch = min(1000, max(1, most_bytes(device) // (own + one)))
     many = max(1, most_bytes(device) // (own + batch * one))
 

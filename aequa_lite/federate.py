@@ -25,7 +25,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._check import Count, checked, flag, number, one_each, refusal
+from ._check import (
+    Count,
+    Fraction,
+    checked,
+    flag,
+    number,
+    one_each,
+    refusal,
+    vector,
+)
 from ._io import write_whole
 from ._parallel import arithmetic, one_thread, tf32
 from ._parallel import workers as pool
@@ -40,7 +49,6 @@ from .config import Config
 from .local import (
     Offsets,
     WidthSampler,
-    checked_shares,
     class_shares,
     full_and_random,
     full_only,
@@ -131,7 +139,7 @@ class Strategy:
     aggregate: Callable[[ServerState, Sequence[Update]], ServerState]
     vectorized: Callable[..., list[Update]] | None = None
     sent: Callable[[ServerState, Sequence[Update]], int] | None = None
-    label_shares: Sequence[float] = ()
+    label_shares: Sequence[Fraction] = ()
 
 
 @checked
@@ -322,13 +330,9 @@ def federate_many(
     build: Build,
     runs: Sequence[tuple[Sequence[Shard], Config]],
     *,
-    strategy: Strategy | None = None,
-    policy: Policy = full_width,
-    vectorized: bool | None = None,
-    deterministic: bool = False,
     workers: Count | None = None,
-    name: str = "",
     progress: bool = False,
+    **options: Any,
 ) -> list[Round]:
     """Train many networks side by side; return the last round of each.
 
@@ -352,13 +356,8 @@ def federate_many(
         >>> len(aq.federate_many(aq.MLP, [run, run]))
         2
     """
-    same = {
-        "strategy": strategy or slimmable(build), "policy": policy,
-        "vectorized": vectorized, "deterministic": deterministic,
-        "name": name,
-    }  # fmt: skip
     device = runs[0][0][0].samples.y.device if runs else "cpu"
-    each = [federation(build, *run, **same) for run in runs]
+    each = [federation(build, *run, **options) for run in runs]
     with pool(workers, device) as spread:
         return side_by_side(each, spread, progress)
 
@@ -434,7 +433,7 @@ def _begun(
     if checkpoint:
         path = Path(checkpoint)
         if saved := load_checkpoint(path, identity, state.theta):
-            return _to_device(saved, device)
+            return saved
     widths = _checked_widths(policy(config, None), config)
     return Round(
         -1, state, (), math.nan, 0, next_widths=widths, identity=identity
@@ -475,7 +474,11 @@ def federation(
     last = _begun(build, shards, config, policy, checkpoint, identity)
     if last.index + 1 == config.rounds:
         yield last
-    adjust = _adjustment(strategy, shards, config)
+    strength = config.logit_adjustment
+    labels = [class_shares(s.samples) for s in shards if strength]
+    used = strategy.label_shares
+    if labels and used:
+        one_each("label_shares", used, len(labels[0]), "classes")
     bar = tqdm(
         range(last.index + 1, config.rounds),
         initial=last.index + 1,
@@ -495,10 +498,12 @@ def federation(
             for i in here
         }
         # 3. train locally
+        held = [w if i in here else 0.0 for i, w in enumerate(widths)]
         written = _versions(last.state)
         updates = yield _Task(
             strategy, sent, shards, widths, mass, config, index,
-            in_a_pass > 0, deterministic, adjust(widths, here),
+            in_a_pass > 0, deterministic,
+            logit_offsets(labels, held, strength, used) if labels else (),
         )  # fmt: skip
         if _versions(last.state) != written:  # slices are views
             raise ValueError(
@@ -537,23 +542,6 @@ def present(config: Config, index: int) -> list[int]:
         return list(range(n))
     rng = stream(config.seed, "participation", index)
     return sorted(rng.permutation(n)[:count].tolist())
-
-
-def _adjustment(
-    strategy: Strategy, shards: Sequence[Shard], config: Config
-) -> Callable[[Sequence[float], Sequence[int]], Offsets]:
-    """(widths, who takes part) -> the offsets of a round's logits."""
-    if not config.logit_adjustment:
-        return lambda widths, here: ()
-    shares = [class_shares(shard.samples) for shard in shards]
-    used = checked_shares(strategy.label_shares, len(shares[0]))
-
-    def adjust(widths: Sequence[float], here: Sequence[int]) -> Offsets:
-        held = [w if i in here else 0.0 for i, w in enumerate(widths)]
-        strength = config.logit_adjustment
-        return logit_offsets(shares, held, strength, used)
-
-    return adjust
 
 
 def _trained(
@@ -656,11 +644,9 @@ def _checked_weights(
     sizes = np.array([float(len(shard)) for shard in shards])
     if weights is None:
         return sizes / sizes.sum()
-    found = np.array(weights, dtype=float)
-    fits = found.shape == sizes.shape and np.isfinite(found).all()
-    if not fits or (found <= 0).any():
-        allowed = f"{len(sizes)} finite numbers above 0"
-        raise refusal("weights", allowed, weights)
+    found = one_each("weights", vector("weights", weights), len(sizes))
+    if (found <= 0).any():
+        raise refusal("weights", "finite numbers above 0", weights)
     return found
 
 
@@ -704,15 +690,6 @@ def _in_a_pass(
         return len(shards)
     fit = participants_per_pass(build, 1.0, largest, config)
     return 0 if vectorized is None and fit < 2 else min(fit, len(shards))
-
-
-def _to_device(last: Round, device: torch.device) -> Round:
-    """A round that was read, with its tensors on the device."""
-    theta, memory = (
-        {k: t.to(device) for k, t in part.items()}
-        for part in (last.state.theta, last.state.memory)
-    )
-    return replace(last, state=ServerState(theta, memory))
 
 
 def _save(path: Path, last: Round) -> None:

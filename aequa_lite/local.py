@@ -134,19 +134,6 @@ def class_shares(samples: Samples) -> Tensor:
     return (shown + 1.0) / (len(samples) + samples.classes)
 
 
-def checked_shares(
-    label_shares: Sequence[float], classes: int
-) -> list[float]:
-    """The shares in (0, 1], one for each class or none at all."""
-    found = [
-        number("label_shares", each, 0, 1, above=True)
-        for each in label_shares
-    ]
-    return one_each(
-        "label_shares", found, classes if found else 0, "classes"
-    )
-
-
 def logit_offsets(
     shares: Sequence[Tensor],
     widths: Sequence[float],

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ._check import checked, one_each, refusal
+from ._check import checked, one_each, vector
 from .allocation.exact import Plan, Rule, allocate
 from .checkpoint import describe
 from .config import Config
@@ -169,9 +169,22 @@ class Outcome:
         Args:
             name: Vouches for a network that cannot be imported.
         """
-        from .rewards import save_outcome
+        from .rewards import save_rewards
 
-        return save_outcome(self, Path(folder), name=name)
+        self.report.save(folder)
+        if self.plan is not None:
+            save_rewards(
+                Path(folder) / "rewards", self.problem.build, self.models,
+                self.plan.widths.tolist(), self.problem.config,
+                identity={
+                    "trained": dict(self.last.identity),
+                    "rewarded": dict(self.rewarding),
+                },
+                vocabulary=self.problem.data.words,
+                fraction_grid=self.curve and self.curve.fraction_grid,
+                name=name,
+            )  # fmt: skip
+        return Path(folder)
 
 
 Algorithm = Callable[..., Outcome]  # (problem, *, train=train) -> Outcome
@@ -228,15 +241,11 @@ def assess(
     one_each("shards", shards, config.participants)
     if alone is None:
         alone = standalone(build, shards, config, **options)
-    one_each("alone", alone, config.participants)
     found = contribution
     if callable(contribution):
         found = contribution(alone, shards, data)
-    measured = np.asarray(found, dtype=float)
-    if measured.shape != (len(shards),) or not np.isfinite(measured).all():
-        allowed = f"{len(shards)} finite numbers"
-        raise refusal("contribution", allowed, found)
-    return Problem(build, shards, config, data, alone, measured, started)
+    found = vector("contribution", found)
+    return Problem(build, shards, config, data, alone, found, started)
 
 
 def slimmable_rewards(

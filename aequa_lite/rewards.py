@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,8 @@ from .registry import MOST_PARAMETERS, NETWORKS, outline, plain_option
 from .slimmable import grid_width, n_parameters
 from .types import Build
 
-if TYPE_CHECKING:
-    from .method import Outcome
-
 __all__ = [
-    "FileCheck", "Manifest", "export_onnx", "load_reward", "load_vocabulary", "save_outcome", "save_rewards", "verify",
+    "FileCheck", "Manifest", "export_onnx", "load_reward", "load_vocabulary", "save_rewards", "verify",
 ]  # fmt: skip
 
 
@@ -220,47 +217,6 @@ def _entry(path: Path, participant: int | None) -> dict[str, Any]:
     """What the folder's list says of a file."""
     content = path.read_bytes()
     return {"name": path.name, "size": len(content), "sha256": digest(content), "participant": participant}
-
-
-@checked
-def save_outcome(outcome: Outcome, folder: Path | str, *, name: str = "") -> Path:
-    """Write a run's `report.json` and, where it has widths, its rewards in the subfolder `rewards`.
-
-    Args:
-        outcome: Of `aequa`, or of another algorithm.
-        folder: Made if it is missing.
-        name: As in `save_rewards`.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: As in `save_rewards`.
-        OSError: The folder cannot be written to.
-
-    Example:
-        >>> import tempfile, aequa_lite as aq
-        >>> data, config = aq.load("fashion-mini"), aq.Config(participants=2, rounds=1, local_steps=1)
-        >>> outcome = aq.aequa(aq.MLP, aq.data.homogeneous(data.train, config), config, data, progress=False)
-        >>> sorted(each.name for each in save_outcome(outcome, tempfile.mkdtemp()).iterdir())
-        ['report.json', 'rewards']
-    """
-    if not hasattr(outcome, "report"):
-        raise refusal("outcome", "an Outcome", outcome)
-    outcome.report.save(folder)
-    if outcome.plan is not None:
-        save_rewards(
-            Path(folder) / "rewards",
-            outcome.problem.build,
-            outcome.models,
-            outcome.plan.widths.tolist(),
-            outcome.problem.config,
-            identity={"trained": dict(outcome.last.identity), "rewarded": dict(outcome.rewarding)},
-            vocabulary=outcome.problem.data.words,
-            fraction_grid=outcome.curve.fraction_grid if outcome.curve else None,
-            name=name,
-        )
-    return Path(folder)
 
 
 @checked

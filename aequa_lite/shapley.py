@@ -134,7 +134,7 @@ def shapley(
     References:
         Shapley (1953).
     """
-    n = _participants(game, participants)
+    n = participants
     if n > MAX_EXACT:
         allowed = f"a whole number in [1, {MAX_EXACT}]"
         raise refusal("participants", allowed, n, "use sampled_shapley")
@@ -158,7 +158,8 @@ def shapley(
     return np.array([value(i) for i in range(n)])
 
 
-def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
+@checked
+def leave_one_out(game: Game, participants: Count) -> NDArray[np.float64]:
     r"""Return the loss of value when one participant leaves.
 
     $v(N) - v(N \setminus \{i\})$. Two copies of the same data have value 0.
@@ -179,7 +180,7 @@ def leave_one_out(game: Game, participants: int) -> NDArray[np.float64]:
     References:
         Ghorbani and Zou (2019), as a baseline of theirs.
     """
-    everyone = frozenset(range(_participants(game, participants)))
+    everyone = frozenset(range(participants))
     if isinstance(game, CachedGame):
         game.prepare([everyone, *(everyone - {i} for i in everyone)])
     total = _value(game, everyone)
@@ -223,7 +224,7 @@ def sampled_shapley(
         Truncated permutation sampling (Ghorbani and Zou 2019); the reversed
         orders are antithetic variates.
     """
-    n = _participants(game, participants, 2)
+    n = number("participants", participants, 2, whole=True)
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
     rng = stream(seed, "orders")
@@ -243,13 +244,6 @@ def sampled_shapley(
             break
     value = np.mean(pairs, axis=0)
     return Estimate(value, _standard_error(pairs), 2 * len(pairs), used)
-
-
-def _participants(game: Game, participants: int, least: int = 1) -> int:
-    """The number of participants, if these arguments describe a game."""
-    if not callable(game):
-        raise refusal("game", "a function of a coalition", game)
-    return int(number("participants", participants, least, whole=True))
 
 
 def _value(game: Game, coalition: frozenset[int]) -> float:

@@ -22,7 +22,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 from scipy.stats import beta
 
-from ._check import accuracies, checked, number, one_each, refusal
+from ._check import (
+    Fraction,
+    Level,
+    Share,
+    accuracies,
+    checked,
+    number,
+    one_each,
+    refusal,
+)
 from .allocation.exact import Plan, Rule, plan_of
 from .config import Config
 from .evaluation import Curve, accuracy, accuracy_curve, reward_curve
@@ -52,10 +61,10 @@ STAKES = np.geomspace(0.03, 0.97, 12)
 
 @checked
 def training_time(
-    allowance: float = 0.02,
-    grid: Sequence[float] = GRID,
-    confidence: float | None = None,
-    tolerance: float | None = None,
+    allowance: Share = 0.02,
+    grid: Sequence[Fraction] = GRID,
+    confidence: Level | None = None,
+    tolerance: Share | None = None,
     allocation: Rule | None = None,
 ) -> Schedule:
     r"""Reward while training: send the widest sub-network that is earned.
@@ -71,8 +80,9 @@ def training_time(
         allowance: $\epsilon$, accuracy above what is earned, in [0, 1].
         grid: Widths at which the curve is measured and that are sent.
         confidence: In (0, 1), such as 0.95: send only widths that are
-            `certified`, at this confidence over all rounds together. None:
-            whatever the fitted curve says.
+            `certified`, at this confidence over all rounds together if the
+            samples were fresh in every round (they are not: Proposition 13
+            of the book). None: whatever the fitted curve says.
         tolerance: Updates that `lost` a larger share are not paid either.
         allocation: What is earned: the accuracies that this function of
             (contribution, curve) would give now, and at least what each
@@ -94,21 +104,14 @@ def training_time(
         Our choice, in place of Aequa's Algorithm 2. What is guaranteed:
         Propositions 12 to 14 of the page of proofs.
     """
-    number("allowance", allowance, 0, 1)
-    for width in grid:
-        number("grid", width, 0, 1, above=True)
-    options: dict[str, Any] = {"allowance": float(allowance)}
-    if confidence is not None:
-        number("confidence", confidence, 0, 1, above=True, below=True)
-        options["confidence"] = float(confidence)
-        if allocation is not None:
-            allowed = "None with an `allocation`"
-            raise refusal("confidence", allowed, confidence)
-    if tolerance is not None:
-        options["tolerance"] = float(number("tolerance", tolerance, 0, 1))
-    if allocation is not None:
-        options["allocation"] = allocation
-    return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **options)
+    if confidence is not None and allocation is not None:
+        raise refusal("confidence", "None with an `allocation`", confidence)
+    options = {
+        "allowance": allowance, "confidence": confidence,
+        "tolerance": tolerance, "allocation": allocation,
+    }  # fmt: skip
+    given = {k: v for k, v in options.items() if v is not None}
+    return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **given)
 
 
 def _schedule(
@@ -238,15 +241,6 @@ def lost(
             (came,) = accuracy([slim(build, u.state, u.width)], samples)
             found[i] = 1 - came / max(min(full, b[i]), 1e-9)
     return found
-
-
-def _sent_accuracy(
-    build: Build, last: Round, samples: Samples
-) -> dict[float, float]:
-    """Accuracy of the slices of a round, by width; of the full one too."""
-    sizes = sorted({1.0, *last.widths} - {0.0})
-    nets = [slim(build, last.before.theta, w) for w in sizes]
-    return dict(zip(sizes, accuracy(nets, samples).tolist(), strict=True))
 
 
 def earned_accuracy(
@@ -400,7 +394,7 @@ def settle(
     curve: Curve,
     contribution: NDArray[np.float64],
 ) -> Plan:
-    """Limit a plan to the widths that participants hold already.
+    """Limit a plan to the widths that the schedule would send next.
 
     Example:
         >>> curve = Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
@@ -454,7 +448,9 @@ def held_models(
         [(1.0, 1.0)]
     """
     for last in rounds:
-        found = _sent_accuracy(build, last, samples)
+        sizes = sorted({1.0, *last.widths} - {0.0})
+        nets = [slim(build, last.before.theta, w) for w in sizes]
+        found = dict(zip(sizes, accuracy(nets, samples).tolist()))
         each = np.array([found.get(w, np.nan) for w in last.widths])
         full, sent = found[1.0], last.parameters_sent
         yield HeldModels(last.index, last.widths, each, full, sent)

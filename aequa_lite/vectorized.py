@@ -172,7 +172,8 @@ def pass_bytes(
         saved[0] += t.nbytes
         return t
 
-    with torch.autograd.graph.saved_tensors_hooks(add, lambda t: t):
+    hooks = torch.autograd.graph.saved_tensors_hooks(add, lambda t: t)
+    with torch.enable_grad(), hooks:  # nothing is saved without gradients
         net(torch.empty(shape, dtype=dtype, device="meta"))
     return sum(t.nbytes for t in net.parameters()), saved[0]
 
@@ -410,7 +411,8 @@ class _Stack:
         """One network's outputs, (batch, classes)."""
         own, half = dict(zip(self.names, tensors)), self.precision
         with torch.autocast(x.device.type, half, enabled=bool(half)):
-            return bind(self.net, own)(x).float()
+            logits = bind(self.net, own)(x)
+        return logits.float() if half else logits
 
     def updates(
         self, weights: Sequence[float], losses: Tensor

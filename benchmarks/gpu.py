@@ -2,14 +2,15 @@
 
 usage: python benchmarks/gpu.py [--folder results/gpu] [--minutes 8.5] [--began SECONDS] [--tiny] [--pretend] [PART ...]
 
-It ends with an error if the GPU disagrees. Tables are written row by row, correctness first; where the minutes are over,
-the rest is not measured. Minutes count from `--began`, seconds since 1970 (default: now).
+It ends with an error if the GPU disagrees or a part fails. Tables are written row by row, correctness first; where the
+minutes are over, or the memory of the GPU, the rest is not measured. Minutes count from `--began`, seconds since 1970
+(default: now).
 
 equality.csv: weights trained on the GPU against those of the CPU, one by one and vectorised, without and with TF32.
 determinism.csv: the same run twice, without and with `deterministic=True`.
 launches.csv: kernel launches of a step, against a limit where it is vectorised, and how often it makes the host wait.
-precision.csv: float32, TF32, bfloat16 and float16: time, loss and accuracy after the same steps, against float32's.
 seeds.csv: seeds of the quickstart's training a minute, side by side; with the time of its first ten rounds.
+precision.csv: float32, TF32, bfloat16 and float16: time, loss and accuracy after the same steps; losses are compared.
 speed.csv: a step of 5 to 200 participants one by one, vectorised, compiled and with CUDA graphs; peak memory, and the
 networks of all ways after the first round, compared. A row of CUDA graphs is an error if PyTorch has skipped them. No GPU
 was at hand to verify that it records a step; tests on a CPU show only that it is told what it needs for that.
@@ -22,9 +23,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,11 +56,12 @@ WAYS = {"one by one": False, "vectorised": True}
 MODES = {"compiled": None, "CUDA graphs": "reduce-overhead"}
 # of weights around 0.1 after ten steps in float32: sums in another order, and max pooling that flips at a tie
 TOLERANCE = {"MLP": 2e-4, "LeNet": 2e-4, "ConvNet": 2e-3, "ResNet18": 2e-3, "TextCNN": 1e-3}
-# of an accuracy, in fewer bits than float32; an MLP's moved by 0.001 on a CPU
-HALF = 0.02
+# of a training loss, in fewer bits than float32; on a CPU an MLP's and a TextCNN's moved by 0.001
+HALF = 0.05
 # of a vectorised step: twice its operations on the pretend GPU, since a library may launch two kernels for one
 LAUNCHES = {"MLP": 130, "LeNet": 200, "ConvNet": 290, "ResNet18": 1000, "TextCNN": 235}
-COMPILING = 75.0  # seconds that must be left before a network is compiled
+COMPILING = {"ResNet18": 180.0}  # seconds that must be left before a network is compiled
+SOON = 75.0  # the same for the others
 
 
 def names(small: bool) -> list[str]:
@@ -102,7 +106,12 @@ def final(build: Build, shards: list[aq.Shard], config: aq.Config, **options: An
 
 def difference(a: aq.Round, b: aq.Round) -> float:
     """The largest difference between two rounds' networks."""
-    return apart((t.cpu() for t in a.theta.values()), (t.cpu() for t in b.theta.values()))
+    return apart(on_cpu(a), on_cpu(b))
+
+
+def on_cpu(last: aq.Round) -> list[torch.Tensor]:
+    """A round's network, away from the GPU's memory."""
+    return [t.cpu() for t in last.theta.values()]
 
 
 @contextmanager
@@ -157,7 +166,7 @@ def spent(run: Callable[[], Any]) -> tuple[int, int]:
         run()
         torch.cuda.synchronize()
     launches = sum(each.count for each in profile.key_averages() if "LaunchKernel" in each.key)
-    return launches, sum("synchroniz" in str(each.message) for each in caught)
+    return launches, sum("called a synchronizing" in str(each.message) for each in caught)  # not that it may miss some
 
 
 def launches(small: bool, count: Callable[[Callable[[], Any]], tuple[int, int]] = spent) -> Iterator[Row]:
@@ -174,46 +183,56 @@ def launches(small: bool, count: Callable[[Callable[[], Any]], tuple[int, int]] 
             step, waits = (two - one for one, two in zip(*found, strict=True))
             most = LAUNCHES[name] if at_once else np.inf
             row = {"net": name, "way": way, "launches_a_step": step, "allowed": most, "waits_a_step": waits}
-            yield {**row, "ok": waits == 0 and step <= most}
+            yield {**row, "ok": waits == 0 and 0 < step <= most}
 
 
 def timed(
     build: Build, shards: list[aq.Shard], config: aq.Config, seconds: float, **options: Any
-) -> tuple[Row, aq.Round]:
-    """Milliseconds of a step in the quickest round after the first, and the GPU's peak memory; and the first round."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    ends: list[float] = []
-    first = None
-    for rnd in (run := aq.federate(build, shards, config, progress=False, **options)):
-        first = first or rnd
-        torch.cuda.synchronize()
-        ends.append(time.perf_counter())
-        if len(ends) > 1 and ends[-1] - ends[0] > seconds:
-            run.close()
-            break
-    peak = torch.cuda.max_memory_allocated() / 1e9
-    return {"ms_a_step": 1e3 * float(np.diff(ends).min()) / config.local_steps, "peak_gb": peak}, first
+) -> tuple[Row, list[torch.Tensor]]:
+    """Milliseconds of a step, the GPU's peak memory, and the network after the first round.
+
+    A step is what the quickest round of four times as many steps takes longer; what a round does besides is left out.
+    """
+    quickest, network, peak = [], None, 0.0
+    for times in (1, 4):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        held, ends = torch.cuda.memory_allocated(), []
+        longer = replace(config, local_steps=times * config.local_steps)
+        for rnd in (run := aq.federate(build, shards, longer, progress=False, **options)):
+            network = on_cpu(rnd) if network is None else network
+            del rnd  # its updates stay on the GPU until then
+            torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+            if len(ends) > 1 and ends[-1] - ends[0] > seconds:
+                run.close()
+                break
+        quickest.append(float(np.diff(ends).min()))
+        peak = max(peak, (torch.cuda.max_memory_allocated() - held) / 1e9)
+    step = (quickest[1] - quickest[0]) / (3 * config.local_steps)
+    return {"ms_a_step": 1e3 * step, "peak_gb": peak}, network
 
 
 def precision(small: bool) -> Iterator[Row]:
     """The same steps in fewer bits."""
     kinds = {"float32": (None, False), "tf32": (None, True), "bfloat16": (torch.bfloat16, True),
              "float16": (torch.float16, True)}  # fmt: skip
+    if torch.cuda.get_device_capability() < (8, 0):
+        del kinds["bfloat16"]  # older cards only emulate it
     for name in names(small):
         build = built(name, small)
         _, test = samples(name, "cuda")
         rounds = {"rounds": 2, "local_steps": 2} if small else {"rounds": 6, "local_steps": 10, "lr": 0.05}
         shards, config = setting(name, "cuda", 3 if small else 10, **rounds)
-        plain = None  # accuracy in float32
+        plain = None  # loss in float32
         for kind, (dtype, fast) in kinds.items():
             with tf32(fast):
                 options = {"strategy": aq.slimmable(build, precision=dtype), "vectorized": True}
-                took, _ = timed(build, shards, config, 2.0, **options)
+                took, _ = timed(build, shards, config, 1.0, **options)
                 last = final(build, shards, config, **options)
             (right,) = aq.accuracy([aq.slim(build, last.theta, 1.0)], test)
-            plain = right if plain is None else plain
-            ok = bool(np.isfinite(last.loss)) and not last.total_left_out and abs(right - plain) <= HALF
+            plain = last.loss if plain is None else plain
+            ok = not last.total_left_out and abs(last.loss - plain) <= HALF  # not if it is no number
             row = {"net": name, "precision": kind, **took, "loss": last.loss, "accuracy": right, "allowed": HALF}
             yield {**row, "ok": ok}
 
@@ -233,7 +252,10 @@ def compiled(mode: str | None = None) -> Iterator[None]:
         mock.patch.object(vectorized._Stack, "step", in_place(faster) if mode else faster),
         torch._dynamo.config.patch(trace_autograd_ops=True),
     ):
-        yield
+        try:
+            yield
+        finally:
+            torch.compiler.reset()  # what was compiled keeps memory
     if mode and (done["cudagraph_skips"] or not done["cudagraph_recorded_non_static_inputs"]):
         raise RuntimeError(f"CUDA graphs were skipped or not recorded: {dict(done)}")
 
@@ -275,43 +297,43 @@ def seeds(small: bool) -> Iterator[Row]:
             "seeds": many,
             "seeds_a_minute": many / minutes,
             "difference": worst,  # of a federation with others beside it and by itself
-            "ok": worst <= 10 * TOLERANCE["MLP"],
+            "ok": worst <= 50 * TOLERANCE["MLP"],  # ten rounds of rounding; a CPU's two ways are 0.0007 apart
         }
 
 
 def speed(small: bool, left: Callable[[], float], modes: Sequence[str] = tuple(MODES)) -> Iterator[Row]:
-    """Few and many participants, one by one, vectorised and compiled; small networks first.
+    """Few and many participants, one by one and vectorised, then compiled; small networks first.
 
     Nothing is compiled where fewer than `COMPILING` of the seconds `left` remain.
     """
-    for participants in (2,) if small else (10, 50, 5, 200):
-        for name in names(small):
-            build = built(name, small)
-            steps = {"rounds": 3, "local_steps": 2 if small else 5}
-            shards, config = setting(name, "cuda", participants, **steps)
-            plain = None  # the network of who trained one by one
-            for way in [*WAYS, *(modes if small or participants in (10, 50) else ())]:
-                if way in MODES and left() < COMPILING:
-                    continue
-                row = {"net": name, "participants": participants, "way": way, "allowed": TOLERANCE[name]}
-                try:
-                    with compiled(MODES[way]) if way in MODES else nullcontext():
-                        took, first = timed(build, shards, config, 4.0, vectorized=way != "one by one")
-                except Exception as error:  # out of memory, or a compiler that is missing: a row of its own
-                    yield {**row, "ms_a_step": np.nan, "peak_gb": np.nan, "error": str(error)[:100], "ok": False}
-                    continue
-                plain = plain or first
-                apart = difference(first, plain)
-                yield {**row, **took, "difference": apart, "ok": apart <= TOLERANCE[name]}
+    counts = (2,) if small else (10, 50, 5, 200)
+    plain: dict[tuple[str, int], list[torch.Tensor]] = {}  # the networks of who trained one by one
+    ways = [(way, many, name) for many in counts for name in names(small) for way in WAYS]
+    ways += [(way, many, name) for many in counts[:2] for name in names(small) for way in modes]
+    for way, many, name in ways:
+        if way in MODES and left() < COMPILING.get(name, SOON):
+            continue
+        build = built(name, small)
+        shards, config = setting(name, "cuda", many, rounds=3, local_steps=2 if small else 5)
+        row = {"net": name, "participants": many, "way": way, "allowed": TOLERANCE[name]}
+        try:
+            with compiled(MODES[way]) if way in MODES else nullcontext():
+                took, network = timed(build, shards, config, 2.0, vectorized=way != "one by one")
+        except Exception as error:  # out of memory is no disagreement; a compiler that fails is
+            full = isinstance(error, torch.cuda.OutOfMemoryError)
+            yield {**row, "ms_a_step": np.nan, "peak_gb": np.nan, "error": str(error)[:100], "ok": full}
+            continue
+        off = apart(network, plain.setdefault((name, many), network))
+        yield {**row, **took, "difference": off, "ok": off <= TOLERANCE[name]}
 
 
 def measured(parts: dict[str, Iterator[Row]], folder: Path, left: Callable[[], float]) -> int:
-    """Write the tables row by row until no seconds are left; return how many rows disagree."""
+    """Write the tables row by row until no seconds are left; return how many rows disagree, or parts have failed."""
     folder.mkdir(parents=True, exist_ok=True)
     here, wrong = where("cuda"), 0
     for part, found in parts.items():
         rows: list[Row] = []
-        for row in found:
+        for row in guarded(found):
             rows.append({**row, **here})
             pd.DataFrame(rows).to_csv(folder / f"{part}.csv", index=False)
             wrong += not row["ok"]
@@ -320,6 +342,15 @@ def measured(parts: dict[str, Iterator[Row]], folder: Path, left: Callable[[], f
                 print(f"no time is left in {part}; what was measured is in {folder}")
                 return wrong
     return wrong
+
+
+def guarded(found: Iterator[Row]) -> Iterator[Row]:
+    """The rows of a part; if it fails, a last row that says why."""
+    try:
+        yield from found
+    except Exception as error:
+        traceback.print_exc()
+        yield {"error": f"{type(error).__name__}: {error}"[:200], "ok": False}
 
 
 def pretend_spent(device: Any, run: Callable[[], Any]) -> tuple[int, int]:
@@ -350,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
     with gpu:
         parts = {part.__name__: part(asked.tiny) for part in (equality, determinism)}
         parts["launches"] = launches(asked.tiny, count)
-        parts |= {part.__name__: part(asked.tiny) for part in (precision, seeds)}
+        parts |= {part.__name__: part(asked.tiny) for part in (seeds, precision)}
         parts["speed"] = speed(asked.tiny, left, modes)
         wrong = measured({k: parts[k] for k in asked.parts or parts}, asked.folder, left)
     sys.exit(f"{wrong} rows disagree; see the column `ok` in {asked.folder}" if wrong else 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +163,16 @@ def test_more_steps_are_compiled_than_pytorch_keeps_forms_of_one_function(monkey
         shards, config = gpu.setting("MLP", "cpu", participants, rounds=1, local_steps=1)
         with gpu.compiled():
             assert not gpu.final(build, shards, config, vectorized=True).total_left_out
+
+
+def test_a_part_that_fails_leaves_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
+    def fails() -> Iterator[dict[str, Any]]:
+        yield {"net": "MLP", "ok": True}
+        raise RuntimeError("CUDA out of memory")
+
+    parts = {"first": fails(), "second": iter([{"net": "LeNet", "ok": True}])}
+    assert gpu.measured(parts, tmp_path, lambda: 1.0) == 1
+    first = pd.read_csv(tmp_path / "first.csv")
+    assert list(first["ok"]) == [True, False]
+    assert first["error"][1] == "RuntimeError: CUDA out of memory"
+    assert len(pd.read_csv(tmp_path / "second.csv")) == 1

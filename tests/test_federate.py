@@ -458,8 +458,8 @@ def test_networks_are_evaluated_and_fine_tuned_as_they_are_trained(
     assert {tf32 for _, _, tf32, _ in seen} == {False}
     seen.clear()
     tuning = sys.modules["aequa_lite.baselines.fedavg"]
-    trained = tuning.reward_global
-    monkeypatch.setattr(tuning, "reward_global", lambda *own: (trained(*own), seen.clear())[0])  # what follows is seen
+    trained = tuning.reward_own
+    monkeypatch.setattr(tuning, "reward_own", lambda *own: (trained(*own), seen.clear())[0])  # what follows is seen
     aq.baselines.fedavg_finetuned(problem, train=partial(aq.method.train, deterministic=True, progress=False))
     assert {(strict, tf32) for strict, _, tf32, _ in seen} == {(True, False)}
 

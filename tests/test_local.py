@@ -295,7 +295,7 @@ def test_a_step_count_that_is_none_is_refused(few: aq.Dataset, first: int, steps
     ("shares", "sentence"),
     [
         ([0.5, 0.5], "`label_shares` must hold one entry for each of the 10 classes, got 2 entries"),
-        ([0.0] + [0.1] * 9, r"`label_shares` must be a number in \(0, 1\], got 0.0"),
+        ([0.0] + [0.1] * 9, r"`label_shares` must be a sequence, each part a number in \(0, 1\], got \(0.0"),
         ([float("nan")] * 10, "`label_shares` must be a sequence, each part a finite number, got .nan"),
     ],
 )

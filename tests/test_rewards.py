@@ -20,7 +20,7 @@ from torch import nn
 
 import aequa_lite as aq
 from aequa_lite.cli import main
-from aequa_lite.rewards import digest, save_outcome
+from aequa_lite.rewards import digest
 
 
 def own(width: float = 1.0, *, hidden: int = 6) -> nn.Module:
@@ -473,7 +473,7 @@ def test_a_run_is_saved_with_its_identity(tmp_path: Path) -> None:
     outcome = SimpleNamespace(
         report=report, problem=problem, models=[aq.MLP(0.1)], plan=plan, curve=None, last=last, rewarding={}
     )
-    assert save_outcome(outcome, tmp_path / "run") == tmp_path / "run"
+    assert aq.Outcome.save(outcome, tmp_path / "run") == tmp_path / "run"
     assert faults(tmp_path / "run" / "rewards") == {}
     stated = json.loads((tmp_path / "run" / "rewards" / "rewards.json").read_text())
     assert stated["run"] == digest(json.dumps({"trained": {"shards": "a"}, "rewarded": {}}, sort_keys=True))

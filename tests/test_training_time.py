@@ -279,7 +279,7 @@ def test_updates_that_lose_more_than_the_tolerance_are_not_paid(longer: aq.Probl
     assert found[who] < paid(config, honest)[who] == 1.0  # the best contributor keeps everything, else
     nets = [aq.slim(longer.build, honest.theta, found[who])]
     assert aq.accuracy(nets, longer.validation)[0] <= 0.7 * alone[who] + 0.01
-    with pytest.raises(ValueError, match=r"`tolerance` must be a number in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"`tolerance` must be a number in \[0, 1\] or None, got 2"):
         aq.training_time(tolerance=2)
 
 
@@ -318,7 +318,7 @@ def test_held_models_are_what_was_sent(problem: aq.Problem, few: aq.Dataset) -> 
     ("allowance", "grid"), [(-0.1, GRID), (1.5, GRID), (float("nan"), GRID), ("much", GRID), (0.02, (0.0, 1.0))]
 )
 def test_a_schedule_that_is_none_is_refused_before_any_work(allowance, grid) -> None:
-    with pytest.raises(ValueError, match=r"`(allowance|grid)` must be a (finite )?number"):
+    with pytest.raises(ValueError, match="`(allowance|grid)` must be (a number|a sequence, each part a number)"):
         aq.training_time(allowance, grid)
 
 
@@ -494,7 +494,7 @@ def test_slices_of_a_network_that_is_not_convex_stay_within_the_stated_margins(d
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, float("nan"), "high", True])
 def test_a_confidence_that_is_none_is_refused_before_any_work(confidence: object) -> None:
-    with pytest.raises(ValueError, match=r"`confidence` must be a (number in \(0, 1\)|finite number or None), got"):
+    with pytest.raises(ValueError, match=r"`confidence` must be a number in \(0, 1\) or None, got"):
         aq.training_time(confidence=confidence)
 
 

@@ -24,18 +24,10 @@ Broadcast = Callable[[ServerState, int, float], State]
 ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memory
 
 
-def reward_global(
-    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None
-) -> Outcome:
-    """Train (weights: by size) and reward everybody with the global model."""
-    last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
-    return outcome(problem, [slim(problem.build, last.theta, 1.0) for _ in problem.shards], last, method)
-
-
 def reward_own(
     problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None
 ) -> Outcome:
-    """Train (weights: by size) and reward everybody with its own network."""
+    """Train (weights: by size) and reward everybody with its own network, or the global model where it has none."""
     last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
     models = [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
     return outcome(problem, models, last, method)
@@ -44,7 +36,7 @@ def reward_own(
 def personal(
     problem: Problem, aggregate: Aggregate, sent: Sent | None = None, broadcast: Broadcast | None = None
 ) -> Strategy:
-    """The strategy of a method that keeps a full-width network for each participant, sent to it unless told otherwise."""
+    """The strategy of a method that trains full networks, sent to each participant its own unless told otherwise."""
     whole = slimmable(problem.build, full_only)
     return replace(whole, broadcast=broadcast or send_own, aggregate=aggregate, sent=sent)
 

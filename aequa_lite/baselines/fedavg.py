@@ -17,7 +17,7 @@ from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..slimmable import aggregate, slim
 from ..types import ServerState, Shard, State, Update
-from .common import remember_network, reward_global, reward_own, send_own, size_of
+from .common import personal, remember_network, reward_own, size_of
 
 
 @checked
@@ -46,7 +46,7 @@ def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = tr
     weights = problem.by_size
     if flag("by_contribution", by_contribution):
         weights = aggregation_weights(problem.shards, problem.config, problem.contribution)
-    return reward_global(problem, slimmable(problem.build, full_only), train, "fedavg", weights)
+    return reward_own(problem, slimmable(problem.build, full_only), train, "fedavg", weights)
 
 
 @checked
@@ -76,7 +76,7 @@ def fedavg_finetuned(problem: Problem, *, epochs: Count = 1, train: Train = trai
     """
     if any(shard.samples.x is None for shard in problem.shards):
         raise refusal("shards", "in this process, for fine-tuning", None, "use fedavg")
-    tuned = reward_global(problem, slimmable(problem.build, full_only), train, "fedavg_finetuned")
+    tuned = reward_own(problem, slimmable(problem.build, full_only), train, "fedavg_finetuned")
     with arithmetic(bool(tuned.last.identity.get("deterministic"))):  # as the rounds before
         models = [_finetuned(problem, tuned.last.theta, shard, epochs) for shard in problem.shards]
     return replace(tuned, models=models)
@@ -118,12 +118,7 @@ def lg_fedavg(problem: Problem, *, shared: int = 1, train: Train = train) -> Out
         ours starts where all methods start, and the reward is of the final round.
     """
     number("shared", shared, 1, whole=True)
-    strategy = replace(
-        slimmable(problem.build, full_only),
-        broadcast=send_own,
-        aggregate=partial(_aggregate, shared=shared),
-        sent=partial(_sent, shared=shared),
-    )
+    strategy = personal(problem, partial(_aggregate, shared=shared), partial(_sent, shared=shared))
     return reward_own(problem, strategy, train, "lg_fedavg", np.full(len(problem.shards), 1 / len(problem.shards)))
 
 

@@ -18,7 +18,7 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import STANDING, as_round, own_changes, personal, remember_network, remembered, reward_global, reward_own
+from .common import STANDING, as_round, own_changes, personal, remember_network, remembered, reward_own
 
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
@@ -50,7 +50,7 @@ def shapfed_wa(problem: Problem, *, memory: Decay = 0.9, train: Train = train) -
     """
     step = partial(_aggregate, participants=len(problem.shards), memory=memory, personal=False)
     strategy = replace(slimmable(problem.build, full_only), aggregate=step)
-    return reward_global(problem, strategy, train, "shapfed_wa")
+    return reward_own(problem, strategy, train, "shapfed_wa")
 
 
 @checked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .._check import Count, NotNegative, Share, checked, flag, number, refusal
+from .._parallel import arithmetic
 from ..evaluation import correct
-from ..federate import slimmable
-from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import slim, template, view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import ROUNDS, SENT, outcome, remembered
+from .common import ROUNDS, SENT, outcome, personal, remembered
 
 IMPORTANCE = "importance"  # key of the memory: (units of all layers,)
 TRAINED, WIDTHS = "trained", "widths"  # keys of the memory: (hidden units,) trainings, (participants,) widths
@@ -119,12 +117,8 @@ def train_subnetworks(
     """Train and reward with sub-networks: `units` says which units a participant has, `measure` what is remembered."""
     build, n = problem.build, len(problem.shards)
     names = list(chain(build))
-    strategy = replace(
-        slimmable(build, full_only),
-        broadcast=partial(_broadcast, names=names, units=units),
-        aggregate=partial(_aggregate, names=names, units=units, measure=measure),
-        sent=_sent,
-    )
+    chosen = {"names": names, "units": units}
+    strategy = personal(problem, partial(_aggregate, **chosen, measure=measure), _sent, partial(_broadcast, **chosen))
     last = train(problem, strategy, weights=np.full(n, 1 / n))
     return outcome(problem, [compact(build, last.theta, units(last.state, i)) for i in range(n)], last, method)
 
@@ -204,6 +198,7 @@ def fedsac(
     )
 
 
+@arithmetic()
 @checked
 def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float64]:
     r"""Measure by how much the loss rises when a unit is zeroed.

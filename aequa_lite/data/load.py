@@ -204,13 +204,8 @@ def _set_aside(arrays: Arrays, size: int | None, seed: int) -> Arrays:
 
 def _level(caps: NDArray[np.int64], total: int) -> NDArray[np.int64]:
     """As equal counts as can be with this total, none above its cap; earlier classes take what does not divide."""
-    counts = np.zeros_like(caps)
-    while (left := total - counts.sum()) > 0:
-        open_ = np.flatnonzero(counts < caps)
-        each = max(left // len(open_), 1)
-        chosen = open_[:left]
-        counts[chosen] += np.minimum(each, caps[chosen] - counts[chosen])
-    return counts
+    _, owner = np.nonzero(np.arange(caps.max())[:, None] < caps)  # one for each in turn
+    return np.bincount(owner[:total], minlength=len(caps))
 
 
 def _samples(x: Array, y: Array, classes: int, groups: Array | None, place: torch.device) -> Samples:

@@ -40,7 +40,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from .._check import Count, checked, number, one_of, refusal
-from .._io import atomic_write, error_text, parse_json, read_limited, short_repr
+from .._io import error_text, parse_json, read_limited, short_repr, write_whole
 from .._parallel import available
 from ..registry import word_list
 from .packed import RunGroup
@@ -89,12 +89,14 @@ class Run:
         folder = self.folder(root)
         return {word: folder / folder_name(word) for word in self.methods} or {"": folder}
 
-    def missing(self, root: Path) -> list[str]:
-        """The methods that have left no report yet; all of them unless the run came to its end (`ENDED`)."""
+    def missing(self, root: Path, kept: Collection[tuple[str, str]] = ()) -> list[str]:
+        """The methods that have left no report, here or elsewhere (`kept`: see `finished`).
+
+        All of them unless the run came to its end (`ENDED`).
+        """
         ended = (self.folder(root) / ENDED).exists()
-        return [
-            word for word, folder in self.reports(root).items() if not (ended and (folder / "report.json").exists())
-        ]
+        left = {word for word, folder in self.reports(root).items() if ended and (folder / "report.json").exists()}
+        return [word for word in self.reports(root) if word not in left and (self.digest, word) not in kept]
 
 
 @checked
@@ -298,11 +300,6 @@ def reason_of(error: BaseException, folder: Path) -> str:
     return f"{status}: {'' if status != 'failed' else kind + ': '}{' '.join(message.split())}"
 
 
-def lacking(run: Run, root: Path, kept: Collection[tuple[str, str]] = ()) -> list[str]:
-    """The methods of a run without a report, here and elsewhere (`kept`: see `finished`)."""
-    return [word for word in run.missing(root) if (run.digest, word) not in kept]
-
-
 def in_notebook(notebook: Path, parameters: Mapping[str, Any]) -> None:
     """Execute the notebook with these parameters; leave it beside its reports."""
     try:
@@ -322,16 +319,14 @@ def run_one(
     with claimed(folder) as mine:
         if not mine:
             return False
-        if missing := lacking(run, root, kept):
+        if missing := run.missing(root, kept):
             (folder / "failed.txt").unlink(missing_ok=True)
             asked = {"methods": ", ".join(missing)} if run.methods else {}
             try:
                 execute({**run.parameters, **asked, "out": str(folder)})
             except Exception as error:  # whatever it was, the sweep goes on and the row says it
-                with atomic_write(folder / "failed.txt") as half:
-                    half.write_text(reason_of(error, folder) + "\n")
-            with atomic_write(folder / ENDED) as half:
-                half.write_text("")
+                write_whole(folder / "failed.txt", reason_of(error, folder) + "\n")
+            write_whole(folder / ENDED, "")
     return True
 
 
@@ -340,7 +335,7 @@ def packs(runs: Iterable[Run], root: Path, kept: Collection[tuple[str, str]], mo
     found: dict[str, list[Run]] = {}
     for run in runs:
         shape = {k: v for k, v in run.parameters.items() if k not in ("seed", "partition")}
-        found.setdefault(json.dumps([shape, lacking(run, root, kept)], sort_keys=True), []).append(run)
+        found.setdefault(json.dumps([shape, run.missing(root, kept)], sort_keys=True), []).append(run)
     return [each[first : first + most] for each in found.values() for first in range(0, len(each), most)]
 
 
@@ -437,7 +432,7 @@ def run_sweep(
     sweep: Sweep,
     root: Path = Path("runs"),
     shard: tuple[int, int] = (0, 1),
-    workers: int | None = None,
+    workers: Count | None = None,
     kept: Collection[tuple[str, str]] = (),
     pack: Count = 1,
 ) -> None:
@@ -458,10 +453,8 @@ def run_sweep(
     Example:
         >>> run_sweep(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))  # no grid, no runs
     """
-    if workers is not None:
-        number("workers", workers, 1, whole=True)
     here, chosen = root / sweep.name, share(sweep.runs(), *shard)
-    todo = [run for run in chosen if lacking(run, here, kept)]
+    todo = [run for run in chosen if run.missing(here, kept)]
     if pack > 1:
         if sweep.notebook.stem != "reproduce":
             raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
@@ -483,7 +476,7 @@ def run_sweep(
 def sweep_table(
     file: Path | str,
     *,
-    workers: int | None = None,
+    workers: Count | None = None,
     shard: str = "1/1",
     new: bool = False,
     only_gather: bool = False,
@@ -504,8 +497,6 @@ def sweep_table(
         Traceback (most recent call last):
         ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
     """
-    if workers is not None:
-        number("workers", workers, 1, whole=True)
     sweep, pieces = read_sweep(file), shard.split("/")
     one_of_n = len(pieces) == 2 and all(each.isdecimal() for each in pieces)
     if not one_of_n or not 1 <= int(pieces[0]) <= int(pieces[1]):

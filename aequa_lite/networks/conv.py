@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._check import Count, Range, checked, refusal
+from .._parallel import arithmetic
 from ..types import Samples
 from .base import ScalePixels, n_units
 
@@ -245,6 +246,7 @@ class BatchResNet18(nn.Sequential):
         super().__init__(_resnet_layers(sizes, shape, classes, stem, nn.BatchNorm2d))
 
 
+@arithmetic()
 @checked
 @torch.no_grad()
 def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: Annotated[int, Range(2)] = 200) -> nn.Module:
