@@ -165,7 +165,11 @@ def test_more_steps_are_compiled_than_pytorch_keeps_forms_of_one_function(monkey
             assert not gpu.final(build, shards, config, vectorized=True).total_left_out
 
 
-def test_a_part_that_fails_leaves_a_row_and_the_others_are_measured(tmp_path: Path) -> None:
+def test_a_part_that_fails_leaves_a_row_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "where", lambda device: {"device": device})
+
     def fails() -> Iterator[dict[str, Any]]:
         yield {"net": "MLP", "ok": True}
         raise RuntimeError("CUDA out of memory")
