@@ -88,7 +88,7 @@ bench: $(STAMP) ## measure the speeds on this machine and write the book's page 
 	$(BIN)/python benchmarks/page.py
 
 clean: ## remove what was built and run; keep the environment
-	rm -rf _build runs notebooks/runs .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf _build notebooks/runs .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment too

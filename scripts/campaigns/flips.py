@@ -131,7 +131,7 @@ KINDS = {
     "checkpoint": Kind(resume, ("theta.safetensors",), resume, 220),
     "reward": Kind(write_rewards, ("participant-00.safetensors",), rewards, 220),
     "manifest of a reward": Kind(write_rewards, ("participant-00.json", "participant-01.json"), rewards, 150),
-    "signed list of rewards": Kind(write_rewards, ("rewards.json", "vocabulary.json"), rewards, 150),
+    "list of rewards with hashes": Kind(write_rewards, ("rewards.json", "vocabulary.json"), rewards, 150),
     "report.json": Kind(write_report, ("report.json",), lambda folder: asdict(aq.Report.load(folder)), 220),
     "state of a server": Kind(write_state, ("run.json", "alone/participant-00.safetensors"), read_state, 150),
     "data: npz": Kind(lambda folder: write_npz(folder / "a.npz"), ("a.npz",), dataset("a.npz"), 120),

@@ -16,7 +16,10 @@ PROMISES = {
     "kills": ("A killed federation, of whatever strategy, goes on to the same bits", "kills"),
     "kills_of_sweeps": ("A killed sweep ends in the same reports and rewards", "kills"),
     "kills_of_fleets": ("A killed fleet over Flower ends in the same report and rewards", "kills"),
-    "flips": ("A damaged file is refused in one sentence, or read as before", "flips"),
+    "flips": (
+        "A damaged file is refused in one sentence or read as before; a data set may be read with other values, under another hash",
+        "flips",
+    ),
     "updates": (
         "A hostile update is left out and named; the others' aggregate is to the bit the one without it",
         "updates",
