@@ -17,7 +17,8 @@ PROMISES = {
     "kills_of_sweeps": ("A killed sweep ends in the same reports and rewards", "kills"),
     "kills_of_fleets": ("A killed fleet over Flower ends in the same report and rewards", "kills"),
     "flips": (
-        "A damaged file is refused in one sentence or read as before; a data set may be read with other values, under another hash",
+        "A damaged file is refused in one sentence or read as before; "
+        "a data set may be read with other values, under another hash",
         "flips",
     ),
     "updates": (
