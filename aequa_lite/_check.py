@@ -69,8 +69,10 @@ class Vector(NamedTuple):
     def holds(self, value: Any, whole: bool = False) -> bool:
         """Whether a value can be read as such numbers."""
         try:
+            if np.asarray(value).dtype.kind in "US":  # numpy would read "0.5"
+                return False
             found = np.array(value, dtype=float)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return False
         fits = np.isfinite(found) & (found >= self.low) & (found <= self.high)
         return found.ndim == 1 and len(found) > 0 and bool(fits.all())

@@ -329,7 +329,7 @@ def _all_but_the_middle(holders: Tensor) -> Tensor:
 
 def _ranked(theta: State, updates: Pairs, *, cut: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Average each entry over its middle values; `cut`: number of holders -> how many to drop at each end."""
-    pairs = _checked(theta, updates)
+    pairs = sorted(_checked(theta, updates), key=lambda pair: pair[1])  # among equal values the lighter ones are first
     after = dict(theta)
     for name, t in floating(theta).items():
         if holders := [(state[name], weight) for state, weight in pairs if name in state]:
@@ -343,7 +343,7 @@ def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable
     for change, (value, _) in zip(changes, holders, strict=True):
         block = prefix(value.shape)
         change[block] = value - t[block]
-    changes, who = changes.sort(dim=0)
+    changes, who = changes.sort(dim=0, stable=True)
     mass = t.new_tensor([weight for _, weight in holders])[who]
     count = torch.isfinite(changes).sum(0)
     rank = torch.arange(len(holders), device=t.device).view(-1, *[1] * t.ndim)
@@ -359,6 +359,7 @@ def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregato
     / \sum_{i \ni e} \omega_i$ with $\bar\Delta_i$ the change clipped to $C$ = `norm`, $\sigma$ = `noise` and
     $z_e \sim N(0, 1)$. Replacing one update by no change moves the sum by at most $C \omega_{\max}$, so each round is one
     Gaussian mechanism; `dp_epsilon` computes the privacy loss. Who takes part, and at which width and weight, is public.
+    This holds with `Config(norm_limit=0)` and no tolerance of a schedule only: both leave out updates by what they hold.
     Entries that nobody holds keep their value.
     No noise and an infinite norm are `aggregate`.
 

@@ -203,7 +203,8 @@ def dropout(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Po
     Args:
         policy: The policy with everybody there.
         who: Participants that are absent.
-        rounds: Indices of rounds.
+        rounds: Indices of rounds. A schedule is not told what it decided for them, so its limit for who was absent
+            does not hold for these.
 
     Raises:
         ValueError: `who` names nobody, or a round is not a whole number from 0.

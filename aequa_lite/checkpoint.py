@@ -52,11 +52,13 @@ def describe(value: Any, name: str = "") -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         plain = not isinstance(value, float) or math.isfinite(value)
         return value if plain else str(value)  # JSON has no infinity
+    if isinstance(value, np.generic):
+        return inner(value.item())
     if isinstance(value, (list, tuple)):
         return [inner(each) for each in value]
     if isinstance(value, Mapping):
         return {str(k): inner(v) for k, v in value.items()}
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+    if isinstance(value, (Tensor, np.ndarray)):
         return {"sha256": digest([value])}
     if isinstance(value, (torch.dtype, torch.device, Path)):
         return str(value)
@@ -100,7 +102,10 @@ def digest(values: Sequence[Any]) -> str:
     total = hashlib.sha256()
     for value in values:
         if isinstance(value, Tensor):
-            value = value.detach().cpu().contiguous().numpy()
+            value = value.detach().cpu().contiguous()
+            if value.dtype == torch.bfloat16:  # numpy has none
+                value = value.view(torch.int16)
+            value = value.numpy()
         array = np.ascontiguousarray(value)
         total.update(f"{array.dtype.str}{array.shape}".encode())
         total.update(array.data if array.size else b"")

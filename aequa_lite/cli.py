@@ -61,7 +61,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\naequa {name}: stopped; the same command goes on with what is not finished", file=sys.stderr)
+        more = "; the same command goes on with what is not finished" if name in ("sweep", *FLOWER) else ""
+        print(f"\naequa {name}: stopped{more}", file=sys.stderr)
         return INTERRUPTED
 
 

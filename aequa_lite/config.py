@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from ._check import number, one_of, refusal
 
 
@@ -102,6 +104,9 @@ class Config:
         for each in fields(self):
             low, high = each.metadata["low"], each.metadata["high"]
             value = getattr(self, each.name)
+            if isinstance(value, np.generic):  # JSON knows plain numbers
+                value = value.item()
+                object.__setattr__(self, each.name, value)
             number(each.name, value, low, high, whole=each.type == "int")
 
     @classmethod

@@ -192,7 +192,7 @@ def contributions(
             `init_params(build, config.seed)` where a run began.
 
     Yields:
-        (n,) scores.
+        (n,) scores; who was absent keeps its own, from 0.
 
     Raises:
         ValueError: `score` is not callable, or `start` holds no tensors.
@@ -208,7 +208,12 @@ def contributions(
     """
     before, scores = start, None
     for rnd in rounds:
-        scores = score(before, rnd, scores)
+        here = [u.participant for u in rnd.updates]
+        n = max([len(rnd.widths), *(i + 1 for i in here)])
+        own = None if scores is None else np.resize(scores, n)[here]
+        found = score(before, rnd, own)
+        scores = np.zeros(n) if scores is None else scores.copy()
+        scores[here] = found
         before = rnd.theta
         yield scores
 

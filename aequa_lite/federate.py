@@ -489,7 +489,8 @@ def federation(
     for index in bar:
         # 1. choose: who takes part, and at which width
         widths = last.next_widths
-        here = [i for i in present(config, index) if widths[i]]
+        able = [i for i, width in enumerate(widths) if width]
+        here = present(config, index, able)
         # 2. send each its slice
         sent = {
             i: strategy.broadcast(
@@ -534,14 +535,13 @@ def federation(
         yield last
 
 
-def present(config: Config, index: int) -> list[int]:
-    """Who takes part in a round: a random share of all, at least one."""
-    n = config.participants
-    count = max(1, round(config.participation * n))
-    if count == n:
-        return list(range(n))
+def present(config: Config, index: int, able: Sequence[int]) -> list[int]:
+    """Who takes part in a round: so many of all, at least one, of the able."""
+    count = max(1, round(config.participation * config.participants))
+    if count >= len(able):
+        return list(able)
     rng = stream(config.seed, "participation", index)
-    return sorted(rng.permutation(n)[:count].tolist())
+    return sorted(able[k] for k in rng.permutation(len(able))[:count])
 
 
 def _trained(

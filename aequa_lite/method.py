@@ -169,8 +169,9 @@ class Outcome:
         Args:
             name: Vouches for a network that cannot be imported.
         """
-        from .rewards import save_rewards
+        from .rewards import clear, save_rewards
 
+        clear(Path(folder) / "rewards")  # of an earlier run
         self.report.save(folder)
         if self.plan is not None:
             save_rewards(

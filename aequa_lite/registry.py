@@ -251,10 +251,12 @@ def network(text: str) -> Callable[..., nn.Module]:
 
 
 def plain_option(name: str, value: Any) -> bool:
-    """Whether a network's option is True or False, a small whole number from 1, or a short list of them."""
+    """Whether a network's option is True or False, a number in (0, 1e6] or a whole one from 1, or a short list of such."""
     many: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-    most = MOST_LAYERS if name == "layers" else 65536
-    return isinstance(value, bool) or (0 < len(many) <= 4 and all(type(v) is int and 1 <= v <= most for v in many))
+    most = {"layers": MOST_LAYERS, "shape": MOST_PARAMETERS}.get(name, 65536)
+    whole = all(type(v) is int and 1 <= v <= most for v in many)
+    plain = isinstance(value, bool) or (type(value) is float and 0 < value <= 1e6)
+    return plain or (0 < len(many) <= 4 and whole)
 
 
 def outline(build: Callable[..., nn.Module], width: float) -> nn.Module:

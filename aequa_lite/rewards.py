@@ -195,9 +195,17 @@ def save_rewards(
     return _write(Path(folder), models, manifests, text)
 
 
+def clear(folder: Path) -> None:
+    """Remove the rewards that an earlier run left in a folder, their list first; other files stay."""
+    (folder / LIST).unlink(missing_ok=True)  # a folder that is not written to its end has no list
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if NAME.fullmatch(each.name) or each.name == VOCABULARY:
+            each.unlink(missing_ok=True)
+
+
 def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manifest], vocabulary: str) -> list[Path]:
     """Write all files of a folder, its list last."""
-    (folder / LIST).unlink(missing_ok=True)  # a folder that is not written to its end has no list
+    clear(folder)
     rewards, entries = [], []
     for model, manifest in zip(models, manifests):
         path = folder / f"participant-{manifest.participant:02d}.safetensors"

@@ -179,7 +179,10 @@ def _earned(
     """What each has earned of this network, (n,)."""
     if allocation is None:
         return earned_accuracy(curve, contribution)
-    paid = allocation(contribution, curve).predicted_accuracy
+    try:
+        paid = allocation(contribution, curve).predicted_accuracy
+    except ValueError:  # undefined while nobody can gain
+        return earned_accuracy(curve, contribution)
     # what one has alone gives nothing away
     return np.maximum(paid, np.minimum(curve.full, contribution))
 

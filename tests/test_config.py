@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 
+import aequa_lite as aq
+from aequa_lite.checkpoint import describe
 from aequa_lite.config import Config
 from aequa_lite.report import Report
 from aequa_lite.rng import stream
@@ -74,3 +78,10 @@ def test_a_damaged_report_is_named(tmp_path) -> None:
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(ValueError, match=r"report\.json"):
             Report.load(tmp_path)
+
+
+def test_numpys_numbers_become_plain_ones() -> None:
+    config = aq.Config(participants=np.int64(3), seed=np.int64(7), lr=np.float32(0.5))
+    assert [type(each) for each in (config.participants, config.seed, config.lr)] == [int, int, float]
+    assert json.loads(json.dumps(config.to_dict())) == aq.Config(participants=3, seed=7, lr=0.5).to_dict()
+    assert describe(np.int64(3)) == describe(3)

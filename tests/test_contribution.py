@@ -307,3 +307,17 @@ def test_scores_may_be_any_sequence(score) -> None:
     rnd = made({"w": torch.ones(2, 3)}, {"w": torch.eye(2, 3)})
     first = score(start, rnd)
     assert np.array_equal(score(start, rnd, first.tolist()), score(start, rnd, first))
+
+
+def test_scores_stay_with_their_participants_if_not_all_take_part(few: aq.Dataset) -> None:
+    config = aq.Config(participants=4, rounds=4, local_steps=1, participation=0.5)
+    shards = aq.data.homogeneous(few.train, config)
+    rounds = list(aq.federate(aq.MLP, shards, config, progress=False))
+    start = aq.init_params(aq.MLP, config.seed)
+    carried = list(aq.contributions(alignment, rounds, start))
+    assert all(each.shape == (4,) for each in carried)
+    for rnd, before, after in zip(rounds[1:], carried[:-1], carried[1:], strict=True):
+        absent = sorted(set(range(4)) - {u.participant for u in rnd.updates})
+        assert len(absent) == 2
+        assert np.array_equal(after[absent], before[absent])
+    assert np.array_equal(carried[0][[u.participant for u in rounds[0].updates]], alignment(start, rounds[0]))

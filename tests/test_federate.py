@@ -489,3 +489,12 @@ def test_what_a_user_has_set_stays(few: aq.Dataset, config: aq.Config) -> None:
     said = [(each.identity["tf32"], each.identity["deterministic"]) for each in (found, plain)]
     assert said == [(True, True), (False, False)]
     assert same(found, plain)  # a processor knows no TF32 and has no other algorithms
+
+
+def test_who_is_absent_is_not_drawn(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=6, local_steps=1, participation=0.34)
+    shards = aq.data.homogeneous(few.train, config)
+    policy = aq.attacks.dropout(aq.full_width, {0}, range(6))
+    rounds = list(aq.federate(aq.MLP, shards, config, policy=policy, progress=False))
+    assert [len(rnd.updates) for rnd in rounds] == [1] * 6
+    assert {u.participant for rnd in rounds for u in rnd.updates} == {1, 2}

@@ -345,3 +345,10 @@ IMPOSSIBLE = {
 def test_an_impossible_request_is_refused_with_the_reason(sentence):
     with pytest.raises(ValueError, match=sentence):
         IMPOSSIBLE[sentence](balanced())
+
+
+def test_sizes_in_small_integers_do_not_overflow(few: Dataset) -> None:
+    sizes = np.array([200, 200], np.uint8)
+    few_hundred = few.train.take(slice(0, 300))
+    with pytest.raises(ValueError, match="`sizes` must be at most 300 in total"):
+        by_size(few_hundred, Config(participants=2), sizes=sizes)

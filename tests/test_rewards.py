@@ -367,12 +367,6 @@ def test_a_reward_of_another_run_is_noticed_even_with_a_new_list(folder: Path) -
     assert "another participant or run" in faults(folder)["participant-01.safetensors"]
 
 
-def test_rewards_that_an_earlier_run_left_are_noticed(folder: Path) -> None:
-    aq.save_rewards(folder, aq.MLP, [aq.MLP(0.1)], [0.1], aq.Config(seed=1))
-    left = {f"participant-0{i}.{kind}" for i in (1, 2) for kind in ("safetensors", "json")}
-    assert set(faults(folder)) == left
-
-
 def test_two_runs_of_one_config_are_told_apart_by_their_identity(tmp_path: Path) -> None:
     paths = [
         aq.save_rewards(tmp_path / f"{k}", aq.MLP, [aq.MLP(0.1)], [0.1], aq.Config(), identity={"shards": k})[0]
@@ -543,3 +537,14 @@ def test_an_onnx_file_computes_what_the_reward_computes(tmp_path: Path, few: aq.
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, net: Any, example: Any) -> None:
     with pytest.raises(ValueError, match="`net` must be|`example` must be"):
         aq.rewards.export_onnx(net, example, tmp_path / "a.onnx")
+
+
+def test_rewards_of_an_earlier_run_leave_the_folder(tmp_path: Path) -> None:
+    models = [aq.MLP(0.1) for _ in range(4)]
+    aq.save_rewards(tmp_path, aq.MLP, models, [0.1] * 4, aq.Config())
+    (tmp_path / "notes.txt").write_text("stays")
+    aq.save_rewards(tmp_path, aq.MLP, models[:2], [0.1] * 2, aq.Config())
+    names = {each.name for each in tmp_path.iterdir()}
+    assert len(names) == 2 * 2 + 1 + 1
+    assert "notes.txt" in names
+    assert list(faults(tmp_path)) == ["notes.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from functools import partial
@@ -217,3 +218,13 @@ def test_a_limit_that_is_infinite_has_an_identity_that_json_holds() -> None:
     found = describe(norm_clipping(math.inf))
     assert "inf" in json.dumps(found, allow_nan=False)
     assert found != describe(norm_clipping())
+
+
+@pytest.mark.parametrize("rule", [trimmed_mean(0.25), coordinate_median], ids=["trimmed mean", "median"])
+def test_equal_values_of_unequal_weights_do_not_make_the_order_matter(rule) -> None:
+    sent = [(0.0, 1.0), (0.0, 100.0), (1.0, 1.0), (2.0, 1.0)]
+    found = {
+        rule({"w": torch.zeros(1)}, [({"w": torch.tensor([value])}, weight) for value, weight in order])["w"].item()
+        for order in itertools.permutations(sent)
+    }
+    assert len(found) == 1

@@ -280,3 +280,24 @@ def test_contributions_that_earn_nothing_are_refused() -> None:
 def test_rounds_of_real_training_stay_finite(few: aq.Dataset, config: aq.Config) -> None:
     for algorithm in (cgsv, cffl, iafl):
         assert all(np.isfinite(rnd.loss) for rnd in rounds_of(algorithm, real(few, config)))
+
+
+@pytest.mark.parametrize("algorithm", [aq.baselines.cgsv, aq.baselines.cffl, aq.baselines.shapfed])
+def test_whose_updates_are_all_refused_keeps_the_first_network(algorithm) -> None:
+    task = problem([1, 1, 1], rounds=3)
+
+    def spoil(states, shard, width, config, rng, **rest):
+        update = task_local(states, shard, width, config, rng, **rest)
+        bad = {k: torch.full_like(t, torch.nan) for k, t in update.state.items()}
+        return replace(update, state=bad) if shard.participant == 0 else update
+
+    task_local = aq.slimmable(task.build, aq.full_only).local
+
+    def train(given, strategy, **options):
+        return aq.method.train(given, replace(strategy, local=spoil, vectorized=None), progress=False, **options)
+
+    outcome = algorithm(task, train=train)
+    first = aq.init_params(task.build, task.config.seed, "cpu")
+    for name, t in outcome.models[0].state_dict().items():
+        assert torch.equal(t, first[name])
+    assert not all(torch.equal(t, first[name]) for name, t in outcome.models[1].state_dict().items())

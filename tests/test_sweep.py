@@ -25,7 +25,7 @@ from aequa_lite._parallel import available
 from aequa_lite.experiments import packed, tables
 from aequa_lite.experiments import sweep as runs
 from aequa_lite.experiments import sweep as sweeps
-from aequa_lite.experiments.run import split_parameters
+from aequa_lite.experiments.run import folder_name, split_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 verdicts, comparisons = program("scripts/published.py"), program("scripts/comparisons.py")
@@ -441,3 +441,60 @@ def test_a_verdict_names_its_reservation(
     monkeypatch.setattr(results, "drawn", lambda sweep, case: partition)
     claim = verdicts.Claim("", "", "seen", 0.9, "pearson", {"method": method}, 0.1, "")
     assert results.caveat(claim, "any") == label
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_labels_keep_all_their_digits_and_failed_rows_of_another_machine_stay(notebook: Path, tmp_path: Path) -> None:
+    here, results = tmp_path / "runs", tmp_path / "results"
+    values = [10**17, 10**17 + 1, 2]
+    found = sweeps.read_sweep(written(notebook, grid={"seed": values, "width": [0.51234567891]}))
+    only = [run for run in found.runs() if run.label["seed"] in (10**17, 2)]  # seed 2 is refused
+    for run in only:
+        sweeps.run_one(partial(sweeps.in_notebook, found.notebook), run, here / "small")
+    sweeps.gather(found, root=here, results=results)
+    again = sweeps.gather(found, root=tmp_path / "elsewhere", results=results)
+    assert [status.split(":")[0] for status in again["status"]] == ["done", "not run yet", "refused"]
+    assert {digest for digest, _ in sweeps.finished(found, results)} == {found.runs()[0].digest}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_kill_between_two_files_of_a_table_leaves_one_that_is_known(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, results = tmp_path / "runs", tmp_path / "results"
+    found = sweeps.read_sweep(written(notebook, grid={"seed": [0, 1]}))
+    sweeps.run_one(partial(sweeps.in_notebook, found.notebook), found.runs()[0], here / "small")
+    sweeps.gather(found, root=here, results=results)
+    sweeps.run_one(partial(sweeps.in_notebook, found.notebook), found.runs()[1], here / "small")
+    whole = tables.write_whole
+    for most in range(1, 4):  # killed after so many files
+        count = iter(range(most))
+        monkeypatch.setattr(tables, "write_whole", lambda *own, left=count: (next(left), whole(*own)))
+        with pytest.raises(StopIteration):
+            sweeps.gather(found, root=here, results=results)
+        tables.check_table(results / "small")
+    monkeypatch.setattr(tables, "write_whole", whole)
+    assert list(sweeps.gather(found, root=here, results=results)["status"]) == ["done", "done"]
+
+
+def test_a_run_that_starts_again_has_not_ended(notebook: Path, tmp_path: Path) -> None:
+    (run,) = sweeps.read_sweep(written(notebook)).runs()
+    folder = run.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / sweeps.ENDED).write_text("")
+
+    def killed(asked: dict) -> None:
+        (folder / "report.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.run_one(killed, run, tmp_path)
+    assert run.missing(tmp_path) == [""]
+
+
+def test_a_folder_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
+    run = sweeps.Run({"a": "\u4e2d" * 90, "b": "\u6587" * 90}, {})
+    run.folder(tmp_path).mkdir()
+    long = f"aequa(schedule='training_time(0.02, grid=({', '.join(str(k / 64) for k in range(1, 65))}))')"
+    (tmp_path / folder_name(long)).mkdir()
+    assert folder_name(long) != folder_name(long.replace("0.02", "0.03"))

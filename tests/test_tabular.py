@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import aequa_lite as aq
 from aequa_lite.data import Encoder, csv_table, natural, tabular
+from aequa_lite.data.tabular import Column, cell, fit_column
 
 quick = settings(derandomize=True, deadline=None, max_examples=150)
 ROWS = 120
@@ -467,3 +469,29 @@ def test_an_npz_file_names_its_participants(tmp_path):
     np.savez(tmp_path / "a.npz", participant=names[:5], **arrays)
     with pytest.raises(ValueError, match=r"`participant` of .* got <U1"):
         aq.load(tmp_path / "a.npz")
+
+
+def test_truth_is_read_however_it_is_written_and_what_is_missing_stays_so() -> None:
+    column = fit_column("smokes", ["TRUE", "FALSE", "TRUE", ""])
+    encoder = Encoder((fit_column("smokes", [cell(each) for each in ("TRUE", "FALSE", "TRUE", "")]),))
+    assert torch.equal(encoder([{"smokes": True}]), encoder([{"smokes": "true"}]))
+    assert torch.equal(encoder([{"smokes": pd.NA}]), encoder([{"smokes": None}]))
+    assert column.indicator
+
+
+@pytest.mark.parametrize("wrong", [{"age": 65}, None, "age", pd.DataFrame({"age": [65]}), [65]])
+def test_records_that_are_none_are_refused_in_one_sentence(wrong: object) -> None:
+    encoder = Encoder((fit_column("age", ["50", "60"]),))
+    with pytest.raises(ValueError, match="`records` must be a sequence of mappings"):
+        encoder(wrong)
+
+
+def test_a_decimal_comma_is_refused_and_not_taken_for_a_category() -> None:
+    with pytest.raises(ValueError, match="column 'age' must have a point as decimal mark, got '50,5'"):
+        fit_column("age", ["50,5", "60,25", "70"])
+    assert fit_column("code", ["1,2", "1,3", "1,2", "1,3"], categorical=True).categories
+
+
+def test_a_spread_below_zero_is_no_column() -> None:
+    with pytest.raises(ValueError, match="is no encoded column"):
+        Column("a", "x", ("x",), sd=-1.0)

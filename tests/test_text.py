@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,3 +119,17 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path, name: str, content: byte
     with pytest.raises(ValueError, match=rf"{name}\.tsv .*(must (be|hold) a sentence|cannot be read)") as error:
         aq.load(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_mark_of_unicode_is_no_part_of_a_word_and_no_end_of_a_line(tmp_path: Path) -> None:
+    for name in ("train.tsv", "test.tsv"):
+        (tmp_path / name).write_bytes("\ufeffsentence\tlabel\r\na fine\u0085 film\t1\r\na bad film\t0\r\n".encode())
+    assert readers.tsv(tmp_path).train[1].tolist() == [1, 0]
+
+
+def test_padding_changes_nothing_even_if_its_embedding_is_noisy() -> None:
+    net = aq.networks.TextCNN(words=5, shape=(9,), classes=2)
+    with torch.no_grad():
+        net.embedding.weight[0] = 7.0
+    short, long = torch.tensor([[2, 3, 0, 0, 0, 0]]), torch.tensor([[2, 3, 0, 0, 0, 0, 0, 0, 0]])
+    assert torch.allclose(net(short), net(long), atol=1e-6)

@@ -637,3 +637,7 @@ def test_recorded_steps_refuse_a_config_with_memory() -> None:
     strategy, config = recorded_steps(aq.slimmable(ONE.build), {}), replace(CONFIG, momentum=0.9)
     with pytest.raises(ValueError, match="`config` must be without momentum and proximal term"):
         list(aq.federate(ONE.build, ONE.shards, config, strategy=strategy, progress=False))
+
+
+def test_rounding_takes_nobody_from_a_bound() -> None:
+    assert aq.allocation.at_bounds([0.1, 0.1, 0.2], 0.0, 0.9) == ((), (2,))

@@ -18,6 +18,7 @@ from aequa_lite.slimmable import prefix
 from aequa_lite.theory import held_margin
 from aequa_lite.training_time import (
     GRID,
+    _earned,
     certified,
     earned_accuracy,
     held_models,
@@ -503,3 +504,12 @@ def test_bounds_need_to_know_which_samples_were_correct() -> None:
         upper_bounds(aq.Curve((0.5, 1.0), (0.4, 0.5), 100), 0.95)
     with pytest.raises(ValueError, match="`tests` must be a whole number from 1, got 0"):
         upper_bounds(drawn(np.array([0.5, 0.6]), 100, aq.stream(0, "few")), 0.95, 0)
+
+
+def test_a_rule_that_is_undefined_while_nobody_gains_does_not_end_the_run() -> None:
+    rule = partial(aq.allocate, objective=aq.allocation.spread_per_gain())
+    curve = aq.Curve((0.1, 1.0), (0.2, 0.3), samples=100)
+    with pytest.raises(ValueError, match="objective"):
+        rule([0.5, 0.6], curve)
+    found = _earned(curve, np.array([0.5, 0.6]), rule)
+    assert found.tolist() == earned_accuracy(curve, [0.5, 0.6]).tolist()

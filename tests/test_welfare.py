@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -132,3 +133,10 @@ def test_impossible_requests_are_refused() -> None:
         aq.allocation.nash([0.65, 0.65], COARSE, cost=width, budget=0.7)  # it could gain, but not within the budget
     with pytest.raises(ValueError, match="`p` must be a number in"):
         aq.allocation.lp_welfare([0.1], COARSE, p=2, cost=width, budget=4)
+
+
+@pytest.mark.parametrize("rule", [aq.allocation.leximin, partial(aq.allocation.lp_welfare, p=0.5)])
+def test_a_budget_for_the_least_widths_is_enough_up_to_rounding(rule) -> None:
+    curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=100)
+    plan = rule([0.1, 0.1, 0.2], curve, cost=lambda width: width, budget=0.3)  # 3 x 0.1 is a little more
+    assert plan.widths.tolist() == [0.1] * 3

@@ -124,8 +124,8 @@ def exact_search(problem: SearchProblem, objective: Objective) -> tuple[NDArray[
     value = np.concatenate(
         [problem.value(problem.nearest(tau), objective) for tau in _columns(path.tau[close], problem)]
     )
-    rounded = np.round(value, 15)
-    tau = float(path.tau[close[np.flatnonzero(rounded == rounded.min())[-1]]])
+    equal = value <= value.min() + 1e-14 * max(1.0, abs(value.min()))  # up to rounding
+    tau = float(path.tau[close[np.flatnonzero(equal)[-1]]])
     chosen = problem.nearest(tau)
     return chosen, tau, min(bound, float(problem.value(chosen, objective)))
 

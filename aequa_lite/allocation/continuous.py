@@ -84,7 +84,8 @@ def at_bounds(
         Derived here.
     """
     rewards = water_filling(contribution, least, full, objective)
-    return tuple(np.flatnonzero(rewards <= least).tolist()), tuple(np.flatnonzero(rewards >= full).tolist())
+    low, high = rewards <= least + 1e-12, rewards >= full - 1e-12
+    return tuple(np.flatnonzero(low).tolist()), tuple(np.flatnonzero(high).tolist())
 
 
 def smallest_spread(contribution: ArrayLike, least: float, full: float) -> float:

@@ -286,7 +286,8 @@ def allocate(
     At the optimum each $a_i$ is the attainable accuracy nearest to
     $B_i + \tau$ for one $\tau$. Equal contributions earn equal widths and
     more never earns less, unless `individually_rational` lifts somebody to
-    a `standalone` accuracy of another order.
+    a `standalone` accuracy of another order. (Under an objective of your
+    own, equal contributions may earn unequal widths.)
 
     Args:
         contribution: (n,) $B_i$, accuracies in [0, 1].

@@ -20,8 +20,9 @@ from .exact import Objective, Plan, allocate, check_inputs, check_objective, def
 def proportional(contribution: ArrayLike, curve: Curve) -> Plan:
     r"""Give accuracies in proportion to contributions: the attainable one nearest to $u B_i / \max_j B_j$.
 
-    The best contributor receives the full network. Half the contribution earns half the accuracy, also where that is
-    below the stand-alone accuracy. A common scale of the contributions does not matter; a common shift does.
+    The best contributor receives the full network, unless all contributions are 0. Half the contribution earns half the
+    accuracy, also where that is below the stand-alone accuracy. A common scale of the contributions does not matter; a
+    common shift does.
 
     Args:
         contribution: (n,) accuracies in [0, 1].
@@ -203,9 +204,10 @@ def _problem(contribution: ArrayLike, curve: Curve, cost: Cost, budget: float) -
     costs = np.array([number("cost", cost(float(w)), 0) for w in curve.level_widths], dtype=float)
     if not (np.diff(costs) >= 0).all():
         raise refusal("cost", "a function that never falls as the width grows", costs)
-    if number("budget", budget, 0) < len(b) * costs[0]:
+    limit = number("budget", budget, 0) + 1e-12  # up to rounding
+    if limit < len(b) * costs[0]:
         raise refusal("budget", f"at least {len(b) * costs[0]:g}, the least width for all {len(b)}", budget)
-    return _Problem(b, curve, values, size, group, costs, budget)
+    return _Problem(b, curve, values, size, group, costs, limit)
 
 
 def _best_rising_levels(score: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -301,7 +303,7 @@ def nash(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) ->
     positive = gains > 1e-12
     if not positive[:, -1].all():
         raise refusal("contribution", f"below the full width's {curve.full:g}, so that everybody gains", contribution)
-    if (needed := problem.total_cost(positive.argmax(1))) > budget:
+    if (needed := problem.total_cost(positive.argmax(1))) > problem.budget:
         raise refusal("budget", f"at least {needed:g}, at which everybody gains", budget)
     worth = np.where(positive, np.log(np.maximum(gains, 1e-12)), -np.inf)
     worth[~positive] = worth[positive].min() - 1e6
@@ -342,7 +344,8 @@ def lp_welfare(contribution: Accuracies, curve: Curve, *, p: Fraction, cost: Cos
 def leximin(contribution: ArrayLike, curve: Curve, *, cost: Cost, budget: float) -> Plan:
     """Raise the smallest gain as far as a budget allows, then the next: progressive filling.
 
-    Equal participants rise together. Once a step does not fit, nobody below may pass the one who missed it.
+    Equal participants rise together. Once a step does not fit, nobody below may pass the one who missed it. Where unequal
+    participants have equal gains, the higher contribution is tried first, which need not be the best order.
 
     Args:
         contribution: (n,) accuracies in [0, 1].

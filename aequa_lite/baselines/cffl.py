@@ -23,6 +23,7 @@ from .common import (
     STANDING,
     add,
     descending,
+    first_network,
     flatten,
     largest,
     own_changes,
@@ -133,7 +134,7 @@ def _aggregate(
     u = weighted_sum(uploads, (found[here] > 0).tolist())
     flat, shares = flatten(u), np.nan_to_num(found) / np.nanmax(found) * size
     order, nonzero = descending(flat), int(flat.count_nonzero())  # a zero need not be sent
-    memory = {**state.memory, STANDING: torch.tensor(found), ROUNDS: torch.tensor(index + 1)}
+    memory = {**state.memory, **first_network(state), STANDING: torch.tensor(found), ROUNDS: torch.tensor(index + 1)}
     sent = sum(sparse_numbers(_entries(each.state, upload), len(flat)) for each in uploads)
     for i, network, own in zip(here, networks, uploads, strict=True):
         count = min(int(shares[i] * len(flat) + 1e-9), nonzero)

@@ -19,6 +19,7 @@ from .common import (
     STANDING,
     add,
     as_round,
+    first_network,
     own_changes,
     own_network,
     personal,
@@ -83,7 +84,7 @@ def _aggregate(
     u = weighted_sum([replace(c, state=with_norm(c.state, length)) for c in changes], share)
     q = np.tanh(beta * standing)
     parts, sent = sparse_shares(u, q[here] / q.max())
-    memory = {**state.memory, STANDING: torch.tensor(standing), SENT: torch.tensor(sent)}
+    memory = {**state.memory, **first_network(state), STANDING: torch.tensor(standing), SENT: torch.tensor(sent)}
     for i, part in zip(here, parts, strict=True):
         memory |= remember_network(i, add(own_network(state, i), part))
     return ServerState(add(state.theta, u), memory)

@@ -47,8 +47,15 @@ def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: 
 
 
 def own_network(state: ServerState, participant: int) -> dict[str, Tensor]:
-    """A participant's own network; the global model where the server remembers none."""
-    return {k: state.memory.get(f"participant/{participant}/{k}", t) for k, t in state.theta.items()}
+    """A participant's own network; the first or else the global model where the server remembers none."""
+    first = {k: state.memory.get(f"first/{k}", t) for k, t in state.theta.items()}
+    return {k: state.memory.get(f"participant/{participant}/{k}", t) for k, t in first.items()}
+
+
+def first_network(state: ServerState) -> dict[str, Tensor]:
+    """The first model as entries of the memory: what a participant has whose updates were all refused."""
+    kept = {k: t for k, t in state.memory.items() if k.startswith("first/")}
+    return kept or {f"first/{k}": t for k, t in state.theta.items()}
 
 
 def remember_network(participant: int, network: State) -> dict[str, Tensor]:

@@ -15,7 +15,18 @@ from .._check import Share, checked, refusal
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..types import ServerState, State, Update
-from .common import ROUNDS, add, as_changes, own_network, personal, remember_network, reward_own, size_of, weighted_sum
+from .common import (
+    ROUNDS,
+    add,
+    as_changes,
+    first_network,
+    own_network,
+    personal,
+    remember_network,
+    reward_own,
+    size_of,
+    weighted_sum,
+)
 
 
 @checked
@@ -71,7 +82,7 @@ def _aggregate(
     index = int(state.memory.get(ROUNDS, 0))
     starts = {i: start(state, i, 1.0) for i in range(len(gamma))}
     changes = as_changes(starts, updates)
-    theta, memory = dict(state.theta), {**state.memory, ROUNDS: torch.tensor(index + 1)}
+    theta, memory = dict(state.theta), {**state.memory, **first_network(state), ROUNDS: torch.tensor(index + 1)}
     for i in starts:
         some = _chosen(changes, i, gamma[i], stream(seed, "subset", index, i))
         step = weighted_sum(some, [1 / len(some)] * len(some)) if some else {}

@@ -18,7 +18,7 @@ from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import STANDING, as_round, own_changes, personal, remember_network, remembered, reward_own
+from .common import STANDING, as_round, first_network, own_changes, personal, remember_network, remembered, reward_own
 
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
@@ -95,7 +95,7 @@ def _aggregate(
     standing = _standing(state, updates, participants, memory)
     weights = np.maximum(standing, LEAST)
     theta = aggregate(state.theta, [(u.state, float(weights[u.participant])) for u in updates])
-    after = {**state.memory, STANDING: torch.tensor(standing)}
+    after = {**state.memory, **(first_network(state) if personal else {}), STANDING: torch.tensor(standing)}
     top = np.nanmax(weights) if relative else 1.0
     for u in updates if personal else ():
         share = float(np.clip(standing[u.participant] / top, 0, 1))

@@ -77,7 +77,7 @@ def load(
         The data sets' own publications; how samples are set aside is our choice.
     """
     place, _ = usable_device(device), stream(seed)  # a bad device or seed is refused before any file is read
-    name = _replacement(name, root)
+    name = str(name) if str(name) in registry.TABLES["data"] else _replacement(name, root)
     arrays = checked_arrays(_read(name, root, seed, options))
     if validation is not None and arrays.validation is not None:
         raise refusal("validation", f"left out, since {name} has its own validation split", validation)
@@ -190,6 +190,9 @@ def _set_aside(arrays: Arrays, size: int | None, seed: int) -> Arrays:
     (x, y), sizes = arrays.train, np.bincount(arrays.train[1], minlength=arrays.classes)
     most = int((sizes // 2).sum())  # at least half of every class stays for training
     wanted = min(len(y) // 6, 10_000, max(5_000, len(y) // 20), most) if size is None else size
+    if most < 1:
+        raise refusal("validation", "in the data, since no class has two training samples", "none")
+    wanted = max(wanted, 1) if size is None else wanted
     if not Range(1, most).holds(wanted, whole=True):
         raise refusal("validation", f"a whole number in [1, {most}] (at most half of each class)", size)
     rng = stream(seed, "data", "validation")

@@ -146,6 +146,7 @@ def by_size(train: Samples, config: Config, sizes: Sequence[Count]) -> list[Shar
     """
     _checked(train, config)
     one_each("sizes", sizes, config.participants)
+    sizes = [int(each) for each in sizes]  # numpy's small integers overflow
     if sum(sizes) > len(train):
         raise refusal("sizes", f"at most {len(train)} in total, as many as `train` holds", sum(sizes))
     return _of_sizes(train, config, "by_size", sizes)

@@ -249,7 +249,8 @@ def data_folder(root: str | Path | None = None) -> Path:
         >>> data_folder("data").name
         'data'
     """
-    return Path(root or os.environ.get("AEQUA_DATA") or Path.home() / ".cache" / "aequa-lite").expanduser()
+    named = root or os.environ.get("AEQUA_DATA") or os.path.join("~", ".cache", "aequa-lite")
+    return Path(os.path.expanduser(named))  # also where no home is known
 
 
 @checked
@@ -400,7 +401,8 @@ def tsv(folder: str | Path) -> Arrays:
 def _tsv_lines(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     """The sentences and the labels of one file."""
     with reading(file):
-        rows = [line.split("\t") for line in read_limited(file, MOST_TSV_BYTES).decode("utf-8").splitlines()]
+        text = read_limited(file, MOST_TSV_BYTES).decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
+        rows = [line.split("\t") for line in text.split("\n")] if text else []
         if len(rows) > MOST_LINES:
             raise ValueError(f"it has {len(rows)} lines; allowed are {MOST_LINES}")
     start = 1 if rows and rows[0] == ["sentence", "label"] else 0

@@ -23,7 +23,9 @@ from .._io import error_text, fault, printable, read_limited, short_repr
 from ..rng import stream
 from .readers import Arrays, reading
 
-MISSING = frozenset({"", "?", "na", "n/a", "nan"})
+MISSING = frozenset({"", "?", "na", "n/a", "nan", "<na>", "nat"})
+TRUTH = ("true", "false")  # written True by Python, TRUE by spreadsheets
+COMMA = re.compile(r"-?\d+,\d+")
 WHOLE = re.compile(r"(-?\d+)\.0+")  # a whole number as pandas writes it
 MOST_CATEGORIES = 1_000  # of one column: each becomes a feature
 MOST_NUMBER = 1e30  # larger ones overflow float32 when standardised
@@ -42,6 +44,7 @@ def cell(value: object) -> str:
     text = "" if value is None else str(value).strip()
     if whole := WHOLE.fullmatch(text):
         return whole[1]  # pandas makes 4.0 of a category "4" and writes it so
+    text = text.lower() if text.lower() in TRUTH else text
     return "" if text.lower() in MISSING else text
 
 
@@ -109,7 +112,7 @@ class Column:
     def __post_init__(self) -> None:
         fits = all(isinstance(each, str) for each in (self.name, self.fill, *self.categories))
         fits = fits and math.isfinite(self.mean) and 0 < self.sd < math.inf
-        if self.fill not in self.categories and (not fits or as_number(self.fill) is None):
+        if not fits or (self.fill not in self.categories and as_number(self.fill) is None):
             raise ValueError(f"{short_repr(self)} is no encoded column")
 
     @property
@@ -182,6 +185,8 @@ def fit_column(name: str, cells: Sequence[str], categorical: bool = False, lines
         raise fault(f"column {short_repr(name)}", "have a training value", "none", "name it in `drop`")
     indicator = len(present) < len(cells)
     numeric = sum(as_number(each) is not None for each in present)
+    if not categorical and 2 * sum(bool(COMMA.fullmatch(each)) for each in present) >= len(present):
+        raise fault(f"column {short_repr(name)}", "have a point as decimal mark", short_repr(present[0]))
     if categorical or 2 * numeric < len(present):
         return _fit_categories(name, present, len(cells), indicator)
     here = [line for line, each in zip(lines, cells) if each]
@@ -242,6 +247,8 @@ class Encoder:
         Raises:
             ValueError: A record lacks a column, or has text for a number.
         """
+        if not isinstance(records, Sequence) or not all(isinstance(each, Mapping) for each in records):
+            raise refusal("records", "a sequence of mappings, one for each record", records)
         for each in records:
             if lacking := [c.name for c in self.columns if c.name not in each]:
                 allowed = f"mappings that have {lacking[0]!r}"

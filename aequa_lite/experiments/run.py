@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import re
 import textwrap
@@ -29,8 +30,11 @@ from ..method import Algorithm, Outcome, Problem, Train, assess, train
 from ..networks.base import for_dataset
 from ..registry import algorithm, allocation, fits, lookup, network, word_list
 from ..report import Report
+from ..rewards import clear
 from ..types import Dataset, Shard
 from ..vectorized import half_precision
+
+MOST_NAME_BYTES = 150  # of a folder; file systems allow 255
 
 
 class Source(str):
@@ -260,7 +264,9 @@ def compete(
     failed = {}
     for word, chosen in algorithms(setup, problem).items():
         folder = Path(out) / folder_name(word)
-        (folder / "failed.txt").unlink(missing_ok=True)
+        for earlier in ("failed.txt", "report.json"):
+            (folder / earlier).unlink(missing_ok=True)
+        clear(folder / "rewards")
         try:
             started = replace(problem, started=time.perf_counter())
             outcome = chosen(started, train=partial(train, **options))
@@ -287,7 +293,11 @@ def folder_name(word: str) -> str:
         >>> folder_name("cgsv(0.15, beta=1.0)")
         'cgsv(0.15,beta=1.0)'
     """
-    return re.sub(r"[^\w.,()=-]", "", word)
+    name = re.sub(r"[^\w.,()=-]", "", word)
+    if len(name.encode()) <= MOST_NAME_BYTES:
+        return name
+    short = name.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(word.encode()).hexdigest()[:8]}"
 
 
 @checked

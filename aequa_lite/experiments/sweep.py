@@ -28,6 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows
 
 
 ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
-MOST_LETTERS = 100  # of a value in the name of a run's folder; the digest tells apart what is cut
+MOST_LETTERS, MOST_BYTES_OF_NAME = (
+    100,
+    200,
+)  # of a value in the name of a run's folder; the digest tells apart what is cut
 
 
 @checked
@@ -81,8 +85,9 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         """Its folder: readable by its label, unique by its digest."""
-        words = [folder_name(str(value))[:MOST_LETTERS] for value in self.label.values()]
-        return root / "-".join([*words, self.digest])
+        words = "-".join(folder_name(str(value))[:MOST_LETTERS] for value in self.label.values())
+        short = words.encode()[:MOST_BYTES_OF_NAME].decode(errors="ignore")
+        return root / (f"{short}-{self.digest}" if short else self.digest)
 
     def reports(self, root: Path) -> dict[str, Path]:
         """The folder of each method's report; a notebook without methods leaves one report in the run's folder."""
@@ -320,7 +325,8 @@ def run_one(
         if not mine:
             return False
         if missing := run.missing(root, kept):
-            (folder / "failed.txt").unlink(missing_ok=True)
+            for earlier in ("failed.txt", ENDED):
+                (folder / earlier).unlink(missing_ok=True)
             asked = {"methods": ", ".join(missing)} if run.methods else {}
             try:
                 execute({**run.parameters, **asked, "out": str(folder)})
@@ -382,6 +388,11 @@ def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, s
         >>> finished(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
         {}
     """
+    return {k: row for k, row in known(sweep, results).items() if row["status"] == "done"}
+
+
+def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """As `finished`, also the rows of runs that failed."""
     place = results / sweep.name
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
         return {}
@@ -396,12 +407,9 @@ def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, s
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
     if not {*labels, "status"} <= {*table}:
         return {}
-    done = table["status"] == "done"
-    texts = pd.read_csv(place / "runs.csv", usecols=labels, dtype=str, keep_default_na=False)[
-        done
-    ]  # as they stand there
+    texts = pd.read_csv(place / "runs.csv", usecols=labels, dtype=str, keep_default_na=False)  # as they stand there
     keys = (tuple(map(_plain, each)) for each in texts[labels].itertuples(index=False))
-    rows = ({k: v for k, v in row.items() if v == v} for row in table[done].to_dict("records"))  # a hole is no figure
+    rows = ({k: v for k, v in row.items() if v == v} for row in table.to_dict("records"))  # a hole is no figure
     found = zip(map(then.get, keys), rows)
     return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
 
@@ -409,8 +417,8 @@ def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, s
 def _plain(value: Any) -> str:
     """A label as text, whichever way a table wrote it: 0 beside 0.5 becomes 0.0."""
     try:
-        return str(value) if isinstance(value, bool) else f"{float(value):.15g}"
-    except (TypeError, ValueError):
+        return str(value) if isinstance(value, bool) else str(Decimal(str(value)).normalize() + 0)
+    except (ArithmeticError, ValueError):
         return str(value)
 
 
@@ -424,7 +432,7 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
         >>> gather.__name__  # see `aequa sweep`
         'gather'
     """
-    return write_tables(sweep, finished(sweep, results), root, results)
+    return write_tables(sweep, known(sweep, results), root, results)
 
 
 @checked

@@ -47,14 +47,18 @@ def write_tables(sweep: Sweep, kept: Rows, root: Path, results: Path) -> pd.Data
     """
     here, place = root / sweep.name, results / sweep.name
     table = pd.DataFrame([row for run in sweep.runs() for row in rows_of(run, here, kept)])
-    with atomic_write(place / "runs.csv") as half:
-        table.to_csv(half, index=False, float_format="%.6g")
+    exact = table.astype(dict.fromkeys(sweep.runs()[0].label, object))  # labels keep all their digits
+    content = exact.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+    found = {**about(table, sweep.name), "sha256_runs": hashlib.sha256(content).hexdigest()}
+    before = checksum(place / "runs.csv") if (place / "runs.csv").exists() else ""
+    note = json.dumps({**found, "sha256_before": before}, indent=1)  # whichever of the two a kill leaves, it is known
+    write_whole(place / "about.json", note + "\n")
+    write_whole(place / "runs.csv", content)
     by = [name for name in sweep.runs()[0].label if name != "seed"]
     with atomic_write(place / "summary.csv") as half:
         summary(table, by).to_csv(half, index=False, float_format="%.5g")
-    found = {**about(table, sweep.name), "sha256_runs": checksum(place / "runs.csv")}
-    write_whole(place / "about.json", json.dumps(found, indent=1) + "\n")
     write_whole(place / "sweep.yml", sweep.text)
+    write_whole(place / "about.json", json.dumps(found, indent=1) + "\n")
     return table
 
 
@@ -70,7 +74,7 @@ def check_table(place: Path) -> None:
         ValueError: The checksum in `about.json` is of another table.
     """
     about = parse_json(read_limited(place / "about.json", MOST_NOTE_BYTES).decode())
-    if about.get("sha256_runs") != checksum(place / "runs.csv"):
+    if checksum(place / "runs.csv") not in (about.get("sha256_runs"), about.get("sha256_before")):
         remedy = "restore it, or delete the folder and run the sweep again"
         raise ValueError(f"{place / 'runs.csv'} is not the table that {place / 'about.json'} describes; {remedy}")
 
@@ -81,10 +85,11 @@ def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dic
     for word, folder in run.reports(root).items():
         label = {**run.label, "method": word} if word else run.label
         if not (folder / "report.json").exists():
-            if row := kept.get((run.digest, word)):
+            reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
+            row = kept.get((run.digest, word))
+            if row and (row["status"] == "done" or not reasons):
                 rows.append({**row, **label})
                 continue
-            reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
             status = read_limited(reasons[0], MOST_NOTE_BYTES).decode(errors="replace") if reasons else "not run yet"
             rows.append({**label, "status": printable(status)})
             continue

@@ -50,10 +50,11 @@ class Server(Processes):
         super().__init__(folder)
         self.roster = Path(roster) if roster else None
         self.address, self.host, self.port = address, host, port or free_port()
+        self.reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # from this machine
 
     def address_for(self, participant: int) -> str:
         """Return where a participant on this machine finds the server."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.reach}:{self.port}"
 
     def start_server(self) -> None:
         """Start the SuperLink, also again after it was killed, and wait until it listens.
@@ -62,8 +63,9 @@ class Server(Processes):
             RuntimeError: It has ended, or does not listen within a minute.
         """
         keys, place = self.folder / "keys", writable(self.folder / "server")
-        if self.roster and not valid_certificate(keys, self.address):
-            write_certificates(keys, self.address)
+        names = self.address, self.reach
+        if self.roster and not valid_certificate(keys, *names):
+            write_certificates(keys, *names)
         safe = ["--ssl-ca-certfile", f"{keys}/ca.crt", "--ssl-certfile", f"{keys}/server.pem"]
         safe += ["--ssl-keyfile", f"{keys}/server.key", "--enable-supernode-auth"]
         command = ["flower-superlink", *(safe if self.roster else ["--insecure"]), "--host", self.host]
@@ -71,7 +73,7 @@ class Server(Processes):
         process = self.start("server", [*command, "--disable-runtime-dependency-installation"], place / "flwr")
         until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            with suppress(OSError), socket.create_connection((self.reach, self.port), timeout=1):
                 return
             time.sleep(0.1)
         raise RuntimeError(f"the server does not listen; the end of its log:\n{self.tail('server')}")
@@ -83,7 +85,11 @@ class Server(Processes):
             RuntimeError: The server refuses a key.
         """
         for path in sorted(self.roster.glob("participant-*.pub")) if self.roster else []:
-            self._flwr("register", "supernode", "register", str(path))
+            try:
+                self._flwr("register", "supernode", "register", str(path))
+            except RuntimeError:
+                if "already in use" not in self.tail("register", 4):  # of an earlier start with this folder
+                    raise
 
     def _flwr(self, name: str, *arguments: str) -> None:
         """Run the command `flwr` on this server."""
@@ -92,7 +98,7 @@ class Server(Processes):
         if self.roster:
             trust = {"root-certificates": str((self.folder / "keys" / "ca.crt").resolve())}
         lines = ["[superlink]", 'default = "here"', "[superlink.here]"]
-        lines += toml_lines({"address": f"127.0.0.1:{self.port}", **trust})
+        lines += toml_lines({"address": self.address_for(0), **trust})
         (home / "config.toml").write_text("\n".join(lines) + "\n")
         self.complete(name, ["flwr", *arguments, "here"], home)
 
@@ -131,7 +137,10 @@ class Server(Processes):
 
     def _app_runs(self) -> bool:
         """Whether the process that runs `flower.server` is alive."""
-        listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+        try:
+            listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+        except FileNotFoundError:  # a small image without ps: nobody can say that it has ended
+            return True
         return any("flwr-serverapp" in line and f":{self.port} " in line for line in listed.splitlines())
 
     def run(self, settings: Settings, config: Config) -> Report:

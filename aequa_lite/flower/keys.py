@@ -6,15 +6,17 @@ import datetime
 import hashlib
 import ipaddress
 import os
+import re
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .._io import error_text, read_limited
+from .._check import refusal
+from .._io import error_text, read_limited, write_whole
 
 MOST_KEY_BYTES = 1 << 16
 
@@ -42,14 +44,14 @@ def write_key(folder: Path | str, name: str) -> Path:
     return path
 
 
-def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 90) -> Path:
-    """Write `ca.crt`, `server.pem` and `server.key` for a server at this address, and at 127.0.0.1.
+def write_certificates(folder: Path | str, *hosts: str, days: int = 90) -> Path:
+    """Write `ca.crt`, `server.pem` and `server.key` for a server at these addresses, and at 127.0.0.1.
 
     The authority's own key is not stored, so nobody can make a second certificate that participants would accept.
 
     Args:
         folder: Made if it is missing.
-        host: Name or IP address.
+        hosts: Names or IP addresses.
         days: Until the certificates expire.
 
     Returns:
@@ -61,7 +63,11 @@ def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 
         ['ca.crt', 'server.key', 'server.pem']
     """
     folder = Path(folder)
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]{1,64}|[0-9a-fA-F:.]{2,45}", host, re.ASCII):
+            raise refusal("address", "a name of at most 64 letters or an IP address, without a port", host)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "server.pem").unlink(missing_ok=True)  # written last: without it the others do not count
     authority, own = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aequa-lite fleet on this machine")])
     basic = x509.BasicConstraints(ca=True, path_length=0)
@@ -69,23 +75,23 @@ def write_certificates(folder: Path | str, host: str = "127.0.0.1", days: int = 
     root = _certificate(issuer, issuer, authority.public_key(), days).add_extension(basic, critical=True)
     root = root.add_extension(usage, critical=True)
     root = root.add_extension(x509.SubjectKeyIdentifier.from_public_key(authority.public_key()), critical=False)
-    local = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    names = x509.SubjectAlternativeName(list(dict.fromkeys([_name(host), local, x509.DNSName("localhost")])))
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    known = [_name(host) for host in (*hosts, "127.0.0.1", "localhost")]
+    names = x509.SubjectAlternativeName(list(dict.fromkeys(known)))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, (*hosts, "127.0.0.1")[0])])
     leaf = _certificate(subject, issuer, own.public_key(), days).add_extension(names, critical=False)
     leaf = leaf.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
     leaf = leaf.add_extension(identifier, critical=False)
     pem = serialization.Encoding.PEM
     (folder / "ca.crt").write_bytes(root.sign(authority, hashes.SHA384()).public_bytes(pem))
-    (folder / "server.pem").write_bytes(leaf.sign(authority, hashes.SHA384()).public_bytes(pem))
     form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     _secret(folder / "server.key", own.private_bytes(pem, *form))
+    write_whole(folder / "server.pem", leaf.sign(authority, hashes.SHA384()).public_bytes(pem))
     return folder
 
 
-def valid_certificate(folder: Path | str, host: str, days: float = 31) -> bool:
-    """Whether a server has certificates for this address that do not expire within so many days.
+def valid_certificate(folder: Path | str, *hosts: str, days: float = 31) -> bool:
+    """Whether a server has its key and certificates for these addresses that do not expire within so many days.
 
     Example:
         >>> import tempfile
@@ -93,12 +99,16 @@ def valid_certificate(folder: Path | str, host: str, days: float = 31) -> bool:
         False
     """
     try:
-        found = x509.load_pem_x509_certificate(read_limited(Path(folder) / "server.pem", MOST_KEY_BYTES))
+        parts = [read_limited(Path(folder) / name, MOST_KEY_BYTES) for name in ("server.pem", "ca.crt", "server.key")]
+        found, authority = map(x509.load_pem_x509_certificate, parts[:2])
+        found.verify_directly_issued_by(authority)
+        own = serialization.load_pem_private_key(parts[2], None).public_key()
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, x509.ExtensionNotFound):
+    except (OSError, ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.ExtensionNotFound):
         return False
     ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    return _name(host) in names and found.not_valid_after_utc > ends
+    fits = found.public_key() == own and all(_name(host) in names for host in hosts)
+    return fits and found.not_valid_after_utc > ends
 
 
 def _name(host: str) -> x509.GeneralName:

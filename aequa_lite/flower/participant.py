@@ -61,7 +61,8 @@ def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) 
     if "data" not in node and name not in ("fashion-mini", *NAMES):
         raise refusal("data", "a known data set; a node's own configuration names its files", name)
     if "partition" in node:
-        return lookup("partition", str(node["partition"]))(load(name, device=device).train, config)[mine]
+        train = load(name, device=device, seed=config.seed).train
+        return lookup("partition", str(node["partition"]))(train, config)[mine]
     with reading(name), open_npz(name) as file, np.load(file, allow_pickle=False) as content:
         pair = content["x"], content["y"]
     words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text

@@ -24,8 +24,16 @@ def send_signal(group: int, number: int) -> None:
 
 
 def groups_of(leader: int) -> list[int]:
-    """Return the group of a process and those of its descendants; a SuperLink's apps have a group of their own."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True).stdout
+    """Return the group of a process and those of its descendants; a SuperLink's apps have a group of their own.
+
+    Without the program `ps`, as in small images, those of the descendants are not known.
+    """
+    try:
+        listed = subprocess.run(
+            ["ps", "-A", "-o", "pid=,ppid=,pgid="], capture_output=True, text=True, check=True
+        ).stdout
+    except FileNotFoundError:
+        return [leader]
     rows = [tuple(map(int, line.split())) for line in listed.splitlines()]
     groups, found = [leader], {leader}
     while new := [row for row in rows if row[1] in found and row[0] not in found]:

@@ -241,7 +241,7 @@ def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorit
         0
     """
     number("quorum", settings.quorum, 1, config.participants, whole=True)
-    data = load(settings.data, device=settings.device)
+    data = load(settings.data, device=settings.device, seed=config.seed)
     build, chosen = for_dataset(network(settings.network), data), algorithm(settings.algorithm)
     n = config.participants
     shards = remote_shards([{"samples": 1}] * n, settings.device, data.classes)

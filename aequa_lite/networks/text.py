@@ -60,7 +60,7 @@ class TextCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of token ids: (samples, length) -> (samples, classes)."""
         real = (x != 0)[:, None]  # (samples, 1, length)
-        h = self.embedding(x).transpose(1, 2)  # (samples, e, length)
+        h = self.embedding(x).transpose(1, 2) * real  # (samples, e, length)
         # ReLU is monotone, so it may follow the maximum; of equal maxima one alone gets the gradient
         found = [torch.relu((each(h) * real).max(2).values) for each in self.convolutions]  # 3 x (samples, m)
         return torch.stack([each(f) for each, f in zip(self.branches, found)]).sum(0)
