@@ -185,7 +185,8 @@ def _by_accuracy(build: Build, validation: Samples, power: float, updates: Seque
         raise refusal("updates", "at least one Update", updates)
     networks = [slim(build, u.state, u.width).eval() for u in updates]
     accuracy = np.array([correct(net, validation).mean() for net in networks])
-    mass = np.maximum(accuracy, LEAST_ACCURACY) ** power
+    least = np.maximum(accuracy, LEAST_ACCURACY)
+    mass = np.maximum((least / least.max()) ** power, 1e-30)
     return (mass / mass.sum()).tolist()
 
 

@@ -176,3 +176,21 @@ def test_a_table_network_nests_and_reads_a_table_only() -> None:
     assert torch.equal(once(TABLE), twice(TABLE))
     with pytest.raises(ValueError, match=r"`shape` must be \(features,\)"):
         TabularMLP(0.5, shape=(1, 28, 28), classes=2)
+
+
+def test_units_that_mix_only_after_training_are_found() -> None:
+    class Scaled(nn.Module):
+        """A layer whose normalisation over all units has no weight at first."""
+
+        def __init__(self, width: float) -> None:
+            super().__init__()
+            units = aq.networks.n_units(width, 8)
+            self.a, self.norm, self.b = nn.Linear(3, units), nn.LayerNorm(units), nn.Linear(units, 2)
+            self.scale = nn.Parameter(torch.zeros(units))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.a(x)
+            return self.b(z + self.scale * self.norm(z))
+
+    with pytest.raises(ValueError, match="`build` must"):
+        aq.networks.check_network(Scaled, torch.randn(4, 3))

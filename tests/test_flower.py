@@ -37,10 +37,10 @@ from aequa_lite import cli
 from aequa_lite._validation import tensors_at
 from aequa_lite.flower import fleet as fleets
 from aequa_lite.flower import participant, server, wire
-from aequa_lite.flower.fleet import Fleet
+from aequa_lite.flower.fleet import Fleet, Server
 from aequa_lite.flower.keys import fingerprint, roster, valid_certificate, write_certificates, write_key
 from aequa_lite.flower.participants import ParticipantRegistry, RunState, TooFewError
-from aequa_lite.flower.processes import program_folder, search_path
+from aequa_lite.flower.processes import Processes, program_folder, search_path
 from aequa_lite.flower.server import sampler_name
 from aequa_lite.flower.wire import COMPLETED, Settings, read_config, toml_lines, write_app
 
@@ -841,3 +841,44 @@ def test_no_process_outlives_a_fleet_that_is_stopped(number: int, status: int, t
         process.wait()
     until(lambda: not processes(tmp_path), 10, "a process outlived its fleet")
     assert "Traceback" not in (tmp_path / "printed").read_text()
+
+
+def test_a_server_that_starts_again_knows_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_key(tmp_path / "roster", "participant-00")
+    server, said = Server(tmp_path / "server", tmp_path / "roster"), "Public key already in use"
+
+    def refused(*own: object) -> None:
+        raise RuntimeError("flwr supernode register failed")
+
+    monkeypatch.setattr(server, "complete", refused)
+    monkeypatch.setattr(server, "tail", lambda name, lines=15: said)
+    server.register()
+    said = "the server does not answer"
+    with pytest.raises(RuntimeError, match="register failed"):
+        server.register()
+
+
+def test_a_certificate_counts_with_its_key_and_its_authority_only(tmp_path: Path) -> None:
+    for lost in ("server.key", "ca.crt"):
+        write_certificates(tmp_path, "fleet.example")
+        assert valid_certificate(tmp_path, "fleet.example")
+        (tmp_path / lost).unlink()
+        assert not valid_certificate(tmp_path, "fleet.example")
+    write_certificates(tmp_path / "other", "fleet.example")
+    write_certificates(tmp_path, "fleet.example")
+    (tmp_path / "server.key").write_bytes((tmp_path / "other" / "server.key").read_bytes())
+    assert not valid_certificate(tmp_path, "fleet.example")
+
+
+@pytest.mark.parametrize("address", ["", "example.org:8000", "a" * 65, "münchen.example"])
+def test_an_address_that_no_certificate_can_name_is_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`address` must be a name of at most 64 letters or an IP address"):
+        write_certificates(tmp_path, address)
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_are_stopped_where_there_is_no_ps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Processes(tmp_path) as own:
+        child = own.start("sleeps", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
+    assert child.poll() is not None

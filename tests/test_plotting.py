@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 import aequa_lite as aq
@@ -138,3 +139,13 @@ def test_a_figure_is_saved_as_the_same_bytes_every_time(tmp_path: Path, kind: st
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     assert contents[0]
+
+
+def test_all_classes_have_their_labels_and_a_contribution_above_the_curve_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    samples = aq.Samples(torch.zeros(200, 1), torch.from_numpy(rng.integers(0, 40, 200)), 40)
+    figure = aq.plotting.partition([aq.Shard(0, samples, range(200))], [f"class {k}" for k in range(40)])
+    assert len(figure.axes[0].get_xticklabels()) == 40
+    curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.7), samples=100)
+    axes = aq.plotting.curve(curve, aq.allocate([0.95], curve), [0.95]).axes[0]
+    assert axes.get_ylim()[1] > 0.95

@@ -283,8 +283,10 @@ def test_rounds_of_real_training_stay_finite(few: aq.Dataset, config: aq.Config)
 
 
 @pytest.mark.parametrize("algorithm", [aq.baselines.cgsv, aq.baselines.cffl, aq.baselines.shapfed])
-def test_whose_updates_are_all_refused_keeps_the_first_network(algorithm) -> None:
-    task = problem([1, 1, 1], rounds=3)
+def test_whose_updates_are_all_refused_keeps_the_first_network(algorithm, few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=2, local_steps=3)
+    shards = aq.data.homogeneous(few.train, config)
+    task = aq.method.assess(aq.MLP, shards, config, few, progress=False)
 
     def spoil(states, shard, width, config, rng, **rest):
         update = task_local(states, shard, width, config, rng, **rest)

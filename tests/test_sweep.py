@@ -498,3 +498,8 @@ def test_a_folder_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
     long = f"aequa(schedule='training_time(0.02, grid=({', '.join(str(k / 64) for k in range(1, 65))}))')"
     (tmp_path / folder_name(long)).mkdir()
     assert folder_name(long) != folder_name(long.replace("0.02", "0.03"))
+
+
+def test_a_label_that_is_null_keeps_its_row_in_the_summary() -> None:
+    table = pd.DataFrame({"seed": [0, 1] * 2, "width": [None, None, 0.5, 0.5], "status": "done", "pearson": 0.5})
+    assert len(tables.summary(table, ["width"])) == 2

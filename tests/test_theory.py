@@ -641,3 +641,11 @@ def test_recorded_steps_refuse_a_config_with_memory() -> None:
 
 def test_rounding_takes_nobody_from_a_bound() -> None:
     assert aq.allocation.at_bounds([0.1, 0.1, 0.2], 0.0, 0.9) == ((), (2,))
+
+
+def test_drift_without_convexity_needs_no_small_step_and_with_it_does() -> None:
+    assert (np.diff(aq.theory.drift(3.0, 1.0, 0.0, 1.0, 5)) > 0).all()
+    with pytest.raises(ValueError, match="`lr` must be at most 2 / smoothness = 2 where losses are convex, got 3"):
+        aq.theory.drift(3.0, 1.0, 0.0, 1.0, 5, convex=True)
+    ones = aq.theory.drift(0.1, 1.0, np.ones((1, 3)), np.ones((2, 3)), 3)
+    assert np.array_equal(ones, aq.theory.drift(0.1, 1.0, np.ones((2, 3)), np.ones((1, 3)), 3))

@@ -361,7 +361,7 @@ def samples_needed(
         number("disagreement", disagreement, gap, 1)
     z = scipy.stats.norm.ppf(1 - level / 2) + scipy.stats.norm.ppf(power)
     variance = 2 * accuracy * (1 - accuracy) if disagreement is None else disagreement - gap**2
-    return int(np.ceil(variance * z**2 / gap**2))
+    return max(1, int(np.ceil(variance * z**2 / gap**2)))
 
 
 @checked
@@ -410,7 +410,7 @@ def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
         `top`: $\tau$. `bottom`: how far the least width lies below the
         lowest reward. `covers`: it does. `largest_step`: between levels
         where rewards lie. `noise`: two standard errors, at least a point.
-        `least_width`: the largest `min_width` that covers. `advice`: one
+        `least_width`: a `min_width` that covers; none that is much larger does. `advice`: one
         sentence.
 
     Example:

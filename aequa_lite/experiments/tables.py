@@ -167,7 +167,7 @@ def informative(contribution: ArrayLike, samples: Count) -> bool:
         Our choice.
     """
     b = accuracies("contribution", contribution)
-    return bool(b.std() >= 3 * np.sqrt((b * (1 - b)).mean() / samples))
+    return bool(b.std() >= max(3 * np.sqrt((b * (1 - b)).mean() / samples), 1e-12))
 
 
 def _informative(found: Report) -> bool | None:
@@ -228,7 +228,7 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     done = table[table["status"] == "done"]
     keys = [name for name in (*by, "method") if name in done]
     rows = []
-    for key, runs in done.groupby(keys, sort=False) if keys else [((), done)]:
+    for key, runs in done.groupby(keys, sort=False, dropna=False) if keys else [((), done)]:
         seeds = " ".join(map(str, sorted(set(runs["seed"])))) if "seed" in runs else ""
         row = {**dict(zip(keys, key)), "runs": len(runs), "seeds": seeds}
         for name in MEANT:

@@ -70,7 +70,7 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
             raise _fault(f"have more parameters at width 1.0 than at {widths[0]}", f"{most:,} and {least:,}")
         classes = _logits(full, example, 1.0).shape[1]
         _check_training(full, example)
-        theta = {k: t.clone() for k, t in full.state_dict().items()}
+        theta = _changed(full)
         for width in widths[:-1]:
             narrow = _slimmed(build, theta, width)
             logits = _logits(narrow, example, width)
@@ -78,6 +78,14 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
                 raise _fault(f"return {classes} classes at every width", f"{logits.shape[1]} at width {width}")
             _check_nesting(full, narrow, example, logits, width)
             full.load_state_dict(theta)
+
+
+@torch.no_grad()
+def _changed(net: nn.Module) -> dict[str, Tensor]:
+    """Change every parameter a little, since what is zero at first may mix units later; return all tensors."""
+    for parameter in net.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return {k: t.clone() for k, t in net.state_dict().items()}
 
 
 def _fault(must: str, got: object, remedy: str = "") -> ValueError:

@@ -62,7 +62,7 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
     )
     ax.set(xlabel="class", ylabel="participant", title="samples of each class; on the right: in total")
     if len(labels):
-        ax.set_xticklabels(labels, rotation=35, ha="right", size=8)
+        ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=35, ha="right", size=8)
     ax.tick_params(length=0, axis="both")
     ax.set_yticks(np.arange(len(counts)) + 0.5, [str(i) for i in range(len(counts))], rotation=0)
     for i, total in enumerate(counts.sum(1)):
@@ -136,8 +136,8 @@ def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), 
     ax.scatter(found.widths, found.accuracy, c=found.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
     if plan is not None:
         _mark_rewards(ax, plan, alone)
-    low = min([float(found.accuracy.min()), *alone.tolist()])
-    ax.set(ylim=(max(0.0, low - 0.05), float(found.accuracy.max()) + 0.07), ylabel="accuracy (validation)")
+    low, high = (end([float(end(found.accuracy)), *alone.tolist()]) for end in (min, max))
+    ax.set(ylim=(max(0.0, low - 0.05), high + 0.07), ylabel="accuracy (validation)")
     ax.set_title("accuracy by width" + (", and who earns which width" if plan is not None else ""))
     _width_axis(ax, float(found.widths[0]))
     return ax.figure

@@ -80,9 +80,11 @@ def drift(
     References:
         Ours: Lemma 4 of the page of proofs.
     """
-    shape = (*max(np.shape(scatter), np.shape(heterogeneity), key=len)[:-1], steps)
+    if flag("convex", convex) and lr * smoothness > 2:
+        raise refusal("lr", f"at most 2 / smoothness = {2 / smoothness:g} where losses are convex", lr)
+    shape = (*np.broadcast_shapes(np.shape(scatter)[:-1], np.shape(heterogeneity)[:-1]), steps)
     s2, zeta = _shaped("scatter", scatter, shape), np.sqrt(_shaped("heterogeneity", heterogeneity, shape))
-    growth = 1.0 if flag("convex", convex) else 1 + lr * smoothness
+    growth = 1.0 if convex else 1 + lr * smoothness
     found = np.zeros(shape)
     for k in range(steps - 1):
         moved = growth * np.sqrt(found[..., k]) + lr * zeta[..., k]

@@ -495,8 +495,9 @@ class LinearFederation:
     @cached_property
     def curvature(self) -> float:
         r"""$\mu$: the least curvature of the objective, in the norm weighted by coverage; 0 unless `LeastSquares`."""
-        root = np.sqrt(self.coverage)
-        total = np.einsum("i,ide->de", self.a, self._hessians) / np.outer(root, root)
+        held = np.flatnonzero(self.holds.any(0))
+        root = np.sqrt(self.coverage)[held]
+        total = np.einsum("i,ide->de", self.a, self._hessians)[np.ix_(held, held)] / np.outer(root, root)
         return float(np.linalg.eigvalsh(total)[0]) if self.model is LeastSquares else 0.0
 
     @cached_property
