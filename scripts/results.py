@@ -909,10 +909,13 @@ def allowance_aims(table: pd.DataFrame) -> str:
     """In how many runs, by factor of the allowance, full width, Pearson and everybody's reward are as after training."""
     cell, rows = ["data", "partition", "seed"], []
     after = table[table["method"] == "aequa"].set_index(cell)
+    clear = (
+        table.assign(told=informative(table)).groupby(cell)["told"].min()
+    )  # of every row: earlier ones decided on test
     for (method, factor), runs in table.dropna(subset="factor").groupby(["method", "factor"], sort=False):
         runs = runs.set_index(cell)
         lost = 100 * (after["full"].reindex(runs.index) - runs["full"])
-        told = runs[informative(runs)]
+        told = runs[clear.reindex(runs.index).to_numpy()]
         columns = [f"{(lost <= 1).sum()} of {len(lost)}", f"{(lost > 3).sum()} ({lost.max():.1f})"]
         columns.append(f"{(told['pearson_lost_low'] <= 0).sum()} of {len(told)}")
         columns.append(f"{(runs['worse_off'] == 0).sum()} of {len(runs)}")
