@@ -536,7 +536,7 @@ def federation(
 
 
 def present(config: Config, index: int, able: Sequence[int]) -> list[int]:
-    """Who takes part in a round: so many of all, at least one, of the able."""
+    """Who takes part in a round: a random share of all, of the able."""
     count = max(1, round(config.participation * config.participants))
     if count >= len(able):
         return list(able)
