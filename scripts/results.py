@@ -228,7 +228,8 @@ def highest(runs: pd.DataFrame, measure: str) -> str:
     """The method with the highest mean, and that mean."""
     if runs.empty or (means := runs.groupby("method")[measure].mean().dropna()).empty:
         return "-"
-    return f"{means.max():.3f}\u00a0(`{means.idxmax()}`)"
+    name = str(means.idxmax()).replace("(", "(\u200b")  # may break there, in a narrow column
+    return f"{means.max():.3f} (`{name}`)"
 
 
 def protocol(name: str) -> str:
