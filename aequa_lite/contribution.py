@@ -210,10 +210,12 @@ def contributions(
     for rnd in rounds:
         here = [u.participant for u in rnd.updates]
         n = max([len(rnd.widths), *(i + 1 for i in here)])
-        own = None if scores is None else np.resize(scores, n)[here]
-        found = score(before, rnd, own)
-        scores = np.zeros(n) if scores is None else scores.copy()
-        scores[here] = found
+        known = np.zeros(n)
+        if scores is not None:
+            known[: len(scores)] = scores
+        own = None if scores is None else known[here]
+        known[here] = score(before, rnd, own)
+        scores = known
         before = rnd.theta
         yield scores
 

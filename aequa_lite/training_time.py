@@ -110,7 +110,10 @@ def training_time(
         "allowance": allowance, "confidence": confidence,
         "tolerance": tolerance, "allocation": allocation,
     }  # fmt: skip
-    given = {k: v for k, v in options.items() if v is not None}
+    given = {
+        k: v if callable(v) else float(v)
+        for k, v in options.items() if v is not None
+    }  # fmt: skip
     return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **given)
 
 

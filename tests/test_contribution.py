@@ -320,4 +320,8 @@ def test_scores_stay_with_their_participants_if_not_all_take_part(few: aq.Datase
         absent = sorted(set(range(4)) - {u.participant for u in rnd.updates})
         assert len(absent) == 2
         assert np.array_equal(after[absent], before[absent])
+    wider = [rounds[0], replace(rounds[1], updates=(*rounds[1].updates, replace(rounds[1].updates[0], participant=6)))]
+    *_, grown = aq.contributions(alignment, wider, start)
+    assert grown.shape == (7,)
+    assert grown[[4, 5]].tolist() == [0, 0]
     assert np.array_equal(carried[0][[u.participant for u in rounds[0].updates]], alignment(start, rounds[0]))

@@ -539,6 +539,15 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, net: Any, example: A
         aq.rewards.export_onnx(net, example, tmp_path / "a.onnx")
 
 
+def test_rewards_that_are_not_on_the_list_are_noticed(folder: Path) -> None:
+    left = [f"participant-0{i}.{kind}" for i in (1, 2) for kind in ("safetensors", "json")]
+    kept = {name: (folder / name).read_bytes() for name in left}
+    aq.save_rewards(folder, aq.MLP, [aq.MLP(0.1)], [0.1], aq.Config(seed=1))
+    for name, content in kept.items():  # as somebody may put them back
+        (folder / name).write_bytes(content)
+    assert set(faults(folder)) == set(left)
+
+
 def test_rewards_of_an_earlier_run_leave_the_folder(tmp_path: Path) -> None:
     models = [aq.MLP(0.1) for _ in range(4)]
     aq.save_rewards(tmp_path, aq.MLP, models, [0.1] * 4, aq.Config())

@@ -58,10 +58,8 @@ MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows
 
 
 ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
-MOST_LETTERS, MOST_BYTES_OF_NAME = (
-    100,
-    200,
-)  # of a value in the name of a run's folder; the digest tells apart what is cut
+# in the name of a run's folder: letters of a value, bytes of all; the digest tells apart what is cut
+MOST_LETTERS, MOST_BYTES_OF_NAME = 100, 200
 
 
 @checked
