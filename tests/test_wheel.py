@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-HANDED_OUT = ("pyproject.toml", "README.md", "LICENSE", "aequa_lite")
+HANDED_OUT = ("pyproject.toml", "README.md", "LICENSE", "aequa_lite", "aequa_command.py")
 
 
 def built(kind: str, source: Path, into: Path) -> Path:
@@ -51,6 +52,28 @@ def test_the_wheel_holds_every_file_of_the_package(site: Path) -> None:
     }
     found = {p.relative_to(site) for p in (site / "aequa_lite").rglob("*") if p.is_file()}
     assert found == wanted
+
+
+def test_ctrl_c_while_the_package_is_imported_ends_the_command_without_a_traceback(site: Path, tmp_path: Path) -> None:
+    """The wheel's command, with a package in place of ours that is interrupted while it is imported."""
+    (metadata,) = site.glob("*.dist-info/entry_points.txt")
+    ((module, function),) = re.findall(r"^aequa = (\w+):(\w+)$", metadata.read_text(encoding="utf-8"), re.M)
+    shutil.copy(site / f"{module}.py", tmp_path)
+    (tmp_path / "aequa_lite").mkdir()
+    (tmp_path / "aequa_lite" / "__init__.py").write_text("import signal\n\nsignal.raise_signal(signal.SIGINT)\n")
+    start = f"import {module}; {module}.{function}()"
+    done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, env={}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_command_of_the_wheel_answers_and_hands_ctrl_c_back(site: Path, tmp_path: Path) -> None:
+    start = (
+        "import signal, sys, aequa_command\nsys.argv = ['aequa', 'show', 'nowhere']\nstatus = aequa_command.main()\n"
+    )
+    start += "print(status, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "True"], done.stderr
 
 
 def test_the_readmes_program_runs_from_the_wheel_in_another_folder(site: Path, tmp_path: Path) -> None:
