@@ -118,18 +118,10 @@ def pareto(found: pd.DataFrame) -> Figure:
             label, (row["accuracy"], row["pearson"]), xytext=place, textcoords="offset points", size=9.5, color=INK
         )
     ax.axvline(0, color="#777777", lw=1, ls=":")
-    ax.text(
-        0,
-        0.02,
-        "FedAvg: one model for all, no Pearson  ",
-        rotation=90,
-        ha="right",
-        va="bottom",
-        size=8.5,
-        color="#555555",
-    )
+    ax.text(0.2, 0, "FedAvg:\none model for all,\nno Pearson", ha="left", va="bottom", size=8.5, color="#555555")
     ax.set(xlabel="best reward, in points above or below FedAvg's", ylabel="Pearson", ylim=(-0.05, 1.08))
-    ax.set_xlim(right=1.2)
+    ax.set_xlim(right=5)
+    ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= 0])
     return figure
 
 

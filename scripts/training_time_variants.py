@@ -29,11 +29,12 @@ from aequa_lite.federate import Policy
 from aequa_lite.local import Offsets, class_shares, logit_offsets
 from aequa_lite.method import assess, slimmable_rewards
 from aequa_lite.slimmable import aggregate, coverage, prefix
-from aequa_lite.training_time import Schedule
+from aequa_lite.training_time import HeldModels, Schedule
 from aequa_lite.types import State
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "training_time" / "variants.csv"
 SEED = 100
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of the noise on units that are not earned
 COARSE = (*(0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.12, 0.15, 0.18, 0.21), *(k / 20 for k in range(5, 21)))
 
 Arrived = Iterable[tuple[State, float]]  # slices and their weights
@@ -214,6 +215,86 @@ def lending(allowance: float, every: int = 8) -> Schedule:
     return schedule
 
 
+class Masked:
+    """Everyone trains the full network; units beyond what one has earned arrive with noise, drawn anew in every round.
+
+    The least noise of `SCALES`, in standard deviations of a tensor, with which the network is worth no more on validation
+    than the slice that the schedule would send. The server adds the difference to what it sent to its own network, so the
+    noise is in the gradients only. `held`: the best of what one has received, the clean slice, and the average of what was
+    received in the last ten rounds.
+    """
+
+    def __init__(self, problem: aq.Problem, inner: Schedule) -> None:
+        self.problem, self.inner, self.held = problem, inner, list[HeldModels]()
+        self.widths: Sequence[float] = ()
+        self.sent: list[dict[int, State]] = []  # by round
+
+    def schedule(self, build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        """The full network for all; what has been earned is kept beside it, and settles in the end."""
+        policy = self.inner(build, validation, contribution)
+
+        def found(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            self.widths = policy(config, last)
+            self.sent.append({})
+            ended = last is not None and last.index + 1 == config.rounds
+            return self.widths if ended else (1.0,) * config.participants
+
+        return found
+
+    def strategy(self, plain: aq.Strategy) -> aq.Strategy:
+        """The strategy with noise in what is sent, and without it in what is aggregated."""
+
+        def broadcast(state: aq.ServerState, participant: int, width: float) -> State:
+            found = self.masked(state.theta, participant, self.widths[participant])
+            self.sent[-1][participant] = found
+            return found
+
+        def aggregated(state: aq.ServerState, updates: Sequence[aq.Update]) -> aq.ServerState:
+            self.record(state.theta)
+            clean = []
+            for u in updates:
+                sent = self.sent[-1][u.participant]
+                own = {name: state.theta[name] + (t - sent[name]) for name, t in u.state.items()}
+                clean.append(replace(u, state=own))
+            return plain.aggregate(state, clean)
+
+        return replace(plain, broadcast=broadcast, aggregate=aggregated, vectorized=None)
+
+    def masked(self, theta: State, participant: int, width: float) -> State:
+        """The network with noise beyond a width."""
+        if width == 1.0:
+            return theta
+        inner = aq.slice_of(self.problem.build, theta, width)
+        limit = self.worth(inner, width)
+        seed = int(aq.stream(SEED, "mask", len(self.sent), participant).integers(2**31))
+        draw = torch.Generator().manual_seed(seed)
+        noise = {name: torch.randn(t.shape, generator=draw) * t.std() for name, t in theta.items()}
+        for name, t in inner.items():
+            noise[name][prefix(t.shape)] = 0
+        for scale in SCALES:
+            found = {name: t + scale * noise[name] for name, t in theta.items()}
+            if self.worth(found, 1.0) <= limit:
+                break
+        return found
+
+    def worth(self, state: State, width: float) -> float:
+        """Accuracy of a slice on validation."""
+        net = self.problem.build(width)
+        net.load_state_dict(state)
+        return float(aq.accuracy([net], self.problem.validation)[0])
+
+    def record(self, theta: State) -> None:
+        """Keep how good the models are that participants have after this round's broadcast."""
+        best = []
+        for i, width in enumerate(self.widths):
+            recent = [sent[i] for sent in self.sent[-10:]]
+            average = {name: torch.stack([s[name] for s in recent]).mean(0) for name in theta}
+            clean = aq.slice_of(self.problem.build, theta, width)
+            best.append(max(self.worth(recent[-1], 1.0), self.worth(average, 1.0), self.worth(clean, width)))
+        full = self.worth(theta, 1.0)
+        self.held.append(HeldModels(len(self.held), tuple(self.widths), np.array(best), full, 0))
+
+
 @dataclass(frozen=True)
 class Variant:
     """What a variant changes."""
@@ -225,6 +306,7 @@ class Variant:
     aggregate: Callable[[aq.Problem], Aggregate] | None = None
     schedule: Callable[[float], Schedule] = aq.training_time
     strategy: Callable[[aq.Strategy], aq.Strategy] | None = None
+    masked: bool = False
 
 
 VARIANTS = {
@@ -255,6 +337,8 @@ VARIANTS = {
     "output biases fitted on validation": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
     ),
+    "all units for all, with noise on those not earned": Variant(masked=True),
+    "noise on units not earned, no logit adjustment": Variant(config={"schedule_logit_adjustment": 0.0}, masked=True),
 }
 
 
@@ -263,21 +347,25 @@ def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     contribution, started, recorder = problem.contribution, time.process_time(), Recorder("validation")
     allowance = min(0.02, float(contribution.std()) / 4)
     grid = {} if variant.grid is None else {"grid": variant.grid}
+    schedule = variant.schedule(allowance, **grid) if variant.while_training else None
+    mask, change = None, variant.strategy or (lambda plain: plain)
+    if variant.masked and schedule is not None:
+        mask = Masked(problem, schedule)
+        schedule, change = mask.schedule, mask.strategy
 
     def trained(problem: aq.Problem, strategy: aq.Strategy, **options: object) -> aq.Round:
-        changed = variant.strategy(strategy) if variant.strategy else strategy
-        return recorder.train(problem, changed, **options)
+        return recorder.train(problem, change(strategy), **options)
 
     outcome = slimmable_rewards(
         replace(problem, config=replace(problem.config, **variant.config)),
-        schedule=variant.schedule(allowance, **grid) if variant.while_training else None,
+        schedule=schedule,
         aggregate=variant.aggregate(problem) if variant.aggregate else aggregate,
         reweight=partial(by_width, power=variant.power) if variant.power else None,
         train=trained,
     )
     rewards = aq.accuracy(outcome.models, problem.validation)
     gain, full = rewards - contribution, float(outcome.curve.accuracy[-1])
-    final, now = overpaid(contribution, recorder.held, full)
+    final, now = overpaid(contribution, mask.held if mask else recorder.held, full)
     return {
         "allowance": allowance, "best_alone": float(contribution.max()), "sd_alone": float(contribution.std()),
         "full": full, "pearson": aq.pearson(contribution, rewards),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -183,20 +184,29 @@ def test_a_chapters_figures_are_numbered_and_described(page: Path) -> None:
         assert not re.search(r'alt="[^"]*_images/', figure)
 
 
-def test_results_are_pictures_first_then_tables_with_their_rows() -> None:
+def test_results_say_first_what_is_met_then_show_pictures_and_tables_with_their_rows() -> None:
     assert BOOK is not None
     page = text(BOOK / "book" / "results.html")
-    pictures = [page.index(f"results/{name}.svg") if f"results/{name}.svg" in page else page.index(f"{name}.svg")
-                for name in ("forest", "pearson", "pareto", "gains")]  # fmt: skip
+    pictures = [page.index(f"{name}.svg") for name in ("gains", "pareto", "pearson")]
+    first, second = (each.start() for each in itertools.islice(re.finditer("<table", page), 2))
+    assert first < pictures[0] < pictures[1] < pictures[2] < second
+    met = re.findall(r"<td[^>]*><p>(?:<strong>)?(yes|no|-)(?:</strong>)?</p></td>\s*</tr>", page[first : pictures[0]])
+    assert len(met) >= 8
+    assert "no" in met  # where an aim is missed the page says so at once
+    assert len(re.findall(r'<a class="reference download internal"[^>]*\.csv"', page)) >= 8
+    assert "Where we lose" in page
+
+
+def test_published_figures_are_counted_then_drawn_then_listed() -> None:
+    assert BOOK is not None
+    page = text(BOOK / "book" / "published.html")
     score = re.search(
         r"Of (\d+) comparisons.*?(\d+) matched.*?(\d+) trend only.*?(\d+) not matched.*?(\d+) withdrawn", page, re.S
     )
     assert score
     tried, *parts = map(int, score.groups())
     assert tried == sum(parts)
-    assert score.start() < pictures[0] < pictures[1] < pictures[2] < pictures[3] < page.index("<table")
-    assert len(re.findall(r'<a class="reference download internal"[^>]*\.csv"', page)) >= 10
-    assert "Where we lose" in page
+    assert score.start() < page.index("forest.svg") < page.index("<table")
 
 
 def test_the_landing_page_has_its_parts() -> None:
@@ -211,7 +221,7 @@ def test_the_landing_page_has_its_parts() -> None:
         "changelog.html",
     ):
         assert part in page, part
-    for link in ("primer", "results", "related", "conclusion", "run", "api/index"):
+    for link in ("primer", "results", "published", "related", "conclusion", "run", "api/index"):
         assert f'href="{link}.html"' in page, link
     version = re.search(r'__version__ = "([^"]+)"', (ROOT / "aequa_lite" / "__init__.py").read_text())
     cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)

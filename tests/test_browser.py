@@ -141,7 +141,9 @@ def test_nothing_is_cut_on_a_laptop_and_no_solution_stands_open(page: Any, path:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in WRITTEN if p.stem in ("results", "paper", "related")], ids=lambda p: p.stem
+    "path",
+    [p for p in WRITTEN if p.stem in ("results", "published", "further_results", "paper", "related")],
+    ids=lambda p: p.stem,
 )
 def test_what_a_row_is_about_stays_in_view_on_a_telephone(page: Any, path: Path) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
@@ -160,7 +162,7 @@ def test_what_a_row_is_about_stays_in_view_on_a_telephone(page: Any, path: Path)
 
 def test_a_table_sorts_filters_and_saves_what_it_shows(page: Any) -> None:
     assert BOOK is not None
-    opened(page, BOOK / "book" / "results.html")
+    opened(page, BOOK / "book" / "further_results.html")
     table = page.locator("table.sorts", has=page.locator("th", has_text="highest best reward")).first
     names = "t => [...t.tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[0].textContent.trim())"
     column = "t => [...t.tBodies[0].rows].map(r => parseFloat(r.cells[3].textContent))"
