@@ -407,6 +407,7 @@ def glance() -> str:
     rows += [
         share("no other method has both a higher best reward and more equal gains: tuned baselines", told["front"]),
         share("no method whose mean gain is as large has more equal gains: tuned baselines", told["lowest_at_gain"]),
+        share("Pearson at most 0.01 below what a perfect curve would give: tuned baselines", told["ideal"].dropna()),
     ]
     mean, low, high = comparisons.interval(runs["difference"])
     rows.append(
@@ -569,8 +570,8 @@ def front() -> str:
     for words, runs in compared().items():
         told, rest = runs[runs["informative"]], runs[~runs["informative"]]
         counts = [how_many(told[each]) for each in ("front", "lowest_at_gain", "lowest_at_best")]
-        measured = told["ideal"].notna().all() and len(told)
-        counts.append(how_many(told["ideal"]) if measured else "not measured")
+        measured = told["ideal"].dropna()  # older rows lack it
+        counts.append(how_many(measured) if len(measured) else "not measured")
         rows.append([words, str(len(told)), *counts, how_many(rest["front"])])
     head = ["comparison", "informative runs", "on the front", "lowest CGS at its mean gain"]
     head += ["lowest CGS at its best reward", "Pearson within 0.01 of the ideal ceiling"]
