@@ -8,6 +8,7 @@ from scipy import stats
 
 RUN = ["data", "partition", "network", "seed"]  # what identifies a run, as far as a table has it
 OURS, TARGET = "aequa", -0.3  # the method compared with the others; its best reward less FedAvg's, points
+AXES = (("reward_best", "cgs"), ("reward_mean", "min_gain"))  # ours, and FedAvg's
 SAMPLES = {"sst2": 1_821}  # test samples of the data sets; the others have 10,000
 
 
@@ -36,6 +37,20 @@ def of_run(runs: pd.DataFrame) -> dict[str, object]:
         "ideal": near_ideal(ours),
         "difference": 100 * (ours["reward_best"] - runs["reward_best"]["fedavg"]),
     }
+
+
+def on_front(table: pd.DataFrame, method: str, up: str, other: str) -> pd.Series:
+    """In which informative runs no other method is as good in two measures and better in one; `cgs` is better if smaller."""
+    signed = table.assign(cgs=-table["cgs"])
+    found = {}
+    for key, runs in signed.groupby([name for name in RUN if name in table], sort=False):
+        by = runs.set_index("method")
+        by = by[(by.index == OURS) | ~by.index.str.startswith(OURS)]  # one setting of ours
+        if {OURS, "fedavg", method} <= set(by.index) and str(by["informative"][OURS]) == "True":
+            own, rest = by.loc[method], by.drop(index=method)
+            as_good = (rest[up] >= own[up]) & (rest[other] >= own[other])
+            found[key] = not (as_good & ((rest[up] > own[up]) | (rest[other] > own[other]))).any()
+    return pd.Series(found, dtype=bool)
 
 
 def near_ideal(ours: pd.Series) -> bool | None:
