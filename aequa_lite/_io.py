@@ -158,8 +158,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(half) as mode:
-            for old in abandoned(path):
-                old.unlink(missing_ok=True)
+            abandoned(path, remove=True)
             yield half
             half.chmod(mode)  # a library may have put a file of its own there
             _flush(half)
@@ -180,35 +179,53 @@ def write_whole(path: Path | str, content: str | bytes) -> None:
         half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def check_folder(name: str, folder: Path | str) -> None:
+    """Refuse a folder that cannot be written to, before the work whose results shall lie there."""
+    here = Path(folder).absolute()
+    while not here.exists():
+        here = here.parent
+    if not here.is_dir() or not os.access(here, os.W_OK):
+        raise ValueError(f"`{name}` must be a folder that can be written to, got {short_repr(str(folder))}")
+
+
 @contextmanager
 def _locked(half: Path) -> Iterator[int]:
     """Make a temporary file and lock it, so that no other process takes it for an abandoned one; yield its mode."""
-    with open(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
-        mode = S_IMODE(os.fstat(file.fileno()).st_mode)
-        if not _lock(file.fileno()):
-            file.close()  # Windows renames no open file
-        yield mode
+    while True:
+        with open(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
+            mode = S_IMODE(os.fstat(file.fileno()).st_mode)
+            if not _lock(file.fileno(), wait=True):
+                file.close()  # Windows renames no open file
+            elif not half.exists():  # another process took it for an abandoned one before it was locked
+                continue
+            yield mode
+            return
 
 
-def _lock(handle: int) -> bool:
+def _lock(handle: int, wait: bool = False) -> bool:
     """Whether this process now has the only lock on an open file; never where the system has no such locks."""
     try:
         import fcntl  # late: not on Windows
 
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (ImportError, OSError):
         return False
     return True
 
 
-def abandoned(path: Path) -> list[Path]:
-    """The temporary files of writes to this path that were killed."""
+def abandoned(path: Path, remove: bool = False) -> list[Path]:
+    """The temporary files of writes to this path that were killed; removed while they are locked, if asked for."""
     found = []
     for half in path.parent.glob(f".{escape(path.name)}-{'[0-9a-f]' * 8}{escape(path.suffix)}"):
-        if half.is_file() and not half.is_symlink():
-            with half.open("rb") as file:
-                if _lock(file.fileno()):
-                    found.append(half)
+        try:
+            if half.is_file() and not half.is_symlink():
+                with half.open("rb") as file:
+                    if _lock(file.fileno()):
+                        found.append(half)
+                        if remove:
+                            half.unlink(missing_ok=True)
+        except FileNotFoundError:  # another process was faster
+            continue
     return found
 
 

@@ -338,7 +338,7 @@ def check_report(found: Any) -> None:
     right |= {
         "seconds": found.seconds >= 0,
         "parameters_sent": found.parameters_sent >= 0,
-        "data": _data(found.data),
+        "data": _data(found.data, n),
         "fairness": _fairness(found.fairness, n),
         "curve": found.curve is None or _curve(found.curve),
     }
@@ -352,8 +352,11 @@ EACH = {"standalone": (0, 1), "contribution": (), "widths": (0, 1), "parameters"
         "test_accuracy": (0, 1)}  # fmt: skip
 
 
-def _data(value: Mapping[str, Any]) -> bool:
-    """Whether this describes a data set."""
+def _data(value: Mapping[str, Any], n: int) -> bool:
+    """Whether this describes a data set, and the owners of n participants if it names them."""
+    names = value.get("participants", [""] * n)
+    if not isinstance(names, list) or len(names) != n or not all(isinstance(each, str) for each in names):
+        return False
     sizes = value.get("sizes")
     splits = [sizes.get(name) for name in ("train", "validation", "test")] if isinstance(sizes, dict) else []
     return numbers(splits, 3, 1, whole=True) and all(isinstance(value.get(name), str) for name in ("name", "sha256"))

@@ -9,14 +9,15 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._io import error_text
+from ._io import check_folder, error_text
 from .config import Config
-from .method import Problem
+from .method import Problem, train
 from .report import Report, table
 from .rewards import verify
 
@@ -110,10 +111,15 @@ def _add_parameters(parser: argparse.ArgumentParser, skip: Sequence[str]) -> Non
     """An option for each word of a setup and each number of a config."""
     from .experiments.run import Setup
 
+    told = _described(Setup) | {each.name: each.metadata.get("about", "") for each in fields(Config)}
     for each in (*fields(Setup), *fields(Config)):
         if each.name not in skip:
-            about = each.metadata.get("about", "see the book's page on reproducing a run")
-            _add_option(parser, each.name, each.default, about)
+            _add_option(parser, each.name, each.default, told[each.name].replace("`", ""))
+
+
+def _described(function: Any) -> dict[str, str]:
+    """The first line that a docstring has for each argument."""
+    return dict(re.findall(r"^ +(\w+): (.+)", str(function.__doc__), re.M))
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, default: object, about: str) -> None:
@@ -131,23 +137,30 @@ def _problem(values: Mapping[str, Any]) -> tuple[Setup, Problem]:
     from .experiments.run import problem_of, split_parameters
 
     setup, config = split_parameters(values)
-    return setup, problem_of(setup, config)
+    return setup, problem_of(setup, config, tell=partial(print, flush=True))
 
 
 def _run(out: str, **values: Any) -> int:
     from .experiments.run import algorithms
 
+    check_folder("out", out)
     setup, problem = _problem(values)
     (algorithm,) = algorithms(setup, problem).values()
-    outcome = replace(algorithm(problem), partition=setup.partition)
+    state = Path(out) / "state.safetensors"  # of a killed run; the same command goes on with it
+    outcome = replace(
+        algorithm(problem, train=partial(train, checkpoint=state, name=repr(setup))), partition=setup.partition
+    )
     print(outcome.table())
     print(f"written to {outcome.save(out)}")
+    for each in Path(out).glob("state*.safetensors"):
+        each.unlink()
     return 0
 
 
 def _reproduce(out: str, **values: Any) -> int:
     from .experiments.run import comparison, compete
 
+    check_folder("out", out)
     setup, problem = _problem(values)
     print(comparison({word: outcome.report for word, outcome in compete(setup, problem, out, keep=True)}))
     return 0
@@ -190,7 +203,7 @@ def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentPars
     from .flower.wire import Settings
 
     parser, own = _Parser(prog=f"aequa {command}", description=FLOWER[command]), signature(run).parameters
-    about = dict(re.findall(r"^ +(\w+): (.+)", str(run.__doc__), re.M))
+    about = _described(run)
     for name, each in own.items():
         if name == "folder":
             _add_option(parser, name, f"runs/{command}", about[name])

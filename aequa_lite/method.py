@@ -182,6 +182,8 @@ class Outcome:
                     "rewarded": dict(self.rewarding),
                 },
                 vocabulary=self.problem.data.words,
+                encoder=self.problem.data.encoder,
+                labels=self.problem.data.labels,
                 fraction_grid=self.curve and self.curve.fraction_grid,
                 name=name,
             )  # fmt: skip

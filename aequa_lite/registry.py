@@ -12,11 +12,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
+from . import _check
 from ._check import checked, one_of, refusal
 from ._io import error_text, short_repr
 
@@ -71,6 +72,7 @@ LATER = {"network": 1, "partition": 2, "allocation": 2, "algorithm": 1}
 LONGEST = 100_000  # characters of a word: room for a thousand widths
 MOST_PARAMETERS = 1 << 28  # of a network that somebody else names: a gigabyte
 MOST_LAYERS = 64
+SIZES = ("shape", "words", "hidden")  # options that may be as large as the number of parameters allows
 PLAIN = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),)}
 RANGED = {  # numbers of a range, whose function says which
     **dict.fromkeys(("Count", "Index"), "int"),
@@ -146,9 +148,20 @@ def _values(kind: str, text: str, call: ast.Call, function: Callable[..., Any], 
             values[name] = allocation(values[name]) if name == "allocation" else lookup(name, values[name])
         elif name in values and not fits(values[name], kind_of):
             raise refusal(f"{kind}: {name}", f"of the type {kind_of}", values[name])
-        elif name not in values and each.default is each.empty:
+        elif name in values:
+            _check_range(name, values[name], str(each.annotation))
+        elif each.default is each.empty:
             raise refusal(kind, f"given a value for {name}", text)
     return values
+
+
+def _check_range(name: str, value: Any, annotation: str) -> None:
+    """Refuse a number outside the range that its annotation names, as its function would do later."""
+    for part in annotation.split(" | ") if value is not None else ():
+        if part in RANGED:
+            allowed, whole = get_args(getattr(_check, part))[1], RANGED[part] == "int"
+            if not allowed.holds(value, whole):
+                raise refusal(name, allowed.words(whole), value)
 
 
 def fits(value: Any, annotation: str) -> bool:
@@ -253,7 +266,7 @@ def network(text: str) -> Callable[..., nn.Module]:
 def plain_option(name: str, value: Any) -> bool:
     """Whether a network's option is True or False, a number in (0, 1e6] or a whole one from 1, or a short list of such."""
     many: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-    most = {"layers": MOST_LAYERS, "shape": MOST_PARAMETERS}.get(name, 65536)
+    most = {"layers": MOST_LAYERS, **dict.fromkeys(SIZES, MOST_PARAMETERS)}.get(name, 65536)
     whole = all(type(v) is int and 1 <= v <= most for v in many)
     plain = isinstance(value, bool) or (type(value) is float and 0 < value <= 1e6)
     return plain or (0 < len(many) <= 4 and whole)

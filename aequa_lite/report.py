@@ -29,10 +29,10 @@ from ._validation import check_report
 from .allocation.exact import Plan
 from .allocation.uncertainty import noise_ceiling
 from .evaluation import Curve, accuracy_curve, correct
-from .method import Outcome
+from .method import Outcome, Problem
 from .metrics import measure
 from .slimmable import n_parameters
-from .types import Dataset
+from .types import Dataset, Shard
 
 MOST_BYTES = 1 << 26  # thousands of widths, a thousand participants
 
@@ -44,8 +44,9 @@ class Report:
 
     Accuracies are fractions in [0, 1]. `contribution` is measured on the
     validation split, `standalone` and `test_accuracy` on the test split. A
-    method without widths has `widths = None`. `identity` is what was
-    trained, `rewarding` what changes rewards only.
+    method without widths has `widths = None`. `plan` says why each has
+    its width: the common gain, and what the plan's certificate proves.
+    `identity` is what was trained, `rewarding` what changes rewards only.
 
     Example:
         >>> list(Report.__dataclass_fields__)[:3]
@@ -69,6 +70,7 @@ class Report:
     fairness: Mapping[str, Any]
     curve: Mapping[str, Any] | None
     warnings: tuple[str, ...] = ()
+    plan: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     rewarding: Mapping[str, Any] = field(default_factory=dict)
 
@@ -145,7 +147,9 @@ def report(outcome: Outcome) -> Report:
     return Report(
         config=config.to_dict(),
         data={
-            "name": data.name, "sha256": data.sha256, "sizes": data.sizes
+            "name": data.name, "sha256": data.sha256, "sizes": data.sizes,
+            "labels": list(data.labels), "participants": owners(data, problem.shards),
+            "samples": [len(shard) for shard in problem.shards],
         },
         partition=outcome.partition,
         method=outcome.method,
@@ -163,13 +167,26 @@ def report(outcome: Outcome) -> Report:
         test_accuracy=_floats(rewarded.mean(1)),
         fairness=fairness,
         curve=None if curve is None else _curve(curve, test),
+        plan=None if plan is None else _plan(plan),
         warnings=(
             *_refusals(last.total_left_out),
+            *_noise(problem, plan),
             *_warnings(own, rewarded, plan, data.classes, fairness),
         ),
         identity=last.identity,
         rewarding=outcome.rewarding,
     )  # fmt: skip
+
+
+def owners(data: Dataset, shards: Sequence[Shard]) -> list[str]:
+    """The name of each participant; "" where its data has not one owner."""
+    names, found = data.participants, []
+    for shard in shards:
+        groups = shard.samples.groups
+        whose = [] if groups is None else groups.unique().tolist()
+        one = len(whose) == 1 and whose[0] < len(names)
+        found.append(names[whose[0]] if one else "")
+    return found
 
 
 def _correct(nets: Sequence[Any], data: Dataset) -> NDArray[np.bool_]:
@@ -234,6 +251,29 @@ def _warnings(
                 "of each other"
             )
     return [*found, *_plan_warnings(plan)]
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    """Why each has its width; a bound that proves nothing is None."""
+    found = plan.certificate
+    return {
+        "tau": plan.tau, "exact": found.exact, "value": found.value,
+        "bound": found.bound if np.isfinite(found.bound) else None,
+        "at_least": list(found.at_least), "at_full": list(found.at_full),
+    }  # fmt: skip
+
+
+def _noise(problem: Problem, plan: Plan | None) -> list[str]:
+    """Whether widths were chosen by contributions that may be equal."""
+    b, samples = np.asarray(problem.contribution), len(problem.validation)
+    error = float(np.sqrt(np.clip(b * (1 - b), 0, 1).mean() / samples))
+    if plan is None or b.std() >= 3 * error:
+        return []
+    return [
+        "contributions differ by less than three standard errors of an "
+        f"accuracy on {samples} validation samples ({error:.3f} each): "
+        "who receives more may be chance"
+    ]
 
 
 def _plan_warnings(plan: Plan | None) -> list[str]:
@@ -304,7 +344,7 @@ def table(found: Report) -> str:
         'participant'
     """
     n = len(found.standalone)
-    none = ("-",) * n
+    none, names = ("-",) * n, found.data.get("participants") or [""] * n
     widths, predicted = (
         none if values is None else tuple(f"{v:.3f}" for v in values)
         for values in (found.widths, found.predicted_accuracy)
@@ -319,6 +359,7 @@ def table(found: Report) -> str:
             f"{i:>11}  {found.contribution[i]:>12.3f}  {widths[i]:>6}  "
             f"{found.parameters[i]:>10,}  {predicted[i]:>9}  {test:>6.3f}  "
             f"{alone:>6.3f}  {test - alone:>+6.3f}"
+            f"  {printable(names[i])}".rstrip()
         )
     f = found.fairness
     lines += [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -20,17 +21,19 @@ from ._io import abandoned, atomic_write, error_text, parse_json, printable, rea
 from ._validation import save_tensors, tensors_of
 from .checkpoint import describe
 from .config import Config
+from .data.tabular import Encoder
 from .registry import MOST_PARAMETERS, NETWORKS, outline, plain_option
 from .slimmable import grid_width, n_parameters
 from .types import Build
 
 __all__ = [
-    "FileCheck", "Manifest", "export_onnx", "load_reward", "load_vocabulary", "save_rewards", "verify",
+    "FileCheck", "Manifest", "export_onnx", "load_encoder", "load_reward", "load_vocabulary", "save_rewards", "verify",
 ]  # fmt: skip
 
 
 LIST = "rewards.json"  # what belongs into the folder
 VOCABULARY = "vocabulary.json"  # one for the whole folder: all rewards of a run read the same words
+ENCODER = "encoder.json"  # and the same table
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
 MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, MOST_LIST_BYTES = 1 << 16, 1 << 24, 1 << 26
 
@@ -61,6 +64,7 @@ class Manifest:
         n_parameters: Number of its parameters.
         run: SHA-256 of what was trained and rewarded.
         vocabulary: SHA-256 of `vocabulary.json`, for text.
+        encoder: SHA-256 of `encoder.json`, for tables.
         sha256: SHA-256 of the reward's file.
 
     Raises:
@@ -79,6 +83,7 @@ class Manifest:
     n_parameters: int
     run: str
     vocabulary: str = ""
+    encoder: str = ""
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -92,18 +97,19 @@ class Manifest:
             raise refusal("options", allowed, self.options)
         number("fractional_width", self.fractional_width, 0, self.width, above=True)
         number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
-        for name in ("run", "vocabulary", "sha256"):
+        for name in ("run", "vocabulary", "encoder", "sha256"):
             if (value := getattr(self, name)) and not is_digest(value):
                 raise refusal(name, "64 hexadecimal digits", value)
 
     def header(self) -> str:
-        """Return all fields but the file's own SHA-256 as canonical JSON.
+        """Return all fields but the file's own SHA-256, and an encoder if there is none, as canonical JSON.
 
         Example:
             >>> "sha256" in Manifest("MLP", {}, 0.5, 0.5, 0, 89610, "0" * 64).header()
             False
         """
-        return json.dumps({k: v for k, v in asdict(self).items() if k != "sha256"}, sort_keys=True)
+        stated = {k: v for k, v in asdict(self).items() if k != "sha256" and (v or k != "encoder")}
+        return json.dumps(stated, sort_keys=True)
 
 
 def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
@@ -142,13 +148,15 @@ def save_rewards(
     *,
     identity: Mapping[str, Any] | None = None,
     vocabulary: Sequence[str] = (),
+    encoder: Encoder | None = None,
+    labels: Sequence[str] = (),
     fraction_grid: Count | None = None,
     name: str = "",
 ) -> list[Path]:
     """Write each participant's reward with its manifest, and the folder's list last.
 
-    The files are `participant-NN.safetensors`, `participant-NN.json`, `vocabulary.json` for text, and `rewards.json`: name,
-    size, SHA-256 and participant of every other file.
+    The files are `participant-NN.safetensors`, `participant-NN.json`, `vocabulary.json` for text, `encoder.json` for tables,
+    and `rewards.json`: name, size, SHA-256 and participant of every other file.
 
     Args:
         folder: Made if it is missing.
@@ -158,6 +166,8 @@ def save_rewards(
         config: Of the run.
         identity: What was trained and rewarded, as plain JSON (default: the config alone).
         vocabulary: For text, the data set's words; a reward reads sentences with them.
+        encoder: For tables, the data set's encoder; a reward reads records with it.
+        labels: Names of the classes, written beside the encoder.
         fraction_grid: The curve's. A model between two sizes is a network of the larger size.
         name: Stored for a `build` that cannot be imported (default: its own name).
 
@@ -180,7 +190,12 @@ def save_rewards(
     """
     architecture, options = described(build, name)
     one_each("widths", widths, len(models), of="models")
-    text = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n" if vocabulary else ""
+    texts = {}
+    if vocabulary:
+        texts[VOCABULARY] = json.dumps(list(vocabulary), ensure_ascii=False, indent=0) + "\n"
+    if encoder is not None:
+        stated = {**encoder.to_dict(), "labels": list(labels)}
+        texts[ENCODER] = json.dumps(stated, ensure_ascii=False, indent=1) + "\n"
     run = digest(json.dumps(config.to_dict() if identity is None else identity, sort_keys=True))
     manifests = []
     for i, (model, width) in enumerate(zip(models, widths)):
@@ -188,22 +203,23 @@ def save_rewards(
         size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
         what = f"what `build` makes at width {size:g}"
         _check_state(f"models[{i}]", model.state_dict(), _shapes(outline(build, size).state_dict()), what)
-        fields = (n_parameters(model), run, digest(text) if text else "")
+        read_with = [digest(texts[each]) if each in texts else "" for each in (VOCABULARY, ENCODER)]
         manifests.append(
-            Manifest(architecture, options, size, min(rewarded, size), i, *fields)
+            Manifest(architecture, options, size, min(rewarded, size), i, n_parameters(model), run, *read_with)
         )  # rounding may exceed it
-    return _write(Path(folder), models, manifests, text)
+    return _write(Path(folder), models, manifests, texts)
 
 
 def clear(folder: Path) -> None:
     """Remove the rewards that an earlier run left in a folder, their list first; other files stay."""
     (folder / LIST).unlink(missing_ok=True)  # a folder that is not written to its end has no list
     for each in folder.iterdir() if folder.is_dir() else ():
-        if NAME.fullmatch(each.name) or each.name == VOCABULARY:
+        if NAME.fullmatch(each.name) or each.name in (VOCABULARY, ENCODER):
             each.unlink(missing_ok=True)
 
 
-def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manifest], vocabulary: str) -> list[Path]:
+def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manifest], texts: Mapping[str, str]
+) -> list[Path]:  # fmt: skip
     """Write all files of a folder, its list last."""
     clear(folder)
     rewards, entries = [], []
@@ -214,9 +230,9 @@ def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manife
         write_whole(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
         entries += [_entry(each, manifest.participant) for each in (path, path.with_suffix(".json"))]
         rewards.append(path)
-    if vocabulary:
-        write_whole(folder / VOCABULARY, vocabulary)
-        entries.append(_entry(folder / VOCABULARY, None))
+    for file, text in texts.items():
+        write_whole(folder / file, text)
+        entries.append(_entry(folder / file, None))
     write_whole(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
     return rewards
 
@@ -259,6 +275,38 @@ def load_vocabulary(path: Path | str) -> tuple[str, ...]:
 
 
 @checked
+def load_encoder(path: Path | str) -> tuple[Encoder, tuple[str, ...]]:
+    """Return the encoder of a reward for tables, and the names of its classes: `net(encoder(records)).argmax(1)`.
+
+    Args:
+        path: The reward's file.
+
+    Raises:
+        ValueError: The reward or its `encoder.json` is missing or damaged, or the reward reads no table.
+
+    Example:
+        >>> import tempfile, aequa_lite as aq; from functools import partial
+        >>> build = partial(aq.networks.TabularMLP, shape=(1,))
+        >>> age = Encoder((aq.data.tabular.fit_column("age", ["50", "60"]),))
+        >>> path, = save_rewards(tempfile.mkdtemp(), build, [build()], [1.0], aq.Config(), encoder=age, labels=["no", "yes"])
+        >>> load_encoder(path)[1]
+        ('no', 'yes')
+    """
+    manifest, _ = read_reward(path)
+    file = Path(path).with_name(ENCODER)
+    if not manifest.encoder:
+        raise refusal("path", "a reward that reads a table", str(path))
+    content = _bytes(file, MOST_VOCABULARY_BYTES)
+    if digest(content) != manifest.encoder:
+        raise ValueError(f"{file} does not have the SHA-256 that the manifest of {path} states")
+    try:
+        found = parse_json(content)
+        return Encoder.from_dict(found), tuple(map(str, found["labels"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: {error_text(error)}") from error
+
+
+@checked
 def load_reward(path: Path | str, build: Build | None = None, *, name: str = "") -> nn.Module:
     """Rebuild a rewarded network from its file and manifest, after checking both.
 
@@ -293,7 +341,8 @@ def rebuild(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], build
     """The network of a manifest with these tensors."""
     build = _constructor(manifest, build, name)
     try:
-        net = outline(build, manifest.width)
+        with _default_type(tensors):
+            net = outline(build, manifest.width)
     except ValueError as error:
         raise ValueError(f"reward {path} names a network that cannot be built: {error_text(error)}") from error
     if n_parameters(net) != manifest.n_parameters:
@@ -302,10 +351,22 @@ def rebuild(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], build
         )
     what = f"{manifest.architecture} at width {manifest.width:g}"
     _check_state(f"reward {path}", tensors, _shapes(net.state_dict()), what)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_type(tensors):
         net = build(manifest.width)  # not the outline: constants outside the state must have their values
     net.load_state_dict(tensors)
     return net.eval()
+
+
+@contextmanager
+def _default_type(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Networks that are built have the type of these tensors, whatever the process builds otherwise."""
+    types = {t.dtype for t in tensors.values() if t.dtype.is_floating_point}
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(types.pop() if len(types) == 1 else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _constructor(manifest: Manifest, build: Build | None, name: str) -> Build:
@@ -394,7 +455,8 @@ def verify(folder: Path | str, build: Build | None = None, *, name: str = "") ->
     Whoever rewrites the whole folder consistently, list included, is not noticed; only a signature could show that.
 
     Args:
-        folder: A folder that `save_rewards` wrote.
+        folder: A folder that `save_rewards` wrote, or one reward, such as a participant's own: it is checked with its
+            manifest, without a list.
         build: As in `load_reward`. Without it, a network that is not one of this package is not rebuilt, and the line says
             so.
         name: As in `load_reward`.
@@ -415,6 +477,8 @@ def verify(folder: Path | str, build: Build | None = None, *, name: str = "") ->
         Our choice.
     """
     folder = Path(folder)
+    if folder.suffix == ".safetensors":
+        return [_check_alone(folder, build, name)]
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not any(each == LIST or NAME.fullmatch(each) for each in present):
         raise refusal("folder", f"a folder of rewards, with {LIST}", str(folder))
@@ -433,16 +497,27 @@ def verify(folder: Path | str, build: Build | None = None, *, name: str = "") ->
     return [checks[each] for each in sorted(checks)]
 
 
+def _check_alone(path: Path, build: Build | None, name: str) -> FileCheck:
+    """Check one reward with its manifest only."""
+    try:
+        manifest, _ = read_reward(path)
+        return FileCheck(path.name, _check_reward(path, manifest.participant, manifest.run, build, name))
+    except (OSError, ValueError) as error:
+        return FileCheck(path.name, "", error_text(error, 1000))
+
+
 def _read_list(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     """The run of a folder's list, and its entries by name."""
     if not path.is_file() or path.is_symlink():
-        raise ValueError(f"{LIST} is missing; it is written last, so the folder is not complete")
+        raise ValueError(
+            f"{LIST} is missing; it is written last, so the folder is not complete; a reward of your own is verified by its file"
+        )
     found = parse_json(read_limited(path, MOST_LIST_BYTES))
     entries = found.get("files") if isinstance(found, dict) else None
     if not isinstance(entries, list) or not all(map(_is_entry, entries)) or not is_digest(found.get("run")):
         raise ValueError(f"{LIST} is damaged: it must hold a run and its files")
     listed = {each["name"]: each for each in entries}
-    lonely = [name for name in listed if name != VOCABULARY and _partner(name) not in listed]
+    lonely = [name for name in listed if name not in (VOCABULARY, ENCODER) and _partner(name) not in listed]
     if len(listed) < len(entries) or lonely:
         raise ValueError(f"{LIST} is damaged: it must name each reward and each manifest once")
     return found["run"], listed
@@ -459,7 +534,9 @@ def _is_entry(value: object) -> bool:
         return False
     match = NAME.fullmatch(value["name"]) if isinstance(value["name"], str) else None
     whose = int(match[1]) if match else None
-    right = (match or value["name"] == VOCABULARY) and type(value["size"]) is int and is_digest(value["sha256"])
+    right = (
+        (match or value["name"] in (VOCABULARY, ENCODER)) and type(value["size"]) is int and is_digest(value["sha256"])
+    )
     return bool(right) and value["participant"] == whose and type(value["participant"]) is type(whose)
 
 
@@ -472,7 +549,7 @@ def _check(path: Path, entry: dict[str, Any], run: str, build: Build | None, nam
     content = read_limited(path, MOST_BYTES)
     if len(content) != entry["size"] or digest(content) != entry["sha256"]:
         raise ValueError(f"it does not have the size and SHA-256 of {LIST}")
-    if path.name == VOCABULARY:
+    if path.name in (VOCABULARY, ENCODER):
         return f"{len(content):,} bytes, checked with each reward"
     if path.suffix == ".json":
         return f"the manifest of {_partner(path.name)}"
@@ -488,8 +565,9 @@ def _check_reward(path: Path, participant: int, run: str, build: Build | None, n
     if known:
         rebuild(path, manifest, tensors, build, name)
     vocabulary = f", {len(load_vocabulary(path)):,} words" if manifest.vocabulary else ""
+    features = f", {len(load_encoder(path)[0].features):,} features" if manifest.encoder else ""
     text = f"{manifest.architecture} at width {manifest.fractional_width:g}: {manifest.n_parameters:,} parameters"
-    return text + vocabulary + ("" if known else "; not rebuilt, since `build` was not passed")
+    return text + vocabulary + features + ("" if known else "; not rebuilt, since `build` was not passed")
 
 
 @checked

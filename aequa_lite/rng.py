@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from operator import index
 
 import numpy as np
 
@@ -29,5 +30,7 @@ def stream(seed: Index, *tags: str | int) -> np.random.Generator:
     References:
         Our choice; SHA-256 keeps tags such as ("a", "bc") and ("ab", "c") apart.
     """
-    name = "\x1f".join([str(int(seed)), *(f"{type(tag).__name__}:{tag}" for tag in tags)])
+    name = "\x1f".join(
+        [str(int(seed)), *(f"str:{tag}" if isinstance(tag, str) else f"int:{index(tag)}" for tag in tags)]
+    )
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))

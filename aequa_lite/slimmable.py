@@ -87,7 +87,12 @@ def slice_of(build: Build, theta: State, width: float) -> dict[str, Tensor]:
     if lacking := shapes.keys() - theta.keys():
         allowed = f"the network's tensors, {min(lacking)!r} included"
         raise refusal("theta", allowed, sorted(map(str, theta)))
-    return {k: theta[k][prefix(t.shape)] for k, t in shapes.items()}
+    found = {k: theta[k][prefix(t.shape)] for k, t in shapes.items()}
+    for k, t in found.items():
+        if t.shape != shapes[k].shape:
+            allowed = f"of a network of width {width:g} or wider"
+            raise refusal("theta", allowed, f"{k} {tuple(theta[k].shape)}")
+    return found
 
 
 @checked

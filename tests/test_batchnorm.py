@@ -135,3 +135,13 @@ def test_evaluating_a_network_changes_none_of_its_statistics(quarter) -> None:
     aq.view(BUILD, theta, 0.5)(quarter.train.x[:16])
     aq.accuracy_curve(BUILD, theta, quarter.validation, grid=(0.5, 1.0))
     assert all(torch.equal(before[k], t) for k, t in theta.items())
+
+
+def test_no_batch_of_one_sample_is_measured() -> None:
+    net = BUILD(0.25)
+    five = aq.Samples(torch.rand(5, 1, 14, 14), torch.zeros(5, dtype=torch.long), 10)
+    repaired = aq.networks.recalibrate_batchnorm(net, five, batch=2)
+    assert all(torch.isfinite(t).all() for t in repaired.state_dict().values())
+    assert repaired.norm1.num_batches_tracked == 2
+    with pytest.raises(ValueError, match="`samples` must be two or more"):
+        aq.networks.recalibrate_batchnorm(net, five.take(torch.tensor([0])))

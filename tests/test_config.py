@@ -85,3 +85,11 @@ def test_numpys_numbers_become_plain_ones() -> None:
     assert [type(each) for each in (config.participants, config.seed, config.lr)] == [int, int, float]
     assert json.loads(json.dumps(config.to_dict())) == aq.Config(participants=3, seed=7, lr=0.5).to_dict()
     assert describe(np.int64(3)) == describe(3)
+
+
+def test_a_stream_goes_by_the_value_of_a_tag_not_by_its_type() -> None:
+    for same in (np.int64(1), np.uint8(1), True):
+        assert stream(0, "a", same).integers(2**60) == stream(0, "a", 1).integers(2**60)
+    assert stream(0, "a", "1").integers(2**60) != stream(0, "a", 1).integers(2**60)
+    with pytest.raises(TypeError):
+        stream(0, "a", 0.5)

@@ -7,11 +7,12 @@ import os
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from aequa_lite._io import atomic_write, parse_json, printable, read_limited, short_repr
+from aequa_lite._io import atomic_write, check_folder, parse_json, printable, read_limited, short_repr
 
 
 def test_no_more_of_a_file_is_read_than_allowed(tmp_path: Path) -> None:
@@ -142,3 +143,24 @@ def test_an_error_about_another_file_is_not_blamed_on_this_one(tmp_path: Path) -
 def test_the_largest_and_smallest_numbers_are_read() -> None:
     assert parse_json("[1e308, -1e308, 5e-324]") == [1e308, -1e308, 5e-324]
     assert math.isfinite(parse_json("1e-400"))
+
+
+def test_processes_that_write_one_file_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    code = (
+        "import sys; from aequa_lite._io import write_whole\n"
+        f"for _ in range(150): write_whole({str(tmp_path / 'a.txt')!r}, sys.argv[1] * 2000)"
+    )
+    start = partial(subprocess.Popen, stderr=subprocess.PIPE, text=True)
+    writers = [start([sys.executable, "-c", code, letter]) for letter in "abcd"]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 4
+    (found,) = tmp_path.iterdir()
+    assert found.read_text() in {letter * 2000 for letter in "abcd"}
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(tmp_path: Path) -> None:
+    check_folder("out", tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())  # nothing is made
+    (tmp_path / "file").write_text("")
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match="`out` must be a folder that can be written to"):
+            check_folder("out", wrong)

@@ -201,3 +201,11 @@ def test_operations_of_no_sample_are_refused() -> None:
 def test_the_books_table_is_the_one_that_the_package_gives() -> None:
     module = program("scripts/networks.py")
     assert module.page_parts()[1].startswith(module.tables())
+
+
+def test_a_network_of_features_refuses_bytes() -> None:
+    x, y = torch.zeros(6, 15, dtype=torch.uint8), torch.zeros(6, dtype=torch.long)
+    parts = [aq.Samples(x, y, 2)] * 3
+    with pytest.raises(ValueError, match="`dataset` must be one of float32 features"):
+        aq.for_dataset(aq.networks.TabularMLP, aq.Dataset("bytes", *parts, sha256="0" * 64))
+    assert aq.for_dataset(aq.MLP, aq.Dataset("bytes", *parts, sha256="0" * 64))(1.0)(x).shape == (6, 2)

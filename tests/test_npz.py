@@ -119,3 +119,10 @@ def test_an_npz_file_cut_in_half_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a.npz is missing; check the path .'fashion-mini'"):
         load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_splits_of_two_types_are_refused_since_only_bytes_are_scaled(tmp_path, split):
+    arrays = {f"x_{split}": (pixels(6, 3, 8, 8) / 255).astype(np.float32), f"y_{split}": np.arange(6) % 3}
+    with pytest.raises(ValueError, match=f"`x_{split}` must be uint8 as `x_train` is, got float32"):
+        load(write_npz(tmp_path / "a.npz", **arrays), device="cpu")

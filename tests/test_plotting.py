@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,3 +152,18 @@ def test_all_classes_have_their_labels_and_a_contribution_above_the_curve_is_see
     curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.7), samples=100)
     axes = aq.plotting.curve(curve, aq.allocate([0.95], curve), [0.95]).axes[0]
     assert axes.get_ylim()[1] > 0.95
+
+
+def test_every_participant_is_marked_from_its_first_round_on_where_there_are_few() -> None:
+    _, ax = plt.subplots()
+    for i in range(3):
+        aq.plotting.figures._mark_rounds(ax, np.arange(4), np.full(4, 0.5), i, every=1)
+    assert [len(each.get_offsets()) for each in ax.collections] == [4, 4, 4]
+
+
+def test_a_steppers_name_may_hold_any_character() -> None:
+    page = aq.plotting.stepper(torch.zeros(2, 2), [(torch.ones(2, 2), 1.0)], name='R&D "x"</script>').html
+    (asked,) = re.findall(r"getElementById\((.*?)\),", page)
+    (there,) = re.findall(r'id="([^"]*)"', page)
+    assert json.loads(asked) == html.unescape(there) == 'stepper-R&D "x"</script>'
+    assert page.count("</script>") == 1

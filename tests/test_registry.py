@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
-from aequa_lite.registry import lookup
+from aequa_lite.registry import lookup, plain_option
 from aequa_lite.types import ServerState
 
 
@@ -38,3 +38,23 @@ def test_words_name_partitions_networks_width_samplers_and_server_optimizers() -
 def test_words_that_name_nothing_are_refused(kind: str, text: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         lookup(kind, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "sentence"),
+    [
+        ("allocation", "capped(-1)", "`allowance` must be"),
+        ("algorithm", "iafl(recovery=7)", "`recovery` must be"),
+        ("algorithm", "aequa(allocation='capped(2.0)')", "`allowance` must be"),
+        ("algorithm", "fedsac(every=0)", "`every` must be"),
+    ],
+)
+def test_numbers_outside_their_range_are_refused_when_the_word_is_read(kind: str, text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        lookup(kind, text)
+
+
+def test_a_large_vocabulary_and_many_hidden_units_can_be_saved_as_a_reward() -> None:
+    assert all(plain_option(name, 70_000) for name in ("words", "hidden", "shape"))
+    assert not plain_option("layers", 65)
+    assert not plain_option("words", 1 << 29)

@@ -168,3 +168,15 @@ def test_a_row_of_a_table_says_on_validation_whether_a_run_is_informative(few: a
     assert row["ideal_pearson_ceiling"] is None  # a method without widths has no curve
     older = {k: v for k, v in found.fairness.items() if k not in ("non_inferior", "spearman")}
     assert tables._figures(replace(found, fairness=older))["non_inferior"] is None
+
+
+def test_a_report_says_why_each_has_its_width_and_when_contributions_are_within_noise(few: aq.Dataset) -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=1)
+    shards = aq.data.homogeneous(few.train, config)
+    for contribution, noisy in (([0.5, 0.5 + 1e-3], True), ([0.2, 0.9], False)):
+        outcome = aq.aequa(aq.for_dataset(aq.MLP, few), shards, config, few, contribution=contribution, progress=False)
+        found, plan = aq.report(outcome), outcome.plan
+        assert found.plan["tau"] == plan.tau
+        assert found.plan["exact"] is plan.certificate.exact
+        assert any("who receives more may be chance" in each for each in found.warnings) == noisy
+        assert found.data["samples"] == [len(shard) for shard in shards]

@@ -557,3 +557,62 @@ def test_rewards_of_an_earlier_run_leave_the_folder(tmp_path: Path) -> None:
     assert len(names) == 2 * 2 + 1 + 1
     assert "notes.txt" in names
     assert list(faults(tmp_path)) == ["notes.txt"]
+
+
+def test_a_reward_is_read_whatever_the_process_builds_by_default(tmp_path: Path) -> None:
+    theta = aq.init_params(aq.MLP, seed=0, device="cpu")
+    model = aq.slim(aq.MLP, theta, 0.5)
+    (path,) = aq.save_rewards(tmp_path, aq.MLP, [model], [0.5], aq.Config(participants=1))
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found, drawn = aq.load_reward(path), aq.init_params(aq.MLP, seed=0, device="cpu")
+        assert torch.get_default_dtype() == torch.float64  # as before
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in found.state_dict().items())
+    assert {t.device.type for t in drawn.values()} == {"cpu"}
+
+
+@pytest.fixture
+def table_folder(tmp_path: Path) -> Path:
+    """A reward that reads records, with its encoder."""
+    columns = (aq.data.tabular.fit_column("age", ["50", "60"]), aq.data.tabular.fit_column("sex", ["f", "m"]))
+    encoder, build = aq.data.Encoder(columns), partial(aq.networks.TabularMLP, shape=(3,))
+    aq.save_rewards(tmp_path, build, [build(0.5)], [0.5], aq.Config(), encoder=encoder, labels=("no", "yes"))
+    return tmp_path
+
+
+def test_a_reward_for_a_table_comes_with_its_encoder_and_the_names_of_its_classes(table_folder: Path) -> None:
+    path = table_folder / "participant-00.safetensors"
+    encoder, labels = aq.rewards.load_encoder(path)
+    assert labels == ("no", "yes")
+    assert faults(table_folder) == {}
+    assert aq.load_reward(path)(encoder([{"age": 55, "sex": "m"}])).shape == (1, 2)
+    (table_folder / "encoder.json").write_text("{}")
+    assert set(faults(table_folder)) == {"participant-00.safetensors", "encoder.json"}
+    forged(path, encoder=digest("{}"))
+    with pytest.raises(ValueError, match="encoder.json is damaged"):
+        aq.rewards.load_encoder(path)
+
+
+def test_a_reward_for_images_has_no_encoder(saved: Path) -> None:
+    with pytest.raises(ValueError, match="`path` must be a reward that reads a table"):
+        aq.rewards.load_encoder(saved / "participant-00.safetensors")
+
+
+def test_a_participant_verifies_its_own_reward_without_the_list(saved: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for ending in ("safetensors", "json"):
+        (own / f"participant-01.{ending}").write_bytes((saved / f"participant-01.{ending}").read_bytes())
+    (found,) = aq.rewards.verify(own / "participant-01.safetensors")
+    assert found.fault is None
+    content = bytearray((own / "participant-01.safetensors").read_bytes())
+    content[-1] ^= 1
+    (own / "participant-01.safetensors").write_bytes(content)
+    (found,) = aq.rewards.verify(own / "participant-01.safetensors")
+    assert "SHA-256" in str(found.fault)
+    assert main(["verify", str(own / "participant-01.safetensors")]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -233,3 +234,112 @@ def test_a_wrong_argument_is_one_sentence_and_exit_two(words, sentence, capsys: 
     assert sentence in found
     assert "Traceback" not in found
     assert len(found.strip().splitlines()) == 1
+
+
+def test_a_number_that_papermill_writes_as_a_call_is_one_and_the_others_are_kept() -> None:
+    declared = "rounds: int = 20\nseed: int = 0\nlr: float = 0.1"
+    passed = "# Parameters\nrounds = 3\nseed = 7\nlr = float('inf')\n"
+    assert aq.experiments.check_parameters([declared, passed]) == {"rounds": 3, "seed": 7, "lr": float("inf")}
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(aq.experiments.run, "problem_of", lambda *_: pytest.fail("work began"))
+    for command in ("run", "reproduce"):
+        assert main([command, "--out", str(tmp_path / "file")]) == 2
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    """A table of three hospitals."""
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{'ABC'[i % 3]},{rng.normal(60, 10):.0f},{rng.integers(1, 4)},note {i},{'yes' if rng.random() < 0.5 else 'no'}"
+        for i in range(180)
+    ]
+    (tmp_path / "patients.csv").write_text("\n".join(["hospital,age,ward,note,ill", *lines]) + "\n")
+    return tmp_path / "patients.csv"
+
+
+TABLE = [
+    "--label",
+    "ill",
+    "--participant",
+    "hospital",
+    "--network",
+    "TabularMLP",
+    "--rounds",
+    "2",
+    "--local-steps",
+    "2",
+]
+
+
+def test_a_table_of_hospitals_is_named_from_the_command_to_the_reward(
+    patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--data", str(patients), *TABLE, "--partition", "natural", "--participants", "2"]
+    assert main([*words, "--drop", "note", "--categorical", "ward", "--out", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    found = aq.Report.load(tmp_path / "run")
+    used = found.data["participants"]
+    (left,) = {"A", "B", "C"} - set(used)
+    assert f"not taking part (2 of 3 do): {left}" in told
+    assert "columns: age, ward" in told
+    assert found.data["labels"] == ["no", "yes"]
+    assert sum(found.data["samples"]) < found.data["sizes"]["train"]
+    assert all(line.endswith(name) for line, name in zip(aq.table(found).splitlines()[1:], used))
+    encoder, _ = aq.rewards.load_encoder(tmp_path / "run" / "rewards" / "participant-00.safetensors")
+    assert encoder.features == ("age", "ward=1", "ward=2", "ward=3")
+    assert not list((tmp_path / "run").glob("state*"))  # of a run that ended nothing is left
+
+
+def test_owners_need_the_natural_partition(patients: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--data", str(patients), *TABLE, "--drop", "note"]) == 2
+    assert "`partition` must be 'natural' where `participant` names the owners" in capsys.readouterr().err
+
+
+def test_a_killed_run_of_the_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "run",
+        "--participants",
+        "2",
+        "--rounds",
+        "3",
+        "--local-steps",
+        "2",
+        "--partition",
+        "power_law",
+        "--validation-weights",
+    ]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    rounds, federate = [], aq.method.federate
+
+    def killed(*args, **options):
+        for last in federate(*args, **options):
+            rounds.append(last.index)
+            if rounds == [0, 1]:
+                raise KeyboardInterrupt
+            yield last
+
+    monkeypatch.setattr(aq.method, "federate", killed)
+    assert main([*words, "--out", str(tmp_path / "run")]) == 130
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert rounds == [0, 1, 2]
+    reports = [replace(aq.Report.load(tmp_path / name), seconds=0.0) for name in ("whole", "run")]
+    assert reports[0] == reports[1]
+
+
+def test_every_option_of_the_command_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    about = [each.metadata["about"] for each in fields(aq.Config)]
+    setup = str(runs.Setup.__doc__)
+    about += [
+        re.findall(rf"^ +{each.name}: (.+)", setup, re.M)[0].replace("`", "")
+        for each in fields(runs.Setup)
+        if each.name != "methods"
+    ]
+    for words in about:
+        assert len(words) >= 10
+        assert words in told

@@ -269,3 +269,11 @@ def test_whole_number_buffers_are_kept_not_averaged() -> None:
     merged = aq.aggregate(theta, [({"count": torch.tensor(8), "w": torch.ones(1)}, 1.0)])
     assert merged["count"].item() == 3
     assert merged["count"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("cut", [aq.slice_of, aq.slim, aq.view])
+def test_a_narrow_state_is_refused_at_a_larger_width(cut) -> None:
+    half = aq.slim(aq.MLP, aq.init_params(aq.MLP, seed=0), 0.5).state_dict()
+    with pytest.raises(ValueError, match="`theta` must be of a network of width 1 or wider"):
+        cut(aq.MLP, half, 1.0)
+    assert cut(aq.MLP, half, 0.25) is not None

@@ -503,3 +503,14 @@ def test_a_folder_has_a_name_that_file_systems_take(tmp_path: Path) -> None:
 def test_a_label_that_is_null_keeps_its_row_in_the_summary() -> None:
     table = pd.DataFrame({"seed": [0, 1] * 2, "width": [None, None, 0.5, 0.5], "status": "done", "pearson": 0.5})
     assert len(tables.summary(table, ["width"])) == 2
+
+
+def test_minutes_count_each_run_whatever_its_label() -> None:
+    run = {"status": "done", "seconds": 60.0, "seconds_alone": 120.0}
+    rows = [{"lr": lr, "method": method, **run} for lr in (0.1, 0.2) for method in ("aequa", "fedavg")]
+    assert tables.about(pd.DataFrame(rows), "x")["minutes"] == 8.0  # twice alone, four trainings
+
+
+def test_an_empty_label_is_written_and_read_alike() -> None:
+    assert sweeps._plain(None) == sweeps._plain("")
+    assert sweeps._plain("None") != sweeps._plain(None)

@@ -495,3 +495,14 @@ def test_a_decimal_comma_is_refused_and_not_taken_for_a_category() -> None:
 def test_a_spread_below_zero_is_no_column() -> None:
     with pytest.raises(ValueError, match="is no encoded column"):
         Column("a", "x", ("x",), sd=-1.0)
+
+
+def test_commas_inside_a_quoted_name_do_not_separate(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"bp (kg, cm, s)";ward;ill\n1.5;a;0\n2.5;b;1\n')
+    assert tabular.read_csv(tmp_path / "a.csv").cells == {
+        "bp (kg, cm, s)": ["1.5", "2.5"], "ward": ["a", "b"], "ill": ["0", "1"]
+    }  # fmt: skip
+
+
+def test_a_negative_zero_is_a_zero() -> None:
+    assert [cell(each) for each in (-0.0, "-0.0", 0.0, "-1.0", "10.0")] == ["0", "0", "0", "-1", "10"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import dual_annealing
 
-from .._check import Accuracies, Fraction, checked, number, refusal
+from .._check import Accuracies, Fraction, Share, checked, number, refusal
 from ..evaluation import Curve
 from ..rng import stream
 from ._search import SearchProblem, tau_path
@@ -69,7 +69,7 @@ def thresholded(contribution: ArrayLike, curve: Curve, least: float) -> Plan:
     return plan_of(chosen, curve, b)
 
 
-def capped(contribution: ArrayLike, curve: Curve, allowance: float = 0.0) -> Plan:
+def capped(contribution: ArrayLike, curve: Curve, allowance: Share = 0.0) -> Plan:
     r"""Give the highest attainable accuracy that is not above the contribution plus an allowance.
 
     $a_i = \max\{a : a \le B_i + \delta\}$, and the least width where there is none. With $\delta = 0$ nobody gains.

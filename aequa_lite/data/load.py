@@ -102,8 +102,8 @@ def _reader(name: str | Path, root: str | Path | None) -> Callable[..., Arrays]:
         return registry.lookup("data", str(name))
     if name in readers.NAMES:
         return partial(readers.torchvision_set, str(name), root)
-    if path.suffix in (".npz", ".csv"):
-        return partial(readers.npz if path.suffix == ".npz" else csv_table, path)
+    if path.suffix.lower() in (".npz", ".csv"):
+        return partial(readers.npz if path.suffix.lower() == ".npz" else csv_table, path)
     if path.is_dir():
         return partial(readers.tsv if any(path.glob("*.tsv")) else readers.leaf, path)
     known = [*embedded_sets, *readers.NAMES]
@@ -128,6 +128,8 @@ def checked_arrays(arrays: Arrays) -> Arrays:
     """Refuse wrong shapes, types and labels; return images as (n, c, h, w)."""
     shape = arrays.train[0].shape[1:]
     for split, (x, y) in arrays.splits.items():
+        if x.dtype != arrays.train[0].dtype:
+            raise ValueError(f"`x_{split}` must be {arrays.train[0].dtype} as `x_train` is, got {x.dtype}")
         _check_inputs(f"x_{split}", x, shape, TOKENS if arrays.words else PIXELS)
         if y.dtype.kind not in "iu" or y.shape != (len(x),):
             raise ValueError(

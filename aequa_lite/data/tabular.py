@@ -43,7 +43,7 @@ def cell(value: object) -> str:
         value = int(value)
     text = "" if value is None else str(value).strip()
     if whole := WHOLE.fullmatch(text):
-        return whole[1]  # pandas makes 4.0 of a category "4" and writes it so
+        return whole[1] if whole[1] != "-0" else "0"  # pandas makes 4.0 of a category "4" and writes it so
     text = text.lower() if text.lower() in TRUTH else text
     return "" if text.lower() in MISSING else text
 
@@ -409,7 +409,8 @@ def read_csv(path: str | Path) -> Table:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise fault(name, "be in UTF-8", error_text(error), "save it again as 'CSV UTF-8'") from error
-    separator = max(",;\t", key=text.partition("\n")[0].count)
+    header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])  # a quoted name may hold any of them
+    separator = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         columns = _checked_header(next(reader, []), name)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .._check import checked, flag, one_of, refusal
-from .._io import write_whole
+from .._io import printable, write_whole
 from ..aggregation import validation_weights
 from ..config import Config
 from ..contribution import affine_calibration
@@ -29,7 +29,7 @@ from ..evaluation import accuracy
 from ..method import Algorithm, Outcome, Problem, Train, assess, train
 from ..networks.base import for_dataset
 from ..registry import algorithm, allocation, fits, lookup, network, word_list
-from ..report import Report
+from ..report import Report, owners
 from ..rewards import clear
 from ..types import Dataset, Shard
 from ..vectorized import half_precision
@@ -109,9 +109,15 @@ def _assigned(cell: str) -> list[tuple[str, str, Any]]:
             else (node.targets[0], "", node.value)
             for node in found
         ]
-        return [(target.id, kind, ast.literal_eval(value)) for target, kind, value in pairs]
+        return [(target.id, kind, _plain(value)) for target, kind, value in pairs]
     except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
         return []  # a cell that does something sets no parameters
+
+
+def _plain(value: ast.expr) -> Any:
+    """The value of an expression that calls nothing but `float('inf')` and its like, as papermill writes them."""
+    text = ast.unparse(value)
+    return float(text[7:-2]) if text in ("float('inf')", "float('-inf')", "float('nan')") else ast.literal_eval(value)
 
 
 @checked
@@ -122,13 +128,23 @@ class Setup:
     Args:
         data: Name of a data set, or the path of a file or folder.
         label: Of a .csv file, the column that is predicted.
-        participant: Of a .csv file, the column that says whose a row is (for the partition `natural`).
+        participant: Of a .csv file, the column that says whose a row is: with the partition `natural`.
+        drop: Of a .csv file, columns that are left out, separated by commas.
+        categorical: Of a .csv file, columns whose numbers are categories, separated by commas.
         root: Folder of downloaded data (default: AEQUA_DATA).
+        partition: How training samples are split: `homogeneous`, `dirichlet(0.5)`, `natural`, ...
+        network: `MLP`, `LeNet`, `TabularMLP`, ..., options in brackets.
         methods: Algorithms that compete, such as "aequa, fedavg, cgsv(0.15)".
         contribution: `standalone_accuracy`, `shard_size` or, to compare with peers that do so, `test_accuracy`.
+        allocation: `allocate`, `spread_only`, `proportional`, `capped(0.02)`, ...
+        individually_rational: Nobody is predicted below what it reaches alone, where that is possible.
+        width_sampler: The widths of a local step: `full_and_random`, `sandwich`, ...
+        server: What the server does with the aggregate: `fedavg`, `fedavgm(0.5)`, `fedadam(0.01)`.
+        aggregate: How slices become one network: `aggregate`, `coordinate_median`, `trimmed_mean(0.2)`.
         schedule: `training_time(0.02)` rewards while training; empty: after training.
         validation_weights: Updates are weighted by their validation accuracy, to `contribution_power`.
         mixed_precision: Half precision in the passes, on a GPU only.
+        device: `cpu`, `cuda`, `cuda:1`, ...; empty: a GPU where there is one.
 
     Raises:
         ValueError: A word is unknown or contradicts another.
@@ -141,6 +157,8 @@ class Setup:
     data: str = "fashion-mini"
     label: str = ""
     participant: str = ""
+    drop: str = ""
+    categorical: str = ""
     root: str = ""
     partition: str = "power_law"
     network: str = "MLP"
@@ -165,6 +183,8 @@ class Setup:
                 raise refusal(each.name, "a word", value)
         for kind in ("partition", "contribution", "width_sampler", "server", "aggregate"):
             lookup(kind, getattr(self, kind))
+        if self.participant and self.partition != "natural":
+            raise refusal("partition", "'natural' where `participant` names the owners", self.partition)
         network(self.network)
         allocation(self.allocation, self.individually_rational)
         if self.schedule:
@@ -209,16 +229,38 @@ def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn
         (3, 4000, 10)
     """
     root, device = setup.root or None, setup.device or None
-    columns = {k: getattr(setup, k) for k in ("label", "participant") if getattr(setup, k)}
+    columns: dict[str, Any] = {k: getattr(setup, k) for k in ("label", "participant") if getattr(setup, k)}
+    lists = {k: getattr(setup, k) for k in ("drop", "categorical") if getattr(setup, k)}
+    columns |= {k: [each.strip() for each in text.split(",")] for k, text in lists.items()}
     data = load(locate(setup.data, root), root=root, device=device, seed=config.seed, **columns)
     build = for_dataset(network(setup.network), data)
     return data, build, lookup("partition", setup.partition)(data.train, config)
 
 
-def problem_of(setup: Setup, config: Config) -> Problem:
-    """The problem of a setup: data, network, shards and, trained alone, the models and contributions of participants."""
+def problem_of(setup: Setup, config: Config, tell: Callable[[str], object] | None = None) -> Problem:
+    """The problem of a setup: data, network, shards and, trained alone, the models and contributions of participants.
+
+    `tell` is called with what was read, before anybody trains.
+    """
     data, build, shards = prepare(setup, config)
+    if tell:
+        tell(reading_of(data, shards))
     return assess(build, shards, config, data, contribution=lookup("contribution", setup.contribution))
+
+
+def reading_of(data: Dataset, shards: Sequence[Shard]) -> str:
+    """Return what was read, in a few lines: samples, columns, labels, and whose training samples are whose."""
+    sizes = ", ".join(f"{count:,} {split}" for split, count in data.sizes.items())
+    labels = ", ".join(data.labels) if len(data.labels) <= 12 else ""
+    lines = [f"{data.name}: {sizes} samples; {data.train.classes} classes {labels}".rstrip()]
+    if data.encoder is not None:
+        lines.append(f"columns: {', '.join(each.name for each in data.encoder.columns)}")
+    names = [name or f"participant {i}" for i, name in enumerate(owners(data, shards))]
+    lines.append("training samples: " + ", ".join(f"{name} {len(shard):,}" for name, shard in zip(names, shards)))
+    left = sorted(set(data.participants) - set(names))
+    if 0 < len(left) < len(data.participants):
+        lines.append(f"not taking part ({len(names)} of {len(data.participants)} do): {', '.join(left)}")
+    return "\n".join(map(printable, lines))
 
 
 def algorithms(setup: Setup, problem: Problem) -> dict[str, Algorithm]:

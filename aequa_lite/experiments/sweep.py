@@ -414,6 +414,8 @@ def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def _plain(value: Any) -> str:
     """A label as text, whichever way a table wrote it: 0 beside 0.5 becomes 0.0."""
+    if value is None:
+        return ""  # as a table writes it
     try:
         return str(value) if isinstance(value, bool) else str(Decimal(str(value)).normalize() + 0)
     except (ArithmeticError, ValueError):

@@ -96,7 +96,7 @@ def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dic
         when = date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat()
         try:
             rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
-        except ValueError as error:  # one that is damaged is a row, not the end of the table
+        except (KeyError, ValueError) as error:  # one that is damaged is a row, not the end of the table
             rows.append({**label, "status": f"damaged: {error_text(error)}"})
     return rows
 
@@ -250,7 +250,8 @@ def about(table: pd.DataFrame, name: str) -> dict[str, Any]:
         1.0
     """
     done = table[table["status"] == "done"]
-    keys = [name for name in table if name in ("case", "data", "partition", "network", "participants", "seed")]
+    names = list(table)
+    keys = names[: names.index("method")] if "method" in names else names[: names.index("status")]  # a run's label
     alone = done.drop_duplicates(keys)["seconds_alone"].sum() if "seconds_alone" in done else 0.0
     seconds = alone + (done["seconds"].sum() if "seconds" in done else 0.0)
 

@@ -88,6 +88,8 @@ def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: An
         kind = "text, such as TextCNN" if dataset.words else f"samples of shape {shape}, such as MLP"
         name = getattr(getattr(build, "func", build), "__name__", build)
         raise refusal("build", f"a network for the data set {dataset.name!r}, that is for {kind}", name)
+    if dataset.train.x.dtype == torch.uint8 and not getattr(getattr(build, "func", build), "reads_pixels", True):
+        raise refusal("dataset", "one of float32 features, which are not scaled", f"{dataset.name!r} of uint8")
     text = {"words": len(dataset.words)} if dataset.words else {}
     fitted = partial(build, shape=shape, classes=dataset.classes, **text, **options)
     with torch.device("meta"):
@@ -156,7 +158,7 @@ def init_params(build: Build, seed: int, device: str | torch.device | None = Non
     except (RuntimeError, TypeError):
         raise refusal("device", "a device of torch such as 'cpu'", device) from None
     rng = stream(seed, "initial")
-    with _generator, torch.random.fork_rng(devices=[]):
+    with _generator, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(int(rng.integers(2**62)))
         net = build(1.0)
     return {name: t.to(device) for name, t in net.state_dict().items()}

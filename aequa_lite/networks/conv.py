@@ -266,7 +266,7 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: Annotated[int
         The copy, in evaluation mode.
 
     Raises:
-        ValueError: `batch` is not a whole number from 2.
+        ValueError: `batch` is not a whole number from 2, or there is one sample only.
 
     Example:
         >>> import aequa_lite as aq
@@ -281,12 +281,15 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: Annotated[int
     """
     net = deepcopy(net).eval()
     norms = [each for each in net.modules() if isinstance(each, _BatchNorm)]
+    if norms and len(samples) < 2:
+        raise refusal("samples", "two or more", len(samples))
+    batches = max(1, min(-(-len(samples) // batch), len(samples) // 2))  # none of one sample
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all batches
         norm.train()
-    for x in samples.x.tensor_split(-(-len(samples) // batch)) if norms else ():
+    for x in samples.x.tensor_split(batches) if norms else ():
         net(x.to(norms[0].running_mean.device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -92,6 +92,7 @@ class TabularMLP(nn.Sequential):
     """
 
     stem_layers = 2  # their output is a prefix of any wider network's
+    reads_pixels = False
 
     def __init__(
         self, width: float = 1.0, *, shape: tuple[Count, ...] = (15,), classes: Count = 2, hidden: Count = 200

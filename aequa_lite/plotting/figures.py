@@ -48,7 +48,7 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
     counts = class_counts(shards)  # (participants, classes)
     if len(labels):
         one_each("labels", list(labels), counts.shape[1], of="classes")
-    ax = axes(ax, (7.2, 0.8 + 0.42 * len(counts)))
+    ax = axes(ax, (7.2, max(2.2, 0.8 + 0.42 * len(counts))))
     sns.heatmap(
         np.sqrt(counts),  # areas are compared by eye, so colour by the square root
         annot=counts if counts.size <= 150 else False,
@@ -227,8 +227,8 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
         >>> rewards(outcome.report).axes[0].get_xlabel()
         'accuracy alone (test)'
     """
-    ax = axes(ax, (4.8, 3.8))
     own, rewarded = np.array(report.standalone), np.array(report.test_accuracy)
+    ax = axes(ax, (4.8, max(3.8, 0.8 + 0.16 * len(own))))
     error = 1.96 * np.sqrt(rewarded * (1 - rewarded) / report.data["sizes"]["test"])
     low, high = min(own.min(), rewarded.min()) - 0.04, max(own.max(), rewarded.max()) + 0.04
     ax.plot([low, high], [low, high], color=ALONE, lw=1, ls="--")
@@ -238,7 +238,9 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     for i in range(len(own)):
         ax.errorbar(own[i], rewarded[i], yerr=error[i], color="#999999", lw=1, zorder=2)
         ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
-    for i, height in zip(np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), 0.05 * (high - low), high)):
+    for i, height in zip(
+        np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), (high - low) * min(0.05, 1 / len(own)), high)
+    ):
         label = f"{i}" if report.widths is None else f"{i}: width {shares[i]:.2f}"
         ax.text(low - 0.02 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
         ax.plot([low - 0.01 * (high - low), own[i]], [height, rewarded[i]], color="#bbbbbb", lw=0.6, zorder=1)
@@ -343,7 +345,7 @@ def width_schedule(
 
 def _mark_rounds(ax: Axes, rounds: NDArray[np.int64], line: NDArray[np.float64], i: int, every: int) -> None:
     """Mark a participant's widths in every few rounds and in the last one, so that markers do not hide each other."""
-    at = np.unique(np.append(np.arange(i % 3, len(line), every), len(line) - 1))
+    at = np.unique(np.append(np.arange(i % every, len(line), every), len(line) - 1))
     look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
     ax.scatter(rounds[at], line[at], s=34, edgecolor="white", lw=0.5, **look)
 
@@ -487,7 +489,8 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
         raise refusal("plans", "plans by the names of their rules", plans)
     for name, plan in plans.items():
         one_each(f"plans[{name!r}].widths", plan.widths, len(b))
-    ax = axes(ax, (7.2, 1.3 + 0.42 * len(plans)))
+    columns = -(-len(b) // 10)  # of the legend
+    ax = axes(ax, (7.2, max(1.3 + 0.42 * len(plans), 0.6 + 0.21 * min(len(b), 10))))
     for row, plan in enumerate(plans.values()):
         gains = 100 * (plan.predicted_accuracy - b)
         ax.plot([gains.min(), gains.max()], [row, row], color="#cccccc", lw=3, zorder=1)
@@ -500,7 +503,7 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
     ax.set_yticklabels(list(plans))
     ax.tick_params(axis="y", length=0)
     look = {"fontsize": "small", "title_fontsize": "small"}
-    ax.legend(title="participant", loc="center left", bbox_to_anchor=(1.0, 0.5), **look)
+    ax.legend(title="participant", loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns, **look)
     return ax.figure
 
 
@@ -533,7 +536,7 @@ def intervals(plan: Plan, found: RewardIntervals, contribution: ArrayLike, ax: A
         ax.errorbar(i, (low + high) / 2, yerr=(high - low) / 2, color=INK, lw=1.5, capsize=7, zorder=2)
         ax.scatter([i], [reward], color=shade(plan.widths[i]), marker=marker(i), s=36, zorder=4, **EDGE)
         ax.plot([i - 0.2, i + 0.2], [own, own], color=ALONE, lw=2.5, zorder=3)
-        label = "width {:.2f} to {:.2f}".format(*found.widths[i])
+        label = ("width {:.2f} to {:.2f}" if len(b) <= 6 else "{:.2f}\nto {:.2f}").format(*found.widths[i])
         ax.annotate(label, (i, high), xytext=(0, 6), textcoords="offset points", ha="center", size=8, color=INK)
     ends = [*b, *(end for pair in found.rewards for end in pair)]
     ax.set(xlim=(-0.5, len(b) - 0.5), ylim=(min(ends) - 0.03, max(ends) + 0.05), xticks=range(len(b)))
@@ -571,6 +574,6 @@ def comparison(names: Sequence[str], full_gain: Sequence[float], spread: Sequenc
     left.axvline(0, color=ALONE, ls="--", lw=1)
     left.set_yticks(range(len(order)), [names[k] for k in order], size=8.5)
     right.set_yticks(range(len(order)), [])
-    left.set(xlabel="full width minus best alone (points)", title="accuracy of the full width")
-    right.set(xlabel="spread of the gains, CGS (points)", title="fairness", xlim=(0, None))
+    left.set(xlabel="full width minus\nbest alone (points)", title="full width")
+    right.set(xlabel="spread of the gains,\nCGS (points)", title="fairness", xlim=(0, None))
     return figure

@@ -160,7 +160,8 @@ def stepper(
         row = f'<div style="display:flex;flex-wrap:wrap;margin-top:6px">{"".join(grids)}</div>'
         panels += f"<section data-step><b>{title}</b><br>{text}{row}</section>"
     page = asset("stepper.html").replace("__NAME__", escape(f"stepper-{name}", quote=True))
-    return Page(page.replace("__PANELS__", panels))
+    quoted = json.dumps(f"stepper-{name}").replace("<", "\\u003c")
+    return Page(page.replace("__QUOTED__", quoted).replace("__PANELS__", panels))
 
 
 def _square(name: str, matrix: Tensor, most: int) -> None:

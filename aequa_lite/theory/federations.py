@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import beta
 from torch import Tensor, nn
 
@@ -306,7 +307,7 @@ class Logistic(LinearModel):
     @staticmethod
     def derivative(score: Array, y: Array) -> Array:
         """Return the derivative of the loss by the score."""
-        return 1 / (1 + np.exp(-score)) - y
+        return expit(score) - y
 
 
 @checked
