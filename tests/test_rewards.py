@@ -54,7 +54,7 @@ def edited(path: Path, **changes: object) -> Path:
 def forged(path: Path, state: dict[str, torch.Tensor] | None = None, **changes: object) -> Path:
     """Change a manifest, and the reward's header and SHA-256 with it; or the tensors."""
     stated = {**json.loads(path.with_suffix(".json").read_text()), **changes}
-    header = json.dumps({k: v for k, v in stated.items() if k != "sha256"}, sort_keys=True)
+    header = json.dumps({k: v for k, v in stated.items() if k != "sha256" and (v or k != "encoder")}, sort_keys=True)
     path.write_bytes(save(load(path.read_bytes()) if state is None else state, {"reward": header}))
     return edited(path, **changes, sha256=digest(path.read_bytes()))
 
@@ -462,7 +462,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
 
 def test_a_run_is_saved_with_its_identity(tmp_path: Path) -> None:
     report = SimpleNamespace(save=lambda folder: Path(folder).mkdir(parents=True, exist_ok=True))
-    problem = SimpleNamespace(build=aq.MLP, config=aq.Config(), data=SimpleNamespace(words=()))
+    problem = SimpleNamespace(build=aq.MLP, config=aq.Config(), data=SimpleNamespace(words=(), encoder=None, labels=()))
     plan, last = SimpleNamespace(widths=np.array([0.1])), SimpleNamespace(identity={"shards": "a"})
     outcome = SimpleNamespace(
         report=report, problem=problem, models=[aq.MLP(0.1)], plan=plan, curve=None, last=last, rewarding={}
@@ -579,7 +579,7 @@ def test_a_reward_is_read_whatever_the_process_builds_by_default(tmp_path: Path)
 @pytest.fixture
 def table_folder(tmp_path: Path) -> Path:
     """A reward that reads records, with its encoder."""
-    columns = (aq.data.tabular.fit_column("age", ["50", "60"]), aq.data.tabular.fit_column("sex", ["f", "m"]))
+    columns = (aq.data.tabular.fit_column("age", ["50", "60"]), aq.data.tabular.fit_column("sex", ["f", "m"] * 9))
     encoder, build = aq.data.Encoder(columns), partial(aq.networks.TabularMLP, shape=(3,))
     aq.save_rewards(tmp_path, build, [build(0.5)], [0.5], aq.Config(), encoder=encoder, labels=("no", "yes"))
     return tmp_path
@@ -600,19 +600,19 @@ def test_a_reward_for_a_table_comes_with_its_encoder_and_the_names_of_its_classe
 
 def test_a_reward_for_images_has_no_encoder(saved: Path) -> None:
     with pytest.raises(ValueError, match="`path` must be a reward that reads a table"):
-        aq.rewards.load_encoder(saved / "participant-00.safetensors")
+        aq.rewards.load_encoder(saved)
 
 
 def test_a_participant_verifies_its_own_reward_without_the_list(saved: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own"
+    own, name = tmp_path / "own", saved.stem
     own.mkdir()
-    for ending in ("safetensors", "json"):
-        (own / f"participant-01.{ending}").write_bytes((saved / f"participant-01.{ending}").read_bytes())
-    (found,) = aq.rewards.verify(own / "participant-01.safetensors")
+    for ending in (".safetensors", ".json"):
+        (own / f"{name}{ending}").write_bytes(saved.with_suffix(ending).read_bytes())
+    (found,) = aq.rewards.verify(own / saved.name)
     assert found.fault is None
-    content = bytearray((own / "participant-01.safetensors").read_bytes())
+    content = bytearray((own / saved.name).read_bytes())
     content[-1] ^= 1
-    (own / "participant-01.safetensors").write_bytes(content)
-    (found,) = aq.rewards.verify(own / "participant-01.safetensors")
+    (own / saved.name).write_bytes(content)
+    (found,) = aq.rewards.verify(own / saved.name)
     assert "SHA-256" in str(found.fault)
-    assert main(["verify", str(own / "participant-01.safetensors")]) == 1
+    assert main(["verify", str(own / saved.name)]) == 1

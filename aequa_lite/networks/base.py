@@ -88,7 +88,8 @@ def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: An
         kind = "text, such as TextCNN" if dataset.words else f"samples of shape {shape}, such as MLP"
         name = getattr(getattr(build, "func", build), "__name__", build)
         raise refusal("build", f"a network for the data set {dataset.name!r}, that is for {kind}", name)
-    if dataset.train.x.dtype == torch.uint8 and not getattr(getattr(build, "func", build), "reads_pixels", True):
+    pixels = getattr(getattr(build, "func", build), "reads_pixels", True)
+    if len(shape) == 1 and dataset.train.x.dtype == torch.uint8 and not pixels:
         raise refusal("dataset", "one of float32 features, which are not scaled", f"{dataset.name!r} of uint8")
     text = {"words": len(dataset.words)} if dataset.words else {}
     fitted = partial(build, shape=shape, classes=dataset.classes, **text, **options)
