@@ -15,6 +15,7 @@ from scipy.optimize import dual_annealing
 
 import aequa_lite as aq
 from aequa_lite.allocation._search import SearchProblem, enumerate_plans, exact_search, few_plans, tau_path
+from aequa_lite.allocation.exact import plan_of
 
 many_times = settings(derandomize=True, deadline=None, max_examples=150)
 accuracies = st.one_of(st.floats(0.0, 1.0), st.integers(0, 20).map(lambda k: k / 20))  # with ties and without
@@ -282,6 +283,43 @@ def test_individual_rationality_uses_stand_alone_accuracies() -> None:
     plan = aq.allocate([0.4, 0.4], curve, individually_rational=True, standalone=[0.75, 0.3])
     assert plan.predicted_accuracy[0] == 0.8
     assert plan.certificate.worse_off == ()
+
+
+def test_the_best_participant_alone_is_the_one_with_the_best_model_not_the_highest_contribution() -> None:
+    plan = aq.allocate([0.4, 0.5], curve_of([0.3, 0.6, 0.8]), standalone=[0.9, 0.3])
+    assert not plan.certificate.top_reaches
+    assert aq.allocate([0.4, 0.9], curve_of([0.3, 0.6, 0.8]), standalone=[0.7, 0.3]).certificate.top_reaches
+
+
+def test_rounding_leaves_nobody_short_and_no_curve_too_narrow() -> None:
+    curve, three_tenths = curve_of([0.3, 0.6]), 0.1 + 0.2
+    assert three_tenths > 0.3  # in sixteen digits
+    plan = aq.allocate([three_tenths], curve_of([0.3]), individually_rational=True)
+    assert (plan.certificate.worse_off, plan.certificate.shortfall) == ((), 0.0)
+    assert plan.certificate.top_reaches
+    assert aq.allocate([three_tenths, 0.6], curve, individually_rational=True).widths.tolist() == [0.1, 1.0]
+    assert 0.4 - 0.1 > 0.6 - 0.3  # too
+    assert plan_of([0, 1], curve, [0.1, 0.4]).certificate.covers
+
+
+def test_a_plan_states_the_smallest_spread_beside_its_own() -> None:
+    b, curve = [0.3, 0.5], curve_of([0.35, 0.5, 0.62, 0.8])
+    plan = aq.allocate(b, curve, objective=aq.allocation.spread_minus_gain(3.0))
+    spreads = [np.std(curve.levels[list(each)] - b) for each in itertools.product(range(4), repeat=2)]
+    assert plan.certificate.best_spread == pytest.approx(min(spreads))
+    assert plan.certificate.spread > min(spreads) + 0.01  # so large a weight of the mean gain costs spread
+
+
+def test_who_receives_less_than_the_full_width_is_not_at_full() -> None:
+    certificate = plan_of([0, 1], curve_of([0.3, 0.6, 0.8]), [0.2, 0.4]).certificate
+    assert (certificate.at_least, certificate.at_full) == ((0,), ())
+
+
+@pytest.mark.parametrize("mean", [-0.5, -0.1, 0.1, 0.5])
+def test_an_objective_that_falls_with_the_spread_at_some_mean_gain_only_is_refused(mean: float) -> None:
+    fall = lambda gain, spread: np.where(np.abs(gain - mean) < 0.05, -spread, spread)
+    with pytest.raises(ValueError, match="never falls as the spread"):
+        aq.allocate([0.4, 0.5], curve_of([0.3, 0.6]), objective=fall)
 
 
 @pytest.mark.parametrize("individually_rational", [False, True])

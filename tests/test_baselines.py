@@ -276,6 +276,15 @@ def test_fine_tuning_is_one_epoch_from_the_global_model_at_the_initial_rate(task
         assert same(found.models[i].state_dict(), by_hand.state)
 
 
+def test_fine_tuning_of_two_epochs_takes_twice_the_steps_of_one(task: aq.Problem) -> None:
+    found, shard = fedavg_finetuned(task, epochs=2, train=quiet), task.shards[0]
+    constant, rng = replace(task.config, lr_final=1.0), aq.stream(task.config.seed, "finetune", 0)
+    by_hand = aq.local_sgd(
+        aq.MLP, found.last.theta, shard, 1.0, constant, rng, width_sampler=aq.full_only, steps=2 * 3
+    )  # 40 samples in batches of 16, twice
+    assert same(found.models[0].state_dict(), by_hand.state)
+
+
 def test_fine_tuning_without_shards_is_refused_before_any_work(task: aq.Problem) -> None:
     absent = replace(task.shards[0], samples=replace(task.shards[0].samples, x=None))
     with pytest.raises(ValueError, match="`shards` must be in this process"):
@@ -355,6 +364,28 @@ def test_a_standing_below_zero_mixes_nothing_in() -> None:
     assert after.memory["standing"][2] == pytest.approx(-1.0)
     assert four(after, 2) == [-1.0] * 4
     assert after.theta["0.weight"][0, 0] == pytest.approx(1.0, abs=0.01)  # and it hardly weighs
+
+
+def test_all_that_decides_a_reward_is_measured_on_validation(task: aq.Problem) -> None:
+    told = []
+
+    def schedule(build, samples: aq.Samples, contribution: np.ndarray):
+        told.append((samples, contribution))
+        return aq.full_width
+
+    config = replace(task.config, rounds=1, grid=20, fractions=2, schedule_logit_adjustment=0.5)
+    found = slimmable_rewards(replace(task, config=config), schedule=schedule, train=quiet)
+    ((samples, contribution),) = told
+    assert samples is task.validation
+    assert contribution is task.contribution
+    curve = aq.reward_curve(aq.MLP, found.last.theta, task.validation, config)
+    assert np.array_equal(found.curve.correct, curve.correct)
+    assert found.last.identity["config"]["logit_adjustment"] == 0.5
+    assert found.last.identity["weights"] == aq.aggregation_weights(task.shards, config, contribution).tolist()
+    assert found.rewarding["fractions"] == 2
+    alone = aq.method.standalone_accuracy(found.models, task.shards, task.data)
+    assert alone.tolist() == aq.accuracy(found.models, task.validation).tolist()
+    assert alone.tolist() != aq.accuracy(found.models, task.data.test).tolist()
 
 
 def test_who_trains_by_train_is_trained_once(task: aq.Problem) -> None:

@@ -70,6 +70,11 @@ def test_isotonic_pools_accuracies_that_contradict_the_score_and_interpolates_li
     assert isotonic_calibration([1.0, 1.0, 2.0], known={0: 0.2, 1: 0.4}) == pytest.approx([0.3, 0.3, 0.3])
 
 
+def test_known_accuracies_of_equal_scores_count_each_by_itself() -> None:
+    found = isotonic_calibration([0.0, 0.0, 1.0], known={0: 0.8, 1: 0.6, 2: 0.4})
+    assert found == pytest.approx([(0.8 + 0.6 + 0.4) / 3] * 3)
+
+
 def test_two_anchors_at_the_ends_are_the_affine_map() -> None:
     s = [0.1, -0.3, 0.7, 0.2]
     assert isotonic_calibration(s, {1: 0.45, 2: 0.85}) == pytest.approx(affine_calibration(s, 0.45, 0.85))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
 import pytest
+import torch
 
 import aequa_lite as aq
-from aequa_lite.checkpoint import describe
+from aequa_lite.checkpoint import describe, digest, load_checkpoint, save_checkpoint, shards_digest
 from aequa_lite.config import Config
 from aequa_lite.report import Report
 from aequa_lite.rng import stream
@@ -78,6 +80,41 @@ def test_a_damaged_report_is_named(tmp_path) -> None:
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(ValueError, match=r"report\.json"):
             Report.load(tmp_path)
+
+
+def test_a_digest_tells_types_shapes_and_values_apart() -> None:
+    arrays = [np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32), np.zeros((2, 3), np.int32), np.zeros(6, bool),
+              np.zeros((2, 3), np.float64), np.ones((2, 3), np.float32)]  # fmt: skip
+    assert len({digest([each]) for each in arrays}) == len(arrays)
+    assert digest([arrays[0]]) == digest([torch.zeros(2, 3)])
+    assert digest([np.zeros(2), np.zeros(0)]) != digest([np.zeros(2)])
+
+
+def test_a_digest_of_shards_tells_participants_samples_and_labels_apart() -> None:
+    def shards(names=(0, 1), x=(1.0, 2.0), y=(0, 1)) -> str:
+        samples = [aq.Samples(torch.tensor([[a]]), torch.tensor([c]), classes=2) for a, c in zip(x, y, strict=True)]
+        return shards_digest([aq.Shard(i, s, np.arange(1)) for i, s in zip(names, samples, strict=True)])
+
+    assert shards() == shards()
+    assert len({shards(), shards(names=(1, 0)), shards(x=(2.0, 1.0)), shards(y=(1, 0))}) == 4
+
+
+def test_a_function_that_only_bears_anothers_name_is_not_described_as_that_one() -> None:
+    wrapped = functools.wraps(aq.full_width)(lambda config, last: (0.5,) * config.participants)
+    assert (wrapped.__module__, wrapped.__qualname__) == (aq.full_width.__module__, aq.full_width.__qualname__)
+    assert describe(aq.full_width).endswith(":full_width")
+    with pytest.raises(ValueError, match="can be imported"):
+        describe(wrapped)
+    assert describe(wrapped, "half") == "named:half"
+
+
+def test_a_part_that_only_one_of_two_identities_has_is_a_difference(tmp_path) -> None:
+    path, state = tmp_path / "state.safetensors", aq.types.ServerState({"w": torch.ones(2)})
+    save_checkpoint(path, aq.Round(0, state, (1.0,), 0.1, 4, total_left_out=(0, 2), identity={"a": 1}))
+    assert load_checkpoint(path, {"a": 1}, state.theta).total_left_out == (0, 2)
+    for other, sentence in (({"a": 1, "b": 2}, "b = 'nothing', this run has 2"), ({}, "a = 1, this run has 'nothing'")):
+        with pytest.raises(ValueError, match=f"was made with {sentence}"):
+            load_checkpoint(path, other, state.theta)
 
 
 def test_numpys_numbers_become_plain_ones() -> None:

@@ -79,6 +79,19 @@ def test_a_round_is_replayed_from_its_updates(few, rounds, start) -> None:
     assert game({1}) == validated(few, rounds[0].updates[1].state)
 
 
+def test_a_refused_update_changes_no_coalition(few, rounds, start) -> None:
+    rnd = replace(rounds[0], left_out=(1,))
+    game = replay_game(aq.MLP, start, rnd, few.validation)
+    assert game({1}) == game(()) == validated(few, start)
+    assert game({0, 1}) == game({0}) == validated(few, rnd.updates[0].state)
+
+
+def test_the_empty_coalition_has_the_initial_network_of_the_runs_seed(few, config, shards) -> None:
+    other = replace(config, seed=5)
+    game = retraining_game(aq.MLP, shards, other, few.validation)
+    assert game(()) == validated(few, aq.init_params(aq.MLP, 5)) != validated(few, aq.init_params(aq.MLP, 0))
+
+
 def test_the_values_of_replayed_rounds_sum_to_the_gain_in_accuracy(few, rounds, start) -> None:
     score = update_shapley(aq.MLP, few.validation)
     found = list(contributions(score, rounds, start))
@@ -152,6 +165,13 @@ def test_class_alignment_is_the_mean_of_one_cosine_for_each_class(start) -> None
         gamma = phi if gamma is None else 0.9 * gamma + 0.1 * phi
         reference = class_alignment(start, rnd, reference)
         assert reference == pytest.approx(gamma, abs=1e-5)
+
+
+def test_a_score_does_not_depend_on_how_small_the_changes_are() -> None:
+    start, moves = {"weight": torch.zeros(1, 2)}, torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]])
+    for score in SCORES.values():
+        small, large = (score(start, made(*({"weight": scale * move} for move in moves))) for scale in (1e-6, 1.0))
+        assert small == pytest.approx(large, rel=1e-5)
 
 
 def test_class_shapley_is_the_mean_of_the_shapley_values_of_the_classes(start) -> None:

@@ -54,6 +54,19 @@ def test_the_standard_error_is_the_binomial_one_and_never_zero() -> None:
     assert (curve.standard_error > 0).all()
 
 
+def test_a_level_is_reached_up_to_rounding() -> None:
+    curve = aq.Curve((0.2, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
+    assert 0.1 + 0.2 > 0.3  # in sixteen digits
+    assert curve.width_at(0.1 + 0.2) == 0.2
+
+
+def test_a_curve_does_not_change_with_the_arrays_it_was_made_of() -> None:
+    widths, accuracy = np.array([0.5, 1.0]), np.array([0.1, 0.2])
+    curve = aq.Curve(widths, accuracy, 10)
+    widths[0], accuracy[0] = 0.7, 0.9  # which their owner may still do
+    assert (curve.widths.tolist(), curve.accuracy.tolist()) == ([0.5, 1.0], [0.1, 0.2])
+
+
 def test_an_accuracy_that_no_width_reaches_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`accuracy` must be a number in \[0, 0.8\], got 0.9"):
         aq.Curve((0.5, 1.0), (0.3, 0.8), samples=10).width_at(0.9)
@@ -106,6 +119,13 @@ def test_a_range_that_is_too_wide_is_told_with_the_least_width_that_covers() -> 
     again = aq.curve_diagnostics(aq.Curve(curve.widths[raised], curve.accuracy[raised], 4000), [0.7, 0.8])
     assert again["covers"]
     assert again["advice"] == "the curve covers the contributions in small steps"
+
+
+def test_noise_counts_only_where_rewards_lie() -> None:
+    curve = aq.Curve((0.1, 0.4, 0.8, 0.9, 1.0), (0.5, 0.55, 0.6, 0.98, 0.99), samples=100)
+    found = aq.curve_diagnostics(curve, [0.97, 0.98])  # rewards lie between 0.98 and 0.99
+    assert found["noise"] == pytest.approx(2 * np.median(curve.standard_error[3:]))
+    assert found["noise"] < 0.7 * 2 * np.median(curve.standard_error)
 
 
 def test_steps_count_only_where_rewards_lie() -> None:

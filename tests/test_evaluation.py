@@ -21,6 +21,12 @@ def test_the_grid_of_widths_has_both_ends() -> None:
     assert aq.widths(0.75, grid=8) == (0.75, 0.875, 1.0)
 
 
+def test_ends_that_lie_on_the_grid_up_to_rounding_are_on_it() -> None:
+    least, most = 0.7 - 0.4, 0.1 + 0.2 + 0.3
+    assert least < 0.3 < 0.6 < most  # in sixteen digits
+    assert aq.widths(least, most, grid=10) == (least, 0.4, 0.5, most)
+
+
 def test_only_widths_at_which_the_network_grows_are_measured() -> None:
     kept = list(distinct_widths(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
     sizes = [aq.n_parameters(aq.LeNet(w)) for w in kept]

@@ -19,7 +19,9 @@ import torch
 import aequa_lite as aq
 from aequa_lite import vectorized
 from aequa_lite._parallel import arithmetic
-from aequa_lite.federate import fixed_widths
+from aequa_lite.checkpoint import load_checkpoint
+from aequa_lite.federate import fixed_widths, present
+from aequa_lite.local import class_shares, logit_offsets
 from aequa_lite.slimmable import slice_of
 
 SCRIPT = """
@@ -324,6 +326,13 @@ def test_aggregation_weights_by_contribution_need_the_contribution(few: aq.Datas
             aq.aggregation_weights(shards, config, wrong)
 
 
+def test_a_contribution_at_or_below_zero_still_weighs_a_thousandth(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, size_power=1.0, contribution_power=2.0)
+    shards = [aq.Shard(i, few.train.take(slice(0, n)), np.arange(n)) for i, n in enumerate((10, 20, 30))]
+    mass = np.array([10, 20, 30]) * np.array([0.001, 0.001, 0.5]) ** 2
+    assert aq.aggregation_weights(shards, config, [0.0, -0.3, 0.5]) == pytest.approx(mass / mass.sum())
+
+
 @pytest.mark.parametrize("widths", [(1.0, 1.0), (1.0,) * 9, (1.0, 1.0, 1.5), (0.0, 0.0, 0.0), (1.0, 1.0, float("nan"))])
 def test_a_policy_that_gives_no_width_for_each_is_refused(few: aq.Dataset, config: aq.Config, widths) -> None:
     with pytest.raises(ValueError, match="`policy"):
@@ -340,6 +349,131 @@ def test_a_share_of_the_participants_is_drawn_anew_for_every_round(few: aq.Datas
     assert all(tuple(u.participant for u in rnd.updates) == who for rnd, who in zip(rounds, here, strict=True))
     first, *_ = aq.federate(aq.MLP, shards, config, progress=False, workers=1)
     assert same(first, rounds[0])
+
+
+def test_who_takes_part_depends_on_the_seed_too() -> None:
+    config = aq.Config(participants=10, participation=0.3)
+    drawn = [[present(replace(config, seed=seed), index, range(10)) for index in range(12)] for seed in (0, 1)]
+    assert drawn[0] == [present(config, index, range(10)) for index in range(12)]
+    assert sum(one == other for one, other in zip(*drawn, strict=True)) < 6
+
+
+def seen_locally(few: aq.Dataset, config: aq.Config, **options) -> list[tuple[int, int, dict]]:
+    """(round, participant, arguments by name and the first random number) of every local training, in order."""
+    honest, seen = aq.slimmable(aq.MLP), []
+
+    def local(state, shard, width, config, rng, *, first, **rest) -> aq.Update:
+        draw = rng.bit_generator.state["state"]["state"]
+        seen.append((first // config.local_steps, shard.participant, {**rest, "draw": draw}))
+        return honest.local(state, shard, width, config, rng, first=first, **rest)
+
+    shards = options.pop("shards", None) or shards_of(few, config)
+    strategy = replace(honest, local=local)
+    last(aq.federate(aq.MLP, shards, config, strategy=strategy, workers=1, progress=False, **options))
+    return seen
+
+
+def test_each_round_of_each_participant_has_a_stream_of_its_own_that_its_name_decides(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=3, local_steps=1, batch=8)
+    seen = seen_locally(few, config)
+    assert [(index, who) for index, who, _ in seen] == [(index, who) for index in range(3) for who in range(3)]
+    assert len({each["draw"] for _, _, each in seen}) == 9
+    for index, who, each in seen:
+        assert each["draw"] == aq.stream(config.seed, "local", index, who).bit_generator.state["state"]["state"]
+    few_of_them = shards_of(few, config)[1:]  # participants 1 and 2 draw what they drew before
+    again = seen_locally(few, replace(config, participants=2), shards=few_of_them)
+    draws = {(index, who): each["draw"] for index, who, each in seen}
+    assert all(each["draw"] == draws[index, who] for index, who, each in again)
+
+
+def test_the_labels_of_who_is_absent_adjust_nobodys_loss(few: aq.Dataset) -> None:
+    config = aq.Config(participants=2, rounds=1, local_steps=1, batch=8, participation=0.5, logit_adjustment=1.0)
+    halves = [torch.nonzero(few.train.y < 5)[:, 0], torch.nonzero(few.train.y >= 5)[:, 0]]
+    shards = [aq.Shard(i, few.train.take(half), half.numpy()) for i, half in enumerate(halves)]
+    ((_, who, rest),) = seen_locally(few, config, shards=shards)
+    own = logit_offsets([class_shares(shards[who].samples)], [1.0], 1.0)
+    assert rest["offsets"][0][1] == pytest.approx(own[0][1])
+
+
+def test_the_refused_are_named_and_left_out_by_participant_not_by_position(few: aq.Dataset, config: aq.Config) -> None:
+    shards, honest = shards_of(few, config)[1:], aq.slimmable(aq.MLP)  # participants 1 and 2
+
+    def local(*args, **kwargs) -> aq.Update:
+        update = honest.local(*args, **kwargs)
+        return HOSTILE["NaN"](update) if update.participant == 2 else update
+
+    strategy, two = replace(honest, local=local), replace(config, participants=2)
+    rounds = list(aq.federate(aq.MLP, shards, two, strategy=strategy, progress=False))
+    assert all(each.left_out == (2,) for each in rounds)
+    for name, t in rounds[0].theta.items():
+        torch.testing.assert_close(t, rounds[0].updates[0].state[name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_round_keeps_its_accounts_of_those_who_were_not_refused(few: aq.Dataset, config: aq.Config) -> None:
+    honest = aq.slimmable(aq.MLP)
+
+    def local(*args, first: int = 0, **kwargs) -> aq.Update:
+        update = honest.local(*args, first=first, **kwargs)
+        return HOSTILE["NaN"](update) if update.participant == 1 and first else update
+
+    weights = [1.0, 2.0, 5.0]
+    rounds = list(aq.federate(aq.MLP, shards_of(few, config), config, strategy=replace(honest, local=local),
+                              weights=weights, progress=False))  # fmt: skip
+    for index, each in enumerate(rounds):
+        valid = [0, 1, 2] if index == 0 else [0, 2]
+        own = [each.updates[i].loss for i in valid]
+        assert each.loss == pytest.approx(np.average(own, weights=[weights[i] for i in valid]))
+        assert each.total_sent == sum(before.parameters_sent for before in rounds[: index + 1])
+        assert each.total_left_out == (1,) * index
+
+
+def test_a_checkpoint_is_written_every_so_many_rounds_and_after_the_last(
+    few: aq.Dataset, config: aq.Config, tmp_path: Path
+) -> None:
+    path, saved = tmp_path / "state.safetensors", []
+    for each in aq.federate(aq.MLP, shards_of(few, config), config, checkpoint=path, every=2, progress=False):
+        saved.append(load_checkpoint(path, each.identity, each.theta))
+    assert [found and found.index for found in saved] == [None, 1, 2]
+
+
+def test_a_refusal_in_the_first_round_does_not_need_a_checkpoint_before_it(
+    few: aq.Dataset, config: aq.Config, tmp_path: Path
+) -> None:
+    honest, path = aq.slimmable(aq.MLP), tmp_path / "state.safetensors"
+
+    def local(*args, **kwargs) -> aq.Update:
+        update = honest.local(*args, **kwargs)
+        return HOSTILE["NaN"](update) if update.participant == 1 else update
+
+    shards, options = shards_of(few, config), {"strategy": replace(honest, local=local), "name": "t", "progress": False}
+    first = next(aq.federate(aq.MLP, shards, config, checkpoint=path, **options))
+    assert first.left_out == (1,)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_local_function_that_writes_into_what_the_server_remembers_is_caught(
+    few: aq.Dataset, config: aq.Config
+) -> None:
+    honest = aq.slimmable(aq.MLP)
+
+    def broadcast(state: aq.types.ServerState, participant: int, width: float) -> dict[str, torch.Tensor]:
+        return {k: state.memory.get(f"own/{k}", t) for k, t in state.theta.items()}
+
+    def aggregate(state: aq.types.ServerState, updates) -> aq.types.ServerState:
+        after = honest.aggregate(state, updates)
+        return replace(after, memory={f"own/{k}": t.clone() for k, t in after.theta.items()})
+
+    def local(sent, *args, first: int = 0, **kwargs) -> aq.Update:
+        update = honest.local(sent, *args, first=first, **kwargs)
+        for t in sent.values() if first else ():
+            t.zero_()
+        return update
+
+    strategy = replace(honest, broadcast=broadcast, local=local, aggregate=aggregate)
+    rounds = aq.federate(aq.MLP, shards_of(few, config), config, strategy=strategy, workers=1, progress=False)
+    assert next(rounds).index == 0
+    with pytest.raises(ValueError, match="must not write into what it was sent"):
+        next(rounds)
 
 
 def test_a_resumed_run_keeps_what_the_server_remembers(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:

@@ -155,6 +155,19 @@ def test_the_reputation_of_fedsac_worked_by_hand() -> None:
     assert strategy.broadcast.keywords["units"].keywords["reputation"].tolist() == pytest.approx([36.7879441, 100.0])
 
 
+def test_importance_is_measured_every_so_many_rounds_on_so_many_samples(task: aq.Problem) -> None:
+    rounds = rounds_of(partial(fedsac, every=2, samples=20), task)
+    first, second, third = (each.state.memory["importance"] for each in rounds)
+    few = task.validation.take(slice(0, 20))
+    assert first.tolist() == aq.baselines.importance(aq.MLP, rounds[0].theta, few).tolist()
+    assert torch.equal(first, second)  # of the second round nothing is measured
+    assert third.tolist() == aq.baselines.importance(aq.MLP, rounds[2].theta, few).tolist()
+
+
+def test_a_reputation_that_is_reached_up_to_rounding_buys_no_further_unit() -> None:
+    assert np.concatenate(selected(np.full(3, 0.1), [3], 100 / 3)).tolist() == [True, False, False]
+
+
 # --- FedRAC ---
 
 
@@ -171,6 +184,12 @@ def test_the_least_trained_units_come_first_by_hand() -> None:
     narrow, wide = (first_units(trained, [4, 2], width) for width in (0.3, 0.75))
     assert [each.tolist() for each in narrow] == [[False, True, False, True], [True, False]]
     assert [each.tolist() for each in wide] == [[False, True, True, True], [True, True]]
+
+
+def test_seven_hundredths_of_a_hundred_units_are_seven() -> None:
+    for count in range(1, 101):
+        (kept,) = first_units(torch.zeros(100), [100], count / 100)
+        assert int(kept.sum()) == count
 
 
 def test_the_widest_width_that_a_reputation_allows() -> None:

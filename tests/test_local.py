@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import aequa_lite as aq
-from aequa_lite.local import Offsets, batches, class_shares, gradient, logit_offsets, row_at
+from aequa_lite.local import Offsets, WidthSampler, batches, class_shares, gradient, logit_offsets, row_at
 from aequa_lite.slimmable import Build, prefix, slice_of
 
 
@@ -88,6 +89,16 @@ def test_local_training_leaves_the_shared_network_alone(few: aq.Dataset) -> None
     assert all(torch.equal(before[k], t) for k, t in theta.items())
 
 
+def test_as_many_steps_are_taken_as_are_asked_for_and_the_weight_is_passed_on(few: aq.Dataset) -> None:
+    config, theta = aq.Config(local_steps=5, batch=16, lr_final=1.0), aq.init_params(aq.MLP, seed=0)
+    train = partial(aq.local_sgd, aq.MLP, theta, shard_of(few), 1.0, width_sampler=aq.full_only)
+    asked = train(config, aq.stream(0, "t"), steps=2, weight=0.25)
+    own = train(replace(config, local_steps=2), aq.stream(0, "t"))
+    assert (asked.weight, own.weight) == (0.25, 1.0)
+    assert asked.loss == own.loss
+    assert all(torch.equal(t, own.state[k]) for k, t in asked.state.items())
+
+
 def test_every_sample_is_seen_before_any_is_seen_twice() -> None:
     order = batches(aq.stream(0, "t"), 50, aq.Config(batch=16), steps=10).ravel()
     assert sorted(order[:50]) == list(range(50))
@@ -105,6 +116,14 @@ def test_drawn_widths_stay_between_least_and_widest() -> None:
         first, *others = aq.full_and_random(aq.stream(0, "t"), widest, config)
         assert first == widest
         assert all(0.1 <= w <= widest for w in others)
+
+
+@pytest.mark.parametrize("sampler", [aq.full_only, aq.full_and_random, aq.one_random, aq.sandwich])
+@pytest.mark.parametrize("widest", [0.05, 0.333])  # below the least width of the config, and off its grid
+def test_nobody_trains_more_than_it_holds(sampler: WidthSampler, widest: float) -> None:
+    drawn = sampler(aq.stream(0, "t"), widest, aq.Config(min_width=0.1, grid=10, widths_per_step=50))
+    assert drawn
+    assert max(drawn) <= widest
 
 
 def test_drawn_widths_lie_on_the_grid() -> None:
@@ -220,6 +239,12 @@ def test_a_width_between_two_that_are_held_has_the_row_of_the_wider() -> None:
     assert [row_at(offsets, w) for w in (0.02, 0.25, 0.255, 0.5, 0.505, 1.0)] == [0, 0, 1, 1, 2, 2]
 
 
+def test_the_row_of_a_width_is_found_up_to_rounding_and_beyond_the_widest_row_too() -> None:
+    offsets = [(0.3, [0.0]), (0.5, [0.0])]
+    assert 0.1 + 0.2 > 0.3  # in sixteen digits
+    assert [row_at(offsets, w) for w in (0.1 + 0.2, 0.31, 0.75)] == [0, 1, 1]
+
+
 def test_each_width_of_a_step_is_trained_with_its_own_offsets() -> None:
     rows = [(0.5, [0.3 * c for c in range(10)]), (1.0, [-0.2 * c for c in range(10)])]
     config = aq.Config(participants=1, rounds=1, local_steps=1, batch=100, lr=1.0, momentum=0.0, min_width=0.5)
@@ -321,6 +346,7 @@ def test_label_shares_that_are_none_are_refused_before_any_work(shares, sentence
         ),
         ([(0.0, [0.0] * 10)], r"`offsets` must be a number in \(0, 1\], got 0.0"),
         ([(1.0, [0.0] * 10), (0.5, [0.0] * 10)], r"`offsets` must be rows of ascending widths, got \[1.0, 0.5\]"),
+        ([(0.5, [0.0] * 10), (0.5, [1.0] * 10)], r"`offsets` must be rows of ascending widths, got \[0.5, 0.5\]"),
     ],
 )
 def test_offsets_that_are_none_are_refused_before_any_work(offsets, sentence: str, few: aq.Dataset) -> None:

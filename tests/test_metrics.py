@@ -64,6 +64,19 @@ def test_holm_is_stricter_than_each_test_alone() -> None:
     assert aq.worse_off(own, harmed) == ()
 
 
+def test_a_p_value_at_its_threshold_is_significant() -> None:
+    assert aq.metrics.holm([0.05]) == (0,)
+    assert aq.metrics.holm([0.5, 0.25], level=0.5) == (0, 1)  # 0.25 <= 0.5 / 2, then 0.5 <= 0.5
+    assert aq.metrics.holm([0.26, 0.26], level=0.5) == ()
+
+
+def test_the_level_decides_who_is_worse_off() -> None:
+    own = np.ones((1, 1000), dtype=bool)
+    harmed = own.copy()
+    harmed[0, :6] = False  # z = -2.46, p = 0.014
+    assert [aq.worse_off(own, harmed, level) for level in (0.02, 0.01)] == [(0,), ()]
+
+
 def test_non_inferiority_needs_samples_and_a_margin() -> None:
     own = np.ones((3, 4000), dtype=bool)
     reward = own.copy()
@@ -100,6 +113,22 @@ def test_the_measures_of_a_report_follow_from_who_is_right() -> None:
     low, high = found["pearson_noise_interval"]
     assert low <= found["pearson"] <= high <= 1
     assert high - low < found["pearson_interval"][1] - found["pearson_interval"][0]
+
+
+def test_the_seed_of_the_measures_is_that_of_the_interval_over_samples() -> None:
+    rng = aq.stream(0, "seed")
+    own, reward = rng.random((2, 4, 60)) < np.array([0.3, 0.5, 0.6, 0.8])[:, None]
+    found = [aq.metrics.measure(own, reward, seed)["pearson_noise_interval"] for seed in (0, 1)]
+    assert found == [aq.metrics.pearson_noise_interval(own, reward, seed) for seed in (0, 1)]
+    assert found[0] != found[1]
+
+
+def test_an_interval_over_samples_needs_variance_in_half_of_the_draws() -> None:
+    own, reward = np.zeros((2, 2, 100), dtype=bool)
+    own[0, 0] = reward[0, 0] = True  # one sample tells them apart: 63 of 100 draws have it
+    assert aq.metrics.pearson_noise_interval(own, reward) == (1.0, 1.0)
+    reward[0] = np.arange(100) == 1  # two must be drawn: 40 of 100 draws have both
+    assert aq.metrics.pearson_noise_interval(own, reward) is None
 
 
 def test_arrays_of_another_shape_or_type_are_refused() -> None:

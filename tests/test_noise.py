@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import aequa_lite as aq
 
@@ -60,6 +61,19 @@ def test_the_intervals_cover_the_true_rewards() -> None:
     assert 0.85 <= np.mean(covered) <= 0.995
 
 
+def test_a_curve_without_rise_leaves_rewards_without_variance() -> None:
+    falling = aq.Curve((0.2, 0.5, 1.0), (0.62, 0.6, 0.58), samples=500)  # its fit is one level
+    found = aq.allocation.reward_intervals([0.4, 0.5, 0.6], falling, draws=50)
+    assert found.pearson is None
+    assert found.cgs == pytest.approx([np.std([0.4, 0.5, 0.6])] * 2, abs=1e-6)
+
+
+def test_the_seed_decides_the_intervals() -> None:
+    one, same, other = (aq.allocation.reward_intervals([0.3, 0.5, 0.7], FINE, draws=20, seed=s) for s in (0, 0, 1))
+    assert one == same
+    assert one != other
+
+
 def test_shared_noise_changes_fewer_widths() -> None:
     curve, own = measured(0, 1000)
     shared = aq.allocation.reward_intervals(own.mean(1), curve, alone_correct=own, draws=100)
@@ -104,6 +118,17 @@ def test_an_honest_plan_is_confirmed_and_a_wrong_one_is_not() -> None:
     found = aq.allocation.confirm(aq.allocate(first.contribution, flattered), flattered, second.curve)
     assert not found.confirmed
     assert "below its prediction" in found.statement
+
+
+def test_the_level_is_shared_by_the_plans_and_by_the_widths_not_by_the_participants() -> None:
+    curve, fresh = (aq.Curve((0.5, 1.0), (0.5, a), samples=1000) for a in (0.7, 0.656))
+    plan = aq.allocate([0.7] * 20, curve)  # one width for all
+    assert plan.widths.tolist() == [1.0] * 20
+    error = np.sqrt(curve.standard_error[1] ** 2 + fresh.standard_error[1] ** 2)
+    p = 2 * norm.sf(0.044 / error)
+    assert 0.05 / 2 < p < 0.05
+    assert aq.allocation.confirm(plan, curve, fresh).broken == tuple(range(20))
+    assert aq.allocation.confirm(plan, curve, fresh, plans=2).confirmed
 
 
 def test_the_best_of_many_lucky_curves_is_not_confirmed_as_often() -> None:

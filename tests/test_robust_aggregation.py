@@ -119,6 +119,12 @@ def test_no_clipped_change_is_longer_than_allowed():
     assert aq._validation.change_norm(after, theta()) == pytest.approx(0.25, rel=1e-5)
 
 
+def test_without_a_length_changes_are_clipped_to_the_median_of_the_round():
+    state, moves = {"w": torch.zeros(2)}, ([1.0, 0.0], [2.0, 0.0], [0.0, 9.0])
+    after = norm_clipping()(state, [({"w": torch.tensor(move)}, 1.0) for move in moves])["w"]
+    assert after.tolist() == pytest.approx([(1 + 2) / 3, 2 / 3])  # the third is shortened from 9 to 2
+
+
 def test_an_oversized_update_is_left_out_whatever_its_width():
     updates = slices([0.2, 0.5, 1.0, 0.2], [0.1, 0.1, 0.1, 5.0])
     kept = aq.aggregate(theta(), updates[:3])

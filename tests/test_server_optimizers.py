@@ -85,6 +85,22 @@ def test_a_more_accurate_update_has_more_weight(few: aq.Dataset) -> None:
     assert validation_weights(aq.MLP, few.validation, power=0.0)([trained, fresh]) == [0.5, 0.5]
 
 
+class Biased(torch.nn.Sequential):
+    """Its class is that of the larger bias, unless units are dropped, which happens in training."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__(torch.nn.Dropout(1.0), torch.nn.Linear(1, 2))
+
+
+def test_weights_are_of_evaluated_networks_and_never_zero() -> None:
+    samples = aq.Samples(torch.ones(4, 1), torch.zeros(4, dtype=torch.int64), classes=2)
+    # a weight of 2 on the input makes class 0 the larger: right in evaluation, wrong where the input is dropped
+    states = [{"1.weight": torch.tensor([[a], [0.0]]), "1.bias": torch.tensor([0.0, 1.0])} for a in (2.0, 0.0)]
+    updates = [aq.Update(i, 1.0, state, 1.0, 0.0) for i, state in enumerate(states)]
+    assert aq.accuracy([aq.slim(Biased, state, 1.0) for state in states], samples).tolist() == [1.0, 0.0]
+    assert validation_weights(Biased, samples)(updates) == pytest.approx([1 / 1.001, 0.001 / 1.001])
+
+
 @pytest.mark.parametrize("name", ["fedavgm", "fedadam"])
 def test_a_federation_follows_a_server_optimizer(few: aq.Dataset, config: aq.Config, name: str) -> None:
     shards = aq.data.homogeneous(few.train, config)

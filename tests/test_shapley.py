@@ -264,6 +264,23 @@ def test_an_order_is_truncated_where_little_is_left_to_add() -> None:
     assert flat.value.tolist() == [0.0, 0.0, 0.0]
 
 
+def test_an_estimate_is_the_mean_over_the_seeds_orders_and_their_reverses() -> None:
+    game, rng, pairs = uneven(4), aq.stream(3, "orders"), np.zeros((11, 4))
+    for pair in pairs:
+        order = rng.permutation(4).tolist()
+        for each in (order, order[::-1]):
+            for place, i in enumerate(each):
+                pair[i] += (game[frozenset(each[: place + 1])] - game[frozenset(each[:place])]) / 2
+    found = sampled_shapley(game.__getitem__, 4, budget=2 + 11 * 2 * 3, seed=3)
+    assert (found.orders, found.evaluations) == (22, 68)
+    assert found.value == pytest.approx(pairs.mean(0))
+    assert found.standard_error == pytest.approx(pairs.std(0, ddof=1) / np.sqrt(11))
+
+
+def test_no_sampling_stops_before_eight_pairs_of_orders() -> None:
+    assert sampled_shapley(uneven(4).__getitem__, 4, budget=10**6, error=1e9).orders == 16
+
+
 def test_the_same_seed_draws_the_same_orders() -> None:
     game = uneven(5)
     one, same, other = (sampled_shapley(game.__getitem__, 5, budget=70, seed=s).value for s in (1, 1, 2))

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import OracleConvNet, OracleLeNet, OracleMLP, OracleResNet18, OracleTextCNN, OracleTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 import aequa_lite as aq
-from aequa_lite.slimmable import prefix, slice_of, template
+from aequa_lite.slimmable import fractional_slice, prefix, slice_of, template
 
 PAIRS = [
     (aq.MLP, OracleMLP),
@@ -101,6 +101,20 @@ def test_a_faded_unit_speaks_with_its_share_of_its_voice(share: float) -> None:
     paid = aq.fractional_slim(aq.MLP, theta, 0.15 + share / 200, grid=200)
     assert torch.allclose(paid(x), h @ w[4][:, :31].T + w[5], atol=1e-5)
     assert aq.n_parameters(paid) == aq.n_parameters(aq.MLP(0.155))
+
+
+@pytest.mark.parametrize("share", [0.005, 0.5, 0.995])
+def test_units_fade_in_within_the_second_cell_of_a_grid_too(share: float) -> None:
+    theta = initial(aq.MLP)
+    whole, paid = slice_of(aq.MLP, theta, 0.5), fractional_slice(aq.MLP, theta, (1 + share) / 4, 4)
+    for name in ("4.weight", "6.weight"):  # 50 units at a quarter, 100 at a half
+        assert torch.equal(paid[name][:, :50], whole[name][:, :50])
+        torch.testing.assert_close(paid[name][:, 50:], share * whole[name][:, 50:])
+
+
+def test_below_the_least_width_of_a_grid_nothing_fades() -> None:
+    least, paid = slice_of(aq.MLP, initial(aq.MLP), 0.25), fractional_slice(aq.MLP, initial(aq.MLP), 0.1, 4)
+    assert all(torch.equal(paid[name], t) for name, t in least.items())
 
 
 @pytest.mark.parametrize(
@@ -197,10 +211,34 @@ def test_views_of_one_width_do_not_meet_whoever_asks_when() -> None:
     assert all(t.is_meta for t in template(aq.MLP, 0.5).state_dict().values())
 
 
+class Removed(nn.Module):
+    """A network of which one layer was taken out: its name is still there."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.body = aq.MLP(width)
+        self.register_module("dropout", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def test_a_layer_that_was_taken_out_disturbs_no_view() -> None:
+    theta, x = initial(Removed), images()
+    assert torch.equal(aq.view(Removed, theta, 0.5)(x), aq.slim(Removed, theta, 0.5)(x))
+
+
 @pytest.mark.parametrize("width", [0.0, -0.1, 1.01, float("nan")])
 def test_a_width_outside_zero_to_one_is_refused(width: float) -> None:
     with pytest.raises(ValueError, match=r"`width` must be"):
         aq.slim(aq.MLP, aq.init_params(aq.MLP, 0), width)
+
+
+def test_a_network_that_lacks_a_tensor_is_refused_with_its_name() -> None:
+    theta = {k: t for k, t in initial(aq.MLP).items() if k != "4.bias"}
+    for cut in (slice_of, aq.slim, aq.view):
+        with pytest.raises(ValueError, match="`theta` must be the network's tensors, '4.bias' included"):
+            cut(aq.MLP, theta, 0.5)
 
 
 @few_times
@@ -253,6 +291,14 @@ def test_an_entry_is_averaged_over_those_who_hold_it() -> None:
     expected = torch.full((3, 3), 6.0)
     expected[0, :2] = (2 * 3.0 + 1 * 6.0) / 3
     torch.testing.assert_close(aq.aggregate(theta, [(narrow, 2.0), (wide, 1.0)])["w"], expected)
+
+
+def test_only_the_ratio_of_the_weights_matters() -> None:
+    theta = aq.init_params(aq.LeNet, seed=0)
+    answers = updates(theta, [0.3, 1.0])
+    tiny = [(state, 1e-6 * weight) for state, weight in answers]
+    for one, other in zip(aq.aggregate(theta, answers).values(), aq.aggregate(theta, tiny).values(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 def test_merging_changes_neither_theta_nor_the_answers() -> None:

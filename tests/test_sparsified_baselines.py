@@ -15,7 +15,7 @@ from toys import asked, four, moved, problem, quiet, rounds_of, start, strategy_
 import aequa_lite as aq
 from aequa_lite.baselines import cffl, cgsv, fedavg, iafl
 from aequa_lite.baselines.cffl import credits
-from aequa_lite.baselines.common import largest, own_network
+from aequa_lite.baselines.common import largest, own_network, sparse_shares
 
 
 def last(algorithm, of: aq.Problem) -> aq.Round:
@@ -92,6 +92,24 @@ def test_at_share_one_all_but_one_entry_of_each_tensor_is_sent() -> None:
     after = strategy.aggregate(start(), moved(start(), [[4.0, 3.0, 2.0, 1.0]] * 2))
     assert four(after) == pytest.approx([4.0, 3.0, 2.0, 1.0], abs=1e-5)
     assert four(after, 0) == four(after, 1) == pytest.approx([4.0, 3.0, 2.0, 0.0], abs=1e-5)
+
+
+def test_a_share_is_rounded_up_but_not_by_its_own_rounding() -> None:
+    change, share = {"w": torch.arange(1.0, 11.0)}, 0.56 / 0.8
+    assert share * 10 > 7  # in sixteen digits
+    (part,), _ = sparse_shares(change, [share])
+    assert int(part["w"].count_nonzero()) == 7
+
+
+def test_cgsv_compares_standings_with_those_of_the_absent_too() -> None:
+    strategy = strategy_of(partial(cgsv, length=1.0, beta=1.0), problem([9, 1]))
+    first = strategy.aggregate(start(), moved(start(), [[3.0, 0.0, 0.0, 0.0], [0.0, 4.0, 0.0, 0.0]], [0.9, 0.1]))
+    only = replace(moved(first, [[0.0] * 4, [4.0, 3.0, 2.0, 1.0]])[1], participant=1)
+    second = strategy.aggregate(first, [only])
+    before, after = own_network(first, 1)["0.weight"], own_network(second, 1)["0.weight"]
+    share = math.tanh(0.1) / math.tanh(0.9)  # as in the first round: the standing 0.9 is that of who is absent now
+    assert second.memory["standing"].tolist() == pytest.approx([0.9, 0.1])
+    assert int((after != before).sum()) == math.ceil(4 * share) == 1
 
 
 def test_without_differences_cgsv_gives_everybody_the_same_nearly_whole_update(few, config: aq.Config) -> None:
@@ -247,6 +265,28 @@ def test_iafl_gives_as_many_updates_as_the_contribution_earns() -> None:
         possible = [(values[i] + sum(some)) / (count + 1) for some in combinations(others, count)]
         assert min(abs(four(after, i)[0] - p) for p in possible) < 1e-3
     assert after.theta["0.weight"][0, 0] == pytest.approx(sum(values) / 5)  # the reference follows the largest reward
+
+
+@pytest.mark.parametrize(("kappa", "contribution", "others", "drawn"), [(0.5, 0.25, 4, 2), (0.0, 0.56 / 0.8, 10, 7)])
+def test_the_count_of_iafl_is_a_power_of_the_contribution_rounded_up(
+    kappa: float, contribution: float, others: int, drawn: int
+) -> None:
+    strategy = strategy_of(partial(iafl, kappa=kappa), problem([1] * (1 + others), [contribution] + [1.0] * others))
+    after = strategy.aggregate(start(), moved(start(), [[0.0] * 4] + [[1.0, 0.0, 0.0, 0.0]] * others))
+    # one's own update is zero, so the mean counts the others': 0.25 ** 0.5 of four, and 0.7 of ten
+    assert four(after, 0)[0] == pytest.approx(drawn / (drawn + 1), abs=1e-6)
+
+
+def test_everybody_recovers_by_a_draw_of_its_own() -> None:
+    contribution = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0]
+    strategy = strategy_of(partial(iafl, recovery=0.5), problem([1] * 8, contribution))
+    after = strategy.aggregate(start(), moved(start(), [[2.0**i, 0.0, 0.0, 0.0] for i in range(8)]))
+    recovers = [aq.stream(0, "recovery", 1, i).random() < 0.5 for i in range(7)]  # the reference is the eighth's
+    assert 0 < sum(recovers) < 7
+    for i, reference in enumerate(recovers):
+        expected = after.theta if reference else own_network(after, i)
+        assert torch.equal(strategy.broadcast(after, i, 1.0)["0.weight"], expected["0.weight"])
+        assert four(after) != four(after, i)
 
 
 def test_who_recovers_begins_the_round_with_the_reference() -> None:

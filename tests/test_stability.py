@@ -207,6 +207,13 @@ def test_no_fair_plan_that_no_coalition_blocks_is_nearer(common: bool) -> None:
     assert moved > 5
 
 
+@pytest.mark.parametrize("chosen", [[0, 1], [1, 0]])
+def test_no_plan_is_near_to_one_that_gives_equals_unequal_accuracies(chosen: list[int]) -> None:
+    unequal = plan_of(chosen, CURVE, [0.5, 0.5])
+    with pytest.raises(ValueError, match="`nearest_to` must be a plan in which equal contributions earn equal"):
+        al.stable([0.5, 0.5], CURVE, game=lambda s: [0.0] * len(s), nearest_to=unequal)
+
+
 # --- coalitions that are drawn ---
 
 
@@ -289,6 +296,21 @@ def test_the_bound_of_a_plan_made_from_draws_covers_what_was_not_asked() -> None
     assert tight > 5  # some coalition that was not asked would leave
 
 
+def test_the_bound_of_the_first_pass_has_half_of_what_may_go_wrong() -> None:
+    plan = al.stable(B, CURVE, game=lambda s: [0.0] * len(s), samples=40, confidence=0.9)
+    assert (plan.stability.asked, plan.stability.blocking) == (40, 0)
+    assert plan.stability.share == pytest.approx(1 - (0.1 / 2) ** (1 / 40))  # 1 - 0.1 / (1 x 2) and no hit
+
+
+def test_other_seeds_draw_other_coalitions_for_a_plan() -> None:
+    def asked(seed: int) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
+        al.stable([0.5] * 9, CURVE, game=lambda s: [found.append(s) or 0.0] * len(s), samples=5, seed=seed)
+        return found
+
+    assert asked(0) == asked(0) != asked(1)
+
+
 @pytest.mark.parametrize("common", [True, False])
 def test_when_every_coalition_is_drawn_the_plan_is_the_exact_one(common: bool) -> None:
     for seed in range(12):
@@ -346,6 +368,14 @@ def test_gains_are_in_proportion_to_marginal_values_and_nobody_loses() -> None:
         assert plan.predicted_accuracy.max() == 0.8
         assert gains.min() > -1e-12
         assert (al.marginal_value(b, coarse, game=game).predicted_accuracy >= b).all()
+
+
+def test_an_accuracy_that_is_attainable_up_to_rounding_is_not_rounded_up_to_the_next_level() -> None:
+    three_tenths = 0.1 + 0.2
+    assert three_tenths > 0.3  # in sixteen digits
+    curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=100)
+    game = lambda s: [0.8 if 1 in s else 0.3] * len(s)  # nobody misses the first
+    assert al.marginal_value([three_tenths, 0.6], curve, game=game).predicted_accuracy.tolist() == [0.3, 0.8]
 
 
 def test_whoever_is_redundant_keeps_what_it_has() -> None:

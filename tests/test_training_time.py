@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 import aequa_lite as aq
 from aequa_lite.allocation.exact import Plan, plan_of
@@ -141,6 +142,45 @@ def test_a_settlement_widens_nobody(problem: aq.Problem) -> None:
     settled = settle(plan, held, curve, [0.3, 0.5, 0.75])
     assert (settled.widths <= np.minimum(np.maximum(held, 0.1), plan.widths)).all()
     assert settle(plan, [1.0] * 3, curve, [0.3, 0.5, 0.75]).widths.tolist() == plan.widths.tolist()
+
+
+def test_widths_are_compared_up_to_rounding_where_a_plan_is_settled() -> None:
+    third = 0.1 + 0.2
+    assert third > 0.3  # in sixteen digits
+    wider, narrower = (aq.Curve((0.1, w, 1.0), (0.3, 0.6, 0.8), samples=1000) for w in (third, 0.3))
+    b = np.array([0.6])
+    for curve, width in ((wider, 0.3), (narrower, third)):  # held, and planned, are the curve's up to rounding
+        plan = plan_of([2], curve, b, tau=0.25)
+        settled = settle(plan, [width], curve, b)
+        assert (settled.widths.tolist(), settled.tau) == ([curve.widths[1]], 0.25)
+        planned = settle(replace(plan, widths=np.array([width])), [1.0], curve, b)
+        assert planned.widths.tolist() == [curve.widths[1]]
+
+
+def test_the_bound_of_each_width_by_itself_is_that_of_clopper_and_pearson() -> None:
+    curve = drawn(np.array([0.5, 0.7, 0.75]), 200, aq.stream(0, "exact"))
+    _, plain = upper_bounds(curve, 0.9, tests=3)
+    hits = curve.correct.sum(1)
+    # at the bound, as few hits as were seen are as likely as the level allows
+    assert binom.cdf(hits, 200, plain) == pytest.approx([0.1 / 3] * 3)
+
+
+def test_what_an_update_lost_is_measured_against_the_network_before_and_at_most_its_own(longer: aq.Problem) -> None:
+    last, alone = rounds_of(longer)[2], longer.contribution  # the network still becomes better quickly
+    before, after = (
+        aq.accuracy([aq.slim(aq.MLP, theta, 1.0)], longer.validation)[0] for theta in (last.before.theta, last.theta)
+    )
+    came = aq.accuracy([aq.slim(aq.MLP, u.state, u.width) for u in last.updates], longer.validation)
+    assert before != after
+    for b in (alone, np.full(4, 0.2), np.ones(4)):  # its own accuracy, or the network's where that is less
+        assert lost(aq.MLP, last, longer.validation, b) == pytest.approx(1 - came / np.minimum(before, b))
+
+
+def test_no_width_below_the_configs_least_is_sent(problem: aq.Problem) -> None:
+    ended = rounds_of(problem)[-2]
+    wide = replace(problem.config, min_width=0.4)
+    policy = aq.training_time(0.0)(problem.build, problem.validation, np.linspace(0.0, 0.9, 4))
+    assert min(policy(problem.config, ended)) < 0.4 <= min(policy(wide, ended))
 
 
 def test_the_rewards_are_slices_of_the_final_network_within_what_is_held(problem: aq.Problem) -> None:
@@ -428,6 +468,32 @@ def test_a_sent_width_is_certified_or_the_least(problem: aq.Problem) -> None:
         sure = certified(curve, problem.contribution, 0.1, 0.95, tests)
         place = np.searchsorted(curve.widths, widths)
         assert (sure[np.arange(4), place] | (place == 0)).all()
+
+
+def test_the_confidence_is_shared_by_all_widths_of_all_rounds(
+    problem: aq.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    timing = sys.modules["aequa_lite.training_time"]
+    monkeypatch.setattr(timing, "certified", lambda *args: asked.append(args[-1]) or certified(*args))
+    config, rounds = replace(problem.config, fractions=4, grid=20), rounds_of(problem)
+    for ended in (rounds[0], rounds[-1]):
+        policy_of(problem, 0.1, 0.95)(config, ended)
+    # two bounds of each width in each round; the settlement chooses among the fractions too
+    assert asked == [2 * len(GRID) * config.rounds, 2 * 20 * 4 * config.rounds]
+
+
+def test_who_was_refused_after_an_absent_one_is_found_by_its_place(longer: aq.Problem) -> None:
+    """Updates come from those who were present: their places are not those of the participants."""
+    ended, config, policy = rounds_of(longer)[-2], longer.config, policy_of(longer)
+    who = int(longer.contribution.argmax())
+    away = (who - 1) % 4
+    widths = tuple(0.0 if i == away else 1.0 for i in range(4))
+    here = tuple(u for u in ended.updates if u.participant != away)
+    later = replace(ended, widths=widths, updates=here, next_widths=(1.0,) * 4)
+    honest, refused = policy(config, later), policy(config, replace(later, left_out=(who,)))
+    assert refused[who] < honest[who]
+    assert np.delete(refused, who).tolist() == np.delete(honest, who).tolist()
 
 
 def test_who_was_absent_holds_a_certified_width_too(problem: aq.Problem, monkeypatch: pytest.MonkeyPatch) -> None:

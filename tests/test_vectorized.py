@@ -202,6 +202,15 @@ def test_lists_of_different_length_are_refused(few: aq.Dataset) -> None:
         vectorized.vectorized_sgd(aq.MLP, [theta], shards, WIDTHS, aq.Config(), [np.random.default_rng(0)] * 3)
 
 
+@pytest.mark.parametrize("short", ["widths", "rngs", "offsets"])
+def test_every_list_has_one_entry_for_each_participant(short: str, few: aq.Dataset) -> None:
+    shards, theta = shards_of(few), aq.init_params(aq.MLP, seed=0)
+    lists = {"widths": [1.0] * 3, "rngs": [np.random.default_rng(0)] * 3, "offsets": [()] * 3}
+    lists[short] = lists[short][:2]
+    with pytest.raises(ValueError, match=f"`{short}` must hold one entry for each"):
+        vectorized.vectorized_sgd(aq.MLP, [theta] * 3, shards, config=aq.Config(), **lists)
+
+
 def test_vectorized_is_refused_where_a_strategy_cannot(few: aq.Dataset) -> None:
     config = aq.Config(participants=3, rounds=1, local_steps=1)
     strategy = replace(aq.slimmable(aq.MLP), vectorized=None)
