@@ -4,16 +4,7 @@ The names stand in reading order: data, networks, training, evaluation, contribu
 What is used less often lies in namespaces: `aq.baselines.cgsv`, `aq.allocation.proportional`, `aq.plotting.curve`.
 """
 
-from . import (
-    aggregation,
-    allocation,
-    attacks,
-    baselines,
-    data,
-    networks,
-    plotting,
-    theory,
-)
+from . import aggregation, allocation, attacks, baselines, data, networks, plotting, theory
 from .config import Config
 from .types import Dataset, Round, Samples, Shard, Update, ServerState
 from .rng import stream
@@ -22,40 +13,10 @@ from .data.load import load
 from .networks.base import for_dataset, init_params
 from .networks.mlp import MLP
 from .networks.conv import LeNet
-from .slimmable import (
-    aggregate,
-    fractional_slim,
-    n_parameters,
-    prefix,
-    slice_of,
-    slim,
-    view,
-)
-from .local import (
-    full_and_random,
-    full_only,
-    local_sgd,
-    one_random,
-    sandwich,
-)
-from .federate import (
-    Strategy,
-    aggregation_weights,
-    federate,
-    federate_many,
-    full_width,
-    slimmable,
-    standalone,
-)
-from .evaluation import (
-    Curve,
-    accuracy,
-    accuracy_curve,
-    correct,
-    model_at,
-    reward_curve,
-    widths,
-)
+from .slimmable import aggregate, fractional_slim, n_parameters, prefix, slice_of, slim, view
+from .local import full_and_random, full_only, local_sgd, one_random, sandwich
+from .federate import Strategy, aggregation_weights, federate, federate_many, full_width, slimmable, standalone
+from .evaluation import Curve, accuracy, accuracy_curve, correct, model_at, reward_curve, widths
 from .shapley import shapley
 from .contribution import alignment, contributions
 from .allocation.exact import Plan, allocate

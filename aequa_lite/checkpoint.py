@@ -104,6 +104,7 @@ def digest(values: Sequence[Any]) -> str:
         if isinstance(value, Tensor):
             value = value.detach().cpu().contiguous()
             if value.dtype == torch.bfloat16:  # numpy has none
+                total.update(b"bfloat16")
                 value = value.view(torch.int16)
             value = value.numpy()
         array = np.ascontiguousarray(value)

@@ -318,7 +318,7 @@ def aggregate(theta: State, updates: Pairs) -> dict[str, Tensor]:
 
 @checked
 def n_parameters(net: nn.Module) -> int:
-    """Count the trainable parameters of a network.
+    """Count the parameters of a network.
 
     Example:
         >>> n_parameters(nn.Linear(3, 2))

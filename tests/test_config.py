@@ -130,3 +130,8 @@ def test_a_stream_goes_by_the_value_of_a_tag_not_by_its_type() -> None:
     assert stream(0, "a", "1").integers(2**60) != stream(0, "a", 1).integers(2**60)
     with pytest.raises(TypeError):
         stream(0, "a", 0.5)
+
+
+def test_a_digest_tells_half_precision_from_whole_numbers_of_the_same_bytes() -> None:
+    halves = torch.ones(3, dtype=torch.bfloat16)
+    assert digest([halves]) == digest([halves.clone()]) != digest([halves.view(torch.int16)])

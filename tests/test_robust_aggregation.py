@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from fractions import Fraction
 from functools import partial
 
 import pytest
@@ -234,3 +235,10 @@ def test_equal_values_of_unequal_weights_do_not_make_the_order_matter(rule) -> N
         for order in itertools.permutations(sent)
     }
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("share", [0.21, 0.39, 0.42, 0.123])
+def test_a_share_of_the_holders_is_whole_where_it_is_so_in_decimals(share: float) -> None:
+    counts = torch.arange(1, 400)
+    exact = [int(Fraction(str(share)) * int(count)) for count in counts]
+    assert aq.aggregation._share_of(counts, share).tolist() == exact

@@ -39,7 +39,8 @@ class Certificate:
         at_least: Who receives the lowest attainable accuracy.
         at_full: Who receives the highest attainable accuracy.
         spread: Predicted CGS.
-        best_spread: The smallest CGS on this curve.
+        best_spread: The smallest CGS on this curve, of individually
+            rational plans where they are asked for.
         covers: Whether the curve spans the contributions' range.
         top_reaches: Whether the full width is no worse than the best
             participant's stand-alone accuracy.
