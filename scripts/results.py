@@ -440,6 +440,10 @@ def glance() -> str:
     rows.append(
         ["rewards significantly worse than alone: nine partitions", "none", f"{worse} of {many}", yes(worse == 0)]
     )
+    safe = tuned[tuned["method"] == "aequa"]["non_inferior"].dropna()  # older rows lack it
+    shown_safe = f"{int(safe.sum())} of {10 * len(safe)}"
+    what = "rewards shown to be at most a point worse than alone: tuned baselines"
+    rows.append([what, "all", shown_safe, yes(bool(safe.sum() == 10 * len(safe)))])
     rows += while_training()
     lost = price(tuned)
     rows.append(
