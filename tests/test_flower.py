@@ -29,18 +29,18 @@ import aequa_lite as aq
 
 pytest.importorskip("flwr", reason='Flower is not installed here: pip install "aequa-lite[flower]"')
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from aequa_lite import cli
 from aequa_lite._validation import tensors_at
 from aequa_lite.flower import fleet as fleets
-from aequa_lite.flower import participant, server, wire
+from aequa_lite.flower import introductions, participant, participants, server, wire
 from aequa_lite.flower.fleet import Fleet, Server
 from aequa_lite.flower.keys import fingerprint, roster, valid_certificate, write_certificates, write_key
 from aequa_lite.flower.participants import ParticipantRegistry, RunState, TooFewError
-from aequa_lite.flower.processes import Processes, program_folder, search_path
+from aequa_lite.flower.processes import AppendedLines, Processes, program_folder, search_path
 from aequa_lite.flower.server import sampler_name
 from aequa_lite.flower.wire import COMPLETED, Settings, read_config, toml_lines, write_app
 
@@ -62,6 +62,7 @@ class Inline(Grid):
         self.silent: Callable[[Message], bool] = lambda message: False
         self.changed: Callable[[Message], Message] = lambda reply: reply
         self.box: dict[str, Message] = {}
+        self.activated: dict[int, str] = {}  # when a node connected, if that has changed
         self.sent: list[tuple[int, Message]] = []
 
     def connect(self, node: int, i: int) -> None:
@@ -70,7 +71,10 @@ class Inline(Grid):
         self.nodes[node] = Context(1, node, own, RecordDict(), self.values)
 
     def get_nodes(self) -> Iterable[Any]:
-        return [SimpleNamespace(node_id=node, public_key=str(node).encode()) for node in self.nodes]
+        return [
+            SimpleNamespace(node_id=n, public_key=str(n).encode(), last_activated_at=self.activated.get(n, ""))
+            for n in self.nodes
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         names = []
@@ -360,7 +364,7 @@ def test_nobody_is_sent_anothers_samples_or_number(three: aq.Config, asked: Sett
     grid = Inline(asked, three, tmp_path)
     server.run_over(grid, asked, three)
     keys = {key for _, m in grid.sent for record in m.content.config_records.values() for key in record}
-    assert keys == {"alone", "classes", "words", "round", "width", "width_sampler", "labels", "manifest"}
+    assert keys == {"alone", "classes", "words", "features", "round", "width", "width_sampler", "labels", "manifest"}
 
 
 def test_who_does_not_reply_is_left_out_and_the_round_goes_on(
@@ -484,12 +488,206 @@ def test_a_key_of_another_or_of_nobody_is_refused(
 ) -> None:
     grid = Inline(asked, three, tmp_path)
     keys = {fingerprint(b"100"): 0, fingerprint(b"101"): 2}  # 101 states that it is 1; 102 is on no roster
-    registry = ParticipantRegistry(grid, RunState(tmp_path, three), aq.MLP, {"classes": 10, "words": 0}, keys)
+    registry = ParticipantRegistry(
+        grid, RunState(tmp_path, three), aq.MLP, {"classes": 10, "words": 0, "features": 784}, keys
+    )
     with pytest.raises(TooFewError, match="participants 1, 2 did not"):
         registry.gather(1.0)
     printed = capsys.readouterr().out
     assert "it states that it is participant 1, but its key is that of 2" in printed
     assert "node 102: refused, its key is not on the roster" in printed
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for nodes and replies, and ask who was refused, without a pause."""
+    for module, name in ((participants, "NODES"), (participants, "REPLIES"), (introductions, "AGAIN")):
+        monkeypatch.setattr(module, name, 0.0)
+
+
+def registry_of(grid: Inline, config: aq.Config, folder: Path, **options: Any) -> ParticipantRegistry:
+    """A registry for the embedded data."""
+    asked = {"classes": 10, "words": 0, "features": 784}
+    return ParticipantRegistry(grid, RunState(folder, config), aq.MLP, asked, **options)
+
+
+def questions(grid: Inline, node: int) -> list[Message]:
+    """The introductions that a node was asked for."""
+    return [m for to, m in grid.sent if to == node and m.metadata.message_type == "query.introduce"]
+
+
+def noted(folder: Path | str) -> list[str]:
+    """What the server has noted of participants, without the times."""
+    lines = (Path(folder) / "participants.log").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 ", line) for line in lines)
+    return [line.partition(" ")[2] for line in lines]
+
+
+def test_who_was_refused_once_is_asked_again_and_takes_part(
+    eager: None, three: aq.Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = Inline(Settings(partition=PARTITION), three, tmp_path)
+
+    def changed(reply: Message) -> Message:
+        if grid.sent[-1][0] == 101 and len(questions(grid, 101)) == 1:
+            reply.content["stated"]["samples"] = 0
+        return reply
+
+    grid.changed = changed
+    registry = registry_of(grid, three, tmp_path)
+    registry.gather(600)
+    assert registry.nodes == {0: 100, 1: 101, 2: 102}
+    assert [len(questions(grid, node)) for node in (100, 101, 102)] == [1, 2, 1]
+    first, *rest = noted(tmp_path)
+    assert first == "waiting for at most 600 seconds; missing: 0, 1, 2"
+    reason = "`samples` must be a whole number from 1 to 1000000000, got 0"
+    assert f"node 101: refused, {reason}" in rest
+    assert sum("participant 1 (node 101): admitted, with " in line for line in rest) == 1
+    assert rest[-1].endswith("; missing: nobody")
+    assert (
+        capsys.readouterr().out.count(f"aequa join: refused by the server: {reason}") == 1
+    )  # its operator sees it too
+
+
+def test_who_is_refused_in_every_reply_is_noted_once(eager: None, three: aq.Config, tmp_path: Path) -> None:
+    grid = Inline(Settings(partition=PARTITION), three, tmp_path)
+    del grid.nodes[101], grid.nodes[102]
+    error = "<class 'ValueError'>:<'participant 0 has 8 features, the run has 784'>"
+    grid.changed = lambda reply: Message(Error(code=2, reason=error), reply_to=grid.sent[-1][1])
+    registry = registry_of(grid, three, tmp_path, keys={fingerprint(b"100"): 0})
+    for _ in range(3):
+        registry._look()
+        list(registry._replies({}))
+    assert len(questions(grid, 100)) == len(grid.sent) == 3  # its own app has told its operator why
+    assert noted(tmp_path) == ["participant 0 (node 100): refused, participant 0 has 8 features, the run has 784"]
+
+
+def test_who_was_refused_is_asked_again_after_a_pause_only(three: aq.Config, tmp_path: Path) -> None:
+    own = introductions.Introductions(tmp_path)
+    node = SimpleNamespace(node_id=5, public_key=b"5")
+    assert own.due([node]) == [5]
+    own.asked(5, "first")
+    assert own.due([node]) == []
+    assert own.answered("first") == 5
+    own.refused(5, "no data", question="first", pause=1e6)
+    assert own.due([node]) == []
+    own.refused(5, "no data", question="first", pause=0.0)
+    assert own.due([node]) == [5]
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_silent_node_is_asked_again_when_it_returns_and_admitted_once(
+    seen: bool, eager: None, three: aq.Config, tmp_path: Path
+) -> None:
+    grid = Inline(Settings(partition=PARTITION), three, tmp_path)
+    registry = registry_of(grid, three, tmp_path)
+    late: list[Message] = []
+
+    def silent(message: Message) -> bool:
+        if message.metadata.dst_node_id == 101:
+            late.append(participant.app(message, grid.nodes[101]))
+        return message.metadata.dst_node_id == 101
+
+    grid.silent = silent
+    for _ in range(3):
+        registry._look()
+        list(registry._replies({}))
+    assert len(questions(grid, 101)) == 1
+    away = grid.nodes.pop(101)
+    if seen:  # it is away for longer than between two looks
+        registry._look()
+        list(registry._replies({}))
+    else:
+        grid.activated[101] = "later"
+    grid.nodes[101] = away
+    registry._look()
+    list(registry._replies({}))
+    assert len(questions(grid, 101)) == 2
+    for reply in late:  # both arrive, the first one late
+        grid.box[reply.metadata.reply_to_message_id] = reply
+        list(registry._replies({}))
+        registry._look()
+    assert registry.nodes == {0: 100, 1: 101, 2: 102}
+    assert len(questions(grid, 101)) == 2
+    assert sum("participant 1 (node 101): admitted" in line for line in noted(tmp_path)) == 1
+    assert len(grid.box) == 1  # nobody asks for the second reply
+
+
+def test_what_flower_answers_for_a_node_that_has_left_does_not_delay_its_return(
+    three: aq.Config, tmp_path: Path
+) -> None:
+    own = introductions.Introductions(tmp_path)
+    node = SimpleNamespace(node_id=5, public_key=b"5")
+    own.due([node])
+    own.asked(5, "first")
+    own.due([])
+    assert own.due([node]) == [5]
+    own.asked(5, "second")
+    assert own.answered("first") == 5
+    assert not own.refused(5, "the node is unavailable", question="first")
+    assert own.due([node]) == []
+    assert own.questions == ["second"]
+    assert not own.path.exists()
+
+
+def test_asking_again_never_gives_a_number_to_another_key(eager: None, three: aq.Config, tmp_path: Path) -> None:
+    grid = Inline(Settings(partition=PARTITION), three, tmp_path)
+    grid.connect(103, 1)
+    registry = registry_of(grid, three, tmp_path)
+    for _ in range(4):
+        registry._look()
+        list(registry._replies({}))
+    assert registry.nodes == {0: 100, 1: 101, 2: 102}
+    assert len(questions(grid, 103)) == 4
+    assert registry.state.participants[1]["key"] == fingerprint(b"101")
+    del grid.nodes[101]  # nor while its owner is away
+    registry._look()
+    list(registry._replies({}))
+    assert registry.nodes[1] == 101
+
+
+def test_other_features_are_refused_in_words_before_anybody_trains(
+    eager: None, three: aq.Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=np.zeros((6, 8), np.float32), y=np.arange(6) % 2)
+    settings, config = Settings(), replace(three, participants=1)
+    context = Inline(settings, config, tmp_path).nodes[100]
+    context.node_config |= {"data": str(path)}
+    del context.node_config["partition"]
+    asked = participant.ConfigRecord({"alone": 1, "labels": 0, "classes": 2, "words": 0, "features": 4})
+    with pytest.raises(ValueError, match="^participant 0 has 8 features, the run has 4$"):
+        participant.app(Message(RecordDict({"asked": asked}), 100, "query.introduce"), context)
+    assert "aequa join: refused: participant 0 has 8 features, the run has 4" in capsys.readouterr().out
+
+
+def test_what_is_noted_is_printed_where_the_server_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, folder = Server(tmp_path), tmp_path / "server"
+    folder.mkdir()
+    (folder / "participants.log").write_text("of an earlier start\n")
+    monkeypatch.setattr(host, "_flwr", lambda *words: None)
+    asked = host.settings()
+    host.submit(asked, aq.Config())
+    introductions.Introductions(folder).note("participant 0 (node 5): admitted, with 9 samples; missing: 1")
+    (folder / "outcome.json").write_text(json.dumps({"outcome": COMPLETED}))
+    assert host.wait(asked) == COMPLETED
+    printed = capsys.readouterr().err
+    assert "participant 0 (node 5): admitted, with 9 samples; missing: 1" in printed
+    assert "earlier" not in printed
+
+
+def test_lines_are_read_once_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    new = AppendedLines(path)
+    assert new() == []
+    path.write_bytes(b"one\ntw")
+    assert new() == ["one"]
+    with path.open("ab") as file:
+        file.write(b"o\n\xff\n")
+    assert new() == ["two", "\ufffd"]
+    assert new() == []
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -632,14 +830,19 @@ def test_a_setting_that_makes_no_sense_is_refused(values: dict[str, Any], match:
 
 
 def test_a_configuration_that_cannot_be_read_leaves_its_sentence(
-    tmp_path: Path, three: aq.Config, asked: Settings
+    tmp_path: Path, three: aq.Config, asked: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = Inline(asked, three, tmp_path)
     context = Context(1, 1, {}, RecordDict(), {**grid.values, "quorum": 9})
     with pytest.raises(ValueError, match="quorum"):
         server.main(grid, context)
     outcome = json.loads((Path(asked.folder) / "outcome.json").read_text())["outcome"]
-    assert outcome == "ValueError: `quorum` must be a whole number in [1, 3], got 9"
+    assert outcome == "`quorum` must be a whole number in [1, 3], got 9"
+    monkeypatch.setattr(server, "run_over", lambda *given: {}["a fault of the package"])
+    with pytest.raises(KeyError):
+        server.main(grid, Context(1, 1, {}, RecordDict(), grid.values))
+    outcome = json.loads((Path(asked.folder) / "outcome.json").read_text())["outcome"]
+    assert outcome == "KeyError: 'a fault of the package'"
 
 
 def command(name: str, *arguments: str) -> None:
@@ -671,9 +874,57 @@ def test_a_participant_without_data_starts_nothing(tmp_path: Path, monkeypatch: 
         (["--data", str(tmp_path / "nowhere.npz")], "`data` must be an .npz file"),
         (["--partition", "homogenous"], "the nearest is 'homogeneous'"),
         (["--partition", "homogeneous", "--key", "mine"], "`key` must be given together with authority"),
+        (["--partition", "homogeneous", "--key", "mine", "--authority", "ca"], "`key` must be a file that exists"),
+        (
+            ["--partition", "homogeneous", "--key", __file__, "--authority", "ca"],
+            "`authority` must be a file that exists, got 'ca'",
+        ),
     ):
         with pytest.raises(ValueError, match=match):
             command("join", "127.0.0.1:8000", "0", "--folder", str(tmp_path), *options)
+
+
+@pytest.mark.parametrize(
+    "address", ["example.org", "example.org:", ":8000", "http://example.org:8000", "a:99999", "::1"]
+)
+def test_an_address_without_a_port_is_refused(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["join", address, "0", "--folder", str(tmp_path), "--partition", "homogeneous"]) == 2
+    said = f"aequa join: `address` must be HOST:PORT, such as federation.example.org:8000, got {address!r}\n"
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"x_train": np.zeros((4, 3), np.float32)}, "must hold x and y, got .'x_train'."),
+        ({"x": np.zeros((4, 3)), "y": np.arange(4)}, "`x_train` must be uint8 or float32, got float64"),
+        ({"x": np.zeros((4, 3), np.float32), "y": np.arange(3)}, "whole numbers of shape"),
+        ({"x": np.full((4, 3), np.nan, np.float32), "y": np.arange(4)}, "finite"),
+    ],
+)
+def test_a_file_is_checked_before_a_node_connects(
+    arrays: dict[str, Any], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(participant, "Processes", lambda folder: pytest.fail("a process was started"))
+    np.savez(tmp_path / "mine.npz", **arrays)
+    with pytest.raises(ValueError, match=match):
+        participant.join("127.0.0.1:8000", 0, folder=tmp_path, data=str(tmp_path / "mine.npz"))
+
+
+def test_join_says_that_it_waits_what_its_node_tells_and_why_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.zeros((4, 3), np.float32), y=np.ones(4, np.int64))
+    said = "INFO: aequa join: round 3\nExit Code: 305\n[code: 2004] Failed to activate SuperNode."
+    monkeypatch.setattr(participant, "node_command", lambda *words: [sys.executable, "-c", f"print({said!r})"])
+    with pytest.raises(
+        RuntimeError, match="^127.0.0.1:8000 does not admit this key, or a node with this key is connected"
+    ):
+        participant.join("127.0.0.1:8000", 2, folder=tmp_path / "own", data=str(tmp_path / "mine.npz"))
+    assert capsys.readouterr().err.splitlines() == [
+        "waiting for 127.0.0.1:8000, as participant 2, with 4 samples that all have label 1",
+        "round 3",
+    ]
 
 
 def until(condition: Callable[[], Any], seconds: float = 600, what: str = "") -> Any:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +14,13 @@ from pathlib import Path
 from ..config import Config
 from ..registry import lookup
 from ..report import Report
+from .introductions import LOG
 from .keys import roster as read_roster
 from .keys import valid_certificate, write_certificates, write_key
 from .participant import node_command
-from .participants import writable
-from .processes import Processes, free_port
+from .processes import AppendedLines, Processes, free_port
 from .server import prepare
-from .wire import COMPLETED, Settings, toml_lines, write_app
+from .wire import COMPLETED, Settings, toml_lines, writable, write_app
 
 GONE = 10.0  # seconds without the server's app after which the run has ended
 START = 290.0  # more seconds for an app to start
@@ -50,6 +51,7 @@ class Server(Processes):
         super().__init__(folder)
         self.roster = Path(roster) if roster else None
         self.address, self.host, self.port = address, host, port or free_port()
+        self.noted = AppendedLines(self.folder / "server" / LOG)
         self.reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # from this machine
 
     def address_for(self, participant: int) -> str:
@@ -110,11 +112,12 @@ class Server(Processes):
     def submit(self, settings: Settings, config: Config) -> None:
         """Start a run; it goes on from the folder's checkpoint, if there is one."""
         (Path(settings.folder) / "outcome.json").unlink(missing_ok=True)
+        self.noted = AppendedLines(Path(settings.folder) / LOG)
         write_app(self.folder / "app", settings, config)
         self._flwr("run", "run", str(self.folder / "app"))
 
     def wait(self, settings: Settings, patience: float = 30 * 86400) -> str:
-        """Wait until the run has ended and return how.
+        """Wait until the run has ended and return how; print meanwhile who is admitted or refused, and who is missing.
 
         Raises:
             RuntimeError: The server has died, or its app has ended without writing a result.
@@ -123,6 +126,7 @@ class Server(Processes):
         began, path = time.monotonic(), Path(settings.folder) / "outcome.json"
         seen = began + START  # when its app was last seen, or should have been
         while not path.exists():
+            self._print_noted()
             if self.processes["server"].poll() is not None:
                 raise RuntimeError(f"the server died; the end of its log:\n{self.tail('server')}")
             if time.monotonic() > began + patience:
@@ -133,7 +137,13 @@ class Server(Processes):
                 self._flwr("log", "log", "--show", *re.findall(r"started run (\d+)", self.tail("run"))[-1:])
                 raise RuntimeError(f"the run ended without a result; the end of its log:\n{self.tail('log')}")
             time.sleep(1)
+        self._print_noted()
         return str(json.loads(path.read_text())["outcome"])
+
+    def _print_noted(self) -> None:
+        """Print what the server's app has noted of participants, beside the report, which is the output."""
+        for line in self.noted():
+            print(line, file=sys.stderr, flush=True)
 
     def _app_runs(self) -> bool:
         """Whether the process that runs `flower.server` is alive."""
@@ -149,6 +159,8 @@ class Server(Processes):
         Raises:
             RuntimeError: The run failed; the sentence says why.
         """
+        print(f"waiting for participants at {self.address_for(0)}; {Path(settings.folder) / LOG} keeps what follows",
+              file=sys.stderr, flush=True)  # fmt: skip
         self.submit(settings, config)
         if (outcome := self.wait(settings)) != COMPLETED:
             raise RuntimeError(f"{outcome}\n(the server's log: {self.folder / 'logs' / 'server.log'})")

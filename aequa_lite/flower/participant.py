@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,12 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from .._check import number, refusal
-from .._io import write_whole
+from .._io import error_text, printable, short_repr, write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import checked_arrays, load
-from ..data.readers import NAMES, Arrays, open_npz, reading
+from ..data.readers import NAMES, Arrays, Pair, open_npz, reading
 from ..federate import standalone
 from ..local import local_sgd
 from ..networks.base import for_dataset
@@ -27,14 +30,14 @@ from ..registry import lookup, network
 from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
 from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
-from .participants import writable
-from .processes import Processes, free_port
-from .wire import packed, read_config, toml_lines, unpacked, unpacked_bytes, unpacked_offsets
+from .processes import AppendedLines, Processes, free_port
+from .wire import packed, read_config, toml_lines, unpacked, unpacked_bytes, unpacked_offsets, writable
 
 app = ClientApp()
 
 
-DATA = {"classes": (2, 65536), "words": (0, 1_000_000)}  # what a message states of the data
+TOLD = "aequa join: "  # begins a line of the node's log that is meant for its operator
+DATA = {"classes": (2, 65536), "words": (0, 1_000_000), "features": (1, 1 << 28)}  # what a message states of the data
 
 
 def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) -> Shard:
@@ -63,26 +66,53 @@ def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) 
     if "partition" in node:
         train = load(name, device=device, seed=config.seed).train
         return lookup("partition", str(node["partition"]))(train, config)[mine]
-    with reading(name), open_npz(name) as file, np.load(file, allow_pickle=False) as content:
-        pair = content["x"], content["y"]
-    words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
-    try:
-        x, y = checked_arrays(Arrays(pair, pair, classes=classes, words=words)).train
-    except ValueError as error:
-        raise ValueError(f"{name} must hold x and y with labels 0 to {classes - 1}: {error}") from error
+    x, y = _own_arrays(name, classes)
     samples = Samples(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (x, y)), classes)
     return Shard(mine, samples, range(len(y)))
+
+
+def _own_arrays(name: str, classes: int) -> Pair:
+    """x and y of an .npz file, checked."""
+    with reading(name), open_npz(name) as file, np.load(file, allow_pickle=False) as content:
+        found = {each: content[each] for each in ("x", "y") if each in content.files}
+        names = list(map(str, content.files))
+    if len(found) < 2:
+        raise ValueError(f"{name} must hold x and y, got {short_repr(names)}")
+    pair = found["x"], found["y"]
+    words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
+    try:
+        return checked_arrays(Arrays(pair, pair, classes=classes, words=words)).train
+    except ValueError as error:
+        raise ValueError(f"{name} must hold x and y with labels 0 to {classes - 1}: {error}") from error
+
+
+def _tell(sentence: str) -> None:
+    """Print what the operator of this node should know; it reaches the node's log, and from there `aequa join`."""
+    print(f"{TOLD}{sentence}", flush=True)
 
 
 def _asked(
     message: Message, context: Context, **allowed: tuple[float, float]
 ) -> tuple[dict[str, int | float], Config, Shard, Build]:
     """The numbers of a message, checked, and what this node needs for its work."""
+    try:
+        return _checked(message, context, **allowed)
+    except (OSError, ValueError) as error:
+        _tell(f"refused: {error_text(error, 400)}")
+        raise
+
+
+def _checked(
+    message: Message, context: Context, **allowed: tuple[float, float]
+) -> tuple[dict[str, int | float], Config, Shard, Build]:
+    """Check as `_asked`."""
     settings, config = read_config(context.run_config)
     others = "width_sampler", "offset_widths", "offsets"  # no numbers: checked where they are used
     asked = {k: v for k, v in message.content["asked"].items() if k not in others}
     asked = checked_metadata(asked, {**allowed, **DATA})
     shard = own_shard(context.node_config, config, settings.data, int(asked["classes"]))
+    if (mine := shard.samples.x[0].numel()) != asked["features"]:  # before anybody trains, and before shapes of tensors
+        raise ValueError(f"participant {shard.participant} has {mine} features, the run has {asked['features']}")
     samples, words = shard.samples, ("",) * int(asked["words"])
     data = Dataset(settings.data, samples, samples, samples, "", words=words)  # shaped like the server's
     return asked, config, shard, for_dataset(network(settings.network), data)
@@ -98,6 +128,7 @@ def introduce(message: Message, context: Context) -> Message:
     """State who this is and how many samples it holds; of each class, and the model trained alone, only if asked."""
     asked, config, shard, build = _asked(message, context, alone=(0, 1), labels=(0, 1))
     content, y = {}, shard.samples.y
+    _tell(f"participant {shard.participant} introduces itself" + ", and trains alone first" * int(asked["alone"]))
     stated: dict[str, Any] = {"participant": shard.participant, "samples": len(shard)}
     if asked["labels"]:
         stated["labels"] = torch.bincount(y, minlength=shard.samples.classes).tolist()
@@ -114,6 +145,7 @@ def train(message: Message, context: Context) -> Message:
     asked, config, shard, build = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
     sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
     index, width = int(asked["round"]), float(asked["width"])
+    _tell(f"round {index}")
     offsets = unpacked_offsets(message.content["asked"], shard.samples.classes)
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
@@ -146,7 +178,15 @@ def reward(message: Message, context: Context) -> Message:
             load_vocabulary(Path(aside) / path.name)
     for each, content in files.items():
         write_whole(each, content)
+    _tell(f"the reward is stored as {path}")
     return _reply(message, {}, stored=len(files))
+
+
+@app.query("notice")
+def notice(message: Message, context: Context) -> Message:
+    """Print why the server refuses this node; nothing else happens with the sentence."""
+    _tell(f"refused by the server: {printable(str(message.content['asked']['sentence']))[:400]}")
+    return _reply(message, {})
 
 
 def join(
@@ -170,20 +210,61 @@ def join(
         ValueError: Arguments do not fit together; nothing was started.
     """
     number("participant", participant, 0, whole=True)
-    if partition:
-        lookup("partition", partition)
-    elif not Path(data).is_file():
-        raise refusal("data", "an .npz file, or a known data set with a partition", data)
-    if bool(key) != bool(authority):
-        raise refusal("key", "given together with authority", key)
+    held = _check_join(address, data, partition, key, authority)
     node = {"participant": participant, "device": device, "partition": partition}
     node["data"] = str(Path(data).resolve()) if Path(data).is_file() else data
     node["rewards"] = str((Path(folder) / "rewards").resolve())
     with Processes(writable(folder)) as own:
         configuration = {name: value for name, value in node.items() if value != ""}
         command = node_command(own.folder, address, configuration, key, authority)
-        own.start("participant", command, own.folder / "flwr").wait()
-        raise RuntimeError(f"the connection to {address} ended; the end of its log:\n{own.tail('participant')}")
+        print(f"waiting for {address}, as participant {participant}{held}", file=sys.stderr, flush=True)
+        lines = AppendedLines(own.log("participant"))
+        process = own.start("participant", command, own.folder / "flwr")
+        while process.poll() is None:
+            _print_told(lines())
+            time.sleep(1)
+        _print_told(lines())
+        raise RuntimeError(_why_ended(address, own.tail("participant")))
+
+
+def _check_join(address: str, data: str, partition: str, key: str, authority: str) -> str:
+    """Refuse arguments that no server would make right; return what is held, as the end of a sentence."""
+    found = re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
+    if not found or not 1 <= int(found[1]) <= 65535:
+        raise refusal("address", "HOST:PORT, such as federation.example.org:8000", address)
+    if partition:
+        lookup("partition", partition)
+    elif not Path(data).is_file():
+        raise refusal("data", "an .npz file, or a known data set with a partition", data)
+    if bool(key) != bool(authority):
+        raise refusal("key", "given together with authority", key)
+    for name, path in (("key", key), ("authority", authority)):
+        if path and not Path(path).is_file():
+            raise refusal(name, "a file that exists", path)
+    if partition:
+        return ""
+    _, y = _own_arrays(data, DATA["classes"][1])  # how many classes there are only the server knows
+    least, most = int(y.min()), int(y.max())
+    return f", with {len(y)} samples " + (
+        f"that all have label {least}" if least == most else f"of labels {least} to {most}"
+    )
+
+
+def _print_told(lines: Iterable[str]) -> None:
+    """Print what this node's apps have told, of the lines of its log."""
+    for line in lines:
+        if TOLD in line:
+            print(line.partition(TOLD)[2], file=sys.stderr, flush=True)
+
+
+def _why_ended(address: str, tail: str) -> str:
+    """Why the connection ended, from the end of Flower's log."""
+    if "[code: 2004]" in tail:
+        return (
+            f"{address} does not admit this key, or a node with this key is connected already (one that was killed counts "
+            "for another minute)"
+        )
+    return f"the connection to {address} ended; the end of its log:\n{tail}"
 
 
 def node_command(

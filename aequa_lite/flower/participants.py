@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,34 +19,11 @@ from ..checkpoint import digest
 from ..config import Config
 from ..slimmable import template
 from ..types import Build, State
-from .keys import fingerprint
+from .introductions import LOG, Introductions, reason_of
 from .wire import unpacked
 
 MOST_BYTES = 1 << 28  # of run.json; a round of a thousand participants takes a tenth of a megabyte
 MOST_SAMPLES = 10**9
-
-
-def writable(folder: Path | str) -> Path:
-    """Make the folder if it is missing, and check that files can be written there.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OSError: They cannot.
-
-    Example:
-        >>> import tempfile
-        >>> writable(tempfile.mkdtemp()).is_dir()
-        True
-    """
-    folder = Path(folder)
-    try:
-        write_whole(folder / "probe", bytes(1 << 16))
-        (folder / "probe").unlink()
-    except OSError as error:
-        raise OSError(f"folder {folder} cannot be written to ({error}); make room there or name another") from error
-    return folder
 
 
 class RunState:
@@ -177,6 +155,7 @@ class RunState:
 
 REPLIES = 0.2  # seconds between two looks for replies
 NODES = 2.0  # seconds between two looks for new nodes
+NOTICE = 3600.0  # seconds in which a node may fetch why it was refused
 
 
 class TooFewError(RuntimeError):
@@ -205,8 +184,7 @@ class ParticipantRegistry:
         self.grid, self.state, self.build, self.asked = grid, state, build, dict(asked)
         self.keys, self.allow_replacement = keys, allow_replacement
         self.nodes: dict[int, int] = {}  # participant -> node
-        self._key: dict[int, str] = {}  # node -> fingerprint
-        self._introductions: dict[str, int] = {}  # message -> node
+        self._introductions = Introductions(state.folder, keys)
         self._looked = -NODES
 
     def gather(self, patience: float) -> None:
@@ -219,6 +197,7 @@ class ParticipantRegistry:
             TooFewError: A participant has never introduced itself.
         """
         until = time.monotonic() + patience
+        self._introductions.note(f"waiting for at most {patience:g} seconds{self._missing()}")
         while time.monotonic() < until and len(self.nodes) < self.state.config.participants:
             self._look()
             list(self._replies({}))
@@ -226,8 +205,14 @@ class ParticipantRegistry:
         if self.state.missing:
             raise TooFewError(
                 f"participants {', '.join(map(str, self.state.missing))} did not introduce themselves within "
-                f"{patience:g} seconds; start their nodes, or raise patience"
+                f"{patience:g} seconds; start their nodes, or raise patience; {self.state.folder / LOG} says who was "
+                "refused and why"
             )
+
+    def _missing(self) -> str:
+        """Who is not connected, as the end of a sentence."""
+        away = [number for number in range(self.state.config.participants) if number not in self.nodes]
+        return f"; missing: {', '.join(map(str, away)) or 'nobody'}"
 
     def exchange(
         self, kind: str, messages: Iterable[tuple[int, RecordDict]], deadline: float, group: str = ""
@@ -270,42 +255,44 @@ class ParticipantRegistry:
         return sent
 
     def _look(self) -> None:
-        """Ask new nodes to introduce themselves, with the model trained alone if one is still missing."""
+        """Ask nodes to introduce themselves where that is due, with the model trained alone if one is still missing."""
         if time.monotonic() < self._looked + NODES:
             return
         self._looked = time.monotonic()
-        for each in self.grid.get_nodes():
-            if each.node_id in self._key:
-                continue
-            key = self._key[each.node_id] = fingerprint(each.public_key)
+        for node in self._introductions.due(self.grid.get_nodes()):
+            key = self._introductions.key(node)
             if self.keys is not None and key not in self.keys:
-                print(f"node {each.node_id}: refused, its key is not on the roster", flush=True)
+                self._introductions.refused(node, "its key is not on the roster", pause=math.inf)
                 continue
             alone = bool(self.state.missing) and self.state.owner(key) is None
             own = {"alone": int(alone), "labels": int(self.state.classes > 0)}
             asked = RecordDict({"asked": ConfigRecord(self.asked | own)})
-            message = self._push(asked, each.node_id, "query.introduce", 86400, "introduction")
-            self._introductions[message] = each.node_id
+            self._introductions.asked(node, self._push(asked, node, "query.introduce", 86400, "introduction"))
 
     def _replies(self, waiting: Mapping[str, int]) -> Iterator[Message]:
         """Replies that have arrived; introductions are handled here."""
-        if not waiting and not self._introductions:
+        questions = self._introductions.questions
+        if not waiting and not questions:
             return
-        for reply in self.grid.pull_messages([*waiting, *self._introductions]):
-            if reply.metadata.reply_to_message_id in waiting:
+        for reply in self.grid.pull_messages([*waiting, *questions]):
+            question = reply.metadata.reply_to_message_id
+            if question in waiting:
                 yield reply
-            elif (node := self._introductions.pop(reply.metadata.reply_to_message_id, None)) is not None:
+            elif (node := self._introductions.answered(question)) is not None:
                 try:
                     self._admit(node, reply)
                 except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    print(f"node {node}: refused, {error_text(error, 400)}", flush=True)
+                    sentence = error_text(error, 400)
+                    if self._introductions.refused(node, sentence, question=question) and not reply.has_error():
+                        told = RecordDict({"asked": ConfigRecord({"sentence": sentence})})  # else the node knows why
+                        self._push(told, node, "query.notice", NOTICE, "notice")
 
     def _admit(self, node: int, reply: Message) -> None:
         """Take a node for the participant that it states, if its key allows it."""
         if reply.has_error():
-            raise ValueError(reply.error.reason)
+            raise ValueError(reason_of(reply.error.reason))
         allowed = {"participant": (0, self.state.config.participants - 1), "samples": (1, MOST_SAMPLES)}
-        words, key = dict(reply.content["stated"]), self._key[node]
+        words, key = dict(reply.content["stated"]), self._introductions.key(node)
         labels = words.pop("labels", [])
         stated = checked_metadata(words, allowed)
         number, samples = int(stated["participant"]), int(stated["samples"])
@@ -327,3 +314,5 @@ class ParticipantRegistry:
         alone = None if known else unpacked(reply.content["alone"], self.build, 1.0)
         self.state.admit(number, key, samples, alone, labels)
         self.nodes[number] = node
+        sentence = f"participant {number} (node {node}): admitted, with {samples} samples"
+        self._introductions.admitted(node, f"{sentence}{self._missing()}")

@@ -82,6 +82,32 @@ def search_path() -> list[str]:
     return seen if own in seen else [own, *seen]
 
 
+class AppendedLines:
+    """Return the whole lines that were appended to a file since the last time, from its present end on.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "log"
+        >>> new = AppendedLines(path)
+        >>> _ = path.write_text("one\\ntw")
+        >>> new()
+        ['one']
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._read = self.path.stat().st_size if self.path.exists() else 0
+
+    def __call__(self) -> list[str]:
+        """Return them."""
+        with suppress(OSError), self.path.open("rb") as file:
+            file.seek(self._read)
+            whole, end, _ = file.read().rpartition(b"\n")
+            self._read += len(whole + end)
+            return whole.decode(errors="replace").splitlines()
+        return []
+
+
 class Processes:
     """Start processes and stop them, with all that they started, when the `with` block ends or this process is killed.
 
@@ -124,9 +150,13 @@ class Processes:
                 self._guard.stdin.write(line + "\n")
                 self._guard.stdin.flush()
 
+    def log(self, name: str) -> Path:
+        """Return the path of a process's log."""
+        return self.folder / "logs" / f"{name}.log"
+
     def start(self, name: str, command: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
         """Start one of Flower's programs in a session of its own, with its state in the folder `home`."""
-        log = self.folder / "logs" / f"{name}.log"
+        log = self.log(name)
         for each in (log.parent, home):
             each.mkdir(parents=True, exist_ok=True)
         path = os.pathsep.join([program_folder(), os.environ.get("PATH", "")])  # Flower starts its programs by name
@@ -151,7 +181,7 @@ class Processes:
 
     def tail(self, name: str, lines: int = 15) -> str:
         """Return the last lines of a process's log."""
-        log = self.folder / "logs" / f"{name}.log"
+        log = self.log(name)
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
     def stop(self, *names: str, kill: bool = False) -> None:

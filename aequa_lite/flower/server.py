@@ -34,8 +34,8 @@ from ..rewards import VOCABULARY, save_rewards
 from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard, State, Update
 from .keys import roster
-from .participants import ParticipantRegistry, RunState, TooFewError, writable
-from .wire import COMPLETED, Settings, packed, packed_bytes, packed_offsets, read_config, unpacked
+from .participants import ParticipantRegistry, RunState, TooFewError
+from .wire import COMPLETED, Settings, packed, packed_bytes, packed_offsets, read_config, unpacked, writable
 
 LOSS = {"loss": (0.0, 1e6)}  # what a participant states beside its tensors: a cross entropy is not negative
 
@@ -191,7 +191,8 @@ def main(grid: Grid, context: Context) -> None:
     try:
         run_over(grid, *read_config(context.run_config))
     except Exception as error:
-        _conclude(folder, f"{type(error).__name__}: {error}")
+        known = isinstance(error, (OSError, ValueError, TooFewError))  # their sentences need no name of a class
+        _conclude(folder, str(error) if known else f"{type(error).__name__}: {error}")
         raise
     _conclude(folder, COMPLETED)
 
@@ -281,7 +282,7 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
     data, build, chosen, counted = prepare(settings, config)
     about = {"network": settings.network, "data": data.sha256}
     state = RunState(folder, config, about, data.classes if counted else 0)
-    asked = {"classes": data.classes, "words": len(data.words)}
+    asked = {"classes": data.classes, "words": len(data.words), "features": data.validation.x[0].numel()}
     registry = ParticipantRegistry(grid, state, build, asked, keys, settings.allow_replacement)
     registry.gather(settings.patience)
     everyone, device = range(config.participants), settings.device

@@ -90,6 +90,29 @@ def read_config(values: Mapping[str, Any]) -> tuple[Settings, Config]:
     return Settings(**own), config
 
 
+def writable(folder: Path | str) -> Path:
+    """Make the folder if it is missing, and check that files can be written there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: They cannot.
+
+    Example:
+        >>> import tempfile
+        >>> writable(tempfile.mkdtemp()).is_dir()
+        True
+    """
+    folder = Path(folder)
+    try:
+        write_whole(folder / "probe", bytes(1 << 16))
+        (folder / "probe").unlink()
+    except OSError as error:
+        raise OSError(f"folder {folder} cannot be written to ({error}); make room there or name another") from error
+    return folder
+
+
 def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
     """Write the app for `flwr run`: one pyproject.toml that names this package's two apps, and no code.
 
