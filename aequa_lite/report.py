@@ -254,11 +254,17 @@ def _warnings(
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
-    """Why each has its width; a bound that proves nothing is None."""
+    """Why each has its width; None where a plan has no such number."""
     found = plan.certificate
-    return {
-        "tau": plan.tau, "exact": found.exact, "value": found.value,
-        "bound": found.bound if np.isfinite(found.bound) else None,
+    numbers = {
+        "tau": plan.tau, "value": found.value, "bound": found.bound
+    }  # fmt: skip
+    known = {
+        k: v if v is not None and np.isfinite(v) else None
+        for k, v in numbers.items()
+    }
+    return known | {
+        "exact": found.exact,
         "at_least": list(found.at_least), "at_full": list(found.at_full),
     }  # fmt: skip
 

@@ -180,3 +180,16 @@ def test_a_report_says_why_each_has_its_width_and_when_contributions_are_within_
         assert found.plan["exact"] is plan.certificate.exact
         assert any("who receives more may be chance" in each for each in found.warnings) == noisy
         assert found.data["samples"] == [len(shard) for shard in shards]
+
+
+@pytest.mark.parametrize("allocation", [None, aq.allocation.proportional, aq.allocation.capped, "schedule"])
+def test_the_report_of_every_kind_of_plan_can_be_written_and_read(
+    few: aq.Dataset, tmp_path: Path, allocation: object
+) -> None:
+    config = aq.Config(participants=2, rounds=2, local_steps=1)
+    shards, build = aq.data.homogeneous(few.train, config), aq.for_dataset(aq.MLP, few)
+    options: dict = {} if allocation is None else {"allocation": allocation}
+    options = {"schedule": aq.training_time(0.02)} if allocation == "schedule" else options
+    found = aq.aequa(build, shards, config, few, progress=False, **options).report
+    found.save(tmp_path)
+    assert aq.Report.load(tmp_path).plan == found.plan
