@@ -328,7 +328,7 @@ def scorecard() -> str:
     return (
         f"\nWe hold {len(same)} published figures of other methods against our runs of the same method: "
         f"{counted([v for _, _, v in same])}. Of the {len(matched)} matched, {matched.count('')} are without "
-        f"reservation; {weak}. {len(against)} further comparisons repeat nothing: they hold *our* method against FedRAC's figures: "
+        f"reservation; {weak}. {len(against)} more comparisons repeat nothing: they hold *our* method against FedRAC's figures: "
         f"{counted(against)}. Of the paper's own {len(own)}: {counted(own)}. {waiting} figures were not tried at any scale.\n"
     )
 
