@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from .._check import flag
 from ..config import Config
 from ..registry import lookup
 from ..report import Report
@@ -51,7 +52,7 @@ class Server(Processes):
         super().__init__(folder)
         self.roster = Path(roster) if roster else None
         self.address, self.host, self.port = address, host, port or free_port()
-        self.noted = AppendedLines(self.folder / "server" / LOG)
+        self.noted, self.progress = AppendedLines(self.folder / "server" / LOG), True
         self.reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # from this machine
 
     def address_for(self, participant: int) -> str:
@@ -141,8 +142,13 @@ class Server(Processes):
         return str(json.loads(path.read_text())["outcome"])
 
     def _print_noted(self) -> None:
-        """Print what the server's app has noted of participants, beside the report, which is the output."""
+        """Print what the server's app has noted of participants."""
         for line in self.noted():
+            self._tell(line)
+
+    def _tell(self, line: str) -> None:
+        """Print a line beside the report, which is the output."""
+        if self.progress:
             print(line, file=sys.stderr, flush=True)
 
     def _app_runs(self) -> bool:
@@ -159,8 +165,9 @@ class Server(Processes):
         Raises:
             RuntimeError: The run failed; the sentence says why.
         """
-        print(f"waiting for participants at {self.address_for(0)}; {Path(settings.folder) / LOG} keeps what follows",
-              file=sys.stderr, flush=True)  # fmt: skip
+        self._tell(
+            f"waiting for participants at {self.address_for(0)}; {Path(settings.folder) / LOG} keeps what follows"
+        )
         self.submit(settings, config)
         if (outcome := self.wait(settings)) != COMPLETED:
             raise RuntimeError(f"{outcome}\n(the server's log: {self.folder / 'logs' / 'server.log'})")
@@ -227,7 +234,7 @@ class Fleet(Server):
 
 def run_fleet(
     folder: Path | str, config: Config, *, partition: str = "power_law", data: str = "fashion-mini",
-    secure: bool = False, **options: object,
+    secure: bool = False, progress: bool = True, **options: object,
 ) -> Report:  # fmt: skip
     """Start a fleet on this machine, run over it, stop it and return the report.
 
@@ -239,6 +246,7 @@ def run_fleet(
         partition: How the data set becomes shards.
         data: Name of the data set, or an .npz file.
         secure: TLS, and a key for each participant.
+        progress: Print who is admitted or refused.
         options: Of `Settings`.
 
     Raises:
@@ -249,6 +257,7 @@ def run_fleet(
     settings = fleet.settings(**options)
     rule = lookup("partition", partition)
     rule(prepare(settings, config)[0].train, config)
+    fleet.progress = flag("progress", progress)
     with fleet:
         return fleet.run(settings, config)
 
