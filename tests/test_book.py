@@ -201,7 +201,9 @@ def test_published_figures_are_counted_then_drawn_then_listed() -> None:
     assert BOOK is not None
     page = text(BOOK / "book" / "published.html")
     score = re.search(
-        r"Of (\d+) comparisons.*?(\d+) matched.*?(\d+) trend only.*?(\d+) not matched.*?(\d+) withdrawn", page, re.S
+        r"We hold (\d+) published figures.*?(\d+) matched.*?(\d+) trend only.*?(\d+) not matched.*?(\d+) withdrawn",
+        page,
+        re.S,
     )
     assert score
     tried, *parts = map(int, score.groups())
