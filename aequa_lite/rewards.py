@@ -34,6 +34,7 @@ __all__ = [
 LIST = "rewards.json"  # what belongs into the folder
 VOCABULARY = "vocabulary.json"  # one for the whole folder: all rewards of a run read the same words
 ENCODER = "encoder.json"  # and the same table
+SHARED = (VOCABULARY, ENCODER)
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
 MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, MOST_LIST_BYTES = 1 << 16, 1 << 24, 1 << 26
 
@@ -203,7 +204,7 @@ def save_rewards(
         size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
         what = f"what `build` makes at width {size:g}"
         _check_state(f"models[{i}]", model.state_dict(), _shapes(outline(build, size).state_dict()), what)
-        read_with = [digest(texts[each]) if each in texts else "" for each in (VOCABULARY, ENCODER)]
+        read_with = [digest(texts[each]) if each in texts else "" for each in SHARED]
         manifests.append(
             Manifest(architecture, options, size, min(rewarded, size), i, n_parameters(model), run, *read_with)
         )  # rounding may exceed it
@@ -214,7 +215,7 @@ def clear(folder: Path) -> None:
     """Remove the rewards that an earlier run left in a folder, their list first; other files stay."""
     (folder / LIST).unlink(missing_ok=True)  # a folder that is not written to its end has no list
     for each in folder.iterdir() if folder.is_dir() else ():
-        if NAME.fullmatch(each.name) or each.name in (VOCABULARY, ENCODER):
+        if NAME.fullmatch(each.name) or each.name in SHARED:
             each.unlink(missing_ok=True)
 
 
@@ -262,16 +263,21 @@ def load_vocabulary(path: Path | str) -> tuple[str, ...]:
     """
     manifest, _ = read_reward(path)
     file = Path(path).with_name(VOCABULARY)
-    content = _bytes(file, MOST_VOCABULARY_BYTES)
-    if digest(content) != manifest.vocabulary:
-        raise ValueError(f"{file} does not have the SHA-256 that the manifest of {path} states")
-    try:
-        words = parse_json(content)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error_text(error)}") from error
+    words = _read_beside(file, path, manifest.vocabulary)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{file} is damaged: it must hold a list of words")
     return tuple(words)
+
+
+def _read_beside(file: Path, path: Path | str, stated: str) -> Any:
+    """The content of a file that a reward's manifest vouches for."""
+    content = _bytes(file, MOST_VOCABULARY_BYTES)
+    if digest(content) != stated:
+        raise ValueError(f"{file} does not have the SHA-256 that the manifest of {path} states")
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error_text(error)}") from error
 
 
 @checked
@@ -296,11 +302,8 @@ def load_encoder(path: Path | str) -> tuple[Encoder, tuple[str, ...]]:
     file = Path(path).with_name(ENCODER)
     if not manifest.encoder:
         raise refusal("path", "a reward that reads a table", str(path))
-    content = _bytes(file, MOST_VOCABULARY_BYTES)
-    if digest(content) != manifest.encoder:
-        raise ValueError(f"{file} does not have the SHA-256 that the manifest of {path} states")
+    found = _read_beside(file, path, manifest.encoder)
     try:
-        found = parse_json(content)
         return Encoder.from_dict(found), tuple(map(str, found["labels"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged: {error_text(error)}") from error
@@ -517,7 +520,7 @@ def _read_list(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     if not isinstance(entries, list) or not all(map(_is_entry, entries)) or not is_digest(found.get("run")):
         raise ValueError(f"{LIST} is damaged: it must hold a run and its files")
     listed = {each["name"]: each for each in entries}
-    lonely = [name for name in listed if name not in (VOCABULARY, ENCODER) and _partner(name) not in listed]
+    lonely = [name for name in listed if name not in SHARED and _partner(name) not in listed]
     if len(listed) < len(entries) or lonely:
         raise ValueError(f"{LIST} is damaged: it must name each reward and each manifest once")
     return found["run"], listed
@@ -534,9 +537,7 @@ def _is_entry(value: object) -> bool:
         return False
     match = NAME.fullmatch(value["name"]) if isinstance(value["name"], str) else None
     whose = int(match[1]) if match else None
-    right = (
-        (match or value["name"] in (VOCABULARY, ENCODER)) and type(value["size"]) is int and is_digest(value["sha256"])
-    )
+    right = (match or value["name"] in SHARED) and type(value["size"]) is int and is_digest(value["sha256"])
     return bool(right) and value["participant"] == whose and type(value["participant"]) is type(whose)
 
 
@@ -549,7 +550,7 @@ def _check(path: Path, entry: dict[str, Any], run: str, build: Build | None, nam
     content = read_limited(path, MOST_BYTES)
     if len(content) != entry["size"] or digest(content) != entry["sha256"]:
         raise ValueError(f"it does not have the size and SHA-256 of {LIST}")
-    if path.name in (VOCABULARY, ENCODER):
+    if path.name in SHARED:
         return f"{len(content):,} bytes, checked with each reward"
     if path.suffix == ".json":
         return f"the manifest of {_partner(path.name)}"

@@ -26,12 +26,10 @@ def of_runs(table: pd.DataFrame) -> pd.DataFrame:
 def of_run(runs: pd.DataFrame) -> dict[str, object]:
     """One run; rows by method. Other settings of ours are not compared."""
     ours, others = runs.loc[OURS], runs[~runs.index.str.startswith(OURS)]
-    as_good = (others["reward_best"] >= ours["reward_best"]) & (others["cgs"] <= ours["cgs"])
-    better = (others["reward_best"] > ours["reward_best"]) | (others["cgs"] < ours["cgs"])
     mean, best = ours["reward_mean"] - noise(ours, "reward_mean"), ours["reward_best"] - noise(ours, "reward_best")
     return {
         "informative": str(ours["informative"]) == "True",
-        "front": not (as_good & better).any(),
+        "front": undominated(ours, others, *AXES[0]),
         "lowest_at_gain": lowest(ours, others[others["reward_mean"] >= mean]),  # accuracies alone are the same for all
         "lowest_at_best": lowest(ours, others[others["reward_best"] >= best]),
         "ideal": near_ideal(ours),
@@ -40,17 +38,21 @@ def of_run(runs: pd.DataFrame) -> dict[str, object]:
 
 
 def on_front(table: pd.DataFrame, method: str, up: str, other: str) -> pd.Series:
-    """In which informative runs no other method is as good in two measures and better in one; `cgs` is better if smaller."""
-    signed = table.assign(cgs=-table["cgs"])
+    """In which informative runs a method is undominated in two measures."""
     found = {}
-    for key, runs in signed.groupby([name for name in RUN if name in table], sort=False):
+    for key, runs in table.groupby([name for name in RUN if name in table], sort=False):
         by = runs.set_index("method")
         by = by[(by.index == OURS) | ~by.index.str.startswith(OURS)]  # one setting of ours
         if {OURS, "fedavg", method} <= set(by.index) and str(by["informative"][OURS]) == "True":
-            own, rest = by.loc[method], by.drop(index=method)
-            as_good = (rest[up] >= own[up]) & (rest[other] >= own[other])
-            found[key] = not (as_good & ((rest[up] > own[up]) | (rest[other] > own[other]))).any()
+            found[key] = undominated(by.loc[method], by.drop(index=method), up, other)
     return pd.Series(found, dtype=bool)
+
+
+def undominated(own: pd.Series, rest: pd.DataFrame, up: str, other: str) -> bool:
+    """Whether no other method is as good in both measures and better in one; `cgs` is better if smaller."""
+    sign = -1 if other == "cgs" else 1
+    first, second = rest[up] - own[up], sign * (rest[other] - own[other])
+    return not ((first >= 0) & (second >= 0) & ((first > 0) | (second > 0))).any()
 
 
 def near_ideal(ours: pd.Series) -> bool | None:

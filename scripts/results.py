@@ -646,7 +646,8 @@ def difference_row(runs: pd.DataFrame) -> list[str]:
     mean, low, high = comparisons.interval(runs["difference"])
     group = next((name for name in ("data", "seed") if name in runs and runs[name].nunique() > 2), None)
     wide = "-"
-    if group and runs[group].nunique() < len(runs):
+    alike = group == "data" or (group and runs.groupby(group).size().nunique() == 1)  # seeds of the same cells
+    if group and alike and runs[group].nunique() < len(runs):
         _, least, most = comparisons.interval(runs.groupby(group)["difference"].mean())
         wide = f"{least:+.2f} to {most:+.2f}"
     met = "no" if low <= comparisons.TARGET else "yes" if high > low else "not shown: equal in all runs"

@@ -150,3 +150,10 @@ def test_a_cap_withstands_groups_and_other_rules_do_not() -> None:
     }
     assert gain["cap"] == 0
     assert min(gain["proportional"], gain["equal"]) > 0.1
+
+
+def test_appearing_weaker_can_pay_on_a_curve_of_levels() -> None:
+    """The counterexample of the page of proofs, beside Proposition 16."""
+    curve = aq.Curve((0.1, 0.3, 0.5, 0.7, 1.0), (0.26, 0.41, 0.82, 0.84, 0.95), samples=1000)
+    paid = [aq.allocate([0.27, b], curve, individually_rational=True).predicted_accuracy[1] for b in (0.68, 0.63)]
+    assert paid == pytest.approx([0.82, 0.95])

@@ -99,14 +99,14 @@ class Introductions:
     def refused(self, node: int, sentence: str, *, question: str = "", pause: float | None = None) -> bool:
         """Ask a node again after a pause, and note why it was refused, once for the same reason.
 
-        Returns:
-            Whether it was noted now.
-
         Args:
             node: The node.
             sentence: Why.
             question: The message that it has replied to; if the node was asked anew since, nothing happens.
             pause: In seconds (default: `AGAIN`); infinite for never.
+
+        Returns:
+            Whether it was noted now.
         """
         known = self._nodes[node]
         if question != known.question:  # Flower replies for a node that has left
