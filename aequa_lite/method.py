@@ -211,7 +211,9 @@ def train(problem: Problem, strategy: Strategy, **options: Any) -> Round:
         0
     """
     build, shards, config = problem.build, problem.shards, problem.config
-    *_, last = federate(build, shards, config, strategy=strategy, **options)
+    rounds = federate(build, shards, config, strategy=strategy, **options)
+    for last in rounds:  # a list would keep the updates of all rounds
+        pass
     return last
 
 

@@ -74,7 +74,8 @@ def cases() -> dict[str, Callable[[], Any]]:
             "policy": lambda config, last: everyone,
             "workers": workers,
         }
-        *_, last = aq.federate(build, shards, config, progress=False, **options)
+        for last in aq.federate(build, shards, config, progress=False, **options):
+            pass
         return list(last.theta.values())
 
     def curve(build: Any) -> Any:

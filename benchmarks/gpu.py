@@ -100,7 +100,8 @@ def setting(name: str, device: str, participants: int, **changes: Any) -> tuple[
 
 def final(build: Build, shards: list[aq.Shard], config: aq.Config, **options: Any) -> aq.Round:
     """The last round of a federation."""
-    *_, last = aq.federate(build, shards, config, progress=False, **options)
+    for last in aq.federate(build, shards, config, progress=False, **options):
+        pass
     return last
 
 

@@ -91,7 +91,8 @@ def final(
 ) -> list[torch.Tensor]:
     """Train together with the package; the final state as a list of tensors."""
     strategy = aq.slimmable(build, width_sampler=width_sampler)
-    *_, last = aq.federate(build, shards, config, strategy=strategy, progress=False, **options)
+    for last in aq.federate(build, shards, config, strategy=strategy, progress=False, **options):
+        pass
     return list(last.theta.values())
 
 

@@ -56,7 +56,8 @@ def measured(partition: str, seed: int) -> dict[str, object]:
     rest = [each for each in trained if each not in known]
     off = [predicted(each)[0] - trained[each] for each in rest]
 
-    *_, last = aq.federate(build, shards, config, progress=False)
+    for last in aq.federate(build, shards, config, progress=False):
+        pass
     own, curve = (
         [trained[(i,)] for i in range(PARTICIPANTS)],
         aq.reward_curve(build, last.theta, data.validation, config),

@@ -77,7 +77,8 @@ class Federation:
         alone = aq.standalone(self.build, self.shards, config, progress=False)
         self.contribution, self.alone = aq.accuracy(alone, self.first), aq.accuracy(alone, self.second)
         weights = aq.aggregation_weights(self.shards, config, self.contribution)
-        *_, last = aq.federate(self.build, self.shards, config, weights=weights, progress=False)
+        for last in aq.federate(self.build, self.shards, config, weights=weights, progress=False):
+            pass
         self.theta = last.theta
 
     def newest(self, width: float) -> Iterator[tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -632,3 +633,18 @@ def test_who_is_absent_is_not_drawn(few: aq.Dataset) -> None:
     rounds = list(aq.federate(aq.MLP, shards, config, policy=policy, progress=False))
     assert [len(rnd.updates) for rnd in rounds] == [1] * 6
     assert {u.participant for rnd in rounds for u in rnd.updates} == {1, 2}
+
+
+def test_training_keeps_the_updates_of_two_rounds_at_most(few: aq.Dataset) -> None:
+    config = aq.Config(participants=3, rounds=6, local_steps=1, batch=8)
+    alone, b = [aq.MLP() for _ in range(3)], np.full(3, 0.1)
+    problem = aq.Problem(aq.MLP, shards_of(few, config), config, few, alone, b)
+    kept = []
+
+    def policy(config: aq.Config, last: aq.Round | None) -> tuple[float, ...]:
+        gc.collect()
+        kept.append(sum(type(each) is aq.Update for each in gc.get_objects()))
+        return (1.0,) * config.participants
+
+    aq.method.train(problem, aq.slimmable(aq.MLP), policy=policy, progress=False)
+    assert max(kept) - kept[0] <= 2 * config.participants
