@@ -18,7 +18,7 @@ from toys import problem, strategy_of
 import aequa_lite as aq
 from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
 from aequa_lite.baselines.cffl import credits
-from aequa_lite.baselines.common import own_network, remember_network
+from aequa_lite.baselines.common import own_network, remember
 from aequa_lite.baselines.subnetworks import (
     average,
     bonus,
@@ -257,7 +257,7 @@ def test_where_shapfeds_script_for_images_deviates_only_the_mixture_does() -> No
             mixed = {k: (1 - share) * t + share * state.theta[k] for k, t in u.state.items()}
             assert numbers(mixed) == pytest.approx(network, abs=1e-6)
             assert numbers(own_network(state, u.participant)) != pytest.approx(network, abs=0.01)
-            memory |= remember_network(u.participant, tensors(network, ten_classes))
+            memory = remember(memory, {u.participant: tensors(network, ten_classes)})
         state = aq.ServerState(state.theta, memory)  # the next round begins from their networks
 
 

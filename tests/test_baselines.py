@@ -166,7 +166,6 @@ def test_every_word_is_a_baseline() -> None:
     ("algorithm", "sentence"),
     [
         (partial(fedavg, by_contribution=1), "`by_contribution` must be True or False, got 1"),
-        (partial(fedavg_finetuned, epochs=0), "`epochs` must be a whole number from 1, got 0"),
         (partial(cgsv, beta=0), "`beta` must be a number above 0, got 0"),
         (partial(cgsv, length=float("nan")), "`length` must be a number above 0, got nan"),
         (partial(cgsv, alpha=1.0), r"`alpha` must be a number in \[0, 1\), got 1.0"),
@@ -274,15 +273,6 @@ def test_fine_tuning_is_one_epoch_from_the_global_model_at_the_initial_rate(task
             aq.MLP, found.last.theta, shard, 1.0, constant, rng, width_sampler=aq.full_only, steps=steps
         )
         assert same(found.models[i].state_dict(), by_hand.state)
-
-
-def test_fine_tuning_of_two_epochs_takes_twice_the_steps_of_one(task: aq.Problem) -> None:
-    found, shard = fedavg_finetuned(task, epochs=2, train=quiet), task.shards[0]
-    constant, rng = replace(task.config, lr_final=1.0), aq.stream(task.config.seed, "finetune", 0)
-    by_hand = aq.local_sgd(
-        aq.MLP, found.last.theta, shard, 1.0, constant, rng, width_sampler=aq.full_only, steps=2 * 3
-    )  # 40 samples in batches of 16, twice
-    assert same(found.models[0].state_dict(), by_hand.state)
 
 
 def test_fine_tuning_without_shards_is_refused_before_any_work(task: aq.Problem) -> None:

@@ -3,7 +3,6 @@
 # not lazily: a file and its function share a name, and the function must win
 from .cffl import cffl
 from .cgsv import cgsv
-from .common import sparse_numbers
 from .fedavg import fedavg, fedavg_finetuned, lg_fedavg
 from .iafl import iafl
 from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
@@ -12,6 +11,6 @@ from .subnetworks import compact, fedrac, fedsac, importance
 
 __all__ = [
     "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",
-    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed", "shapfed_wa",
-    "sparse_numbers",
+    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed",
+    "shapfed_wa",
 ]  # fmt: skip

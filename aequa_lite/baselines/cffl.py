@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,30 +11,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._check import Decay, Fraction, Positive, Share, checked, flag, number
+from .._check import Decay, Fraction, Positive, Share, checked, number
 from ..evaluation import correct
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import (
-    ROUNDS,
-    SENT,
-    STANDING,
-    add,
-    descending,
-    first_network,
-    flatten,
-    largest,
-    own_changes,
-    own_network,
-    personal,
-    remember_network,
-    remembered,
-    reward_own,
-    sparse_numbers,
-    unflatten,
-    weighted_sum,
-)
+from . import common
+from .common import ROUNDS, SENT, STANDING, add, flatten, only, own_network, unflatten
 
 
 @checked
@@ -86,13 +68,13 @@ def cffl(
     """
     number("alpha", alpha, 0, 100, above=True)
     number("alpha_final", alpha_final, 0, 100, above=True)
-    alphas = np.linspace(alpha, alpha_final, problem.config.rounds, endpoint=not flag("released", released))
+    alphas = np.linspace(alpha, alpha_final, problem.config.rounds, endpoint=not released)
     step = partial(
         _aggregate, build=problem.build, validation=problem.validation, size=problem.by_size / problem.by_size.max(),
         credit=partial(credits, memory=memory, threshold=threshold), alphas=alphas, upload=upload, clip=clip,
         released=released,
     )  # fmt: skip
-    return reward_own(problem, personal(problem, step, _sent), train, "cffl")
+    return common.reward_own(problem, common.personal(problem, step), train, "cffl")
 
 
 def credits(
@@ -123,40 +105,38 @@ def _aggregate(
 ) -> ServerState:  # fmt: skip
     """One round of CFFL."""
     index, here = int(state.memory.get(ROUNDS, 0)), [u.participant for u in updates]
-    changes = own_changes(state, updates)
-    offers = [_offered(u.state, upload, clip, released) for u in changes]
-    uploads = [replace(u, state=uploaded) for u, (_, uploaded) in zip(changes, offers, strict=True)]
-    networks = [add(own_network(state, u.participant), kept) for u, (kept, _) in zip(changes, offers, strict=True)]
-    tried = [add(state.theta, u.state) for u in uploads] if upload < 1 else networks
+    offers = [_offered(u.state, upload, clip, released) for u in common.own_changes(state, updates)]
+    uploads = [uploaded for _, uploaded in offers]
+    networks = {i: add(own_network(state, i), kept) for i, (kept, _) in zip(here, offers, strict=True)}
+    tried = [add(state.theta, each) for each in uploads] if upload < 1 else networks.values()
     accuracy = [float(correct(view(build, net, 1.0), validation).mean()) for net in tried]
-    before = remembered(state, STANDING, torch.full((len(size),), torch.nan, dtype=torch.float64)).numpy()
+    before = common.remembered(state, STANDING, torch.full((len(size),), torch.nan, dtype=torch.float64)).numpy()
     found = credit(before, here, accuracy, alpha=float(alphas[index]))
-    u = weighted_sum(uploads, (found[here] > 0).tolist())
-    flat, shares = flatten(u), np.nan_to_num(found) / np.nanmax(found) * size
-    order, nonzero = descending(flat), int(flat.count_nonzero())  # a zero need not be sent
-    memory = {**state.memory, **first_network(state), STANDING: torch.tensor(found), ROUNDS: torch.tensor(index + 1)}
-    sent = sum(sparse_numbers(_entries(each.state, upload), len(flat)) for each in uploads)
-    for i, network, own in zip(here, networks, uploads, strict=True):
+    total = common.weighted_sum(uploads, (found[here] > 0).tolist())
+    flat, shares = flatten(total), np.nan_to_num(found) / np.nanmax(found) * size
+    order, nonzero = common.descending(flat), int(flat.count_nonzero())  # a zero need not be sent
+    sent = sum(common.sparse_numbers(_entries(each, upload), len(flat)) for each in uploads)
+    for i, own in zip(here, uploads, strict=True):
         count = min(int(shares[i] * len(flat) + 1e-9), nonzero)
         if found[i] > 0:
             count = _tied(flat, count, order) if released else count
-            received = add(network, unflatten(largest(flat, count, order), u))
-            network = add(received, own.state, -1.0 if released else -float(size[i]))
-        memory |= remember_network(i, network)
-        sent += sparse_numbers(count, len(flat))
-    return ServerState(add(state.theta, u), {**memory, SENT: torch.tensor(sent)})
+            received = add(networks[i], unflatten(only(flat, order[:count]), total))
+            networks[i] = add(received, own, -1.0 if released else -float(size[i]))
+        sent += common.sparse_numbers(count, len(flat))
+    known = {STANDING: torch.tensor(found), ROUNDS: torch.tensor(index + 1), SENT: torch.tensor(sent)}
+    return ServerState(add(state.theta, total), common.remember({**common.memory_of(state), **known}, networks))
 
 
 def _offered(change: State, share: float, clip: float | None, released: bool) -> tuple[State, State]:
     """What a participant keeps of its change, and what it uploads: the largest entries, clipped, the others zero."""
     flat = flatten(change)
     clipped = flat if clip is None else flat.clamp(-clip, clip)
-    if not released:
-        few = largest(clipped, math.ceil(share * len(flat)), descending(flat)) if share < 1 else clipped
-        return change, unflatten(few, change)
-    order = descending(clipped)
-    few = largest(clipped, _tied(clipped, int(share * len(flat)), order), order)
-    return unflatten(clipped, change), unflatten(few, change)
+    few = clipped
+    if share < 1:
+        order = common.descending(clipped if released else flat)
+        count = _tied(clipped, int(share * len(flat)), order) if released else math.ceil(share * len(flat))
+        few = only(clipped, order[:count])
+    return unflatten(clipped, change) if released else change, unflatten(few, change)
 
 
 def _tied(flat: Tensor, count: int, order: Tensor) -> int:
@@ -168,8 +148,3 @@ def _entries(uploaded: State, share: float) -> int:
     """Entries that are uploaded: the share, or more where entries tie."""
     flat = flatten(uploaded)
     return max(math.ceil(share * len(flat)), int(flat.count_nonzero()))
-
-
-def _sent(state: ServerState, updates: Sequence[Update]) -> int:
-    """Sparse updates up, sparse ones down."""
-    return int(state.memory[SENT])

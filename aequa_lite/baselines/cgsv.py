@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .._check import Decay, Positive, checked
 from ..contribution import alignment
 from ..method import Outcome, Problem, Train, train
-from ..types import ServerState, Update
-from .common import (
-    SENT,
-    STANDING,
-    add,
-    as_round,
-    first_network,
-    own_changes,
-    own_network,
-    personal,
-    remember_network,
-    remembered,
-    reward_own,
-    size_of,
-    sparse_shares,
-    weighted_sum,
-    with_norm,
-)
+from ..types import ServerState, State, Update
+from . import common
+from .common import SENT, STANDING, add, flatten
 
 
 @checked
@@ -66,7 +52,7 @@ def cgsv(
         Deviation: the config's local steps and learning rate; participants may be absent.
     """
     step = partial(_aggregate, by_size=problem.by_size, length=length, beta=beta, alpha=alpha)
-    return reward_own(problem, personal(problem, step, _sent), train, "cgsv")
+    return common.reward_own(problem, common.personal(problem, step), train, "cgsv")
 
 
 def _aggregate(
@@ -75,21 +61,38 @@ def _aggregate(
 ) -> ServerState:  # fmt: skip
     """One round of CGSV."""
     here = [u.participant for u in updates]
-    changes = own_changes(state, updates)
+    changes = common.own_changes(state, updates)
     known = STANDING in state.memory
-    standing = remembered(state, STANDING, torch.tensor(by_size)).numpy().copy()
+    standing = common.remembered(state, STANDING, torch.tensor(by_size)).numpy().copy()
     share = standing[here] / standing[here].sum()
-    zero, rnd = as_round(state.theta, changes)
+    zero, rnd = common.as_round(state.theta, changes)
     standing[here] = standing[here].sum() * alignment(zero, rnd, share if known else None, alpha=alpha)
-    u = weighted_sum([replace(c, state=with_norm(c.state, length)) for c in changes], share)
+    u = common.weighted_sum([_with_norm(c.state, length) for c in changes], share)
     q = np.tanh(beta * standing)
     parts, sent = sparse_shares(u, q[here] / q.max())
-    memory = {**state.memory, **first_network(state), STANDING: torch.tensor(standing), SENT: torch.tensor(sent)}
-    for i, part in zip(here, parts, strict=True):
-        memory |= remember_network(i, add(own_network(state, i), part))
-    return ServerState(add(state.theta, u), memory)
+    sent += len(updates) * common.size_of(state.theta)  # whole updates up
+    networks = {i: add(common.own_network(state, i), part) for i, part in zip(here, parts, strict=True)}
+    memory = {**common.memory_of(state), STANDING: torch.tensor(standing), SENT: torch.tensor(sent)}
+    return ServerState(add(state.theta, u), common.remember(memory, networks))
 
 
-def _sent(state: ServerState, updates: Sequence[Update]) -> int:
-    """Whole updates up, sparse ones down."""
-    return int(state.memory[SENT]) + len(updates) * size_of(state.theta)
+def _with_norm(change: State, norm: float) -> dict[str, Tensor]:
+    """A change scaled to this Euclidean norm."""
+    scale = norm / (float(torch.linalg.vector_norm(flatten(change))) + 1e-7)
+    return {k: scale * t for k, t in change.items()}
+
+
+def sparse_shares(change: State, shares: Sequence[float]) -> tuple[list[dict[str, Tensor]], int]:
+    """For each share that much of every tensor, largest entries first, never all; and how many numbers travel in all.
+
+    As in CGSV's code, at least one entry of a tensor of several is left out, also at share 1.
+    """
+    parts, sent = [{} for _ in shares], 0
+    for k, t in change.items():
+        flat, most = t.flatten(), max(t.numel() - 1, 1)
+        order = common.descending(flat)
+        for part, share in zip(parts, shares, strict=True):
+            count = min(math.ceil(share * len(flat) - 1e-9), most)
+            part[k] = common.only(flat, order[:count]).view_as(t)
+            sent += common.sparse_numbers(count, len(flat))
+    return parts, sent

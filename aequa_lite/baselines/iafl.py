@@ -15,18 +15,8 @@ from .._check import Share, checked, refusal
 from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..types import ServerState, State, Update
-from .common import (
-    ROUNDS,
-    add,
-    as_changes,
-    first_network,
-    own_network,
-    personal,
-    remember_network,
-    reward_own,
-    size_of,
-    weighted_sum,
-)
+from . import common
+from .common import ROUNDS, SENT, add
 
 
 @checked
@@ -64,43 +54,39 @@ def iafl(problem: Problem, *, kappa: Share = 0.0, recovery: Share = 0.0, train: 
     gamma = (found / found.max()) ** (1 - kappa)
     start = partial(_start, seed=problem.config.seed, recovery=recovery)
     step = partial(_aggregate, start=start, gamma=gamma, seed=problem.config.seed)
-    strategy = personal(problem, step, partial(_sent, participants=len(gamma)), broadcast=start)
-    return reward_own(problem, strategy, train, "iafl")
+    return common.reward_own(problem, common.personal(problem, step, broadcast=start), train, "iafl")
 
 
 def _start(state: ServerState, participant: int, width: float, *, seed: int, recovery: float) -> dict[str, Tensor]:
     """What a participant begins the round with: its own network, or the reference."""
     index = int(state.memory.get(ROUNDS, 0))
     recovers = stream(seed, "recovery", index, participant).random() < recovery
-    return dict(state.theta) if recovers else own_network(state, participant)
+    return dict(state.theta) if recovers else common.own_network(state, participant)
 
 
 def _aggregate(
     state: ServerState, updates: Sequence[Update], *, start: Callable[..., State], gamma: NDArray[np.float64], seed: int
 ) -> ServerState:
     """One round of IAFL."""
-    index = int(state.memory.get(ROUNDS, 0))
-    starts = {i: start(state, i, 1.0) for i in range(len(gamma))}
-    changes = as_changes(starts, updates)
-    theta, memory = dict(state.theta), {**state.memory, **first_network(state), ROUNDS: torch.tensor(index + 1)}
-    for i in starts:
+    index, changes = int(state.memory.get(ROUNDS, 0)), common.own_changes(state, updates, start)
+    theta, networks = dict(state.theta), {}
+    for i in range(len(gamma)):
         some = _chosen(changes, i, gamma[i], stream(seed, "subset", index, i))
-        step = weighted_sum(some, [1 / len(some)] * len(some)) if some else {}
-        memory |= remember_network(i, add(starts[i], step))
+        step = common.weighted_sum(some, [1 / len(some)] * len(some)) if some else {}
+        networks[i] = add(start(state, i, 1.0), step)
         if i == int(np.argmax(gamma)):
             theta = add(state.theta, step)
-    return ServerState(theta, memory)
+    sent = (len(updates) + len(gamma)) * common.size_of(
+        state.theta
+    )  # whole updates up, whole networks down to everybody
+    known = {ROUNDS: torch.tensor(index + 1), SENT: torch.tensor(sent)}
+    return ServerState(theta, common.remember({**common.memory_of(state), **known}, networks))
 
 
-def _chosen(changes: Sequence[Update], participant: int, gamma: float, rng: np.random.Generator) -> list[Update]:
-    """A participant's own update, and as many of the others' as it earns."""
-    own = [u for u in changes if u.participant == participant]
-    others = [u for u in changes if u.participant != participant]
+def _chosen(changes: Sequence[Update], participant: int, gamma: float, rng: np.random.Generator) -> list[State]:
+    """A participant's own change, and as many of the others' as it earns."""
+    own = [u.state for u in changes if u.participant == participant]
+    others = [u.state for u in changes if u.participant != participant]
     count = math.ceil(gamma * (len(changes) - 1) - 1e-9)
     drawn = rng.permutation(len(others))[:count]
     return [*own, *(others[j] for j in sorted(drawn))]
-
-
-def _sent(state: ServerState, updates: Sequence[Update], *, participants: int) -> int:
-    """Whole updates up, whole networks down to everybody."""
-    return (len(updates) + participants) * size_of(state.theta)

@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import Decay, checked, flag
+from .._check import Decay, checked
 from ..contribution import class_alignment
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate
 from ..types import ServerState, State, Update
-from .common import STANDING, as_round, first_network, own_changes, personal, remember_network, remembered, reward_own
+from . import common
+from .common import STANDING
 
 LEAST = 1e-3  # weight of a standing in the aggregate, so that every weight is above zero
 
@@ -50,7 +51,7 @@ def shapfed_wa(problem: Problem, *, memory: Decay = 0.9, train: Train = train) -
     """
     step = partial(_aggregate, participants=len(problem.shards), memory=memory, personal=False)
     strategy = replace(slimmable(problem.build, full_only), aggregate=step)
-    return reward_own(problem, strategy, train, "shapfed_wa")
+    return common.reward_own(problem, strategy, train, "shapfed_wa")
 
 
 @checked
@@ -82,9 +83,9 @@ def shapfed(problem: Problem, *, memory: Decay = 0.9, relative: bool = False, tr
         Deviation: ours clips the standing, weighs it as `shapfed_wa` does, and mixes the statistics of BatchNorm as well;
         theirs leaves everybody its own.
     """
-    constants = {"memory": memory, "personal": True, "relative": flag("relative", relative)}
+    constants = {"memory": memory, "personal": True, "relative": relative}
     step = partial(_aggregate, participants=len(problem.shards), **constants)
-    return reward_own(problem, personal(problem, step), train, "shapfed")
+    return common.reward_own(problem, common.personal(problem, step, sent=None), train, "shapfed")
 
 
 def _aggregate(
@@ -95,21 +96,21 @@ def _aggregate(
     standing = _standing(state, updates, participants, memory)
     weights = np.maximum(standing, LEAST)
     theta = aggregate(state.theta, [(u.state, float(weights[u.participant])) for u in updates])
-    after = {**state.memory, **(first_network(state) if personal else {}), STANDING: torch.tensor(standing)}
-    top = np.nanmax(weights) if relative else 1.0
-    for u in updates if personal else ():
-        share = float(np.clip(standing[u.participant] / top, 0, 1))
-        after |= remember_network(u.participant, _mixed(u.state, theta, share))
+    after = {**state.memory, STANDING: torch.tensor(standing)}
+    if personal:
+        share = np.clip(standing / (np.nanmax(weights) if relative else 1.0), 0, 1)
+        mixed = {u.participant: _mixed(u.state, theta, float(share[u.participant])) for u in updates}
+        after = common.remember({**common.memory_of(state), **after}, mixed)
     return ServerState(theta, after)
 
 
 def _standing(state: ServerState, updates: Sequence[Update], participants: int, memory: float) -> NDArray[np.float64]:
     """Standings after a round, (participants,); NaN for those who have not sent an update yet."""
-    before = remembered(state, STANDING, torch.full((participants,), torch.nan, dtype=torch.float64)).numpy()
+    before = common.remembered(state, STANDING, torch.full((participants,), torch.nan, dtype=torch.float64)).numpy()
     known = before[[u.participant for u in updates]]
     weights = np.ones(len(known)) if np.isnan(known).any() else np.maximum(known, LEAST)
-    pairs = zip(own_changes(state, updates), weights, strict=True)
-    cosine = class_alignment(*as_round(state.theta, [replace(c, weight=float(w)) for c, w in pairs]))
+    pairs = zip(common.own_changes(state, updates), weights, strict=True)
+    cosine = class_alignment(*common.as_round(state.theta, [replace(c, weight=float(w)) for c, w in pairs]))
     after = before.copy()
     after[[u.participant for u in updates]] = np.where(np.isnan(known), cosine, memory * known + (1 - memory) * cosine)
     return after

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._check import Count, NotNegative, Share, checked, flag, number, refusal
+from .._check import Count, NotNegative, Share, checked, number, refusal
 from .._parallel import arithmetic
 from ..evaluation import correct
 from ..method import Outcome, Problem, Train, train
@@ -40,15 +40,14 @@ def chain(build: Build) -> dict[str, int]:
 
 def masks(theta: State, names: Sequence[str], kept: Units) -> dict[str, Tensor]:
     """Which entries of every tensor a network of the kept units holds; of layers beyond `kept`, all units."""
-    found, columns = {}, None
+    found, columns = {}, torch.ones(theta[f"{names[0]}.weight"].shape[1], dtype=torch.bool)
     for place, name in enumerate(names):
         weight, bias = theta[f"{name}.weight"], theta[f"{name}.bias"]
-        rows = kept[place] if place < len(kept) else torch.ones_like(bias, dtype=torch.bool)
-        block = rows.view(-1, *[1] * (weight.ndim - 1)).expand_as(weight)
-        if columns is not None:
-            each = weight.shape[1] // len(columns)  # after flattening, a filter is several inputs
-            block = block & columns.repeat_interleave(each).view(1, -1, *[1] * (weight.ndim - 2))
-        found |= {f"{name}.weight": block, f"{name}.bias": rows}
+        rows = (kept[place] if place < len(kept) else torch.ones_like(bias, dtype=torch.bool)).to(bias.device)
+        inputs = columns.repeat_interleave(weight.shape[1] // len(columns))  # after flattening, a filter is several
+        each = [1] * (weight.ndim - 2)  # of a filter
+        block = rows.view(-1, 1, *each) & inputs.to(rows.device).view(1, -1, *each)
+        found |= {f"{name}.weight": block.expand_as(weight), f"{name}.bias": rows}
         columns = rows
     return found
 
@@ -96,18 +95,16 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     if [len(each) for each in kept] not in (sizes, sizes[:-1]):
         raise refusal("kept", f"one bool for each unit of the layers, {sizes}", [len(each) for each in kept])
     net, mask = slim(build, theta, 1.0), masks(theta, list(layers), kept)
+    zeroed = masked(theta, mask)
     for name in layers:
-        layer, weight = net.get_submodule(name), mask[f"{name}.weight"]
+        layer, held = net.get_submodule(name), mask[f"{name}.weight"]
         rows = mask[f"{name}.bias"] | (name == last)
-        columns = weight.flatten(2).any(2).any(0) if weight.ndim > 2 else weight.any(0)
-        for part in ("weight", "bias"):
-            zeroed = (theta[f"{name}.{part}"] * mask[f"{name}.{part}"])[rows]
-            setattr(layer, part, nn.Parameter(zeroed[:, columns] if part == "weight" else zeroed))
-        attributes = (
-            ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
-        )
-        for attribute, count in zip(attributes, layer.weight.shape, strict=False):
-            setattr(layer, attribute, count)
+        columns = held.any(0).reshape(held.shape[1], -1).any(1)
+        layer.weight = nn.Parameter(zeroed[f"{name}.weight"][rows][:, columns])
+        layer.bias = nn.Parameter(zeroed[f"{name}.bias"][rows])
+        kind = "features" if isinstance(layer, nn.Linear) else "channels"
+        setattr(layer, f"out_{kind}", int(rows.sum()))
+        setattr(layer, f"in_{kind}", int(columns.sum()))
     return net
 
 
@@ -118,7 +115,8 @@ def train_subnetworks(
     build, n = problem.build, len(problem.shards)
     names = list(chain(build))
     chosen = {"names": names, "units": units}
-    strategy = personal(problem, partial(_aggregate, **chosen, measure=measure), _sent, partial(_broadcast, **chosen))
+    aggregate, broadcast = partial(_aggregate, **chosen, measure=measure), partial(_broadcast, **chosen)
+    strategy = personal(problem, aggregate, broadcast=broadcast)
     last = train(problem, strategy, weights=np.full(n, 1 / n))
     return outcome(problem, [compact(build, last.theta, units(last.state, i)) for i in range(n)], last, method)
 
@@ -138,13 +136,8 @@ def _aggregate(
     masks_of = {u.participant: masks(state.theta, names, units(state, u.participant)) for u in updates}
     theta = average(state.theta, updates, masks_of)
     entries = sum(int(mask.sum()) for each in masks_of.values() for mask in each.values())
-    known = {ROUNDS: torch.tensor(int(state.memory.get(ROUNDS, 0)) + 1), SENT: torch.tensor(2 * entries)}
+    known = {ROUNDS: torch.tensor(int(state.memory.get(ROUNDS, 0)) + 1), SENT: torch.tensor(2 * entries)}  # down and up
     return ServerState(theta, {**state.memory, **known, **measure(state, theta, updates)})
-
-
-def _sent(state: ServerState, updates: Sequence[Update]) -> int:
-    """Held entries, down and up."""
-    return int(state.memory[SENT])
 
 
 @checked
@@ -187,9 +180,8 @@ def fedsac(
         is held by whoever holds both of its units (there by whoever holds the unit that it belongs to, which damps its
         change). An entry that nobody holds keeps its value (there it becomes zero). The reward is of the final round.
     """
-    sizes = list(chain(problem.build).values())
-    if not flag("prune_outputs", prune_outputs):
-        sizes = sizes[:-1]
+    layers = list(chain(problem.build).values())
+    sizes = layers if prune_outputs else layers[:-1]
     reputation = 100 * np.exp(beta * (problem.contribution - problem.contribution.max()))
     units = partial(_fedsac_units, sizes=sizes, reputation=reputation)
     few = problem.validation.take(slice(0, samples))
@@ -271,8 +263,7 @@ def _fedsac_units(
 ) -> list[Tensor]:
     """The units that a participant's reputation buys; before they are measured, all."""
     score = remembered(state, IMPORTANCE, torch.zeros(sum(sizes))).numpy()[: sum(sizes)]
-    device = next(iter(state.theta.values())).device
-    return [torch.as_tensor(kept, device=device) for kept in selected(score, sizes, float(reputation[participant]))]
+    return [torch.as_tensor(kept) for kept in selected(score, sizes, float(reputation[participant]))]
 
 
 def _fedsac_measure(
@@ -330,7 +321,7 @@ def fedrac(
         code: in those that were trained in it).
     """
     number("kappa", kappa, math.e)
-    if flag("released", released) and (lam, zeta, kappa) != (0.5, 1.0, math.e):
+    if released and (lam, zeta, kappa) != (0.5, 1.0, math.e):
         raise refusal("released", "False where `lam`, `zeta` or `kappa` is given", released)
     share = partial(bonus, lam=lam, zeta=zeta, kappa=kappa)
     sizes = list(chain(problem.build).values())[:-1]
@@ -355,12 +346,10 @@ def released_bonus(contribution: NDArray[np.float64], index: int, *, beta: float
     return bonus(contribution, number, beta=beta, lam=0.2 if number <= 100 else 0.8, zeta=0.3, kappa=3.0)
 
 
-def first_units(
-    trained: Tensor, sizes: Sequence[int], width: float, device: torch.device | None = None
-) -> list[Tensor]:
+def first_units(trained: Tensor, sizes: Sequence[int], width: float) -> list[Tensor]:
     """The least trained units of each hidden layer, as many as the width says."""
     ranks = [each.argsort(stable=True).argsort() for each in trained.split(list(sizes))]
-    return [(rank < math.ceil(width * len(rank) - 1e-9)).to(device) for rank in ranks]
+    return [rank < math.ceil(width * len(rank) - 1e-9) for rank in ranks]
 
 
 def widest_allowed(accuracy: Sequence[float], grid: Sequence[float], reputation: float) -> float:
@@ -372,8 +361,7 @@ def _fedrac_units(state: ServerState, participant: int, *, sizes: Sequence[int])
     """The units that a participant has in the next round; before the first, all."""
     trained = remembered(state, TRAINED, torch.zeros(sum(sizes)))
     widths = state.memory.get(WIDTHS)
-    device = next(iter(state.theta.values())).device
-    return first_units(trained, sizes, 1.0 if widths is None else float(widths[participant]), device)
+    return first_units(trained, sizes, 1.0 if widths is None else float(widths[participant]))
 
 
 def _fedrac_measure(
@@ -382,9 +370,9 @@ def _fedrac_measure(
 ) -> dict[str, Tensor]:  # fmt: skip
     """How often each unit has been trained, and the widths of the next round."""
     trained = remembered(state, TRAINED, torch.zeros(sum(sizes)))
-    trained = trained + sum(torch.cat(_fedrac_units(state, u.participant, sizes=sizes)).cpu() for u in updates)
-    names, device = list(chain(build)), next(iter(theta.values())).device
-    nets = (masked(theta, masks(theta, names, first_units(trained, sizes, w, device))) for w in grid)
+    trained = trained + sum(torch.cat(_fedrac_units(state, u.participant, sizes=sizes)) for u in updates)
+    names = list(chain(build))
+    nets = (masked(theta, masks(theta, names, first_units(trained, sizes, w))) for w in grid)
     accuracy = [float(correct(view(build, net, 1.0), validation).mean()) for net in nets]
     reputation = contribution + accuracy[-1] * bonus(contribution, int(state.memory.get(ROUNDS, 0)))
     widths = [widest_allowed(accuracy, grid, float(r)) for r in reputation]
