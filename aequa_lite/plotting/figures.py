@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import Fraction, accuracies, checked, number, one_each, one_of, refusal
+from .._check import Fraction, accuracies, checked, one_each, one_of, refusal
 from ..allocation import continuous
 from ..allocation.exact import Plan, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
@@ -49,17 +49,9 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
     if len(labels):
         one_each("labels", list(labels), counts.shape[1], of="classes")
     ax = axes(ax, (7.2, max(2.2, 0.8 + 0.42 * len(counts))))
-    sns.heatmap(
-        np.sqrt(counts),  # areas are compared by eye, so colour by the square root
-        annot=counts if counts.size <= 150 else False,
-        fmt="d",
-        cmap=sns.light_palette("#3b6fa0", as_cmap=True),
-        cbar=False,
-        linewidths=1,
-        linecolor="white",
-        annot_kws={"size": 8},
-        ax=ax,
-    )
+    numbers = {"annot": counts if counts.size <= 150 else False, "fmt": "d", "annot_kws": {"size": 8}}
+    look = {"cmap": sns.light_palette("#3b6fa0", as_cmap=True), "cbar": False, "linewidths": 1, "linecolor": "white"}
+    sns.heatmap(np.sqrt(counts), ax=ax, **numbers, **look)  # areas are compared by eye, so colour by the square root
     ax.set(xlabel="class", ylabel="participant", title="samples of each class; on the right: in total")
     if len(labels):
         ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=35, ha="right", size=8)
@@ -108,8 +100,8 @@ def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 @checked
-def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), ax: Axes | None = None) -> Figure:
-    """Draw accuracy by width with its 95% band and its monotone fit; with a plan, who gets which width.
+def curve(found: Curve, plan: Plan, contribution: ArrayLike, ax: Axes | None = None) -> Figure:
+    """Draw accuracy by width with its 95% band and its monotone fit, and who gets which width.
 
     Args:
         found: The curve.
@@ -122,23 +114,20 @@ def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), 
 
     Example:
         >>> import aequa_lite as aq
-        >>> curve(aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)).axes[0].get_xlabel()
+        >>> found = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
+        >>> curve(found, aq.allocate([0.2, 0.6], found), [0.2, 0.6]).axes[0].get_xlabel()
         'width (logarithmic)'
     """
-    n = 0 if plan is None else len(plan.widths)
-    alone = np.asarray(contribution, dtype=float)
-    if alone.shape != (0,):  # none at all is the default
-        alone = one_each("contribution", accuracies("contribution", contribution), n)
+    alone = one_each("contribution", accuracies("contribution", contribution), len(plan.widths))
     ax = axes(ax)
     margin = 1.96 * found.standard_error
     ax.fill_between(found.widths, found.accuracy - margin, found.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)
     ax.plot(found.widths, found.fitted, color=INK, lw=1, drawstyle="steps-post", zorder=2)
     ax.scatter(found.widths, found.accuracy, c=found.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
-    if plan is not None:
-        _mark_rewards(ax, plan, alone)
+    _mark_rewards(ax, plan, alone)
     low, high = (end([float(end(found.accuracy)), *alone.tolist()]) for end in (min, max))
     ax.set(ylim=(max(0.0, low - 0.05), high + 0.07), ylabel="accuracy (validation)")
-    ax.set_title("accuracy by width" + (", and who earns which width" if plan is not None else ""))
+    ax.set_title("accuracy by width, and who earns which width")
     _width_axis(ax, float(found.widths[0]))
     return ax.figure
 
@@ -147,9 +136,8 @@ def _mark_rewards(ax: Axes, plan: Plan, alone: NDArray[np.float64]) -> None:
     """Mark each participant's reward on the curve, with a line from its stand-alone accuracy."""
     for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy)):
         ax.scatter([w], [a], color=shade(w), marker=marker(i), s=75, zorder=6, **EDGE)
-        if len(alone):
-            ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
-            ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
+        ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
+        ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
     order = np.argsort(plan.widths, kind="stable")
     apart = np.flatnonzero(np.diff(np.log(plan.widths[order])) > 0.05) + 1
     for group in np.split(order, apart):  # who stand too close to each other share a label
@@ -158,9 +146,8 @@ def _mark_rewards(ax: Axes, plan: Plan, alone: NDArray[np.float64]) -> None:
         who = f"{first}\N{EN DASH}{last}" if whole else ", ".join(map(str, sorted(group)))
         place = float(np.median(plan.widths[group])), float(plan.predicted_accuracy[group].max())
         ax.annotate(who, place, xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK)
-    if len(alone):
-        place = (float(plan.widths[0]), float(alone[0]))
-        ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
+    place = float(plan.widths[0]), float(alone[0])
+    ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
 
 
 def _width_axis(ax: Axes, least: float) -> None:
@@ -251,7 +238,7 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-def _apart(heights: NDArray[np.float64], least: float, top: float = np.inf) -> NDArray[np.float64]:
+def _apart(heights: NDArray[np.float64], least: float, top: float) -> NDArray[np.float64]:
     """Rising heights, pushed up until neighbours are this far apart, then down below the top: labels do not overlap."""
     placed, steps = heights.copy(), least * np.arange(len(heights))
     for i in range(1, len(placed)):
@@ -300,54 +287,39 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
 
 
 @checked
-def width_schedule(
-    found: ArrayLike, participant: int | None = None, reference: ArrayLike = (), ax: Axes | None = None
-) -> Figure:
+def width_schedule(found: ArrayLike, ax: Axes | None = None) -> Figure:
     """Draw the width of each participant in each round; a gap is a round without it.
 
     Args:
         found: (rounds, participants) widths; 0 for a participant that is absent.
-        participant: The one that the figure is about; all others become thin lines.
-        reference: (rounds,) widths to compare with, dashed.
         ax: Axes to draw on.
 
     Raises:
-        ValueError: `found` is not such a table of widths, or `participant` or `reference` does not fit it.
+        ValueError: `found` is not such a table of widths.
 
     Example:
         >>> width_schedule([[0.25, 0.25], [0.15, 1.0]]).axes[0].get_ylabel()
         'width (logarithmic)'
     """
-    table, dashed = np.array(found, dtype=float), np.asarray(reference, dtype=float)
+    table = np.array(found, dtype=float)
     if table.ndim != 2 or not table.any() or not ((table >= 0) & (table <= 1)).all():
         raise refusal("found", "widths of shape (rounds, participants) in [0, 1], not all 0", found)
-    if participant is not None:
-        number("participant", participant, 0, table.shape[1] - 1, whole=True)
-    if dashed.size:
-        one_each("reference", dashed, len(table), of="rounds")
     ax = axes(ax)
-    rounds, seen = np.arange(1, len(table) + 1), np.where(table > 0, table, np.nan)
-    if dashed.size:
-        ax.plot(rounds, dashed, color=ALONE, lw=1, ls="--", zorder=2)
+    seen = np.where(table > 0, table, np.nan)
     for i, line in enumerate(seen.T):
-        strong = participant in (None, i)
-        ax.plot(rounds, line, color="#888888" if strong else "#d8d8d8", lw=1, zorder=2 if strong else 1)
-        if strong:
-            _mark_rounds(ax, rounds, line, i, 3 if participant is None else 1)
-    least = np.nanmin([*seen.ravel(), *dashed[dashed > 0]])
+        ax.plot(np.arange(1, len(line) + 1), line, color="#888888", lw=1, zorder=2)
+        at = np.unique(
+            np.append(np.arange(i % 3, len(line), 3), len(line) - 1)
+        )  # so that markers do not hide each other
+        look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
+        ax.scatter(at + 1, line[at], s=34, edgecolor="white", lw=0.5, **look)
+    least = np.nanmin(seen)
     ladder = (0.03, 0.1, 0.3, 1.0) if least < 0.1 else (0.1, 0.2, 0.3, 0.5, 1.0)
     ticks = [w for w in ladder if w >= 0.9 * least]
     ax.set(yscale="log", xlabel="round", ylabel="width (logarithmic)", ylim=(0.85 * least, 1.2))
     ax.set_yticks(ticks, [f"{w:g}" for w in ticks])
     ax.minorticks_off()
     return ax.figure
-
-
-def _mark_rounds(ax: Axes, rounds: NDArray[np.int64], line: NDArray[np.float64], i: int, every: int) -> None:
-    """Mark a participant's widths in every few rounds and in the last one, so that markers do not hide each other."""
-    at = np.unique(np.append(np.arange(i % every, len(line), every), len(line) - 1))
-    look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
-    ax.scatter(rounds[at], line[at], s=34, edgecolor="white", lw=0.5, **look)
 
 
 @checked
@@ -389,15 +361,16 @@ def water_filling(contribution: ArrayLike, least: float, full: float, ax: Axes |
 
 
 @checked
-def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figure:
+def curve_range(contribution: ArrayLike) -> Figure:
     r"""Draw what the range of the curve allows: smallest CGS, and Pearson at it, by the span $u - \ell$.
+
+    Spans go up to 1.3 times the contributions' own range, which is marked.
 
     Args:
         contribution: (n,) accuracies in [0, 1].
-        spans: Spans in (0, 1] to try (default: 40 up to 1.3 times the contributions' own range, which is marked).
 
     Raises:
-        ValueError: A contribution is outside [0, 1], or a span outside (0, 1].
+        ValueError: A contribution is outside [0, 1].
 
     Example:
         >>> [each.get_ylabel() for each in curve_range([0.3, 0.5, 0.7]).axes]
@@ -405,9 +378,7 @@ def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figu
     """
     b = accuracies("contribution", contribution)
     own = float(np.ptp(b))
-    tried = np.linspace(0.02, max(0.04, min(1.3 * own, 1.0)), 40) if spans is None else np.asarray(spans, dtype=float)
-    if tried.ndim != 1 or not tried.size or not ((tried > 0) & (tried <= 1)).all():
-        raise refusal("spans", "numbers in (0, 1]", spans)
+    tried = np.linspace(0.02, max(0.04, min(1.3 * own, 1.0)), 40)
     spread, follows = [], []
     for span in tried:
         least = max(0.0, min(float(b.min()), 1 - span))  # only the span matters, not where it lies
@@ -457,9 +428,8 @@ def critical_weight(contribution: ArrayLike, least: float, full: float, ax: Axes
         if np.isfinite(place):
             ax.axvline(place, color=ALONE, lw=1, ls=":")
             ax.text(place, 1.0, f" {label}", transform=ax.get_xaxis_transform(), size=8.5, color=ALONE, va="top")
-    ax.set(
-        xlabel="weight of the mean gain", ylabel="points", title="above the critical weight, gain outweighs fairness"
-    )
+    ax.set(xlabel="weight of the mean gain", ylabel="points")
+    ax.set_title("above the critical weight, gain outweighs fairness")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize="small")
     return ax.figure
 
@@ -562,13 +532,12 @@ def comparison(names: Sequence[str], full_gain: Sequence[float], spread: Sequenc
     """
     if not len(names):
         raise refusal("names", "one or more names", names)
-    columns = {"full_gain": list(full_gain), "spread": list(spread)}
-    for label, values in columns.items():
-        one_each(label, [number(label, value) for value in values], len(names), of="names")
+    one_each("full_gain", full_gain, len(names), of="names")
+    one_each("spread", spread, len(names), of="names")
     order = np.argsort(np.asarray(spread, dtype=float), kind="stable")[::-1]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 0.9 + 0.26 * len(order)))
     for row, k in enumerate(order):
-        for ax, values in ((left, columns["full_gain"]), (right, columns["spread"])):
+        for ax, values in ((left, full_gain), (right, spread)):
             ax.plot([0, 100 * values[k]], [row, row], color="#cccccc", lw=2, zorder=1)
             ax.scatter(100 * values[k], row, color=INK, s=28, zorder=2)
     left.axvline(0, color=ALONE, ls="--", lw=1)
