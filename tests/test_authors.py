@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,9 +15,9 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
-from aequa_lite.baselines.cffl import credits
+from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, personal, shapfed, shapfed_wa
 from aequa_lite.baselines.common import own_network, remember
+from aequa_lite.baselines.personal import credits
 from aequa_lite.baselines.subnetworks import (
     average,
     bonus,
@@ -288,7 +287,7 @@ def test_four_rounds_of_iafl_are_those_of_its_released_code(monkeypatch: pytest.
         number = expected["recovery_draws"][participant]
         return {"recovery": Drawn(number, []), "subset": Drawn(1.0, places)}[purpose]
 
-    monkeypatch.setattr(importlib.import_module("aequa_lite.baselines.iafl"), "stream", stream)
+    monkeypatch.setattr(personal, "stream", stream)
     task = problem([1] * people, theirs["contribution"], build=two_layers)
     strategy = strategy_of(partial(iafl, **theirs["constants"]), task)
     state = aq.ServerState(tensors(theirs["start"]))

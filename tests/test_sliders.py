@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
-from aequa_lite.plotting.interactive import asset
+from aequa_lite.plotting.figures import asset
 
 CURVE = aq.Curve(np.linspace(0.02, 1, 12), np.sort(aq.stream(0, "sliders").uniform(0.3, 0.9, 12)), samples=1000)
 

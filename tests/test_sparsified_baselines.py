@@ -14,9 +14,8 @@ from toys import asked, four, moved, problem, quiet, rounds_of, start, strategy_
 
 import aequa_lite as aq
 from aequa_lite.baselines import cffl, cgsv, fedavg, iafl
-from aequa_lite.baselines.cffl import credits
-from aequa_lite.baselines.cgsv import sparse_shares
 from aequa_lite.baselines.common import descending, only, own_network, sparse_numbers
+from aequa_lite.baselines.personal import credits, sparse_shares
 
 
 def last(algorithm, of: aq.Problem) -> aq.Round:
