@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -286,7 +286,7 @@ def trimmed_mean(share: float = 0.2) -> Aggregator:
         The trimmed mean (Yin et al. 2018), over those who hold an entry.
     """
     number("share", share, 0, 0.5, below=True)
-    return partial(_ranked, cut=partial(_share_of, share=share))
+    return partial(_ranked, share=share)
 
 
 def coordinate_median(theta: State, updates: Pairs) -> dict[str, Tensor]:
@@ -312,31 +312,27 @@ def coordinate_median(theta: State, updates: Pairs) -> dict[str, Tensor]:
     References:
         The coordinate-wise median (Yin et al. 2018), over those who hold an entry.
     """
-    return _ranked(theta, updates, cut=_all_but_the_middle)
+    return _ranked(theta, updates, share=0.5)
 
 
-def _share_of(holders: Tensor, share: float) -> Tensor:
-    """How many values to drop at each end."""
-    return (share * holders + 1e-4).long()  # the product has seven digits: 0.42 of 150 is 62.999996
-
-
-def _all_but_the_middle(holders: Tensor) -> Tensor:
-    """How many values to drop at each end, so that one or two stay."""
-    return ((holders - 1) // 2).clamp_min(0)
+def _dropped(holders: Tensor, share: float) -> Tensor:
+    """How many values to drop at each end, so that one or two stay at least."""
+    some = (share * holders + 1e-4).long()  # the product has seven digits: 0.42 of 150 is 62.999996
+    return some.minimum((holders - 1) // 2).clamp_min(0)
 
 
 @checked
-def _ranked(theta: State, updates: Pairs, *, cut: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Average each entry over its middle values; `cut`: number of holders -> how many to drop at each end."""
+def _ranked(theta: State, updates: Pairs, *, share: float) -> dict[str, Tensor]:
+    """Average each entry over its middle values, without a share of its holders at each end."""
     pairs = sorted(_listed(theta, updates), key=lambda pair: pair[1])  # among equal values the lighter ones are first
     after = dict(theta)
     for name, t in floating(theta).items():
         if holders := [(state[name], weight) for state, weight in pairs if name in state]:
-            after[name] = t + _middle_change(t, holders, cut)
+            after[name] = t + _middle_change(t, holders, share)
     return after
 
 
-def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable[[Tensor], Tensor]) -> Tensor:
+def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], share: float) -> Tensor:
     """The weighted mean of the middle changes of each entry of one tensor."""
     changes = t.new_full((len(holders), *t.shape), math.inf)  # infinite where the entry is not in the slice
     for change, (value, _) in zip(changes, holders, strict=True):
@@ -346,7 +342,8 @@ def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable
     mass = t.new_tensor([weight for _, weight in holders])[who]
     count = torch.isfinite(changes).sum(0)
     rank = torch.arange(len(holders), device=t.device).view(-1, *[1] * t.ndim)
-    kept = (rank >= cut(count)) & (rank < count - cut(count))
+    ends = _dropped(count, share)
+    kept = (rank >= ends) & (rank < count - ends)
     total = torch.where(kept, mass * changes, 0).sum(0)
     return total / torch.where(kept, mass, 0).sum(0).clamp_min(1e-30)
 

@@ -136,15 +136,14 @@ def honest_but_curious(
 
 
 @checked
-def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
-    r"""Let some participants label every class as another: $y \leftarrow (y + \mathrm{shift}) \bmod K$.
+def flip_labels(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
+    r"""Let some participants label every class as the next one: $y \leftarrow (y + 1) \bmod K$ of $K$ classes.
 
     Args:
         who: Participants that attack.
-        shift: A whole number, no multiple of the $K$ classes.
 
     Raises:
-        ValueError: `who` names nobody or somebody who is no participant, or `shift` changes no label.
+        ValueError: `who` names nobody or somebody who is no participant.
 
     Example:
         >>> import aequa_lite as aq
@@ -160,9 +159,7 @@ def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -
     if not set(liars) <= {shard.participant for shard in shards}:
         raise refusal("who", f"some of the {len(shards)} participants", liars)
     classes = shards[0].samples.classes
-    if shift % classes == 0:
-        raise refusal("shift", f"no multiple of the {classes} classes", shift)
-    moved = [replace(shard.samples, y=(shard.samples.y + shift) % classes) for shard in shards]
+    moved = [replace(shard.samples, y=(shard.samples.y + 1) % classes) for shard in shards]
     return [replace(s, samples=m) if s.participant in liars else s for s, m in zip(shards, moved, strict=True)]
 
 

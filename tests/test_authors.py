@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, personal, shapfed, shapfed_wa
+from aequa_lite.baselines import cffl, cgsv, fedsac, iafl, personal, shapfed, shapfed_wa
 from aequa_lite.baselines.common import own_network, remember
 from aequa_lite.baselines.personal import credits
 from aequa_lite.baselines.subnetworks import (
     average,
     bonus,
+    compact,
     first_units,
+    importance,
     masked,
     masks,
     released_bonus,
@@ -98,7 +100,9 @@ def test_four_rounds_of_cffl_are_those_of_its_released_code(run: dict) -> None:
     task = problem(theirs["sizes"], build=two_layers, rounds=len(theirs["changes"]))
     validation = aq.Samples(torch.tensor(theirs["x"]), torch.tensor(theirs["y"]), 2)
     task = replace(task, data=replace(task.data, validation=validation))
-    algorithm = partial(cffl, released=True, upload=run["upload"], **theirs["constants"])
+    constants = {k: theirs["constants"][k] for k in ("memory", "threshold", "clip")}
+    assert (theirs["constants"]["alpha"], theirs["constants"]["alpha_final"]) == personal.ALPHA
+    algorithm = partial(cffl, released=True, upload=run["upload"], **constants)
     strategy, state = strategy_of(algorithm, task), aq.ServerState(tensors(theirs["start"]))
     for changes, expected in zip(theirs["changes"], run["rounds"], strict=True):
         ends = [changed(own_network(state, i), tensors(change)) for i, change in enumerate(changes)]

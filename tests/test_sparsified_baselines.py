@@ -165,8 +165,8 @@ def test_who_is_absent_keeps_its_credit_and_who_is_new_begins() -> None:
 
 
 def test_alpha_grows_over_training() -> None:
-    strategy, _ = asked(partial(cffl, alpha=5.0, alpha_final=9.0), problem([1, 1], rounds=5))
-    assert strategy.aggregate.keywords["alphas"].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0]
+    strategy, _ = asked(cffl, problem([1, 1], rounds=6))
+    assert strategy.aggregate.keywords["alphas"].tolist() == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
 
 
 def test_cffl_worked_by_hand() -> None:

@@ -4,10 +4,10 @@
 from .fedavg import fedavg, fedavg_finetuned, lg_fedavg
 from .personal import cffl, cgsv, iafl, shapfed, shapfed_wa
 from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
-from .subnetworks import compact, fedrac, fedsac, importance
+from .subnetworks import fedrac, fedsac
 
 __all__ = [
-    "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",
-    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed",
+    "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "fedavg",
+    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "lg_fedavg", "pooled", "realize", "shapfed",
     "shapfed_wa",
 ]  # fmt: skip

@@ -21,16 +21,13 @@ ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memo
 
 
 def reward_own(
-    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None
-) -> Outcome:
+    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None,
+    reward: Callable[[ServerState, int], nn.Module] | None = None,
+) -> Outcome:  # fmt: skip
     """Train (weights: by size) and reward everybody with its own network, or the global model where it has none."""
     last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
-    models = [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
-    return outcome(problem, models, last, method)
-
-
-def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: str) -> Outcome:
-    """The outcome of a method without widths."""
+    reward = reward or (lambda state, i: slim(problem.build, own_network(state, i), 1.0))
+    models = [reward(last.state, i) for i in range(len(problem.shards))]
     return Outcome(problem, models, last, method=method, seconds=time.perf_counter() - problem.started)
 
 

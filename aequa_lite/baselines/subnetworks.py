@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._check import Count, NotNegative, Share, checked, number, refusal
+from .._check import Count, NotNegative, checked, refusal
 from .._parallel import arithmetic
 from ..evaluation import correct
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import slim, template, view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import ROUNDS, SENT, outcome, personal, remembered
+from .common import ROUNDS, SENT, personal, remembered, reward_own
 
 IMPORTANCE = "importance"  # key of the memory: (units of all layers,)
 TRAINED, WIDTHS = "trained", "widths"  # keys of the memory: (hidden units,) trainings, (participants,) widths
@@ -69,7 +69,6 @@ def average(theta: State, updates: Sequence[Update], masks_of: Mapping[int, Mask
     return after
 
 
-@checked
 def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     """Return an ordinary network of the kept units; its outputs are those of the full one with the other units zeroed.
 
@@ -78,27 +77,18 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
         theta: Tensors of the full network.
         kept: For each hidden layer, and for the output layer or not, (units,) bool. An output that is not kept is zero.
 
-    Raises:
-        ValueError: The network is no chain of linear and convolutional layers, or `kept` does not fit it.
-
     Example:
         >>> import aequa_lite as aq
         >>> few = [torch.arange(200) < 50, torch.arange(200) >= 180]
         >>> aq.n_parameters(compact(aq.MLP, aq.init_params(aq.MLP, 0, "cpu"), few))
         40480
-
-    References:
-        Our choice.
     """
-    layers = chain(build)
-    sizes, last = list(layers.values()), list(layers)[-1]
-    if [len(each) for each in kept] not in (sizes, sizes[:-1]):
-        raise refusal("kept", f"one bool for each unit of the layers, {sizes}", [len(each) for each in kept])
-    net, mask = slim(build, theta, 1.0), masks(theta, list(layers), kept)
+    names = list(chain(build))
+    net, mask = slim(build, theta, 1.0), masks(theta, names, kept)
     zeroed = masked(theta, mask)
-    for name in layers:
+    for name in names:
         layer, held = net.get_submodule(name), mask[f"{name}.weight"]
-        rows = mask[f"{name}.bias"] | (name == last)
+        rows = mask[f"{name}.bias"] | (name == names[-1])
         columns = held.any(0).reshape(held.shape[1], -1).any(1)
         layer.weight = nn.Parameter(zeroed[f"{name}.weight"][rows][:, columns])
         layer.bias = nn.Parameter(zeroed[f"{name}.bias"][rows])
@@ -112,13 +102,13 @@ def train_subnetworks(
     problem: Problem, units: Callable[[ServerState, int], Units], measure: Measure, train: Train, method: str
 ) -> Outcome:
     """Train and reward with sub-networks: `units` says which units a participant has, `measure` what is remembered."""
-    build, n = problem.build, len(problem.shards)
-    names = list(chain(build))
-    chosen = {"names": names, "units": units}
+    chosen = {"names": list(chain(problem.build)), "units": units}
     aggregate, broadcast = partial(_aggregate, **chosen, measure=measure), partial(_broadcast, **chosen)
     strategy = personal(problem, aggregate, broadcast=broadcast)
-    last = train(problem, strategy, weights=np.full(n, 1 / n))
-    return outcome(problem, [compact(build, last.theta, units(last.state, i)) for i in range(n)], last, method)
+    equal = np.full(len(problem.shards), 1 / len(problem.shards))
+    return reward_own(
+        problem, strategy, train, method, equal, lambda state, i: compact(problem.build, state.theta, units(state, i))
+    )
 
 
 def _broadcast(
@@ -191,7 +181,6 @@ def fedsac(
 
 
 @arithmetic()
-@checked
 def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float64]:
     r"""Measure by how much the loss rises when a unit is zeroed.
 
@@ -204,9 +193,6 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
 
     Returns:
         (units,) differences of the mean cross-entropy; the last ones are of the outputs.
-
-    Raises:
-        ValueError: The network is no chain of linear and convolutional layers, or there are no samples.
 
     Example:
         >>> import aequa_lite as aq
@@ -276,28 +262,24 @@ def _fedsac_measure(
 
 @checked
 def fedrac(
-    problem: Problem, *, beta: NotNegative = 80.0, lam: Share = 0.5, zeta: NotNegative = 1.0, kappa: float = math.e,
-    widths: Count = 50, released: bool = False, train: Train = train,
-) -> Outcome:  # fmt: skip
+    problem: Problem, *, beta: NotNegative = 80.0, widths: Count = 50, released: bool = False, train: Train = train
+) -> Outcome:
     r"""Train and reward with sub-networks of rotating units, as wide as a reputation allows.
 
     After round $t$ the reputation is $r_i = B_i + A_t \bigl(1 - \lambda (1 - \tfrac{1}{\log(\zeta t + \kappa)})\bigr)
     e^{\beta (B_i - \max_j B_j)}$ with the contribution $B_i$ and the validation accuracy $A_t$ of the global model. In
     each hidden layer the units are ordered by how often they have been trained, the least often first; a sub-network of
     width $w$ has the first $\lceil wK \rceil$ of $K$. Participant $i$ receives the widest of `widths` sub-networks whose
-    validation accuracy is at most $r_i$. Each entry is averaged over those who hold it.
+    validation accuracy is at most $r_i$. Each entry is averaged over those who hold it. $\lambda$ = 0.5 is the part of the
+    bonus that vanishes in the course of training, and $\zeta$ = 1 and $\kappa$ = e say how fast.
 
     Args:
         beta: $\beta$, from 0: how fast the bonus falls with the distance from the best contribution.
-        lam: $\lambda$, in [0, 1]: the part of the bonus that vanishes in the course of training.
-        zeta: $\zeta$, from 0: how fast it vanishes.
-        kappa: $\kappa$, from e, so that the bonus never exceeds the accuracy.
         widths: Number of sub-networks that are measured in each round, $1/m, \dots, 1$.
-        released: Whether $\lambda$, $\zeta$, $\kappa$ and $t$ are those of the released code; the three must then be left out.
+        released: Whether $\lambda$, $\zeta$, $\kappa$ and $t$ are those of the released code.
 
     Raises:
-        ValueError: A constant is outside its range, or given beside `released`; or the network is no chain of linear and
-            convolutional layers.
+        ValueError: A constant is outside its range, or the network is no chain of linear and convolutional layers.
 
     Example:
         >>> import aequa_lite as aq
@@ -320,20 +302,22 @@ def fedrac(
         for those in whose training it has changed). The reward is of the final round, in widths chosen after it (its
         code: in those that were trained in it).
     """
-    number("kappa", kappa, math.e)
-    if released and (lam, zeta, kappa) != (0.5, 1.0, math.e):
-        raise refusal("released", "False where `lam`, `zeta` or `kappa` is given", released)
-    share = partial(bonus, lam=lam, zeta=zeta, kappa=kappa)
     sizes = list(chain(problem.build).values())[:-1]
     measure = partial(
         _fedrac_measure, build=problem.build, validation=problem.validation, contribution=problem.contribution, sizes=sizes,
-        grid=[(k + 1) / widths for k in range(widths)], bonus=partial(released_bonus if released else share, beta=beta),
+        grid=[(k + 1) / widths for k in range(widths)], bonus=partial(released_bonus if released else bonus, beta=beta),
     )  # fmt: skip
     return train_subnetworks(problem, partial(_fedrac_units, sizes=sizes), measure, train, "fedrac")
 
 
 def bonus(
-    contribution: NDArray[np.float64], index: int, *, beta: float, lam: float, zeta: float, kappa: float
+    contribution: NDArray[np.float64],
+    index: int,
+    *,
+    beta: float,
+    lam: float = 0.5,
+    zeta: float = 1.0,
+    kappa: float = math.e,
 ) -> NDArray[np.float64]:
     """Share of the global model's accuracy that is added to each contribution, (participants,)."""
     share = 1 - lam * (1 - 1 / math.log(zeta * index + kappa))

@@ -190,8 +190,8 @@ def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figu
     if not 1 <= len(found) <= len(LINES):
         raise refusal("found", f"curves of one to {len(LINES)} methods by name", found)
     for name, runs in found.items():
-        if not len(runs) or any(not np.array_equal(c.widths, runs[0].widths) for c in runs):
-            raise refusal(f"found[{name!r}]", "one or more curves on the same widths", runs)
+        if any(not np.array_equal(c.widths, runs[0].widths) for c in runs):
+            raise refusal(f"found[{name!r}]", "curves on the same widths", runs)
     ax = axes(ax)
     for (name, runs), line, ink in zip(found.items(), ("-", "--", ":", "-."), LINES, strict=False):
         grid, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
@@ -233,7 +233,7 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     ax.plot([low, high], [low, high], color=ALONE, lw=1, ls="--")
     place = (low + 0.3 * (high - low),) * 2
     ax.annotate("no gain: as good as alone", place, xytext=(8, -10), textcoords="offset points", color=ALONE, size=8.5)
-    shares = np.ones(len(own)) if report.widths is None else np.array(report.widths)
+    shares = report.widths or [1.0] * len(own)
     for i in range(len(own)):
         ax.errorbar(own[i], rewarded[i], yerr=error[i], color="#999999", lw=1, zorder=2)
         ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
@@ -278,8 +278,7 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
     """
     n = len(report.standalone)
     ax = axes(ax, (7.2, 0.9 + 0.5 * n))
-    for i in range(n):
-        width = 1.0 if report.widths is None else report.widths[i]
+    for i, width in enumerate(report.widths or [1.0] * n):
         ax.barh(i, 1, color="#f0f0f0", height=0.62)
         ax.barh(i, width, color=shade(width), height=0.62, **EDGE)
         label = f"{width:.2f} of the width, {report.parameters[i]:,} parameters"
@@ -291,8 +290,7 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
     ax.text(1.03, -0.75, "alone", size=9, color=ALONE)
     ax.text(1.17, -0.75, "reward", size=9, color=INK, weight="bold")
     ax.set(xlim=(0, 1.32), ylim=(n - 0.5, -1), xlabel="width of the reward", ylabel="participant")
-    ax.set_yticks(range(n))
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    ax.set(xticks=[0, 0.25, 0.5, 0.75, 1.0], yticks=range(n))
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax.figure
@@ -652,9 +650,7 @@ def _grid(values: Tensor, full: int, label: str) -> str:
 
 
 @checked
-def stepper(
-    theta: Tensor, updates: Sequence[tuple[Tensor, float]], names: Sequence[str] = (), name: str = "round"
-) -> Page:
+def stepper(theta: Tensor, updates: Sequence[tuple[Tensor, float]], name: str = "round") -> Page:
     r"""Show one round in four steps: the global model, what is sent, what comes back, the aggregate.
 
     Buttons lead from step to step; without scripts all four stand one below the other.
@@ -662,11 +658,10 @@ def stepper(
     Args:
         theta: A square matrix of the global model.
         updates: For each participant its trained leading block and its aggregation weight.
-        names: Of the participants (default: their numbers).
         name: Identifier, unique on the page.
 
     Raises:
-        ValueError: `theta` or a block is not a square matrix, or there is not one name for each update.
+        ValueError: `theta` or a block is not a square matrix, or a weight is not above 0.
 
     Example:
         >>> import torch
@@ -676,15 +671,14 @@ def stepper(
     References:
         Our choice.
     """
-    _square("theta", theta, len(theta) if isinstance(theta, Tensor) and theta.ndim else 0)
+    full = max(theta.shape, default=0)
+    _square("theta", theta, full)
     for i, (block, weight) in enumerate(updates):
-        _square(f"updates[{i}]", block, len(theta))
+        _square(f"updates[{i}]", block, full)
         number(f"updates[{i}] weight", weight, 0, above=True)
-    full, who = len(theta), list(names) or [f"participant {i}" for i in range(len(updates))]
-    one_each("names", who, len(updates))
     theta_next = aggregate({"w": theta}, [({"w": v}, a) for v, a in updates])["w"]
-    sent = [_grid(theta[: len(v), : len(v)], full, f"to {n}") for n, (v, _) in zip(who, updates)]
-    back = [_grid(v, full, f"from {n}, weight {a:g}") for n, (v, a) in zip(who, updates)]
+    sent = [_grid(theta[: len(v), : len(v)], full, f"to participant {i}") for i, (v, _) in enumerate(updates)]
+    back = [_grid(v, full, f"from participant {i}, weight {a:g}") for i, (v, a) in enumerate(updates)]
     after = _grid(theta_next, full, "global, after the round")
     steps = (
         ("1. the global model", "One matrix of it; an outer cell belongs to wide networks only.", [_grid(theta, full, "global")]),
@@ -703,6 +697,5 @@ def stepper(
 
 def _square(name: str, matrix: Tensor, most: int) -> None:
     """Refuse what is not a square matrix of at most so many rows."""
-    if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not 0 < matrix.shape[0] == matrix.shape[1] <= most:
-        found = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
-        raise ValueError(f"`{name}` must be a square matrix of 1 to {most or 'more'} rows, got {found}")
+    if matrix.ndim != 2 or not 0 < matrix.shape[0] == matrix.shape[1] <= most:
+        raise refusal(name, f"a square matrix of 1 to {most} rows", tuple(matrix.shape))
