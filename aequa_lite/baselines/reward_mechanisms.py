@@ -215,20 +215,17 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
         The subsets of IAFL (Wu et al. 2024), replayed over the updates of one training instead of trained with.
     """
     number("levels", levels, 2, whole=True)
-    total, before = None, start
-    for rnd in rounds:
-        step = _subset_steps(rnd, before, seed, levels)
-        total, before = step if total is None else total.add_(step), rnd.theta
-    if total is None:
+    total = sum(_subset_steps(rnd, seed, levels) for rnd in rounds)
+    if not isinstance(total, Tensor):
         raise refusal("rounds", "at least one Round", rounds)
     return partial(_subset, {k: t.to(total.device) for k, t in start.items()}, total, levels)
 
 
-def _subset_steps(rnd: Round, before: State, seed: int, levels: int) -> Tensor:
+def _subset_steps(rnd: Round, seed: int, levels: int) -> Tensor:
     """What one round adds, (participants x levels, entries)."""
     valid = [u for u in rnd.updates if u.participant not in rnd.left_out]
-    device = valid[0].state[next(iter(before))].device
-    before = {k: t.to(device) for k, t in before.items()}
+    device = next(iter(valid[0].state.values())).device
+    before = {k: t.to(device) for k, t in rnd.before.theta.items()}
     changes = torch.stack([flatten({k: u.state[k] - t for k, t in before.items()}) for u in valid])
     draws = stream(seed, "subset", rnd.index).random((len(rnd.widths), 1, len(valid)))
     inside = draws <= np.linspace(0, 1, levels)[None, :, None]  # (participants, levels, updates)

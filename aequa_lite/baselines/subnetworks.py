@@ -311,14 +311,9 @@ def fedrac(
 
 
 def bonus(
-    contribution: NDArray[np.float64],
-    index: int,
-    *,
-    beta: float,
-    lam: float = 0.5,
-    zeta: float = 1.0,
+    contribution: NDArray[np.float64], index: int, *, beta: float, lam: float = 0.5, zeta: float = 1.0,
     kappa: float = math.e,
-) -> NDArray[np.float64]:
+) -> NDArray[np.float64]:  # fmt: skip
     """Share of the global model's accuracy that is added to each contribution, (participants,)."""
     share = 1 - lam * (1 - 1 / math.log(zeta * index + kappa))
     return share * np.exp(beta * (contribution - contribution.max()))

@@ -102,7 +102,6 @@ def prefix(build: Build, width: Fraction, name: str, ax: Axes | None = None) -> 
     full, narrow = (" x ".join(map(str, shape)) for shape in shapes)
     ax.set_title(f"layer {name}: {full}, of it {narrow} at width {width:g}", size="small")
     ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel="inputs", ylabel="outputs")
-    ax.set_aspect("auto")
     return ax.figure
 
 
@@ -318,9 +317,7 @@ def width_schedule(found: ArrayLike, ax: Axes | None = None) -> Figure:
     seen = np.where(table > 0, table, np.nan)
     for i, line in enumerate(seen.T):
         ax.plot(np.arange(1, len(line) + 1), line, color="#888888", lw=1, zorder=2)
-        at = np.unique(
-            np.append(np.arange(i % 3, len(line), 3), len(line) - 1)
-        )  # so that markers do not hide each other
+        at = np.unique([*range(i % 3, len(line), 3), len(line) - 1])  # so that markers do not hide each other
         look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
         ax.scatter(at + 1, line[at], s=34, edgecolor="white", lw=0.5, **look)
     least = np.nanmin(seen)
@@ -479,8 +476,7 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
     for i in range(len(b)):
         ax.scatter([], [], color="#888888", marker=marker(i), s=50, label=str(i))
     ax.axvline(0, color=ALONE, lw=1, ls="--")
-    ax.set(xlabel="gain (points)", ylim=(len(plans) - 0.5, -0.6), yticks=range(len(plans)))
-    ax.set_yticklabels(list(plans))
+    ax.set(xlabel="gain (points)", ylim=(len(plans) - 0.5, -0.6), yticks=range(len(plans)), yticklabels=list(plans))
     ax.tick_params(axis="y", length=0)
     look = {"fontsize": "small", "title_fontsize": "small"}
     ax.legend(title="participant", loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns, **look)
@@ -621,14 +617,10 @@ def sliders(contribution: ArrayLike, curve: Curve, name: str = "allocation") -> 
     """
     b = accuracies("contribution", contribution)
     name = f"sliders-{name}"  # no heading of the page has this anchor
-    values = {
-        "name": name,
-        "b": [float(v) for v in b],  # every digit, so that the page finds what `allocate` finds
-        "levels": [float(v) for v in curve.levels],
-        "widths": [round(float(v), 4) for v in curve.level_widths],
-        "weight": round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 2),
-        "scale": SCALE,
-    }
+    weight = round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 2)
+    steps = {"levels": curve.levels.tolist(), "widths": [round(float(w), 4) for w in curve.level_widths]}
+    # levels and contributions with every digit, so that the page finds what `allocate` finds
+    values = {"name": name, "b": b.tolist(), **steps, "weight": weight, "scale": SCALE}
     text = json.dumps(values).replace("<", "\\u003c")  # no name ends the script
     page = asset("sliders.html").replace("__NAME__", escape(name, quote=True)).replace("__VALUES__", text)
     return Page(page.replace("__SEARCH__", asset("sliders.js")) + _still(b, curve))

@@ -44,8 +44,6 @@ def style() -> None:
     mpl.rcParams.update(
         {
             "figure.figsize": (6.4, 3.6),
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
             "figure.dpi": 110,
             "axes.spines.top": False,
             "axes.spines.right": False,
