@@ -373,8 +373,7 @@ def shapfed(problem: Problem, *, memory: Decay = 0.9, relative: bool = False, tr
         Deviation: ours clips the standing, weighs it as `shapfed_wa` does, and mixes the statistics of BatchNorm as well;
         theirs leaves everybody its own.
     """
-    constants = {"memory": memory, "personal": True, "relative": relative}
-    step = partial(_shapfed_round, participants=len(problem.shards), **constants)
+    step = partial(_shapfed_round, participants=len(problem.shards), memory=memory, personal=True, relative=relative)
     return common.reward_own(problem, common.personal(problem, step, sent=None), train, "shapfed")
 
 
