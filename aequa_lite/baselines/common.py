@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from ..federate import Strategy, slimmable
@@ -17,6 +18,7 @@ from ..method import Outcome, Problem, Train
 from ..slimmable import slim
 from ..types import Round, ServerState, State, Update, floating
 
+Array = NDArray[np.float64]
 ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memory
 
 

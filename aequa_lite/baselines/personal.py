@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._check import Decay, Fraction, Positive, Share, checked, refusal
@@ -22,7 +22,7 @@ from ..rng import stream
 from ..slimmable import aggregate, view
 from ..types import Build, Samples, ServerState, State, Update
 from . import common
-from .common import ROUNDS, SENT, STANDING, add, flatten, only, own_network, unflatten
+from .common import ROUNDS, SENT, STANDING, Array, add, flatten, only, own_network, unflatten
 
 ALPHA = 5.0, 10.0  # of CFFL, in the first and in the last round
 LEAST = 1e-3  # weight of a standing of ShapFed in the aggregate, so that every weight is above zero
@@ -86,9 +86,8 @@ def cffl(
 
 
 def credits(
-    before: NDArray[np.float64], here: Sequence[int], accuracy: ArrayLike,
-    *, alpha: float, memory: float, threshold: float,
-) -> NDArray[np.float64]:  # fmt: skip
+    before: Array, here: Sequence[int], accuracy: ArrayLike, *, alpha: float, memory: float, threshold: float
+) -> Array:
     """Credits after a round, (participants,), summing to one; 0 for the excluded, NaN before the first update.
 
     A newcomer's earlier credit is 0. Credits are compared among all who have taken part so far, present or not.
@@ -108,8 +107,8 @@ def credits(
 
 
 def _cffl_round(
-    state: ServerState, updates: Sequence[Update], *, build: Build, validation: Samples, size: NDArray[np.float64],
-    credit: partial[NDArray[np.float64]], alphas: NDArray[np.float64], upload: float, clip: float | None, released: bool,
+    state: ServerState, updates: Sequence[Update], *, build: Build, validation: Samples, size: Array,
+    credit: partial[Array], alphas: Array, upload: float, clip: float | None, released: bool,
 ) -> ServerState:  # fmt: skip
     """One round of CFFL."""
     index, here = int(state.memory.get(ROUNDS, 0)), [u.participant for u in updates]
@@ -193,9 +192,8 @@ def cgsv(
 
 
 def _cgsv_round(
-    state: ServerState, updates: Sequence[Update], *, by_size: NDArray[np.float64], length: float, beta: float,
-    alpha: float,
-) -> ServerState:  # fmt: skip
+    state: ServerState, updates: Sequence[Update], *, by_size: Array, length: float, beta: float, alpha: float
+) -> ServerState:
     """One round of CGSV."""
     here = [u.participant for u in updates]
     changes = common.own_changes(state, updates)
@@ -284,7 +282,7 @@ def _start(state: ServerState, participant: int, width: float, *, seed: int, rec
 
 
 def _iafl_round(
-    state: ServerState, updates: Sequence[Update], *, start: Callable[..., State], gamma: NDArray[np.float64], seed: int
+    state: ServerState, updates: Sequence[Update], *, start: Callable[..., State], gamma: Array, seed: int
 ) -> ServerState:
     """One round of IAFL."""
     index, changes = int(state.memory.get(ROUNDS, 0)), common.own_changes(state, updates, start)
@@ -393,7 +391,7 @@ def _shapfed_round(
     return ServerState(theta, after)
 
 
-def _standing(state: ServerState, updates: Sequence[Update], participants: int, memory: float) -> NDArray[np.float64]:
+def _standing(state: ServerState, updates: Sequence[Update], participants: int, memory: float) -> Array:
     """Standings after a round, (participants,); NaN for those who have not sent an update yet."""
     before = common.remembered(state, STANDING, torch.full((participants,), torch.nan, dtype=torch.float64)).numpy()
     known = before[[u.participant for u in updates]]

@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,7 +17,7 @@ from ..evaluation import correct
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import slim, template, view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import ROUNDS, SENT, personal, remembered, reward_own
+from .common import ROUNDS, SENT, Array, personal, remembered, reward_own
 
 IMPORTANCE = "importance"  # key of the memory: (units of all layers,)
 TRAINED, WIDTHS = "trained", "widths"  # keys of the memory: (hidden units,) trainings, (participants,) widths
@@ -181,7 +180,7 @@ def fedsac(
 
 
 @arithmetic()
-def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float64]:
+def importance(build: Build, theta: State, samples: Samples) -> Array:
     r"""Measure by how much the loss rises when a unit is zeroed.
 
     $s_j = F(\theta \text{ without unit } j) - F(\theta)$ for the units (or filters, or outputs) of all layers in order.
@@ -226,7 +225,7 @@ def _loss_without(rest: nn.Module, features: Tensor, unit: int, units: int, y: T
     return float(cross_entropy(rest(zeroed), y))
 
 
-def selected(score: NDArray[np.float64], sizes: Sequence[int], reputation: float) -> list[NDArray[np.bool_]]:
+def selected(score: Array, sizes: Sequence[int], reputation: float) -> list[np.ndarray]:
     """Units of each layer that a reputation in (0, 100] buys, the least important first.
 
     Units are taken until their importance, scaled to sum to 100, reaches the reputation. The least important unit of
@@ -244,9 +243,7 @@ def selected(score: NDArray[np.float64], sizes: Sequence[int], reputation: float
     return layers
 
 
-def _fedsac_units(
-    state: ServerState, participant: int, *, sizes: Sequence[int], reputation: NDArray[np.float64]
-) -> list[Tensor]:
+def _fedsac_units(state: ServerState, participant: int, *, sizes: Sequence[int], reputation: Array) -> list[Tensor]:
     """The units that a participant's reputation buys; before they are measured, all."""
     score = remembered(state, IMPORTANCE, torch.zeros(sum(sizes))).numpy()[: sum(sizes)]
     return [torch.as_tensor(kept) for kept in selected(score, sizes, float(reputation[participant]))]
@@ -311,15 +308,14 @@ def fedrac(
 
 
 def bonus(
-    contribution: NDArray[np.float64], index: int, *, beta: float, lam: float = 0.5, zeta: float = 1.0,
-    kappa: float = math.e,
-) -> NDArray[np.float64]:  # fmt: skip
+    contribution: Array, index: int, *, beta: float, lam: float = 0.5, zeta: float = 1.0, kappa: float = math.e
+) -> Array:
     """Share of the global model's accuracy that is added to each contribution, (participants,)."""
     share = 1 - lam * (1 - 1 / math.log(zeta * index + kappa))
     return share * np.exp(beta * (contribution - contribution.max()))
 
 
-def released_bonus(contribution: NDArray[np.float64], index: int, *, beta: float) -> NDArray[np.float64]:
+def released_bonus(contribution: Array, index: int, *, beta: float) -> Array:
     """The bonus with the constants of the released code, where the second round has the number 2."""
     number = index + 2
     return bonus(contribution, number, beta=beta, lam=0.2 if number <= 100 else 0.8, zeta=0.3, kappa=3.0)
@@ -345,7 +341,7 @@ def _fedrac_units(state: ServerState, participant: int, *, sizes: Sequence[int])
 
 def _fedrac_measure(
     state: ServerState, theta: State, updates: Sequence[Update], *, build: Build, validation: Samples,
-    contribution: NDArray[np.float64], sizes: Sequence[int], grid: Sequence[float], bonus: partial[NDArray[np.float64]],
+    contribution: Array, sizes: Sequence[int], grid: Sequence[float], bonus: partial[Array],
 ) -> dict[str, Tensor]:  # fmt: skip
     """How often each unit has been trained, and the widths of the next round."""
     trained = remembered(state, TRAINED, torch.zeros(sum(sizes)))
