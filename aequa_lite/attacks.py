@@ -158,9 +158,8 @@ def flip_labels(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     liars = chosen(who)
     if not set(liars) <= {shard.participant for shard in shards}:
         raise refusal("who", f"some of the {len(shards)} participants", liars)
-    classes = shards[0].samples.classes
-    moved = [replace(shard.samples, y=(shard.samples.y + 1) % classes) for shard in shards]
-    return [replace(s, samples=m) if s.participant in liars else s for s, m in zip(shards, moved, strict=True)]
+    flipped = [replace(s, samples=replace(s.samples, y=(s.samples.y + 1) % s.samples.classes)) for s in shards]
+    return [other if s.participant in liars else s for s, other in zip(shards, flipped, strict=True)]
 
 
 @checked
