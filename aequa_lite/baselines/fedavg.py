@@ -82,7 +82,7 @@ def fedavg_finetuned(problem: Problem, *, train: Train = train) -> Outcome:
 def _finetuned(problem: Problem, theta: State, shard: Shard) -> nn.Module:
     """The global model after an epoch on one shard."""
     config = replace(problem.config, lr_final=1.0)  # a constant learning rate
-    steps = -(-len(shard) // config.batch)  # the last batch may be a part
+    steps = -(-len(shard) // config.batch)  # rounded up to whole batches
     rng = stream(config.seed, "finetune", shard.participant)
     update = local_sgd(problem.build, theta, shard, 1.0, config, rng, width_sampler=full_only, steps=steps)
     return slim(problem.build, update.state, 1.0)
