@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._check import Count, Decay, Level, NotNegative, Positive, checked, number, refusal
+from ._check import Count, Decay, Index, Level, NotNegative, Positive, checked, number, refusal
 from ._validation import change_norm, oversized
-from .evaluation import correct
+from .evaluation import accuracy
 from .federate import Aggregator, Reweight, ServerOptimizer
 from .rng import stream
 from .slimmable import Pairs, aggregate, coverage, prefix, slim
@@ -24,10 +24,10 @@ __all__ = [
     "norm_screening", "trimmed_mean", "validation_weights",
 ]  # fmt: skip
 
-
 LEAST_ACCURACY = 1e-3  # of an update, so that every weight is above zero
 
 
+@checked
 def fedavg(state: ServerState, aggregated: State) -> ServerState:
     r"""Take the aggregate as it is: $\theta \leftarrow \mathrm{aggregate}(\theta)$.
 
@@ -113,6 +113,7 @@ def fedadam(lr: Positive = 0.01, beta: Decay = 0.9, beta2: Decay = 0.99, epsilon
     return partial(_follow_with_adam, lr=lr, beta=beta, beta2=beta2, epsilon=epsilon)
 
 
+@checked
 def _follow_with_momentum(state: ServerState, aggregated: State, *, beta: float, lr: float) -> ServerState:
     """The step of FedAvgM."""
     theta, memory, changes = _begin(state, aggregated)
@@ -123,6 +124,7 @@ def _follow_with_momentum(state: ServerState, aggregated: State, *, beta: float,
     return ServerState(theta, memory)
 
 
+@checked
 def _follow_with_adam(
     state: ServerState, aggregated: State, *, lr: float, beta: float, beta2: float, epsilon: float
 ) -> ServerState:
@@ -141,11 +143,8 @@ def _begin(state: ServerState, aggregated: State) -> tuple[dict[str, Tensor], di
 
     An aggregate of other tensors than the global model's is refused.
     """
-    if not isinstance(state, ServerState) or not state.theta:
-        raise refusal("state", "a ServerState that holds a model", state)
-    if not isinstance(aggregated, Mapping) or set(aggregated) != set(state.theta):
-        found = sorted(map(str, aggregated)) if isinstance(aggregated, Mapping) else aggregated
-        raise refusal("aggregated", f"the model's {len(state.theta)} tensors by name", found)
+    if set(aggregated) != set(state.theta):
+        raise refusal("aggregated", f"the model's {len(state.theta)} tensors by name", sorted(aggregated))
     theta = {k: t.to(state.theta[k].device) for k, t in aggregated.items()}
     changes = {k: t - state.theta[k] for k, t in floating(theta).items()}
     return theta, dict(state.memory), changes
@@ -179,22 +178,21 @@ def validation_weights(build: Build, validation: Samples, power: NotNegative = 1
     return partial(_by_accuracy, build, validation, power)
 
 
+@checked
 def _by_accuracy(build: Build, validation: Samples, power: float, updates: Sequence[Update]) -> list[float]:
     """Weights in proportion to a power of the validation accuracy."""
-    if not updates:
-        raise refusal("updates", "at least one Update", updates)
-    networks = [slim(build, u.state, u.width).eval() for u in updates]
-    accuracy = np.array([correct(net, validation).mean() for net in networks])
-    least = np.maximum(accuracy, LEAST_ACCURACY)
+    found = accuracy([slim(build, u.state, u.width) for u in updates], validation)
+    least = np.maximum(found, LEAST_ACCURACY)
     mass = np.maximum((least / least.max()) ** power, 1e-30)
     return (mass / mass.sum()).tolist()
 
 
-def norm_clipping(norm: float | None = None) -> Aggregator:
+@checked
+def norm_clipping(norm: Positive | None = None) -> Aggregator:
     r"""Aggregate changes shortened to at most `norm`: $\Delta_i \leftarrow \Delta_i \min(1, C / \lVert \Delta_i \rVert)$.
 
     Args:
-        norm: $C$, above 0; None takes the median norm of the round, and infinity clips nothing.
+        norm: $C$, above 0; None takes the median norm of the round.
 
     Returns:
         An aggregation rule.
@@ -210,14 +208,13 @@ def norm_clipping(norm: float | None = None) -> Aggregator:
     References:
         Norm bounding (Sun et al. 2019); over nested slices our choice.
     """
-    if norm is not None and norm != math.inf:
-        number("norm", norm, 0, above=True)
     return partial(_clip, norm=norm)
 
 
+@checked
 def _clip(theta: State, updates: Pairs, *, norm: float | None) -> dict[str, Tensor]:
     """The aggregate of the clipped changes."""
-    pairs = _checked(theta, updates)
+    pairs = _listed(theta, updates)
     limit = float(np.median([change_norm(state, theta) for state, _ in pairs])) if norm is None else norm
     return aggregate(theta, [(_shortened(state, theta, limit), weight) for state, weight in pairs])
 
@@ -257,9 +254,10 @@ def norm_screening(times: float = 4.0) -> Aggregator:
     return partial(_screen, times=times)
 
 
+@checked
 def _screen(theta: State, updates: Pairs, *, times: float) -> dict[str, Tensor]:
     """The aggregate of the updates of usual size."""
-    pairs = _checked(theta, updates)
+    pairs = _listed(theta, updates)
     large = oversized([state for state, _ in pairs], theta, times)
     return aggregate(theta, [pair for pair, out in zip(pairs, large, strict=True) if not out])
 
@@ -288,10 +286,9 @@ def trimmed_mean(share: float = 0.2) -> Aggregator:
         The trimmed mean (Yin et al. 2018), over those who hold an entry.
     """
     number("share", share, 0, 0.5, below=True)
-    return partial(_ranked, cut=partial(_share_of, share=share))
+    return partial(_ranked, share=share)
 
 
-@checked
 def coordinate_median(theta: State, updates: Pairs) -> dict[str, Tensor]:
     """Take for each entry the median of the values of those who hold it; of two middle ones, their weighted mean.
 
@@ -315,30 +312,27 @@ def coordinate_median(theta: State, updates: Pairs) -> dict[str, Tensor]:
     References:
         The coordinate-wise median (Yin et al. 2018), over those who hold an entry.
     """
-    return _ranked(theta, updates, cut=_all_but_the_middle)
+    return _ranked(theta, updates, share=0.5)
 
 
-def _share_of(holders: Tensor, share: float) -> Tensor:
-    """How many values to drop at each end."""
-    return (share * holders + 1e-4).long()  # the product has seven digits: 0.42 of 150 is 62.999996
+def _dropped(holders: Tensor, share: float) -> Tensor:
+    """How many values to drop at each end, so that one or two stay at least."""
+    some = (share * holders + 1e-4).long()  # the product has seven digits: 0.42 of 150 is 62.999996
+    return some.minimum((holders - 1) // 2).clamp_min(0)
 
 
-def _all_but_the_middle(holders: Tensor) -> Tensor:
-    """How many values to drop at each end, so that one or two stay."""
-    return ((holders - 1) // 2).clamp_min(0)
-
-
-def _ranked(theta: State, updates: Pairs, *, cut: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Average each entry over its middle values; `cut`: number of holders -> how many to drop at each end."""
-    pairs = sorted(_checked(theta, updates), key=lambda pair: pair[1])  # among equal values the lighter ones are first
+@checked
+def _ranked(theta: State, updates: Pairs, *, share: float) -> dict[str, Tensor]:
+    """Average each entry over its middle values, without a share of its holders at each end."""
+    pairs = sorted(_listed(theta, updates), key=lambda pair: pair[1])  # among equal values the lighter ones are first
     after = dict(theta)
     for name, t in floating(theta).items():
         if holders := [(state[name], weight) for state, weight in pairs if name in state]:
-            after[name] = t + _middle_change(t, holders, cut)
+            after[name] = t + _middle_change(t, holders, share)
     return after
 
 
-def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable[[Tensor], Tensor]) -> Tensor:
+def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], share: float) -> Tensor:
     """The weighted mean of the middle changes of each entry of one tensor."""
     changes = t.new_full((len(holders), *t.shape), math.inf)  # infinite where the entry is not in the slice
     for change, (value, _) in zip(changes, holders, strict=True):
@@ -348,12 +342,14 @@ def _middle_change(t: Tensor, holders: list[tuple[Tensor, float]], cut: Callable
     mass = t.new_tensor([weight for _, weight in holders])[who]
     count = torch.isfinite(changes).sum(0)
     rank = torch.arange(len(holders), device=t.device).view(-1, *[1] * t.ndim)
-    kept = (rank >= cut(count)) & (rank < count - cut(count))
+    ends = _dropped(count, share)
+    kept = (rank >= ends) & (rank < count - ends)
     total = torch.where(kept, mass * changes, 0).sum(0)
     return total / torch.where(kept, mass, 0).sum(0).clamp_min(1e-30)
 
 
-def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregator:
+@checked
+def dp_gaussian(norm: Positive, noise: NotNegative, seed: Index | None = None) -> Aggregator:
     r"""Clip each change to `norm` and add Gaussian noise, for differential privacy of participants.
 
     $\theta_e \leftarrow \theta_e + \bigl(\sum_{i \ni e} \omega_i \bar\Delta_{i,e} + \sigma C \omega_{\max}\, z_e\bigr)
@@ -362,7 +358,7 @@ def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregato
     Gaussian mechanism; `dp_epsilon` computes the privacy loss. Who takes part, and at which width and weight, is public.
     This holds with `Config(norm_limit=0)` and no tolerance of a schedule only: both leave out updates by what they hold.
     Entries that nobody holds keep their value.
-    No noise and an infinite norm are `aggregate`.
+    No noise and a large norm are `aggregate`.
 
     Args:
         norm: $C$, above 0.
@@ -374,7 +370,7 @@ def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregato
         An aggregation rule.
 
     Raises:
-        ValueError: `norm` is not above 0, `noise` is negative, or there is noise without a finite norm.
+        ValueError: `norm` is not above 0, or `noise` is negative.
 
     Example:
         >>> theta, updates = {"w": torch.zeros(1)}, [({"w": torch.ones(1)}, 1.0)]
@@ -384,20 +380,14 @@ def dp_gaussian(norm: float, noise: float, seed: int | None = None) -> Aggregato
     References:
         DP-FedAvg (McMahan et al. 2018); the denominators over nested slices are our choice.
     """
-    number("noise", noise, 0)
-    if noise or norm != math.inf:
-        number("norm", norm, 0, above=True)
-    if seed is not None:
-        number("seed", seed, 0, whole=True)
     return partial(_noisy, norm=norm, noise=noise, seed=seed)
 
 
+@checked
 def _noisy(theta: State, updates: Pairs, *, norm: float, noise: float, seed: int | None) -> dict[str, Tensor]:
     """The aggregate of the clipped changes, with noise."""
-    pairs = _checked(theta, updates)
+    pairs = _listed(theta, updates)
     after = _clip(theta, pairs, norm=norm)
-    if not noise:
-        return after
     rng = np.random.default_rng() if seed is None else stream(seed, "privacy", *_fingerprint(theta))
     scale = noise * norm * max(weight for _, weight in pairs)
     for name, mass in coverage(floating(theta), [(floating(state), weight) for state, weight in pairs]).items():
@@ -448,17 +438,12 @@ def dp_epsilon(noise: Positive, rounds: Count, delta: Level = 1e-5) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def _checked(theta: State, updates: Pairs) -> list[tuple[State, float]]:
+def _listed(theta: State, updates: Pairs) -> list[tuple[State, float]]:
     """The pairs as a list, on theta's device, if there are any and their weights are above zero."""
-    if not isinstance(theta, Mapping) or not theta:
-        raise refusal("theta", "tensors by name", theta)
-    pairs = list(updates)
+    device = next(iter(theta.values())).device
+    pairs = [({k: t.to(device) for k, t in state.items()}, weight) for state, weight in updates]
     if not pairs:
         raise refusal("updates", "at least one slice with its weight", pairs)
-    for each in pairs:
-        if not isinstance(each, tuple) or len(each) != 2 or not isinstance(each[0], Mapping):
-            raise refusal("updates", "pairs of a slice and its weight", each)
-        weight = each[1]
+    for _, weight in pairs:
         number("weight", weight, 0, above=True)
-    device = next(iter(theta.values())).device
-    return [({k: t.to(device) for k, t in state.items()}, weight) for state, weight in pairs]
+    return pairs

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ._check import Range, checked, flag, number, refusal
+from ._check import NotNegative, Positive, checked, flag, number, refusal
 from .config import Config
 from .federate import Policy, Strategy
 from .method import Algorithm, Outcome, Problem, Train, train
@@ -24,7 +23,6 @@ __all__ = [
     "data_change", "dropout", "ensemble", "flip_labels", "free_rider", "honest_but_curious", "merged_shards",
     "noisy_rider", "refilled", "sign_flipper", "sybils", "with_attack",
 ]  # fmt: skip
-
 
 # (what was received, the honest update, generator) -> the update that is sent, or its tensors
 Forge = Callable[[State, Update, np.random.Generator], Update]
@@ -55,11 +53,11 @@ def free_rider(strategy: Strategy, who: Collection[int]) -> Strategy:
     References:
         The free riders of CFFL, CGSV and RFFL.
     """
-    return _forged(strategy, who, _received)
+    return _with_local(strategy, who=chosen(who), make=_received)
 
 
 @checked
-def noisy_rider(strategy: Strategy, who: Collection[int], size: float = 0.1) -> Strategy:
+def noisy_rider(strategy: Strategy, who: Collection[int], size: NotNegative = 0.1) -> Strategy:
     r"""Let some participants send back what they have received, plus noise.
 
     Args:
@@ -77,11 +75,11 @@ def noisy_rider(strategy: Strategy, who: Collection[int], size: float = 0.1) -> 
     References:
         The free riders of CFFL and RFFL.
     """
-    return _forged(strategy, who, partial(_noisy, size=number("size", size, 0)))
+    return _with_local(strategy, who=chosen(who), make=partial(_noisy, size=size))
 
 
 @checked
-def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: float = 1.0) -> Strategy:
+def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: Positive = 1.0) -> Strategy:
     r"""Let some participants train honestly and send the opposite: $\theta_i - s\,\Delta_i$ with $s$ = `scale`.
 
     Args:
@@ -99,7 +97,7 @@ def sign_flipper(strategy: Strategy, who: Collection[int], *, scale: float = 1.0
     References:
         The sign-flipping attack (Li et al. 2019, RSA).
     """
-    return _forged(strategy, who, partial(_opposite, scale=number("scale", scale, 0, above=True)))
+    return _with_local(strategy, who=chosen(who), make=partial(_opposite, scale=scale))
 
 
 @checked
@@ -138,15 +136,14 @@ def honest_but_curious(
 
 
 @checked
-def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -> list[Shard]:
-    r"""Let some participants label every class as another: $y \leftarrow (y + \mathrm{shift}) \bmod K$.
+def flip_labels(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
+    r"""Let some participants label every class as the next one: $y \leftarrow (y + 1) \bmod K$ of $K$ classes.
 
     Args:
         who: Participants that attack.
-        shift: A whole number, no multiple of the $K$ classes.
 
     Raises:
-        ValueError: `who` names nobody or somebody who is no participant, or `shift` changes no label.
+        ValueError: `who` names nobody or somebody who is no participant.
 
     Example:
         >>> import aequa_lite as aq
@@ -161,11 +158,8 @@ def flip_labels(shards: Sequence[Shard], who: Collection[int], shift: int = 1) -
     liars = chosen(who)
     if not set(liars) <= {shard.participant for shard in shards}:
         raise refusal("who", f"some of the {len(shards)} participants", liars)
-    classes = shards[0].samples.classes
-    if number("shift", shift, whole=True) % classes == 0:
-        raise refusal("shift", f"no multiple of the {classes} classes", shift)
-    moved = [replace(shard.samples, y=(shard.samples.y + shift) % classes) for shard in shards]
-    return [replace(s, samples=m) if s.participant in liars else s for s, m in zip(shards, moved, strict=True)]
+    flipped = [replace(s, samples=replace(s.samples, y=(s.samples.y + 1) % s.samples.classes)) for s in shards]
+    return [other if s.participant in liars else s for s, other in zip(shards, flipped, strict=True)]
 
 
 @checked
@@ -191,7 +185,7 @@ def data_change(strategy: Strategy, shards: Mapping[int, Shard], rounds: Collect
         Our choice.
     """
     chosen(shards, "shards")
-    return _with_local(strategy, swap=partial(_now, others=dict(shards), rounds=chosen(rounds, "rounds")))
+    return _with_local(strategy, others=shards, rounds=chosen(rounds, "rounds"))
 
 
 @checked
@@ -223,10 +217,10 @@ def dropout(policy: Policy, who: Collection[int], rounds: Collection[int]) -> Po
 
 def chosen(who: Collection[int], name: str = "who") -> tuple[int, ...]:
     """Participants or rounds in rising order, at least one."""
-    found = list(who) if isinstance(who, Iterable) else []
-    if not found or not all(Range(0).holds(i, whole=True) for i in found):
+    found = sorted({int(i) for i in who})
+    if not found or found[0] < 0:
         raise refusal(name, "whole numbers from 0, at least one", who)
-    return tuple(sorted({int(i) for i in found}))
+    return tuple(found)
 
 
 def _without(
@@ -236,11 +230,6 @@ def _without(
     widths = tuple(policy(config, last))
     index = 0 if last is None else last.index + 1
     return tuple(0.0 if index in rounds and i in who else w for i, w in enumerate(widths))
-
-
-def _now(shard: Shard, config: Config, first: int, others: Mapping[int, Shard], rounds: Sequence[int]) -> Shard:
-    """The shard on which a participant trains in this round."""
-    return others.get(shard.participant, shard) if first // config.local_steps in rounds else shard
 
 
 def _keep_sent(
@@ -266,20 +255,19 @@ def _keep_received(
 # --- local training on another shard, with a forged update ---
 
 
-def _own_shard(shard: Shard, config: Config, first: int) -> Shard:
-    """The participant's own shard."""
-    return shard
-
-
-def _honest(sent: State, update: Update, rng: np.random.Generator) -> Update:
-    """The update itself."""
-    return update
-
-
-def _with_local(strategy: Strategy, swap: Callable[..., Shard] = _own_shard, forge: Forge = _honest) -> Strategy:
-    """The strategy with other shards, or with forged updates."""
+def _with_local(
+    strategy: Strategy, *, who: Sequence[int] = (), make: Make | None = None, others: Mapping[int, Shard] | None = None,
+    rounds: Sequence[int] = (),
+) -> Strategy:  # fmt: skip
+    """The strategy in which `who` sends what `make` returns, or some train on other shards in some rounds."""
+    swap, forge = partial(_now, others=dict(others or {}), rounds=rounds), partial(_forge, who=who, make=make)
     together = strategy.vectorized and partial(_vectorized, strategy.vectorized, swap, forge)
     return replace(strategy, local=partial(_local, strategy.local, swap, forge), vectorized=together)
+
+
+def _now(shard: Shard, config: Config, first: int, others: Mapping[int, Shard], rounds: Sequence[int]) -> Shard:
+    """The shard on which a participant trains in this round."""
+    return others.get(shard.participant, shard) if first // config.local_steps in rounds else shard
 
 
 def _local(
@@ -301,12 +289,7 @@ def _vectorized(
     return [forge(*each) for each in zip(sent, updates, rngs, strict=True)]
 
 
-def _forged(strategy: Strategy, who: Collection[int], make: Make) -> Strategy:
-    """The strategy in which these participants send what `make` returns."""
-    return _with_local(strategy, forge=partial(_forge, who=chosen(who), make=make))
-
-
-def _forge(sent: State, update: Update, rng: np.random.Generator, *, who: Sequence[int], make: Make) -> Update:
+def _forge(sent: State, update: Update, rng: np.random.Generator, who: Sequence[int], make: Make) -> Update:
     """A forged update of those who attack."""
     return replace(update, state=make(sent, update, rng)) if update.participant in who else update
 
@@ -367,7 +350,7 @@ def _train_attacked(train: Train, attack: Attack, problem: Problem, strategy: St
 
 
 @checked
-def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = False, seed: int = 0) -> list[Shard]:
+def sybils(shards: Sequence[Shard], who: int, count: int, *, seed: int = 0) -> list[Shard]:
     """Let one participant sign up several times.
 
     The first identity keeps its place and the others come last, so that nobody else's random streams change.
@@ -375,7 +358,6 @@ def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = Fals
     Args:
         who: The participant.
         count: Identities, from 2 to the size of its shard.
-        clones: Each identity has the whole shard, instead of a part of it.
         seed: Of the random parts.
 
     Returns:
@@ -396,12 +378,12 @@ def sybils(shards: Sequence[Shard], who: int, count: int, *, clones: bool = Fals
     mine, n = shards[number("who", who, 0, len(shards) - 1, whole=True)], len(shards)
     number("count", count, 2, len(mine), whole=True)
     parts = np.array_split(stream(seed, "sybils").permutation(len(mine)), count)
-    if flag("clones", clones):
-        parts = [np.arange(len(mine))] * count
-    names = [who, *range(n, n + count - 1)]
-    pairs = zip(names, parts, strict=True)
-    first, *others = [replace(_part(mine, np.sort(part)), participant=name) for name, part in pairs]
-    return [*(first if i == who else shard for i, shard in enumerate(shards)), *others]
+    identities = []
+    for name, part in zip([who, *range(n, n + count - 1)], parts, strict=True):
+        places = np.sort(part)
+        taken = mine.samples.take(torch.as_tensor(places, device=mine.samples.y.device))
+        identities.append(Shard(name, taken, np.asarray(mine.indices)[places]))
+    return [*shards[:who], identities[0], *shards[who + 1 :], *identities[1:]]
 
 
 @checked
@@ -438,12 +420,6 @@ def merged_shards(shards: Sequence[Shard], who: Collection[int]) -> list[Shard]:
     return [replace(each, participant=place) for place, each in enumerate(kept)]
 
 
-def _part(shard: Shard, places: NDArray[np.int64]) -> Shard:
-    """The samples of a shard at these places."""
-    taken = shard.samples.take(torch.as_tensor(places, device=shard.samples.y.device))
-    return replace(shard, samples=taken, indices=np.asarray(shard.indices)[places])
-
-
 @checked
 def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
     r"""Fill a slice up to a full network with the entries of the initial one.
@@ -472,7 +448,7 @@ def refilled(build: Build, reward: State, start: State) -> dict[str, Tensor]:
         Our choice.
     """
     full = {k: t.clone() for k, t in slim(build, start, 1.0).state_dict().items()}
-    if not isinstance(reward, Mapping) or not reward or not set(reward) <= set(full):
+    if not set(reward) <= set(full):
         raise refusal("reward", "tensors of a slice of this network, by name", reward)
     for k, t in reward.items():
         full[k][prefix(t.shape)] = t

@@ -50,12 +50,9 @@ FUNCTIONS: Mapping[str, Mapping[str, str]] = {
     "schedule": {"training_time": "training_time()"},
     "algorithm": {
         "method": "aequa=slimmable_rewards",
-        "baselines.cffl": "cffl",
-        "baselines.cgsv": "cgsv",
         "baselines.fedavg": "fedavg fedavg_finetuned lg_fedavg",
+        "baselines.personal": "cffl cgsv iafl shapfed shapfed_wa",
         "baselines.subnetworks": "fedsac fedrac",
-        "baselines.iafl": "iafl",
-        "baselines.shapfed": "shapfed shapfed_wa",
     },
 }
 

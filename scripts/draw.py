@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.plotting.interactive import SCALE, asset
+from aequa_lite.plotting.figures import SCALE, asset
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 STATIC = BOOK / "_static"

@@ -32,12 +32,6 @@ def test_the_identities_of_a_sybil_share_what_one_had(few: aq.Dataset, config: a
     assert {len(several[i]) - len(shards[1]) // 3 for i in (1, 3, 4)} <= {0, 1}
 
 
-def test_clones_have_the_whole_shard_each(few: aq.Dataset, config: aq.Config) -> None:
-    shards = aq.data.homogeneous(few.train, config)
-    for each in (aq.attacks.sybils(shards, 1, 3, clones=True)[i] for i in (1, 3, 4)):
-        assert torch.equal(each.samples.x, shards[1].samples.x)
-
-
 def test_merged_participants_have_all_that_they_had(few: aq.Dataset, config: aq.Config) -> None:
     shards = aq.data.homogeneous(few.train, config)
     first, last = aq.attacks.merged_shards(shards, {0, 1})
@@ -51,7 +45,6 @@ def test_merged_participants_have_all_that_they_had(few: aq.Dataset, config: aq.
     [
         (lambda shards: aq.attacks.sybils(shards, 3, 2), r"`who` must be a whole number in \[0, 2\], got 3"),
         (lambda shards: aq.attacks.sybils(shards, 0, 1), "`count` must be a whole number in .*, got 1"),
-        (lambda shards: aq.attacks.sybils(shards, 0, 2, clones=1), "`clones` must be True or False, got 1"),
         (lambda shards: aq.attacks.merged_shards(shards, {1}), "`who` must be at least two of the 3 participants"),
         (lambda shards: aq.attacks.merged_shards(shards, {1, 3}), "`who` must be at least two of the 3 participants"),
         (lambda shards: aq.attacks.refilled(aq.MLP, {"x": torch.ones(1)}, aq.init_params(aq.MLP, 0)), "`reward` must"),

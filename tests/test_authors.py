@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,13 +15,15 @@ from torch import Tensor, nn
 from toys import problem, strategy_of
 
 import aequa_lite as aq
-from aequa_lite.baselines import cffl, cgsv, compact, fedsac, iafl, importance, shapfed, shapfed_wa
-from aequa_lite.baselines.cffl import credits
-from aequa_lite.baselines.common import own_network, remember_network
+from aequa_lite.baselines import cffl, cgsv, fedsac, iafl, personal, shapfed, shapfed_wa
+from aequa_lite.baselines.common import own_network, remember
+from aequa_lite.baselines.personal import credits
 from aequa_lite.baselines.subnetworks import (
     average,
     bonus,
+    compact,
     first_units,
+    importance,
     masked,
     masks,
     released_bonus,
@@ -99,7 +100,9 @@ def test_four_rounds_of_cffl_are_those_of_its_released_code(run: dict) -> None:
     task = problem(theirs["sizes"], build=two_layers, rounds=len(theirs["changes"]))
     validation = aq.Samples(torch.tensor(theirs["x"]), torch.tensor(theirs["y"]), 2)
     task = replace(task, data=replace(task.data, validation=validation))
-    algorithm = partial(cffl, released=True, upload=run["upload"], **theirs["constants"])
+    constants = {k: theirs["constants"][k] for k in ("memory", "threshold", "clip")}
+    assert (theirs["constants"]["alpha"], theirs["constants"]["alpha_final"]) == personal.ALPHA
+    algorithm = partial(cffl, released=True, upload=run["upload"], **constants)
     strategy, state = strategy_of(algorithm, task), aq.ServerState(tensors(theirs["start"]))
     for changes, expected in zip(theirs["changes"], run["rounds"], strict=True):
         ends = [changed(own_network(state, i), tensors(change)) for i, change in enumerate(changes)]
@@ -257,7 +260,7 @@ def test_where_shapfeds_script_for_images_deviates_only_the_mixture_does() -> No
             mixed = {k: (1 - share) * t + share * state.theta[k] for k, t in u.state.items()}
             assert numbers(mixed) == pytest.approx(network, abs=1e-6)
             assert numbers(own_network(state, u.participant)) != pytest.approx(network, abs=0.01)
-            memory |= remember_network(u.participant, tensors(network, ten_classes))
+            memory = remember(memory, {u.participant: tensors(network, ten_classes)})
         state = aq.ServerState(state.theta, memory)  # the next round begins from their networks
 
 
@@ -288,7 +291,7 @@ def test_four_rounds_of_iafl_are_those_of_its_released_code(monkeypatch: pytest.
         number = expected["recovery_draws"][participant]
         return {"recovery": Drawn(number, []), "subset": Drawn(1.0, places)}[purpose]
 
-    monkeypatch.setattr(importlib.import_module("aequa_lite.baselines.iafl"), "stream", stream)
+    monkeypatch.setattr(personal, "stream", stream)
     task = problem([1] * people, theirs["contribution"], build=two_layers)
     strategy = strategy_of(partial(iafl, **theirs["constants"]), task)
     state = aq.ServerState(tensors(theirs["start"]))

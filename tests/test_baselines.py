@@ -166,15 +166,12 @@ def test_every_word_is_a_baseline() -> None:
     ("algorithm", "sentence"),
     [
         (partial(fedavg, by_contribution=1), "`by_contribution` must be True or False, got 1"),
-        (partial(fedavg_finetuned, epochs=0), "`epochs` must be a whole number from 1, got 0"),
         (partial(cgsv, beta=0), "`beta` must be a number above 0, got 0"),
         (partial(cgsv, length=float("nan")), "`length` must be a number above 0, got nan"),
         (partial(cgsv, alpha=1.0), r"`alpha` must be a number in \[0, 1\), got 1.0"),
         (partial(cffl, upload=0), r"`upload` must be a number in \(0, 1\], got 0"),
         (partial(cffl, clip=0.0), "`clip` must be a number above 0 or None, got 0.0"),
         (partial(cffl, memory=1.0), r"`memory` must be a number in \[0, 1\), got 1.0"),
-        (partial(cffl, alpha=0), r"`alpha` must be a number in \(0, 100\], got 0"),
-        (partial(cffl, alpha_final=-1.0), r"`alpha_final` must be a number in \(0, 100\], got -1.0"),
         (partial(cffl, threshold=1.2), r"`threshold` must be a number in \[0, 1\], got 1.2"),
         (partial(cffl, released=1), "`released` must be True or False, got 1"),
         (partial(iafl, kappa=2.0), r"`kappa` must be a number in \[0, 1\], got 2.0"),
@@ -187,11 +184,7 @@ def test_every_word_is_a_baseline() -> None:
         (partial(fedsac, every=0.5), "`every` must be a whole number from 1, got 0.5"),
         (partial(fedsac, samples=0), "`samples` must be a whole number from 1, got 0"),
         (partial(fedsac, prune_outputs=None), "`prune_outputs` must be True or False, got None"),
-        (partial(fedrac, lam=1.5), r"`lam` must be a number in \[0, 1\], got 1.5"),
-        (partial(fedrac, kappa=1.0), "`kappa` must be a number from 2.71828, got 1.0"),
-        (partial(fedrac, zeta=-1.0), "`zeta` must be a number from 0, got -1.0"),
         (partial(fedrac, beta=-1), "`beta` must be a number from 0, got -1"),
-        (partial(fedrac, lam=0.2, released=True), "`released` must be False where `lam`, `zeta` or `kappa` is given"),
         (partial(fedrac, released="yes"), "`released` must be True or False, got 'yes'"),
         (partial(fedrac, widths=0), "`widths` must be a whole number from 1, got 0"),
     ],
@@ -215,8 +208,8 @@ def test_a_word_that_names_no_algorithm_is_refused(word: str, sentence: str) -> 
 
 
 def test_a_baseline_is_its_function_however_it_is_imported() -> None:
-    assert import_module("aequa_lite.baselines.cgsv").cgsv is cgsv  # the file has the name of its function
-    assert aq.baselines.cgsv is cgsv
+    assert import_module("aequa_lite.baselines.fedavg").fedavg is fedavg  # the file has the name of its function
+    assert aq.baselines.fedavg is fedavg
     assert all(callable(getattr(aq.baselines, name)) for name in aq.baselines.__all__)
 
 
@@ -274,15 +267,6 @@ def test_fine_tuning_is_one_epoch_from_the_global_model_at_the_initial_rate(task
             aq.MLP, found.last.theta, shard, 1.0, constant, rng, width_sampler=aq.full_only, steps=steps
         )
         assert same(found.models[i].state_dict(), by_hand.state)
-
-
-def test_fine_tuning_of_two_epochs_takes_twice_the_steps_of_one(task: aq.Problem) -> None:
-    found, shard = fedavg_finetuned(task, epochs=2, train=quiet), task.shards[0]
-    constant, rng = replace(task.config, lr_final=1.0), aq.stream(task.config.seed, "finetune", 0)
-    by_hand = aq.local_sgd(
-        aq.MLP, found.last.theta, shard, 1.0, constant, rng, width_sampler=aq.full_only, steps=2 * 3
-    )  # 40 samples in batches of 16, twice
-    assert same(found.models[0].state_dict(), by_hand.state)
 
 
 def test_fine_tuning_without_shards_is_refused_before_any_work(task: aq.Problem) -> None:

@@ -87,8 +87,7 @@ def test_a_pale_marker_has_an_edge_that_stands_out() -> None:
     assert contrast(theme.shade(0.05), "white") < SEEN  # so the edge is needed
     assert contrast(theme.EDGE["edgecolor"], "white") >= SEEN
     curve = aq.Curve(np.array([0.1, 0.5, 1.0]), np.array([0.4, 0.6, 0.8]), samples=1000)
-    plan = aq.allocate([0.3, 0.5, 0.7], curve)
-    figure = aq.plotting.curve(curve, plan)
+    figure = aq.plotting.curve(curve, aq.allocate([0.3, 0.5, 0.7], curve), [0.3, 0.5, 0.7])
     markers = [each for each in figure.axes[0].collections if len(each.get_sizes()) and each.get_sizes()[0] > 50]
     assert len(markers) == 3
     for each in markers:

@@ -43,7 +43,7 @@ WITH_AXES: dict[str, Callable[..., Figure]] = {
     "curves": lambda ax: aq.plotting.curves({"one": [CURVE], "other": [CURVE, CURVE]}, ax=ax),
     "rewards": lambda ax: aq.plotting.rewards(REPORT, ax=ax),
     "widths": lambda ax: aq.plotting.widths(REPORT, ax=ax),
-    "width_schedule": lambda ax: aq.plotting.width_schedule([[0.2, 0.0], [0.4, 1.0]], 0, [0.1, 0.2], ax=ax),
+    "width_schedule": lambda ax: aq.plotting.width_schedule([[0.2, 0.0], [0.4, 1.0]], ax=ax),
     "water_filling": lambda ax: aq.plotting.water_filling(B, 0.4, 0.8, ax=ax),
     "critical_weight": lambda ax: aq.plotting.critical_weight(B, 0.2, 0.8, ax=ax),
     "rules": lambda ax: aq.plotting.rules({"exact": PLAN}, B, ax=ax),
@@ -76,9 +76,8 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "too few labels": ("`labels` must hold one", lambda: aq.plotting.partition(shards(), ["a"])),
     "a width of 0": ("`width` must be", lambda: aq.plotting.prefix(aq.MLP, 0, "4.weight")),
     "an unknown tensor": ("`name` must be one of", lambda: aq.plotting.prefix(aq.MLP, 0.5, "4.weigth")),
-    "no curve": ("`found` must be a Curve, got 3", lambda: aq.plotting.curve(3)),  # type: ignore[arg-type]
-    "no plan": ("`plan` must be a Plan or None, got 3", lambda: aq.plotting.curve(CURVE, 3)),  # type: ignore[arg-type]
-    "contributions without a plan": ("`contribution` must hold", lambda: aq.plotting.curve(CURVE, contribution=B)),
+    "no curve": ("`found` must be a Curve, got 3", lambda: aq.plotting.curve(3, PLAN, B)),  # type: ignore[arg-type]
+    "no plan": ("`plan` must be a Plan, got 3", lambda: aq.plotting.curve(CURVE, 3, B)),  # type: ignore[arg-type]
     "too few contributions": ("`contribution` must hold one", lambda: aq.plotting.curve(CURVE, PLAN, B[:2])),
     "no method": ("`found` must be curves of one to 4 methods", lambda: aq.plotting.curves({})),
     "five methods": ("`found` must be curves of", lambda: aq.plotting.curves({key: [CURVE] for key in "abcde"})),
@@ -91,11 +90,8 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     "a list of widths": ("`found` must be widths of shape", lambda: aq.plotting.width_schedule([0.5, 1.0])),
     "widths above 1": ("`found` must be widths of shape", lambda: aq.plotting.width_schedule([[0.5, 1.5]])),
     "NaN widths": ("`found` must be widths of shape", lambda: aq.plotting.width_schedule([[0.5, np.nan]])),
-    "an unknown participant": ("`participant` must be", lambda: aq.plotting.width_schedule([[0.5]], 1)),
-    "a short reference": ("`reference` must hold", lambda: aq.plotting.width_schedule([[0.5], [0.5]], 0, [0.1])),
     "an accuracy above 1": ("`contribution` must be", lambda: aq.plotting.water_filling([0.5, 1.5], 0.2, 0.8)),
     "a range upside down": ("`full` must be", lambda: aq.plotting.water_filling(B, 0.8, 0.2)),
-    "a span of 0": ("`spans` must be", lambda: aq.plotting.curve_range(B, [0.0])),
     "NaN contributions": ("`contribution` must be", lambda: aq.plotting.curve_range([0.5, np.nan])),
     "no plans": ("`plans` must be plans by", lambda: aq.plotting.rules({}, B)),
     "another plan's contributions": ("must hold one entry", lambda: aq.plotting.rules({"a": PLAN}, B[:2])),
@@ -109,7 +105,7 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
         lambda: aq.plotting.comparison(["a"], [np.nan], [0.1]),
     ),
     "too few spreads": ("`spread` must hold one", lambda: aq.plotting.comparison(["a", "b"], [0.1, 0.2], [0.1])),
-    "no axes": ("`ax` must be", lambda: aq.plotting.curve(CURVE, ax=3)),  # type: ignore[arg-type]
+    "no axes": ("`ax` must be", lambda: aq.plotting.curve(CURVE, PLAN, B, ax=3)),  # type: ignore[arg-type]
     "no figure": ("`figure` must be a Figure", lambda: aq.plotting.save_figure(3, "a.png")),  # type: ignore[arg-type]
     "sliders without a curve": ("`curve` must be a Curve", lambda: aq.plotting.sliders(B, 3)),  # type: ignore[arg-type]
 }
@@ -138,7 +134,7 @@ def test_a_figure_is_saved_as_the_same_bytes_every_time(tmp_path: Path, kind: st
     contents = []
     for k in range(2):
         aq.plotting.style()
-        path: Any = aq.plotting.save_figure(aq.plotting.curve(CURVE), tmp_path / f"{k}.{kind}")
+        path: Any = aq.plotting.save_figure(aq.plotting.curve(CURVE, PLAN, B), tmp_path / f"{k}.{kind}")
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     assert contents[0]
@@ -152,13 +148,6 @@ def test_all_classes_have_their_labels_and_a_contribution_above_the_curve_is_see
     curve = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.7), samples=100)
     axes = aq.plotting.curve(curve, aq.allocate([0.95], curve), [0.95]).axes[0]
     assert axes.get_ylim()[1] > 0.95
-
-
-def test_every_participant_is_marked_from_its_first_round_on_where_there_are_few() -> None:
-    _, ax = plt.subplots()
-    for i in range(3):
-        aq.plotting.figures._mark_rounds(ax, np.arange(4), np.full(4, 0.5), i, every=1)
-    assert [len(each.get_offsets()) for each in ax.collections] == [4, 4, 4]
 
 
 def test_a_steppers_name_may_hold_any_character() -> None:

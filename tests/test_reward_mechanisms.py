@@ -11,6 +11,7 @@ import torch
 
 import aequa_lite as aq
 from aequa_lite.baselines import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
+from aequa_lite.baselines.common import sparse_numbers
 from aequa_lite.checkpoint import describe
 
 SMALL = partial(aq.MLP, hidden=40)
@@ -74,7 +75,7 @@ def test_a_width_is_the_slim_network(mechanisms, trained, few: aq.Dataset) -> No
 
 def test_the_numbers_of_zeroing_are_values_and_positions(mechanisms, trained) -> None:
     sizes = [t.numel() for t in trained[1].values()]
-    expected = sum(aq.baselines.sparse_numbers(int(np.ceil(0.25 * n)), n) for n in sizes)
+    expected = sum(sparse_numbers(int(np.ceil(0.25 * n)), n) for n in sizes)
     assert mechanisms["zeroing"](0.25, 0).numbers == expected
 
 

@@ -127,9 +127,9 @@ def test_a_step_size_that_is_not_above_zero_is_refused(value: float) -> None:
 @pytest.mark.parametrize(
     ("state", "aggregated", "sentence"),
     [
-        (model(0.0), model(1.0), "`state` must be a ServerState that holds a model, got {'w'"),
-        (ServerState({}), {}, "`state` must be a ServerState that holds a model, got ServerState"),
-        (server(0.0), None, "`aggregated` must be the model's 2 tensors by name, got None"),
+        (model(0.0), model(1.0), "`state` must be a ServerState, got {'w'"),
+        (ServerState({}), {}, "`aggregated` must be tensors by name, got {}"),
+        (server(0.0), None, "`aggregated` must be tensors by name, got None"),
         (server(0.0), {"w": torch.ones(1)}, r"`aggregated` must be the model's 2 tensors by name, got \['w'\]"),
     ],
 )
@@ -144,5 +144,5 @@ def test_weights_without_samples_updates_or_a_finite_power_are_refused(few: aq.D
             validation_weights(aq.MLP, few.validation, power)
     with pytest.raises(ValueError, match="`validation` must be Samples, at least one, got None"):
         validation_weights(aq.MLP, None)
-    with pytest.raises(ValueError, match=r"`updates` must be at least one Update, got \[\]"):
+    with pytest.raises(ValueError, match=r"`updates` must be a sequence, each part an Update, at least one, got \[\]"):
         validation_weights(aq.MLP, few.validation)([])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import aequa_lite as aq
-from aequa_lite.plotting.interactive import asset
+from aequa_lite.plotting.figures import asset
 
 CURVE = aq.Curve(np.linspace(0.02, 1, 12), np.sort(aq.stream(0, "sliders").uniform(0.3, 0.9, 12)), samples=1000)
 
@@ -65,9 +65,9 @@ def test_every_slider_has_a_label() -> None:
 
 def test_the_stepper_shows_the_aggregate() -> None:
     blocks = [torch.ones(3, 3), 4 * torch.ones(2, 2)]
-    html = aq.plotting.stepper(torch.zeros(3, 3), list(zip(blocks, (1.0, 2.0))), ("Anna", "Ben")).html
+    html = aq.plotting.stepper(torch.zeros(3, 3), list(zip(blocks, (1.0, 2.0)))).html
     assert html.count("<section data-step>") == 4
-    assert "to Ben: 0 0; 0 0" in html  # only the leading block goes out
+    assert "to participant 1: 0 0; 0 0" in html  # only the leading block goes out
     assert "global, after the round: 3 3 1; 3 3 1; 1 1 1" in html
     assert "hidden" not in html.split("</div>")[-2]  # without scripts every step is shown
     assert not re.search(r"(src|href)=", html)
@@ -76,14 +76,13 @@ def test_the_stepper_shows_the_aggregate() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"theta": torch.zeros(2, 3)}, r"`theta` must be a square matrix .* got shape \(2, 3\)"),
+        ({"theta": torch.zeros(2, 3)}, r"`theta` must be a square matrix .* got \(2, 3\)"),
         ({"theta": 3}, "`theta` must be a Tensor, got 3"),
         (
             {"updates": [(torch.zeros(4, 4), 1.0)]},
-            r"`updates\[0\]` must be a square matrix of 1 to 3 rows, got shape \(4, 4\)",
+            r"`updates\[0\]` must be a square matrix of 1 to 3 rows, got \(4, 4\)",
         ),
         ({"updates": [(torch.zeros(2, 2), 0.0)]}, r"`updates\[0\] weight` must be a number above 0, got 0.0"),
-        ({"names": ["one", "two"]}, "`names` must hold one entry for each of the 1 participants"),
     ],
 )
 def test_the_stepper_refuses_what_is_no_round(changes: dict[str, object], sentence: str) -> None:

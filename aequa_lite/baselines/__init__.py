@@ -1,17 +1,13 @@
 """Published methods, each an algorithm `(problem, *, train) -> Outcome` over the one training loop."""
 
 # not lazily: a file and its function share a name, and the function must win
-from .cffl import cffl
-from .cgsv import cgsv
-from .common import sparse_numbers
 from .fedavg import fedavg, fedavg_finetuned, lg_fedavg
-from .iafl import iafl
+from .personal import cffl, cgsv, iafl, shapfed, shapfed_wa
 from .reward_mechanisms import PartialModel, by_noise, by_pruning, by_subset, by_width, by_zeroing, pooled, realize
-from .shapfed import shapfed, shapfed_wa
-from .subnetworks import compact, fedrac, fedsac, importance
+from .subnetworks import fedrac, fedsac
 
 __all__ = [
-    "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "compact", "fedavg",
-    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "importance", "lg_fedavg", "pooled", "realize", "shapfed", "shapfed_wa",
-    "sparse_numbers",
+    "PartialModel", "by_noise", "by_pruning", "by_subset", "by_width", "by_zeroing", "cffl", "cgsv", "fedavg",
+    "fedavg_finetuned", "fedrac", "fedsac", "iafl", "lg_fedavg", "pooled", "realize", "shapfed",
+    "shapfed_wa",
 ]  # fmt: skip

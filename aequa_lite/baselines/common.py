@@ -7,85 +7,73 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from .._check import number, refusal
 from ..federate import Strategy, slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train
 from ..slimmable import slim
-from ..types import Round, ServerState, State, Update
+from ..types import Round, ServerState, State, Update, floating
 
-Aggregate = Callable[[ServerState, Sequence[Update]], ServerState]
-Sent = Callable[[ServerState, Sequence[Update]], int]  # numbers that a round has sent
-Broadcast = Callable[[ServerState, int, float], State]
+Array = NDArray[np.float64]
 ROUNDS, SENT, STANDING = "rounds", "sent", "standing"  # keys of a server's memory
 
 
 def reward_own(
-    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None
-) -> Outcome:
+    problem: Problem, strategy: Strategy, train: Train, method: str, weights: ArrayLike | None = None,
+    reward: Callable[[ServerState, int], nn.Module] | None = None,
+) -> Outcome:  # fmt: skip
     """Train (weights: by size) and reward everybody with its own network, or the global model where it has none."""
     last = train(problem, strategy, weights=problem.by_size if weights is None else weights)
-    models = [slim(problem.build, own_network(last.state, i), 1.0) for i in range(len(problem.shards))]
-    return outcome(problem, models, last, method)
-
-
-def personal(
-    problem: Problem, aggregate: Aggregate, sent: Sent | None = None, broadcast: Broadcast | None = None
-) -> Strategy:
-    """The strategy of a method that trains full networks, sent to each participant its own unless told otherwise."""
-    whole = slimmable(problem.build, full_only)
-    return replace(whole, broadcast=broadcast or send_own, aggregate=aggregate, sent=sent)
-
-
-def outcome(problem: Problem, models: Sequence[nn.Module], last: Round, method: str) -> Outcome:
-    """The outcome of a method without widths."""
+    reward = reward or (lambda state, i: slim(problem.build, own_network(state, i), 1.0))
+    models = [reward(last.state, i) for i in range(len(problem.shards))]
     return Outcome(problem, models, last, method=method, seconds=time.perf_counter() - problem.started)
 
 
-def own_network(state: ServerState, participant: int) -> dict[str, Tensor]:
+def counted(state: ServerState, updates: Sequence[Update]) -> int:
+    """The numbers that a round has sent, as its aggregation has counted them."""
+    return int(state.memory[SENT])
+
+
+def own_network(state: ServerState, participant: int, width: float = 1.0) -> dict[str, Tensor]:
     """A participant's own network; the first or else the global model where the server remembers none."""
     first = {k: state.memory.get(f"first/{k}", t) for k, t in state.theta.items()}
     return {k: state.memory.get(f"participant/{participant}/{k}", t) for k, t in first.items()}
 
 
-def first_network(state: ServerState) -> dict[str, Tensor]:
-    """The first model as entries of the memory: what a participant has whose updates were all refused."""
-    kept = {k: t for k, t in state.memory.items() if k.startswith("first/")}
-    return kept or {f"first/{k}": t for k, t in state.theta.items()}
+def personal(
+    problem: Problem, aggregate: Callable[..., ServerState], sent: Callable[..., int] | None = counted,
+    broadcast: Callable[..., State] = own_network,
+) -> Strategy:  # fmt: skip
+    """The strategy of a method that trains full networks, sent to each participant its own unless told otherwise."""
+    whole = slimmable(problem.build, full_only)
+    return replace(whole, broadcast=broadcast, aggregate=aggregate, sent=sent)
 
 
-def remember_network(participant: int, network: State) -> dict[str, Tensor]:
-    """A participant's own network, or some of its tensors, as entries of the memory."""
-    return {f"participant/{participant}/{k}": t for k, t in network.items()}
+def memory_of(state: ServerState) -> dict[str, Tensor]:
+    """The memory with the first model in it: what a participant has whose updates were all refused."""
+    return {**{f"first/{k}": t for k, t in state.theta.items()}, **state.memory}
 
 
-def send_own(state: ServerState, participant: int, width: float) -> dict[str, Tensor]:
-    """Broadcast of the algorithms that send each participant its own network."""
-    return own_network(state, participant)
+def remember(memory: State, networks: Mapping[int, State]) -> dict[str, Tensor]:
+    """The memory with own networks of some participants, or with some tensors of them."""
+    return {**memory, **{f"participant/{i}/{k}": t for i, own in networks.items() for k, t in own.items()}}
 
 
-def own_changes(state: ServerState, updates: Sequence[Update]) -> list[Update]:
-    """The updates as changes of each participant's own network."""
-    return as_changes({u.participant: own_network(state, u.participant) for u in updates}, updates)
-
-
-def as_changes(starts: Mapping[int, State], updates: Sequence[Update]) -> list[Update]:
-    """The updates as changes of what each participant started from."""
-    return [replace(u, state=_change(starts[u.participant], u.state)) for u in updates]
-
-
-def _change(start: State, end: State) -> dict[str, Tensor]:
-    """The change of each floating-point tensor."""
-    return {k: t - start[k] for k, t in end.items() if t.is_floating_point()}
+def own_changes(
+    state: ServerState, updates: Sequence[Update], start: Callable[..., State] = own_network
+) -> list[Update]:
+    """The updates as changes of what each participant started from; of floating-point tensors."""
+    pairs = [(u, start(state, u.participant, 1.0)) for u in updates]
+    return [replace(u, state={k: t - begun[k] for k, t in floating(u.state).items()}) for u, begun in pairs]
 
 
 def as_round(theta: State, changes: Sequence[Update]) -> tuple[dict[str, Tensor], Round]:
     """Zeros, and a round of updates that start there: arguments of a score of `contribution`."""
-    zero = {k: torch.zeros_like(t) for k, t in theta.items() if t.is_floating_point()}
+    zero = {k: torch.zeros_like(t) for k, t in floating(theta).items()}
     return zero, Round(0, ServerState(zero), (), 0.0, 0, updates=tuple(changes))
 
 
@@ -100,48 +88,11 @@ def sparse_numbers(kept: int, entries: int) -> int:
     Positions travel as one index for each value or as one bit for each entry, 32 to a number, whichever is less. A full
     tensor needs none.
 
-    Args:
-        kept: Entries that are sent, at most `entries`.
-        entries: Entries of the tensor.
-
-    Raises:
-        ValueError: One of them is not a whole number from 0, or `kept` is above `entries`.
-
     Example:
         >>> sparse_numbers(10, 1000), sparse_numbers(500, 1000), sparse_numbers(1000, 1000)
         (20, 532, 1000)
-
-    References:
-        Our choice.
     """
-    number("entries", entries, 0, whole=True)
-    number("kept", kept, 0, entries, whole=True)
     return kept if kept in (0, entries) else kept + min(kept, math.ceil(entries / 32))
-
-
-def largest(flat: Tensor, count: int, order: Tensor | None = None) -> Tensor:
-    """Set all but the largest entries by magnitude to zero; among equals the first stays.
-
-    Args:
-        flat: (entries,) floating-point numbers.
-        count: Entries that stay.
-        order: Positions by falling magnitude, if they are known.
-
-    Raises:
-        ValueError: `flat` is not a vector, or `count` is not a whole number from 0.
-
-    Example:
-        >>> largest(torch.tensor([1.0, -3.0, 2.0]), 2).tolist()
-        [0.0, -3.0, 2.0]
-
-    References:
-        Our choice.
-    """
-    if not isinstance(flat, Tensor) or flat.ndim != 1:
-        raise refusal("flat", "a tensor of one dimension", flat)
-    number("count", count, 0, whole=True)
-    chosen = (descending(flat) if order is None else order)[:count]
-    return torch.zeros_like(flat).index_copy(0, chosen, flat[chosen])
 
 
 def size_of(theta: State) -> int:
@@ -152,6 +103,17 @@ def size_of(theta: State) -> int:
 def descending(flat: Tensor) -> Tensor:
     """Positions by falling magnitude; among equals the first comes first."""
     return flat.abs().argsort(descending=True, stable=True)
+
+
+def only(flat: Tensor, positions: Tensor) -> Tensor:
+    """A vector with its entries at these positions, and zeros elsewhere.
+
+    Example:
+        >>> flat = torch.tensor([1.0, -3.0, 2.0])
+        >>> only(flat, descending(flat)[:2]).tolist()
+        [0.0, -3.0, 2.0]
+    """
+    return torch.zeros_like(flat).index_copy(0, positions, flat[positions])
 
 
 def flatten(change: State) -> Tensor:
@@ -170,31 +132,7 @@ def add(network: State, change: State, scale: float = 1.0) -> dict[str, Tensor]:
     return {k: t + scale * change[k] if k in change else t.clone() for k, t in network.items()}
 
 
-def weighted_sum(changes: Sequence[Update], weights: Sequence[float]) -> dict[str, Tensor]:
+def weighted_sum(changes: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
     """The weighted sum of changes."""
-    return {
-        k: torch.stack([float(w) * u.state[k] for u, w in zip(changes, weights, strict=True)]).sum(0)
-        for k in changes[0].state
-    }
-
-
-def with_norm(change: State, norm: float) -> dict[str, Tensor]:
-    """A change scaled to this Euclidean norm."""
-    scale = norm / (float(torch.linalg.vector_norm(flatten(change))) + 1e-7)
-    return {k: scale * t for k, t in change.items()}
-
-
-def sparse_shares(change: State, shares: Sequence[float]) -> tuple[list[dict[str, Tensor]], int]:
-    """For each share that much of every tensor, largest entries first, never all; and how many numbers travel in all.
-
-    As in CGSV's code, at least one entry of a tensor of several is left out, also at share 1.
-    """
-    flats = {k: t.flatten() for k, t in change.items()}
-    orders = {k: descending(flat) for k, flat in flats.items()}
-    parts, sent = [], 0
-    for share in shares:
-        most = {k: max(len(flat) - 1, 1) for k, flat in flats.items()}
-        count = {k: min(math.ceil(share * len(flat) - 1e-9), most[k]) for k, flat in flats.items()}
-        parts.append({k: largest(flats[k], count[k], orders[k]).view_as(t) for k, t in change.items()})
-        sent += sum(sparse_numbers(count[k], len(flat)) for k, flat in flats.items())
-    return parts, sent
+    pairs = list(zip(changes, weights, strict=True))
+    return {k: torch.stack([float(w) * change[k] for change, w in pairs]).sum(0) for k in changes[0]}

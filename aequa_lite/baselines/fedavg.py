@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor, nn
 
-from .._check import Count, checked, flag, number, refusal
+from .._check import checked, number, refusal
 from .._parallel import arithmetic
 from ..federate import aggregation_weights, slimmable
 from ..local import full_only, local_sgd
@@ -17,7 +17,7 @@ from ..method import Outcome, Problem, Train, train
 from ..rng import stream
 from ..slimmable import aggregate, slim
 from ..types import ServerState, Shard, State, Update
-from .common import personal, remember_network, reward_own, size_of
+from .common import personal, remember, reward_own, size_of
 
 
 @checked
@@ -44,23 +44,20 @@ def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = tr
         Deviation: everybody takes equally many local steps.
     """
     weights = problem.by_size
-    if flag("by_contribution", by_contribution):
+    if by_contribution:
         weights = aggregation_weights(problem.shards, problem.config, problem.contribution)
     return reward_own(problem, slimmable(problem.build, full_only), train, "fedavg", weights)
 
 
 @checked
-def fedavg_finetuned(problem: Problem, *, epochs: Count = 1, train: Train = train) -> Outcome:
+def fedavg_finetuned(problem: Problem, *, train: Train = train) -> Outcome:
     r"""Train as FedAvg, then fine-tune the global model on each participant's own shard.
 
-    After all rounds, participant $i$ takes $\lceil |D_i| / \text{batch} \rceil$ steps of SGD from $\theta$ for each epoch,
+    After all rounds, participant $i$ takes $\lceil |D_i| / \text{batch} \rceil$ steps of SGD from $\theta$, one epoch,
     at the initial learning rate. Nothing is sent for them.
 
-    Args:
-        epochs: Epochs of fine-tuning, from 1.
-
     Raises:
-        ValueError: `epochs` is not a whole number from 1, or the shards are not in this process.
+        ValueError: The shards are not in this process.
 
     Example:
         >>> import aequa_lite as aq
@@ -78,14 +75,14 @@ def fedavg_finetuned(problem: Problem, *, epochs: Count = 1, train: Train = trai
         raise refusal("shards", "in this process, for fine-tuning", None, "use fedavg")
     tuned = reward_own(problem, slimmable(problem.build, full_only), train, "fedavg_finetuned")
     with arithmetic(bool(tuned.last.identity.get("deterministic"))):  # as the rounds before
-        models = [_finetuned(problem, tuned.last.theta, shard, epochs) for shard in problem.shards]
+        models = [_finetuned(problem, tuned.last.theta, shard) for shard in problem.shards]
     return replace(tuned, models=models)
 
 
-def _finetuned(problem: Problem, theta: State, shard: Shard, epochs: int) -> nn.Module:
-    """The global model after some epochs on one shard."""
+def _finetuned(problem: Problem, theta: State, shard: Shard) -> nn.Module:
+    """The global model after an epoch on one shard."""
     config = replace(problem.config, lr_final=1.0)  # a constant learning rate
-    steps = epochs * -(-len(shard) // config.batch)
+    steps = -(-len(shard) // config.batch)  # rounded up to whole batches
     rng = stream(config.seed, "finetune", shard.participant)
     update = local_sgd(problem.build, theta, shard, 1.0, config, rng, width_sampler=full_only, steps=steps)
     return slim(problem.build, update.state, 1.0)
@@ -134,10 +131,7 @@ def _aggregate(state: ServerState, updates: Sequence[Update], *, shared: int) ->
     """The average of the shared layers; everybody's other layers are remembered."""
     parts = {u.participant: _split(u.state, shared) for u in updates}
     common = aggregate(_split(state.theta, shared)[0], [(parts[u.participant][0], u.weight) for u in updates])
-    memory = dict(state.memory)
-    for i, (_, own) in parts.items():
-        memory |= remember_network(i, own)
-    return ServerState({**state.theta, **common}, memory)
+    return ServerState({**state.theta, **common}, remember(state.memory, {i: own for i, (_, own) in parts.items()}))
 
 
 def _sent(state: ServerState, updates: Sequence[Update], *, shared: int) -> int:

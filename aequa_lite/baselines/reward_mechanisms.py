@@ -20,7 +20,7 @@ from ..evaluation import correct
 from ..rng import stream
 from ..slimmable import prefix, slim, template
 from ..types import Build, Round, Samples, State
-from .common import descending, flatten, largest, sparse_numbers, unflatten
+from .common import descending, flatten, only, size_of, sparse_numbers, unflatten
 
 LEAST_WIDTH = 1e-6  # one unit in each layer
 
@@ -141,7 +141,7 @@ def _sparse(theta: State, known: State, amount: float, participant: int) -> Part
     for k, t in theta.items():
         count = math.ceil(amount * t.numel() - 1e-9)
         order = descending((t - known[k]).flatten())
-        mask[k] = largest(torch.ones(t.numel(), device=t.device), count, order).bool().view_as(t)
+        mask[k] = only(torch.ones(t.numel(), device=t.device), order[:count]).bool().view_as(t)
         state[k] = torch.where(mask[k], t, known[k])
         numbers += sparse_numbers(count, t.numel())
     return PartialModel(state, mask, numbers, amount)
@@ -177,8 +177,13 @@ def _noisy(theta: State, seed: int, most: float, amount: float, participant: int
     for k, t in theta.items():
         z = torch.as_tensor(rng.standard_normal(tuple(t.shape)), dtype=t.dtype, device=t.device)
         state[k] = t + (1 - amount) * most * t.std(correction=0) * z
-    mask = {k: torch.ones_like(t, dtype=torch.bool) for k, t in theta.items()}
-    return PartialModel(state, mask, sum(t.numel() for t in theta.values()), amount)
+    return _whole(state, amount)
+
+
+def _whole(state: State, amount: float) -> PartialModel:
+    """All entries of a network."""
+    mask = {k: torch.ones_like(t, dtype=torch.bool) for k, t in state.items()}
+    return PartialModel(state, mask, size_of(state), amount)
 
 
 @checked
@@ -210,20 +215,17 @@ def by_subset(rounds: Iterable[Round], start: State, seed: int, levels: int = 21
         The subsets of IAFL (Wu et al. 2024), replayed over the updates of one training instead of trained with.
     """
     number("levels", levels, 2, whole=True)
-    total, before = None, start
-    for rnd in rounds:
-        step = _subset_steps(rnd, before, seed, levels)
-        total, before = step if total is None else total.add_(step), rnd.theta
-    if total is None:
+    total = sum(_subset_steps(rnd, seed, levels) for rnd in rounds)
+    if not isinstance(total, Tensor):
         raise refusal("rounds", "at least one Round", rounds)
     return partial(_subset, {k: t.to(total.device) for k, t in start.items()}, total, levels)
 
 
-def _subset_steps(rnd: Round, before: State, seed: int, levels: int) -> Tensor:
+def _subset_steps(rnd: Round, seed: int, levels: int) -> Tensor:
     """What one round adds, (participants x levels, entries)."""
     valid = [u for u in rnd.updates if u.participant not in rnd.left_out]
-    device = valid[0].state[next(iter(before))].device
-    before = {k: t.to(device) for k, t in before.items()}
+    device = next(iter(valid[0].state.values())).device
+    before = {k: t.to(device) for k, t in rnd.before.theta.items()}
     changes = torch.stack([flatten({k: u.state[k] - t for k, t in before.items()}) for u in valid])
     draws = stream(seed, "subset", rnd.index).random((len(rnd.widths), 1, len(valid)))
     inside = draws <= np.linspace(0, 1, levels)[None, :, None]  # (participants, levels, updates)
@@ -239,9 +241,7 @@ def _subset(start: State, total: Tensor, levels: int, amount: float, participant
     """The initial network after the updates of a participant's subsets."""
     level = round(number("amount", amount, 0, 1) * (levels - 1))
     change = unflatten(total[participant * levels + level], start)
-    state = {k: t + change[k] for k, t in start.items()}
-    mask = {k: torch.ones_like(t, dtype=torch.bool) for k, t in start.items()}
-    return PartialModel(state, mask, total.shape[1], amount)
+    return _whole({k: t + change[k] for k, t in start.items()}, amount)
 
 
 @checked
@@ -276,23 +276,20 @@ def realize(
         Our choice.
     """
 
-    def reaches(target: float, amount: float, i: int) -> bool:
-        model = mechanism(amount, i).model(build).eval()
-        return float(correct(model, validation).mean()) >= target
+    def reaches(model: PartialModel, target: float) -> bool:
+        return float(correct(model.model(build).eval(), validation).mean()) >= target
 
-    return [
-        mechanism(_least(partial(reaches, target, i=i), steps), i)
-        for i, target in enumerate(accuracies("targets", targets))
-    ]
-
-
-def _least(reached: Callable[[float], bool], steps: int) -> float:
-    """The least amount that is found to suffice; 1 where not even 1 does."""
-    low, high = 0.0, 1.0
-    for _ in range(steps if reached(high) else 0):
-        middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high
+    found = []
+    for i, target in enumerate(accuracies("targets", targets)):
+        low, best = 0.0, mechanism(1.0, i)
+        for _ in range(steps if reaches(best, target) else 0):
+            middle = mechanism((low + best.amount) / 2, i)
+            if reaches(middle, target):
+                best = middle
+            else:
+                low = middle.amount
+        found.append(best)
+    return found
 
 
 @checked

@@ -8,17 +8,16 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._check import Count, NotNegative, Share, checked, flag, number, refusal
+from .._check import Count, NotNegative, checked, refusal
 from .._parallel import arithmetic
 from ..evaluation import correct
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import slim, template, view
 from ..types import Build, Samples, ServerState, State, Update
-from .common import ROUNDS, SENT, outcome, personal, remembered
+from .common import ROUNDS, SENT, Array, personal, remembered, reward_own
 
 IMPORTANCE = "importance"  # key of the memory: (units of all layers,)
 TRAINED, WIDTHS = "trained", "widths"  # keys of the memory: (hidden units,) trainings, (participants,) widths
@@ -40,15 +39,14 @@ def chain(build: Build) -> dict[str, int]:
 
 def masks(theta: State, names: Sequence[str], kept: Units) -> dict[str, Tensor]:
     """Which entries of every tensor a network of the kept units holds; of layers beyond `kept`, all units."""
-    found, columns = {}, None
+    found, columns = {}, torch.ones(theta[f"{names[0]}.weight"].shape[1], dtype=torch.bool)
     for place, name in enumerate(names):
         weight, bias = theta[f"{name}.weight"], theta[f"{name}.bias"]
-        rows = kept[place] if place < len(kept) else torch.ones_like(bias, dtype=torch.bool)
-        block = rows.view(-1, *[1] * (weight.ndim - 1)).expand_as(weight)
-        if columns is not None:
-            each = weight.shape[1] // len(columns)  # after flattening, a filter is several inputs
-            block = block & columns.repeat_interleave(each).view(1, -1, *[1] * (weight.ndim - 2))
-        found |= {f"{name}.weight": block, f"{name}.bias": rows}
+        rows = (kept[place] if place < len(kept) else torch.ones_like(bias, dtype=torch.bool)).to(bias.device)
+        inputs = columns.repeat_interleave(weight.shape[1] // len(columns))  # after flattening, a filter is several
+        each = [1] * (weight.ndim - 2)  # of a filter
+        block = rows.view(-1, 1, *each) & inputs.to(rows.device).view(1, -1, *each)
+        found |= {f"{name}.weight": block.expand_as(weight), f"{name}.bias": rows}
         columns = rows
     return found
 
@@ -70,7 +68,6 @@ def average(theta: State, updates: Sequence[Update], masks_of: Mapping[int, Mask
     return after
 
 
-@checked
 def compact(build: Build, theta: State, kept: Units) -> nn.Module:
     """Return an ordinary network of the kept units; its outputs are those of the full one with the other units zeroed.
 
@@ -79,35 +76,24 @@ def compact(build: Build, theta: State, kept: Units) -> nn.Module:
         theta: Tensors of the full network.
         kept: For each hidden layer, and for the output layer or not, (units,) bool. An output that is not kept is zero.
 
-    Raises:
-        ValueError: The network is no chain of linear and convolutional layers, or `kept` does not fit it.
-
     Example:
         >>> import aequa_lite as aq
         >>> few = [torch.arange(200) < 50, torch.arange(200) >= 180]
         >>> aq.n_parameters(compact(aq.MLP, aq.init_params(aq.MLP, 0, "cpu"), few))
         40480
-
-    References:
-        Our choice.
     """
-    layers = chain(build)
-    sizes, last = list(layers.values()), list(layers)[-1]
-    if [len(each) for each in kept] not in (sizes, sizes[:-1]):
-        raise refusal("kept", f"one bool for each unit of the layers, {sizes}", [len(each) for each in kept])
-    net, mask = slim(build, theta, 1.0), masks(theta, list(layers), kept)
-    for name in layers:
-        layer, weight = net.get_submodule(name), mask[f"{name}.weight"]
-        rows = mask[f"{name}.bias"] | (name == last)
-        columns = weight.flatten(2).any(2).any(0) if weight.ndim > 2 else weight.any(0)
-        for part in ("weight", "bias"):
-            zeroed = (theta[f"{name}.{part}"] * mask[f"{name}.{part}"])[rows]
-            setattr(layer, part, nn.Parameter(zeroed[:, columns] if part == "weight" else zeroed))
-        attributes = (
-            ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
-        )
-        for attribute, count in zip(attributes, layer.weight.shape, strict=False):
-            setattr(layer, attribute, count)
+    names = list(chain(build))
+    net, mask = slim(build, theta, 1.0), masks(theta, names, kept)
+    zeroed = masked(theta, mask)
+    for name in names:
+        layer, held = net.get_submodule(name), mask[f"{name}.weight"]
+        rows = mask[f"{name}.bias"] | (name == names[-1])
+        columns = held.any(0).reshape(held.shape[1], -1).any(1)
+        layer.weight = nn.Parameter(zeroed[f"{name}.weight"][rows][:, columns])
+        layer.bias = nn.Parameter(zeroed[f"{name}.bias"][rows])
+        kind = "features" if isinstance(layer, nn.Linear) else "channels"
+        setattr(layer, f"out_{kind}", int(rows.sum()))
+        setattr(layer, f"in_{kind}", int(columns.sum()))
     return net
 
 
@@ -115,12 +101,13 @@ def train_subnetworks(
     problem: Problem, units: Callable[[ServerState, int], Units], measure: Measure, train: Train, method: str
 ) -> Outcome:
     """Train and reward with sub-networks: `units` says which units a participant has, `measure` what is remembered."""
-    build, n = problem.build, len(problem.shards)
-    names = list(chain(build))
-    chosen = {"names": names, "units": units}
-    strategy = personal(problem, partial(_aggregate, **chosen, measure=measure), _sent, partial(_broadcast, **chosen))
-    last = train(problem, strategy, weights=np.full(n, 1 / n))
-    return outcome(problem, [compact(build, last.theta, units(last.state, i)) for i in range(n)], last, method)
+    chosen = {"names": list(chain(problem.build)), "units": units}
+    aggregate, broadcast = partial(_aggregate, **chosen, measure=measure), partial(_broadcast, **chosen)
+    strategy = personal(problem, aggregate, broadcast=broadcast)
+    equal = np.full(len(problem.shards), 1 / len(problem.shards))
+    return reward_own(
+        problem, strategy, train, method, equal, lambda state, i: compact(problem.build, state.theta, units(state, i))
+    )
 
 
 def _broadcast(
@@ -138,13 +125,8 @@ def _aggregate(
     masks_of = {u.participant: masks(state.theta, names, units(state, u.participant)) for u in updates}
     theta = average(state.theta, updates, masks_of)
     entries = sum(int(mask.sum()) for each in masks_of.values() for mask in each.values())
-    known = {ROUNDS: torch.tensor(int(state.memory.get(ROUNDS, 0)) + 1), SENT: torch.tensor(2 * entries)}
+    known = {ROUNDS: torch.tensor(int(state.memory.get(ROUNDS, 0)) + 1), SENT: torch.tensor(2 * entries)}  # down and up
     return ServerState(theta, {**state.memory, **known, **measure(state, theta, updates)})
-
-
-def _sent(state: ServerState, updates: Sequence[Update]) -> int:
-    """Held entries, down and up."""
-    return int(state.memory[SENT])
 
 
 @checked
@@ -187,9 +169,8 @@ def fedsac(
         is held by whoever holds both of its units (there by whoever holds the unit that it belongs to, which damps its
         change). An entry that nobody holds keeps its value (there it becomes zero). The reward is of the final round.
     """
-    sizes = list(chain(problem.build).values())
-    if not flag("prune_outputs", prune_outputs):
-        sizes = sizes[:-1]
+    layers = list(chain(problem.build).values())
+    sizes = layers if prune_outputs else layers[:-1]
     reputation = 100 * np.exp(beta * (problem.contribution - problem.contribution.max()))
     units = partial(_fedsac_units, sizes=sizes, reputation=reputation)
     few = problem.validation.take(slice(0, samples))
@@ -199,8 +180,7 @@ def fedsac(
 
 
 @arithmetic()
-@checked
-def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float64]:
+def importance(build: Build, theta: State, samples: Samples) -> Array:
     r"""Measure by how much the loss rises when a unit is zeroed.
 
     $s_j = F(\theta \text{ without unit } j) - F(\theta)$ for the units (or filters, or outputs) of all layers in order.
@@ -212,9 +192,6 @@ def importance(build: Build, theta: State, samples: Samples) -> NDArray[np.float
 
     Returns:
         (units,) differences of the mean cross-entropy; the last ones are of the outputs.
-
-    Raises:
-        ValueError: The network is no chain of linear and convolutional layers, or there are no samples.
 
     Example:
         >>> import aequa_lite as aq
@@ -248,7 +225,7 @@ def _loss_without(rest: nn.Module, features: Tensor, unit: int, units: int, y: T
     return float(cross_entropy(rest(zeroed), y))
 
 
-def selected(score: NDArray[np.float64], sizes: Sequence[int], reputation: float) -> list[NDArray[np.bool_]]:
+def selected(score: Array, sizes: Sequence[int], reputation: float) -> list[np.ndarray]:
     """Units of each layer that a reputation in (0, 100] buys, the least important first.
 
     Units are taken until their importance, scaled to sum to 100, reaches the reputation. The least important unit of
@@ -266,13 +243,10 @@ def selected(score: NDArray[np.float64], sizes: Sequence[int], reputation: float
     return layers
 
 
-def _fedsac_units(
-    state: ServerState, participant: int, *, sizes: Sequence[int], reputation: NDArray[np.float64]
-) -> list[Tensor]:
+def _fedsac_units(state: ServerState, participant: int, *, sizes: Sequence[int], reputation: Array) -> list[Tensor]:
     """The units that a participant's reputation buys; before they are measured, all."""
     score = remembered(state, IMPORTANCE, torch.zeros(sum(sizes))).numpy()[: sum(sizes)]
-    device = next(iter(state.theta.values())).device
-    return [torch.as_tensor(kept, device=device) for kept in selected(score, sizes, float(reputation[participant]))]
+    return [torch.as_tensor(kept) for kept in selected(score, sizes, float(reputation[participant]))]
 
 
 def _fedsac_measure(
@@ -285,28 +259,24 @@ def _fedsac_measure(
 
 @checked
 def fedrac(
-    problem: Problem, *, beta: NotNegative = 80.0, lam: Share = 0.5, zeta: NotNegative = 1.0, kappa: float = math.e,
-    widths: Count = 50, released: bool = False, train: Train = train,
-) -> Outcome:  # fmt: skip
+    problem: Problem, *, beta: NotNegative = 80.0, widths: Count = 50, released: bool = False, train: Train = train
+) -> Outcome:
     r"""Train and reward with sub-networks of rotating units, as wide as a reputation allows.
 
     After round $t$ the reputation is $r_i = B_i + A_t \bigl(1 - \lambda (1 - \tfrac{1}{\log(\zeta t + \kappa)})\bigr)
     e^{\beta (B_i - \max_j B_j)}$ with the contribution $B_i$ and the validation accuracy $A_t$ of the global model. In
     each hidden layer the units are ordered by how often they have been trained, the least often first; a sub-network of
     width $w$ has the first $\lceil wK \rceil$ of $K$. Participant $i$ receives the widest of `widths` sub-networks whose
-    validation accuracy is at most $r_i$. Each entry is averaged over those who hold it.
+    validation accuracy is at most $r_i$. Each entry is averaged over those who hold it. $\lambda$ = 0.5 is the part of the
+    bonus that vanishes in the course of training, and $\zeta$ = 1 and $\kappa$ = e say how fast.
 
     Args:
         beta: $\beta$, from 0: how fast the bonus falls with the distance from the best contribution.
-        lam: $\lambda$, in [0, 1]: the part of the bonus that vanishes in the course of training.
-        zeta: $\zeta$, from 0: how fast it vanishes.
-        kappa: $\kappa$, from e, so that the bonus never exceeds the accuracy.
         widths: Number of sub-networks that are measured in each round, $1/m, \dots, 1$.
-        released: Whether $\lambda$, $\zeta$, $\kappa$ and $t$ are those of the released code; the three must then be left out.
+        released: Whether $\lambda$, $\zeta$, $\kappa$ and $t$ are those of the released code.
 
     Raises:
-        ValueError: A constant is outside its range, or given beside `released`; or the network is no chain of linear and
-            convolutional layers.
+        ValueError: A constant is outside its range, or the network is no chain of linear and convolutional layers.
 
     Example:
         >>> import aequa_lite as aq
@@ -329,38 +299,32 @@ def fedrac(
         for those in whose training it has changed). The reward is of the final round, in widths chosen after it (its
         code: in those that were trained in it).
     """
-    number("kappa", kappa, math.e)
-    if flag("released", released) and (lam, zeta, kappa) != (0.5, 1.0, math.e):
-        raise refusal("released", "False where `lam`, `zeta` or `kappa` is given", released)
-    share = partial(bonus, lam=lam, zeta=zeta, kappa=kappa)
     sizes = list(chain(problem.build).values())[:-1]
     measure = partial(
         _fedrac_measure, build=problem.build, validation=problem.validation, contribution=problem.contribution, sizes=sizes,
-        grid=[(k + 1) / widths for k in range(widths)], bonus=partial(released_bonus if released else share, beta=beta),
+        grid=[(k + 1) / widths for k in range(widths)], bonus=partial(released_bonus if released else bonus, beta=beta),
     )  # fmt: skip
     return train_subnetworks(problem, partial(_fedrac_units, sizes=sizes), measure, train, "fedrac")
 
 
 def bonus(
-    contribution: NDArray[np.float64], index: int, *, beta: float, lam: float, zeta: float, kappa: float
-) -> NDArray[np.float64]:
+    contribution: Array, index: int, *, beta: float, lam: float = 0.5, zeta: float = 1.0, kappa: float = math.e
+) -> Array:
     """Share of the global model's accuracy that is added to each contribution, (participants,)."""
     share = 1 - lam * (1 - 1 / math.log(zeta * index + kappa))
     return share * np.exp(beta * (contribution - contribution.max()))
 
 
-def released_bonus(contribution: NDArray[np.float64], index: int, *, beta: float) -> NDArray[np.float64]:
+def released_bonus(contribution: Array, index: int, *, beta: float) -> Array:
     """The bonus with the constants of the released code, where the second round has the number 2."""
     number = index + 2
     return bonus(contribution, number, beta=beta, lam=0.2 if number <= 100 else 0.8, zeta=0.3, kappa=3.0)
 
 
-def first_units(
-    trained: Tensor, sizes: Sequence[int], width: float, device: torch.device | None = None
-) -> list[Tensor]:
+def first_units(trained: Tensor, sizes: Sequence[int], width: float) -> list[Tensor]:
     """The least trained units of each hidden layer, as many as the width says."""
     ranks = [each.argsort(stable=True).argsort() for each in trained.split(list(sizes))]
-    return [(rank < math.ceil(width * len(rank) - 1e-9)).to(device) for rank in ranks]
+    return [rank < math.ceil(width * len(rank) - 1e-9) for rank in ranks]
 
 
 def widest_allowed(accuracy: Sequence[float], grid: Sequence[float], reputation: float) -> float:
@@ -372,19 +336,18 @@ def _fedrac_units(state: ServerState, participant: int, *, sizes: Sequence[int])
     """The units that a participant has in the next round; before the first, all."""
     trained = remembered(state, TRAINED, torch.zeros(sum(sizes)))
     widths = state.memory.get(WIDTHS)
-    device = next(iter(state.theta.values())).device
-    return first_units(trained, sizes, 1.0 if widths is None else float(widths[participant]), device)
+    return first_units(trained, sizes, 1.0 if widths is None else float(widths[participant]))
 
 
 def _fedrac_measure(
     state: ServerState, theta: State, updates: Sequence[Update], *, build: Build, validation: Samples,
-    contribution: NDArray[np.float64], sizes: Sequence[int], grid: Sequence[float], bonus: partial[NDArray[np.float64]],
+    contribution: Array, sizes: Sequence[int], grid: Sequence[float], bonus: partial[Array],
 ) -> dict[str, Tensor]:  # fmt: skip
     """How often each unit has been trained, and the widths of the next round."""
     trained = remembered(state, TRAINED, torch.zeros(sum(sizes)))
-    trained = trained + sum(torch.cat(_fedrac_units(state, u.participant, sizes=sizes)).cpu() for u in updates)
-    names, device = list(chain(build)), next(iter(theta.values())).device
-    nets = (masked(theta, masks(theta, names, first_units(trained, sizes, w, device))) for w in grid)
+    trained = trained + sum(torch.cat(_fedrac_units(state, u.participant, sizes=sizes)) for u in updates)
+    names = list(chain(build))
+    nets = (masked(theta, masks(theta, names, first_units(trained, sizes, w))) for w in grid)
     accuracy = [float(correct(view(build, net, 1.0), validation).mean()) for net in nets]
     reputation = contribution + accuracy[-1] * bonus(contribution, int(state.memory.get(ROUNDS, 0)))
     widths = [widest_allowed(accuracy, grid, float(r)) for r in reputation]

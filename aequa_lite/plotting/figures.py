@@ -1,30 +1,42 @@
-"""The figures of the book: data, network, curve, rewards, and the allocation's mathematics."""
+"""The figures of the book: data, network, curve, rewards, and the allocation's mathematics.
+
+Two of them are interactive without a server: the allocation under sliders, and one round step by step; nothing is fetched.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from .._check import Fraction, accuracies, checked, number, one_each, one_of, refusal
 from ..allocation import continuous
-from ..allocation.exact import Plan, spread_minus_gain, spread_only
+from ..allocation.exact import Plan, allocate, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
 from ..data.partition import class_counts
 from ..evaluation import Curve
 from ..metrics import pearson
 from ..report import Report
-from ..slimmable import template
+from ..slimmable import aggregate, template
 from ..types import Build, Shard
 from .theme import ALONE, BOUND, EDGE, INK, LINES, WIDTH_SCALE, axes, marker, shade
 
 MARKS = 9  # on a line of `curves`: more would hide its dashes
+SCALE = [to_hex(shade(k / 20)) for k in range(21)]  # the colours of the widths, for the pages
 
 
 @checked
@@ -49,17 +61,9 @@ def partition(shards: Sequence[Shard], labels: Sequence[str] = (), ax: Axes | No
     if len(labels):
         one_each("labels", list(labels), counts.shape[1], of="classes")
     ax = axes(ax, (7.2, max(2.2, 0.8 + 0.42 * len(counts))))
-    sns.heatmap(
-        np.sqrt(counts),  # areas are compared by eye, so colour by the square root
-        annot=counts if counts.size <= 150 else False,
-        fmt="d",
-        cmap=sns.light_palette("#3b6fa0", as_cmap=True),
-        cbar=False,
-        linewidths=1,
-        linecolor="white",
-        annot_kws={"size": 8},
-        ax=ax,
-    )
+    numbers = {"annot": counts if counts.size <= 150 else False, "fmt": "d", "annot_kws": {"size": 8}}
+    look = {"cmap": sns.light_palette("#3b6fa0", as_cmap=True), "cbar": False, "linewidths": 1, "linecolor": "white"}
+    sns.heatmap(np.sqrt(counts), ax=ax, **numbers, **look)  # areas are compared by eye, so colour by the square root
     ax.set(xlabel="class", ylabel="participant", title="samples of each class; on the right: in total")
     if len(labels):
         ax.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=35, ha="right", size=8)
@@ -98,7 +102,6 @@ def prefix(build: Build, width: Fraction, name: str, ax: Axes | None = None) -> 
     full, narrow = (" x ".join(map(str, shape)) for shape in shapes)
     ax.set_title(f"layer {name}: {full}, of it {narrow} at width {width:g}", size="small")
     ax.set(xlim=(0, columns), ylim=(rows, 0), xlabel="inputs", ylabel="outputs")
-    ax.set_aspect("auto")
     return ax.figure
 
 
@@ -108,8 +111,8 @@ def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 @checked
-def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), ax: Axes | None = None) -> Figure:
-    """Draw accuracy by width with its 95% band and its monotone fit; with a plan, who gets which width.
+def curve(found: Curve, plan: Plan, contribution: ArrayLike, ax: Axes | None = None) -> Figure:
+    """Draw accuracy by width with its 95% band and its monotone fit, and who gets which width.
 
     Args:
         found: The curve.
@@ -122,23 +125,20 @@ def curve(found: Curve, plan: Plan | None = None, contribution: ArrayLike = (), 
 
     Example:
         >>> import aequa_lite as aq
-        >>> curve(aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)).axes[0].get_xlabel()
+        >>> found = aq.Curve((0.1, 0.5, 1.0), (0.3, 0.6, 0.8), samples=1000)
+        >>> curve(found, aq.allocate([0.2, 0.6], found), [0.2, 0.6]).axes[0].get_xlabel()
         'width (logarithmic)'
     """
-    n = 0 if plan is None else len(plan.widths)
-    alone = np.asarray(contribution, dtype=float)
-    if alone.shape != (0,):  # none at all is the default
-        alone = one_each("contribution", accuracies("contribution", contribution), n)
+    alone = one_each("contribution", accuracies("contribution", contribution), len(plan.widths))
     ax = axes(ax)
     margin = 1.96 * found.standard_error
     ax.fill_between(found.widths, found.accuracy - margin, found.accuracy + margin, color="#cccccc", alpha=0.5, lw=0)
     ax.plot(found.widths, found.fitted, color=INK, lw=1, drawstyle="steps-post", zorder=2)
     ax.scatter(found.widths, found.accuracy, c=found.widths, cmap=WIDTH_SCALE, vmin=0, vmax=1, s=9, zorder=3)
-    if plan is not None:
-        _mark_rewards(ax, plan, alone)
+    _mark_rewards(ax, plan, alone)
     low, high = (end([float(end(found.accuracy)), *alone.tolist()]) for end in (min, max))
     ax.set(ylim=(max(0.0, low - 0.05), high + 0.07), ylabel="accuracy (validation)")
-    ax.set_title("accuracy by width" + (", and who earns which width" if plan is not None else ""))
+    ax.set_title("accuracy by width, and who earns which width")
     _width_axis(ax, float(found.widths[0]))
     return ax.figure
 
@@ -147,9 +147,8 @@ def _mark_rewards(ax: Axes, plan: Plan, alone: NDArray[np.float64]) -> None:
     """Mark each participant's reward on the curve, with a line from its stand-alone accuracy."""
     for i, (w, a) in enumerate(zip(plan.widths, plan.predicted_accuracy)):
         ax.scatter([w], [a], color=shade(w), marker=marker(i), s=75, zorder=6, **EDGE)
-        if len(alone):
-            ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
-            ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
+        ax.plot([w, w], [alone[i], a], color=ALONE, lw=1.5, zorder=4)
+        ax.plot([w * 0.95, w * 1.05], [alone[i]] * 2, color=ALONE, lw=2, zorder=5)
     order = np.argsort(plan.widths, kind="stable")
     apart = np.flatnonzero(np.diff(np.log(plan.widths[order])) > 0.05) + 1
     for group in np.split(order, apart):  # who stand too close to each other share a label
@@ -158,9 +157,8 @@ def _mark_rewards(ax: Axes, plan: Plan, alone: NDArray[np.float64]) -> None:
         who = f"{first}\N{EN DASH}{last}" if whole else ", ".join(map(str, sorted(group)))
         place = float(np.median(plan.widths[group])), float(plan.predicted_accuracy[group].max())
         ax.annotate(who, place, xytext=(0, 8), textcoords="offset points", ha="center", size=10, color=INK)
-    if len(alone):
-        place = (float(plan.widths[0]), float(alone[0]))
-        ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
+    place = float(plan.widths[0]), float(alone[0])
+    ax.annotate("alone", place, xytext=(8, -3), textcoords="offset points", size=8.5, color=ALONE)
 
 
 def _width_axis(ax: Axes, least: float) -> None:
@@ -191,8 +189,8 @@ def curves(found: Mapping[str, Sequence[Curve]], ax: Axes | None = None) -> Figu
     if not 1 <= len(found) <= len(LINES):
         raise refusal("found", f"curves of one to {len(LINES)} methods by name", found)
     for name, runs in found.items():
-        if not len(runs) or any(not np.array_equal(c.widths, runs[0].widths) for c in runs):
-            raise refusal(f"found[{name!r}]", "one or more curves on the same widths", runs)
+        if any(not np.array_equal(c.widths, runs[0].widths) for c in runs):
+            raise refusal(f"found[{name!r}]", "curves on the same widths", runs)
     ax = axes(ax)
     for (name, runs), line, ink in zip(found.items(), ("-", "--", ":", "-."), LINES, strict=False):
         grid, values = runs[0].widths, np.stack([c.accuracy for c in runs])  # (runs, widths)
@@ -234,7 +232,7 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     ax.plot([low, high], [low, high], color=ALONE, lw=1, ls="--")
     place = (low + 0.3 * (high - low),) * 2
     ax.annotate("no gain: as good as alone", place, xytext=(8, -10), textcoords="offset points", color=ALONE, size=8.5)
-    shares = np.ones(len(own)) if report.widths is None else np.array(report.widths)
+    shares = report.widths or [1.0] * len(own)
     for i in range(len(own)):
         ax.errorbar(own[i], rewarded[i], yerr=error[i], color="#999999", lw=1, zorder=2)
         ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
@@ -251,7 +249,7 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-def _apart(heights: NDArray[np.float64], least: float, top: float = np.inf) -> NDArray[np.float64]:
+def _apart(heights: NDArray[np.float64], least: float, top: float) -> NDArray[np.float64]:
     """Rising heights, pushed up until neighbours are this far apart, then down below the top: labels do not overlap."""
     placed, steps = heights.copy(), least * np.arange(len(heights))
     for i in range(1, len(placed)):
@@ -279,8 +277,7 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
     """
     n = len(report.standalone)
     ax = axes(ax, (7.2, 0.9 + 0.5 * n))
-    for i in range(n):
-        width = 1.0 if report.widths is None else report.widths[i]
+    for i, width in enumerate(report.widths or [1.0] * n):
         ax.barh(i, 1, color="#f0f0f0", height=0.62)
         ax.barh(i, width, color=shade(width), height=0.62, **EDGE)
         label = f"{width:.2f} of the width, {report.parameters[i]:,} parameters"
@@ -292,62 +289,44 @@ def widths(report: Report, ax: Axes | None = None) -> Figure:
     ax.text(1.03, -0.75, "alone", size=9, color=ALONE)
     ax.text(1.17, -0.75, "reward", size=9, color=INK, weight="bold")
     ax.set(xlim=(0, 1.32), ylim=(n - 0.5, -1), xlabel="width of the reward", ylabel="participant")
-    ax.set_yticks(range(n))
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
+    ax.set(xticks=[0, 0.25, 0.5, 0.75, 1.0], yticks=range(n))
     ax.spines["left"].set_visible(False)
     ax.tick_params(axis="y", length=0)
     return ax.figure
 
 
 @checked
-def width_schedule(
-    found: ArrayLike, participant: int | None = None, reference: ArrayLike = (), ax: Axes | None = None
-) -> Figure:
+def width_schedule(found: ArrayLike, ax: Axes | None = None) -> Figure:
     """Draw the width of each participant in each round; a gap is a round without it.
 
     Args:
         found: (rounds, participants) widths; 0 for a participant that is absent.
-        participant: The one that the figure is about; all others become thin lines.
-        reference: (rounds,) widths to compare with, dashed.
         ax: Axes to draw on.
 
     Raises:
-        ValueError: `found` is not such a table of widths, or `participant` or `reference` does not fit it.
+        ValueError: `found` is not such a table of widths.
 
     Example:
         >>> width_schedule([[0.25, 0.25], [0.15, 1.0]]).axes[0].get_ylabel()
         'width (logarithmic)'
     """
-    table, dashed = np.array(found, dtype=float), np.asarray(reference, dtype=float)
+    table = np.array(found, dtype=float)
     if table.ndim != 2 or not table.any() or not ((table >= 0) & (table <= 1)).all():
         raise refusal("found", "widths of shape (rounds, participants) in [0, 1], not all 0", found)
-    if participant is not None:
-        number("participant", participant, 0, table.shape[1] - 1, whole=True)
-    if dashed.size:
-        one_each("reference", dashed, len(table), of="rounds")
     ax = axes(ax)
-    rounds, seen = np.arange(1, len(table) + 1), np.where(table > 0, table, np.nan)
-    if dashed.size:
-        ax.plot(rounds, dashed, color=ALONE, lw=1, ls="--", zorder=2)
+    seen = np.where(table > 0, table, np.nan)
     for i, line in enumerate(seen.T):
-        strong = participant in (None, i)
-        ax.plot(rounds, line, color="#888888" if strong else "#d8d8d8", lw=1, zorder=2 if strong else 1)
-        if strong:
-            _mark_rounds(ax, rounds, line, i, 3 if participant is None else 1)
-    least = np.nanmin([*seen.ravel(), *dashed[dashed > 0]])
+        ax.plot(np.arange(1, len(line) + 1), line, color="#888888", lw=1, zorder=2)
+        at = np.unique([*range(i % 3, len(line), 3), len(line) - 1])  # so that markers do not hide each other
+        look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
+        ax.scatter(at + 1, line[at], s=34, edgecolor="white", lw=0.5, **look)
+    least = np.nanmin(seen)
     ladder = (0.03, 0.1, 0.3, 1.0) if least < 0.1 else (0.1, 0.2, 0.3, 0.5, 1.0)
     ticks = [w for w in ladder if w >= 0.9 * least]
     ax.set(yscale="log", xlabel="round", ylabel="width (logarithmic)", ylim=(0.85 * least, 1.2))
     ax.set_yticks(ticks, [f"{w:g}" for w in ticks])
     ax.minorticks_off()
     return ax.figure
-
-
-def _mark_rounds(ax: Axes, rounds: NDArray[np.int64], line: NDArray[np.float64], i: int, every: int) -> None:
-    """Mark a participant's widths in every few rounds and in the last one, so that markers do not hide each other."""
-    at = np.unique(np.append(np.arange(i % every, len(line), every), len(line) - 1))
-    look = {"c": line[at], "cmap": WIDTH_SCALE, "vmin": 0, "vmax": 1, "marker": marker(i), "zorder": 3}
-    ax.scatter(rounds[at], line[at], s=34, edgecolor="white", lw=0.5, **look)
 
 
 @checked
@@ -389,15 +368,16 @@ def water_filling(contribution: ArrayLike, least: float, full: float, ax: Axes |
 
 
 @checked
-def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figure:
+def curve_range(contribution: ArrayLike) -> Figure:
     r"""Draw what the range of the curve allows: smallest CGS, and Pearson at it, by the span $u - \ell$.
+
+    Spans go up to 1.3 times the contributions' own range, which is marked.
 
     Args:
         contribution: (n,) accuracies in [0, 1].
-        spans: Spans in (0, 1] to try (default: 40 up to 1.3 times the contributions' own range, which is marked).
 
     Raises:
-        ValueError: A contribution is outside [0, 1], or a span outside (0, 1].
+        ValueError: A contribution is outside [0, 1].
 
     Example:
         >>> [each.get_ylabel() for each in curve_range([0.3, 0.5, 0.7]).axes]
@@ -405,9 +385,7 @@ def curve_range(contribution: ArrayLike, spans: ArrayLike | None = None) -> Figu
     """
     b = accuracies("contribution", contribution)
     own = float(np.ptp(b))
-    tried = np.linspace(0.02, max(0.04, min(1.3 * own, 1.0)), 40) if spans is None else np.asarray(spans, dtype=float)
-    if tried.ndim != 1 or not tried.size or not ((tried > 0) & (tried <= 1)).all():
-        raise refusal("spans", "numbers in (0, 1]", spans)
+    tried = np.linspace(0.02, max(0.04, min(1.3 * own, 1.0)), 40)
     spread, follows = [], []
     for span in tried:
         least = max(0.0, min(float(b.min()), 1 - span))  # only the span matters, not where it lies
@@ -457,9 +435,8 @@ def critical_weight(contribution: ArrayLike, least: float, full: float, ax: Axes
         if np.isfinite(place):
             ax.axvline(place, color=ALONE, lw=1, ls=":")
             ax.text(place, 1.0, f" {label}", transform=ax.get_xaxis_transform(), size=8.5, color=ALONE, va="top")
-    ax.set(
-        xlabel="weight of the mean gain", ylabel="points", title="above the critical weight, gain outweighs fairness"
-    )
+    ax.set(xlabel="weight of the mean gain", ylabel="points")
+    ax.set_title("above the critical weight, gain outweighs fairness")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize="small")
     return ax.figure
 
@@ -499,8 +476,7 @@ def rules(plans: Mapping[str, Plan], contribution: ArrayLike, ax: Axes | None = 
     for i in range(len(b)):
         ax.scatter([], [], color="#888888", marker=marker(i), s=50, label=str(i))
     ax.axvline(0, color=ALONE, lw=1, ls="--")
-    ax.set(xlabel="gain (points)", ylim=(len(plans) - 0.5, -0.6), yticks=range(len(plans)))
-    ax.set_yticklabels(list(plans))
+    ax.set(xlabel="gain (points)", ylim=(len(plans) - 0.5, -0.6), yticks=range(len(plans)), yticklabels=list(plans))
     ax.tick_params(axis="y", length=0)
     look = {"fontsize": "small", "title_fontsize": "small"}
     ax.legend(title="participant", loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns, **look)
@@ -562,13 +538,12 @@ def comparison(names: Sequence[str], full_gain: Sequence[float], spread: Sequenc
     """
     if not len(names):
         raise refusal("names", "one or more names", names)
-    columns = {"full_gain": list(full_gain), "spread": list(spread)}
-    for label, values in columns.items():
-        one_each(label, [number(label, value) for value in values], len(names), of="names")
+    one_each("full_gain", full_gain, len(names), of="names")
+    one_each("spread", spread, len(names), of="names")
     order = np.argsort(np.asarray(spread, dtype=float), kind="stable")[::-1]
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 0.9 + 0.26 * len(order)))
     for row, k in enumerate(order):
-        for ax, values in ((left, columns["full_gain"]), (right, columns["spread"])):
+        for ax, values in ((left, full_gain), (right, spread)):
             ax.plot([0, 100 * values[k]], [row, row], color="#cccccc", lw=2, zorder=1)
             ax.scatter(100 * values[k], row, color=INK, s=28, zorder=2)
     left.axvline(0, color=ALONE, ls="--", lw=1)
@@ -577,3 +552,142 @@ def comparison(names: Sequence[str], full_gain: Sequence[float], spread: Sequenc
     left.set(xlabel="full width minus\nbest alone (points)", title="full width")
     right.set(xlabel="spread of the gains,\nCGS (points)", title="fairness", xlim=(0, None))
     return figure
+
+
+# --- pages: figures that move ---
+
+
+@checked
+@dataclass(frozen=True)
+class Page:
+    """Hold a piece of HTML that a notebook and the built book show.
+
+    Example:
+        >>> Page("<p>hello</p>")._repr_html_()
+        '<p>hello</p>'
+    """
+
+    html: str
+
+    def __repr__(self) -> str:
+        return f"Page({len(self.html):,} characters)"
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def asset(name: str) -> str:
+    """The text of a file in the folder of assets."""
+    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _still(contribution: NDArray[np.float64], found: Curve) -> str:
+    """The same figure as a picture, for a page without scripts."""
+    figure = curve(found, allocate(contribution, found, individually_rational=True), contribution)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    plt.close(figure)
+    label = "Accuracy by width; markers show which width each participant earns at the default weight."
+    picture = base64.b64encode(content.getvalue()).decode()
+    look = "max-width:100%;height:auto"
+    return f'<noscript><img alt="{escape(label)}" src="data:image/png;base64,{picture}" style="{look}"></noscript>'
+
+
+@checked
+def sliders(contribution: ArrayLike, curve: Curve, name: str = "allocation") -> Page:
+    r"""Show the allocation under three sliders: trade-off weight, least width, and noise of the contributions.
+
+    The page computes individually rational rewards by the same sweep over $\tau$ as `allocate`, for reading A.
+
+    Args:
+        contribution: (n,) accuracies in [0, 1].
+        curve: Accuracy by width.
+        name: Identifier, unique on the page.
+
+    Raises:
+        ValueError: A contribution is outside [0, 1], or `curve` is not a curve.
+
+    Example:
+        >>> curve = Curve((0.1, 0.5, 1.0), (0.5, 0.7, 0.9), samples=1000)
+        >>> "<script>" in sliders([0.45, 0.65, 0.85], curve).html
+        True
+
+    References:
+        Our choice.
+    """
+    b = accuracies("contribution", contribution)
+    name = f"sliders-{name}"  # no heading of the page has this anchor
+    weight = round(0.5 / float(np.sqrt(max(len(b) - 1, 1))), 2)
+    steps = {"levels": curve.levels.tolist(), "widths": [round(float(w), 4) for w in curve.level_widths]}
+    # levels and contributions with every digit, so that the page finds what `allocate` finds
+    values = {"name": name, "b": b.tolist(), **steps, "weight": weight, "scale": SCALE}
+    text = json.dumps(values).replace("<", "\\u003c")  # no name ends the script
+    page = asset("sliders.html").replace("__NAME__", escape(name, quote=True)).replace("__VALUES__", text)
+    return Page(page.replace("__SEARCH__", asset("sliders.js")) + _still(b, curve))
+
+
+def _grid(values: Tensor, full: int, label: str) -> str:
+    """A square matrix as coloured cells at its place in the full one."""
+    cells = ""
+    for i, j in np.ndindex(full, full):
+        inside = max(i, j) < len(values)
+        tone = round(20 * (max(i, j) + 1) / full)
+        look = f"background:{SCALE[tone]};color:{'#fff' if tone >= 10 else '#111'}" if inside else "background:#f0f0f0"
+        text = f"{float(values[i, j]):g}" if inside else ""
+        cells += f'<span style="{look};padding:4px 0;text-align:center">{text}</span>'
+    spoken = escape(f"{label}: {'; '.join(' '.join(f'{float(v):g}' for v in row) for row in values)}", quote=True)
+    box = f"display:grid;grid-template-columns:repeat({full},2.6em);gap:2px"
+    grid = f'<div role="img" aria-label="{spoken}" style="{box}">{cells}</div>'
+    return f'<div style="margin:0 18px 8px 0"><div>{escape(label)}</div>{grid}</div>'
+
+
+@checked
+def stepper(theta: Tensor, updates: Sequence[tuple[Tensor, float]], name: str = "round") -> Page:
+    r"""Show one round in four steps: the global model, what is sent, what comes back, the aggregate.
+
+    Buttons lead from step to step; without scripts all four stand one below the other.
+
+    Args:
+        theta: A square matrix of the global model.
+        updates: For each participant its trained leading block and its aggregation weight.
+        name: Identifier, unique on the page.
+
+    Raises:
+        ValueError: `theta` or a block is not a square matrix, or a weight is not above 0.
+
+    Example:
+        >>> import torch
+        >>> "4. aggregate" in stepper(torch.zeros(3, 3), [(torch.ones(3, 3), 1.0), (torch.ones(2, 2), 2.0)]).html
+        True
+
+    References:
+        Our choice.
+    """
+    full = max(theta.shape, default=0)
+    _square("theta", theta, full)
+    for i, (block, weight) in enumerate(updates):
+        _square(f"updates[{i}]", block, full)
+        number(f"updates[{i}] weight", weight, 0, above=True)
+    theta_next = aggregate({"w": theta}, [({"w": v}, a) for v, a in updates])["w"]
+    sent = [_grid(theta[: len(v), : len(v)], full, f"to participant {i}") for i, (v, _) in enumerate(updates)]
+    back = [_grid(v, full, f"from participant {i}, weight {a:g}") for i, (v, a) in enumerate(updates)]
+    after = _grid(theta_next, full, "global, after the round")
+    steps = (
+        ("1. the global model", "One matrix of it; an outer cell belongs to wide networks only.", [_grid(theta, full, "global")]),
+        ("2. broadcast", "Each participant receives the leading block of its width.", sent),
+        ("3. train", "Each trains its block on its own shard and sends it back; the data stays local.", back),
+        ("4. aggregate", "Each entry is averaged over those who hold it.", [*back, after]),
+    )  # fmt: skip
+    panels = ""
+    for title, text, grids in steps:
+        row = f'<div style="display:flex;flex-wrap:wrap;margin-top:6px">{"".join(grids)}</div>'
+        panels += f"<section data-step><b>{title}</b><br>{text}{row}</section>"
+    page = asset("stepper.html").replace("__NAME__", escape(f"stepper-{name}", quote=True))
+    quoted = json.dumps(f"stepper-{name}").replace("<", "\\u003c")
+    return Page(page.replace("__QUOTED__", quoted).replace("__PANELS__", panels))
+
+
+def _square(name: str, matrix: Tensor, most: int) -> None:
+    """Refuse what is not a square matrix of at most so many rows."""
+    if matrix.ndim != 2 or not 0 < matrix.shape[0] == matrix.shape[1] <= most:
+        raise refusal(name, f"a square matrix of 1 to {most} rows", tuple(matrix.shape))

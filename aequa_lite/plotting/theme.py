@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -16,17 +15,26 @@ from .._check import checked
 from .._io import atomic_write
 
 WIDTH_SCALE = sns.color_palette("crest", as_cmap=True)  # width is always on this one sequential scale
-
-
 MARKERS = "os^Dv<>ph*X"  # a participant is always a marker
 INK, ALONE, BOUND = "#333333", "#8c510a", "#d81b60"  # text and lines; stand-alone accuracy; at a bound
 CYCLE = ("#0072b2", "#d55e00", "#333333", "#cc79a7")  # categories without a meaning of their own, in this order
-
-
 LINES = (INK, "#0072b2", ALONE, "#777777")  # methods, each with a dash pattern of its own
-
-
 EDGE = {"edgecolor": INK, "linewidth": 0.7}  # around a marker, since a narrow width is pale
+
+LOOK = {
+    "figure.figsize": (6.4, 3.6),
+    "figure.dpi": 110,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": "medium",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "font.family": "DejaVu Sans",
+    "svg.hashsalt": "aequa-lite",
+    "figure.constrained_layout.use": True,
+}
 
 
 def style() -> None:
@@ -37,28 +45,10 @@ def style() -> None:
 
     Example:
         >>> style()
-        >>> mpl.rcParams["figure.facecolor"]
+        >>> plt.rcParams["figure.facecolor"]
         'white'
     """
-    sns.set_theme(context="notebook", style="ticks", palette=CYCLE)
-    mpl.rcParams.update(
-        {
-            "figure.figsize": (6.4, 3.6),
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "figure.dpi": 110,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "axes.titlesize": "medium",
-            "axes.titlelocation": "left",
-            "legend.frameon": False,
-            "font.family": "DejaVu Sans",
-            "svg.hashsalt": "aequa-lite",
-            "figure.constrained_layout.use": True,
-        }
-    )
+    sns.set_theme(context="notebook", style="ticks", palette=CYCLE, rc=LOOK)
 
 
 def marker(participant: int) -> str:

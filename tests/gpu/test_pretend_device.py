@@ -25,6 +25,7 @@ from pretend_cuda import Device, pretend_cuda
 import aequa_lite as aq
 from aequa_lite import contribution, vectorized
 from aequa_lite._validation import checked_update
+from aequa_lite.baselines.subnetworks import importance
 from aequa_lite.experiments.sweep import gather, read_sweep, run_sweep
 from aequa_lite.local import class_shares
 from aequa_lite.registry import TABLES, algorithm, lookup
@@ -367,9 +368,7 @@ def test_functions_that_are_called_alone_move_what_is_elsewhere(device: Device) 
     np.testing.assert_allclose(aq.alignment(here, mixed), aq.alignment(here, rnd), atol=SUMS)
     few = data.validation.take(slice(0, 20))
     np.testing.assert_allclose(
-        aq.baselines.importance(aq.MLP, here, few),
-        aq.baselines.importance(aq.MLP, {k: t.to("cuda") for k, t in here.items()}, few),
-        atol=SUMS,
+        importance(aq.MLP, here, few), importance(aq.MLP, {k: t.to("cuda") for k, t in here.items()}, few), atol=SUMS
     )
     norms = aq.for_dataset(aq.networks.BatchResNet18, data, channels=4)(0.5)
     assert not any(t.is_cuda for t in aq.networks.recalibrate_batchnorm(norms, few).buffers())
