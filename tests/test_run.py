@@ -244,7 +244,7 @@ def test_a_number_that_papermill_writes_as_a_call_is_one_and_the_others_are_kept
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(aq.experiments.run, "problem_of", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("aequa_lite.cli.prepare", lambda *_: pytest.fail("work began"))
     for command in ("run", "reproduce"):
         assert main([command, "--out", str(tmp_path / "file")]) == 2
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from .._check import checked, flag, one_of, refusal
+from .._check import checked, one_of, refusal
 from .._io import printable, write_whole
 from ..aggregation import validation_weights
 from ..config import Config
@@ -26,15 +26,16 @@ from ..contribution import affine_calibration
 from ..data.load import load
 from ..data.readers import NAMES, data_folder
 from ..evaluation import accuracy
-from ..method import Algorithm, Outcome, Problem, Train, assess, train
+from ..method import Algorithm, Outcome, Problem, Train, train
 from ..networks.base import for_dataset
-from ..registry import algorithm, allocation, fits, lookup, network, word_list
+from ..registry import algorithm, allocation, lookup, network, word_list
 from ..report import Report, owners
 from ..rewards import clear
 from ..types import Dataset, Shard
 from ..vectorized import half_precision
 
 MOST_NAME_BYTES = 150  # of a folder; file systems allow 255
+TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}  # of a notebook's parameters
 
 
 class Source(str):
@@ -91,7 +92,7 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
                 declared[name] = kind
             elif declared:
                 one_of("parameter", name, declared)
-                if not fits(value, declared[name]):
+                if type(value) not in TYPES.get(declared[name], (type(value),)):
                     raise refusal(name, f"of the type {declared[name]}", value)
             assigned[name] = value
     if not declared and values is not None:
@@ -175,12 +176,6 @@ class Setup:
     device: str = ""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type == "bool":
-                flag(each.name, value)
-            elif not isinstance(value, str):
-                raise refusal(each.name, "a word", value)
         for kind in ("partition", "contribution", "width_sampler", "server", "aggregate"):
             lookup(kind, getattr(self, kind))
         if self.participant and self.partition != "natural":
@@ -207,8 +202,6 @@ def split_parameters(values: Mapping[str, Any]) -> tuple[Setup, Config]:
         >>> setup.partition, config.rounds
         ('homogeneous', 3)
     """
-    if not isinstance(values, Mapping):
-        raise refusal("values", "parameters by name", values)
     words, numbers = ({each.name for each in fields(kind)} for kind in (Setup, Config))
     for name in values:
         one_of("parameter", name, sorted(words | numbers))
@@ -235,17 +228,6 @@ def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn
     data = load(locate(setup.data, root), root=root, device=device, seed=config.seed, **columns)
     build = for_dataset(network(setup.network), data)
     return data, build, lookup("partition", setup.partition)(data.train, config)
-
-
-def problem_of(setup: Setup, config: Config, tell: Callable[[str], object] | None = None) -> Problem:
-    """The problem of a setup: data, network, shards and, trained alone, the models and contributions of participants.
-
-    `tell` is called with what was read, before anybody trains.
-    """
-    data, build, shards = prepare(setup, config)
-    if tell:
-        tell(reading_of(data, shards))
-    return assess(build, shards, config, data, contribution=lookup("contribution", setup.contribution))
 
 
 def reading_of(data: Dataset, shards: Sequence[Shard]) -> str:
