@@ -103,14 +103,12 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
 def _assigned(cell: str) -> list[tuple[str, str, Any]]:
     """Name, declared type ("" for none) and value of a cell that holds only plain values; else nothing."""
     try:
-        found = ast.parse(cell).body
-        pairs = [
-            (node.target, ast.unparse(node.annotation), node.value)
+        return [
+            (node.target.id, ast.unparse(node.annotation), _plain(node.value))
             if isinstance(node, ast.AnnAssign)
-            else (node.targets[0], "", node.value)
-            for node in found
+            else (node.targets[0].id, "", _plain(node.value))
+            for node in ast.parse(cell).body
         ]
-        return [(target.id, kind, _plain(value)) for target, kind, value in pairs]
     except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
         return []  # a cell that does something sets no parameters
 
@@ -300,10 +298,7 @@ def compete(
             failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
             write_whole(folder / "failed.txt", failed[word] + "\n")
             continue
-        if keep:
-            outcome.save(folder)
-        else:
-            outcome.report.save(folder)
+        (outcome if keep else outcome.report).save(folder)
         yield word, outcome
     if failed:
         raise RuntimeError("; ".join(f"{word} failed, {reason}" for word, reason in failed.items()))

@@ -24,6 +24,8 @@ import itertools
 import json
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
@@ -38,28 +40,29 @@ import papermill
 import torch
 import yaml
 from papermill.exceptions import PapermillExecutionError
+from torch import nn
 from tqdm import tqdm
 
 from .._check import Count, checked, number, one_of, refusal
 from .._io import error_text, parse_json, read_limited, short_repr, write_whole
 from .._parallel import available
-from ..registry import word_list
-from .packed import RunGroup
-from .run import folder_name
+from .._parallel import workers as spread_over
+from ..checkpoint import describe
+from ..config import Config
+from ..federate import Strategy, federation, side_by_side, standalone_many
+from ..method import Problem, assess
+from ..registry import lookup, word_list
+from ..types import Build, Round, Shard
+from .run import compete, folder_name, prepare, split_parameters
 from .tables import check_table, write_tables
 
-__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share", "sweep_table"]
-
+__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share"]
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
-
-
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
-
-
+MOST_NAME_BYTES = 200  # of a run's folder without its digest, which tells apart what is cut
 ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
-# in the name of a run's folder: letters of a value, bytes of all; the digest tells apart what is cut
-MOST_LETTERS, MOST_BYTES_OF_NAME = 100, 200
+Many = Callable[[list[Any]], list[Any]]  # requests of one kind -> what each gets
 
 
 @checked
@@ -83,8 +86,8 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         """Its folder: readable by its label, unique by its digest."""
-        words = "-".join(folder_name(str(value))[:MOST_LETTERS] for value in self.label.values())
-        short = words.encode()[:MOST_BYTES_OF_NAME].decode(errors="ignore")
+        words = "-".join(folder_name(str(value)) for value in self.label.values())
+        short = words.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
         return root / (f"{short}-{self.digest}" if short else self.digest)
 
     def reports(self, root: Path) -> dict[str, Path]:
@@ -177,40 +180,33 @@ def read_sweep(path: Path | str) -> Sweep:
     """
     path = Path(path)
     try:
-        sweep = _parse_sweep(path)
-        known = papermill.inspect_notebook(str(sweep.notebook))
-        defaults = {name: ast.literal_eval(each["default"]) for name, each in known.items()}
+        return _parse_sweep(path)
     except Exception as error:  # whatever a reader of YAML or of notebooks chokes on
-        raise ValueError(f"sweep {path} cannot be read: {error_text(error)}") from error
-    parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
-    for name in itertools.chain(*parts):
-        one_of(f"sweep {path}: parameter", name, [each for each in known if each != "out"])
-    count = len(sweep.cases) * sum(math.prod(map(len, grid.values())) for grid in sweep.grids)
-    if not 0 < count <= MOST_RUNS:
-        raise refusal(f"sweep {path}", f"one of 1 to {MOST_RUNS} runs", count)
-    sweep = replace(sweep, defaults=defaults)
-    try:
-        sweep.runs()
-    except ValueError as error:  # its methods are no list of calls
-        raise ValueError(f"sweep {path} cannot be run: {error_text(error)}") from error
-    return sweep
+        raise ValueError(f"sweep {path} cannot be read: {error_text(error, 1000)}") from error
 
 
 def _parse_sweep(path: Path) -> Sweep:
-    """The content of a sweep file, before it is compared with the notebook."""
+    """The sweep of a file, compared with its notebook."""
     found, text = plain_yaml(path)
     for key in found:
         one_of("key", key, KEYS)
+    notebook = Path(found["notebook"])
+    if not notebook.is_file():
+        raise refusal("notebook", "a file on this machine", str(notebook))
+    known = papermill.inspect_notebook(str(notebook))
+    defaults = {name: ast.literal_eval(each["default"]) for name, each in known.items()}
+    fixed, grids = dict(found.get("fixed") or {}), tuple(map(dict, _many(found["grid"])))
     cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
-    grids = tuple(map(dict, _many(found["grid"])))
+    when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
+    for name in itertools.chain(fixed, *grids, *cases.values(), *itertools.chain(*when)):
+        one_of("parameter", name, [each for each in known if each != "out"])
     for name, values in itertools.chain(*(grid.items() for grid in grids)):
         if not isinstance(values, list) or not values:
             raise refusal(f"grid {name}", "a list of values", values)
-    when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
-    fixed, notebook = dict(found.get("fixed") or {}), Path(found["notebook"])
-    if not notebook.is_file():
-        raise refusal("notebook", "a file on this machine", str(notebook))
-    return Sweep(path.stem, notebook, fixed, cases, grids, when, text=text)
+    number("number of runs", len(cases) * sum(math.prod(map(len, grid.values())) for grid in grids), 1, MOST_RUNS)
+    sweep = Sweep(path.stem, notebook, fixed, cases, grids, when, defaults, text)
+    sweep.runs()  # its methods may be no list of words
+    return sweep
 
 
 class _Strict(yaml.SafeLoader):
@@ -246,7 +242,7 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
 def share(runs: Collection[Run], part: int, parts: int) -> list[Run]:
     """Return one of `parts` balanced shares of the runs (`part` from 0).
 
-    Runs are sorted by label, the seed last; a share takes every `parts`-th, so each case and data set is split evenly.
+    Runs are sorted by label without the seed; a share takes every `parts`-th, so the seeds of each case are split evenly.
 
     Raises:
         ValueError: There is no such share.
@@ -254,18 +250,11 @@ def share(runs: Collection[Run], part: int, parts: int) -> list[Run]:
     Example:
         >>> runs = [Run({"case": case, "seed": seed}, {}) for seed in (0, 1) for case in ("slow", "quick")]
         >>> [run.label["case"] for run in share(runs, 0, 2)]
-        ['slow', 'quick']
+        ['quick', 'slow']
     """
     number("part", part, 0, number("parts", parts, 1, whole=True) - 1, whole=True)
-    names = sorted(dict.fromkeys(name for run in runs for name in run.label), key=lambda name: name == "seed")
-    seen: dict[str, list[Any]] = {name: [] for name in names}
-    for run, name in itertools.product(runs, names):
-        if run.label.get(name) not in seen[name]:
-            seen[name].append(run.label.get(name))
-    return sorted(runs, key=lambda run: [seen[name].index(run.label.get(name)) for name in names])[part::parts]
-
-
-SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "worse_off", "alone_best", "reward_best")
+    ordered = sorted(runs, key=lambda run: [str(value) for name, value in run.label.items() if name != "seed"])
+    return ordered[part::parts]
 
 
 @contextmanager
@@ -343,6 +332,99 @@ def packs(runs: Iterable[Run], root: Path, kept: Collection[tuple[str, str]], mo
     return [each[first : first + most] for each in found.values() for first in range(0, len(each), most)]
 
 
+class RunGroup:
+    """Where runs of one process wait for one another; each is a thread, and one computes at a time.
+
+    When all wait, what they ask for is trained together, in shared vectorized passes. If that fails, each is trained by
+    itself, so that only the run whose fault it is fails.
+
+    Args:
+        runs: How many there are.
+        options: Of `federate` and `standalone`.
+    """
+
+    def __init__(self, runs: int, **options: Any) -> None:
+        self.turn, self.here, self.options = threading.Condition(), runs, {"progress": False, **options}
+        self.asked: dict[int, tuple[Many, Any]] = {}
+        self.found: dict[int, Any] = {}
+        self.builds: dict[str, Build] = {}
+
+    def execute(self, run: Callable[[], Any]) -> Any:
+        """Run one of the runs in this thread."""
+        with self.turn:
+            try:
+                return run()
+            finally:
+                self.here -= 1
+                self._serve()
+
+    def ask(self, many: Many, request: Any) -> Any:
+        """Wait until the others wait too; return what this request gets."""
+        me = threading.get_ident()
+        self.asked[me] = many, request
+        self._serve()
+        self.turn.wait_for(lambda: me in self.found)
+        got = self.found.pop(me)
+        if isinstance(got, Exception):
+            raise got
+        return got
+
+    def _serve(self) -> None:
+        """Train what was asked for, if nobody is missing."""
+        if len(self.asked) < self.here:
+            return
+        asked, self.asked = self.asked, {}
+        for many in {each for each, _ in asked.values()}:
+            requests = {k: request for k, (each, request) in asked.items() if each == many}
+            self.found |= zip(requests, _together(many, list(requests.values())))
+        self.turn.notify_all()
+
+    def _alone(self, requests: Sequence[tuple[Build, Sequence[Shard], Config]]) -> list[list[nn.Module]]:
+        build = requests[0][0]
+        if any(each is not build for each, *_ in requests):  # another split of a table may have other categories
+            return [self._alone([each])[0] for each in requests]
+        return standalone_many(build, [each for _, *each in requests], **self.options)
+
+    def train(self, problem: Problem, strategy: Strategy, **options: Any) -> Round:
+        """`method.train`, with the others."""
+        return self.ask(self._train, (problem, {"strategy": strategy, **self.options, **options}))
+
+    def _train(self, requests: Sequence[tuple[Problem, dict[str, Any]]]) -> list[Round]:
+        runs = [federation(p.build, p.shards, p.config, **options) for p, options in requests]
+        with spread_over(None, requests[0][0].validation.y.device) as spread:
+            return side_by_side(runs, spread)
+
+    def run(self, values: Mapping[str, Any]) -> None:
+        """Do what `notebooks/reproduce.ipynb` does with these parameters, without its figures.
+
+        Raises:
+            ValueError: A parameter is unknown or does not fit.
+            RuntimeError: A method failed.
+        """
+        scale, keep, out = (values[name] for name in ("scale", "keep", "out"))
+        setup, config = split_parameters({k: v for k, v in values.items() if k not in ("scale", "keep", "out")})
+        if scale == "paper" and not (setup.device or torch.cuda.is_available()):
+            raise refusal("scale", "mini, or paper on a GPU", scale)
+        data, build, shards = prepare(setup, config)
+        build = self.builds.setdefault(json.dumps(describe(build)), build)  # one pass has one network
+        started = time.perf_counter()
+        alone = self.ask(self._alone, (build, shards, config))
+        contribution = lookup("contribution", setup.contribution)
+        problem = assess(build, shards, config, data, contribution=contribution, alone=alone)
+        about = {**values, "seconds_alone": round(time.perf_counter() - started, 1)}
+        write_whole(Path(out) / "run.json", json.dumps(about, indent=1) + "\n")
+        for _ in compete(setup, problem, out, keep=keep, train=self.train):
+            pass
+
+
+def _together(many: Many, requests: list[Any]) -> list[Any]:
+    """What each request gets; if they fail together each by itself, and then the error of each that fails."""
+    try:
+        return many(requests)
+    except Exception as error:
+        return [error] if len(requests) == 1 else [_together(many, [each])[0] for each in requests]
+
+
 def run_pack(
     runs: Sequence[Run], defaults: Mapping[str, Any], root: Path, kept: Collection[tuple[str, str]] = (), **options: Any
 ) -> None:
@@ -352,25 +434,32 @@ def run_pack(
     def one(run: Run) -> None:
         group.execute(lambda: run_one(lambda asked: group.run({**defaults, **asked}), run, root, kept))
 
-    pool = ThreadPoolExecutor(len(runs))  # as many threads as runs, since all must be able to wait
+    run_all([partial(one, run) for run in runs], len(runs))  # as many threads as runs: all must be able to wait
+
+
+def run_all(jobs: Sequence[Callable[[], object]], threads: int, title: str | None = None) -> None:
+    """Do all jobs, so many at a time, with a bar if it has a title; an interrupt waits for none of them."""
+    pool = ThreadPoolExecutor(threads)
+    began = [pool.submit(job) for job in jobs]
     try:
-        list(pool.map(one, runs))
+        for each in tqdm(as_completed(began), title, len(jobs), disable=title is None):
+            each.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Kernels that start in the block compute with one thread each: faster than several with many."""
     names = ("OMP_NUM_THREADS", "AEQUA_WORKERS")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ[name] for name in names if name in os.environ}
     os.environ |= dict.fromkeys(names, "1")
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
+        for name in names:
+            del os.environ[name]
+        os.environ |= before
 
 
 @checked
@@ -397,15 +486,15 @@ def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
     words = ("status", "method", "device", "date", "data_sha256", "scale")
     try:
         check_table(place)
-        head = pd.read_csv(place / "runs.csv", nrows=0).columns
-        table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
+        texts = pd.read_csv(place / "runs.csv", dtype=str, keep_default_na=False)  # as they stand there
+        kinds = {c: str for c in texts if c in words or c.startswith("version_")}
+        table = pd.read_csv(place / "runs.csv", dtype=kinds)
     except (ValueError, OSError) as error:  # pandas has several kinds
         raise ValueError(f"{place / 'runs.csv'} cannot be read ({error_text(error)}); restore or delete it") from error
     then = {tuple(map(_plain, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
     if not {*labels, "status"} <= {*table}:
         return {}
-    texts = pd.read_csv(place / "runs.csv", usecols=labels, dtype=str, keep_default_na=False)  # as they stand there
     keys = (tuple(map(_plain, each)) for each in texts[labels].itertuples(index=False))
     rows = ({k: v for k, v in row.items() if v == v} for row in table.to_dict("records"))  # a hole is no figure
     found = zip(map(then.get, keys), rows)
@@ -414,12 +503,10 @@ def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def _plain(value: Any) -> str:
     """A label as text, whichever way a table wrote it: 0 beside 0.5 becomes 0.0."""
-    if value is None:
-        return ""  # as a table writes it
     try:
-        return str(value) if isinstance(value, bool) else str(Decimal(str(value)).normalize() + 0)
-    except (ArithmeticError, ValueError):
-        return str(value)
+        return str(Decimal(str(value)).normalize() + 0)
+    except ArithmeticError:  # it is no number
+        return "" if value is None else str(value)
 
 
 @checked
@@ -461,63 +548,15 @@ def run_sweep(
     Example:
         >>> run_sweep(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))  # no grid, no runs
     """
-    here, chosen = root / sweep.name, share(sweep.runs(), *shard)
-    todo = [run for run in chosen if run.missing(here, kept)]
+    here = root / sweep.name
+    todo = [run for run in share(sweep.runs(), *shard) if run.missing(here, kept)]
+    if pack > 1 and sweep.notebook.stem != "reproduce":
+        raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
     if pack > 1:
-        if sweep.notebook.stem != "reproduce":
-            raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
-        for runs in tqdm(packs(todo, here, kept, pack), sweep.name):
-            run_pack(runs, sweep.defaults, here, kept)
-        return
+        jobs = [partial(run_pack, runs, sweep.defaults, here, kept) for runs in packs(todo, here, kept, pack)]
+        return run_all(jobs, 1, sweep.name)
     count = workers or (1 if torch.cuda.is_available() else available())
-    pool = ThreadPoolExecutor(count)
     with one_thread_each() if count > 1 else nullcontext():
-        began = [pool.submit(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo]
-        try:
-            for each in tqdm(as_completed(began), sweep.name, len(chosen), initial=len(chosen) - len(todo)):
-                each.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
-
-
-@checked
-def sweep_table(
-    file: Path | str,
-    *,
-    workers: Count | None = None,
-    shard: str = "1/1",
-    new: bool = False,
-    only_gather: bool = False,
-    pack: Count = 1,
-) -> str:
-    """Run a sweep file, gather its table, and return the table's main columns as text.
-
-    Args:
-        shard: "I/N", the I-th of N balanced shares of the runs.
-        new: Run only what results/NAME does not hold yet.
-        pack: As in `run_sweep`.
-
-    Raises:
-        ValueError: The file or the share is not one; or no run of the sweep is done.
-
-    Example:
-        >>> sweep_table("nowhere.yml")
-        Traceback (most recent call last):
-        ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
-    """
-    sweep, pieces = read_sweep(file), shard.split("/")
-    one_of_n = len(pieces) == 2 and all(each.isdecimal() for each in pieces)
-    if not one_of_n or not 1 <= int(pieces[0]) <= int(pieces[1]):
-        raise refusal("shard", "I/N with I from 1 to N", shard)
-    try:
-        if not only_gather:
-            kept = finished(sweep) if new else ()
-            run_sweep(sweep, shard=(int(pieces[0]) - 1, int(pieces[1])), workers=workers, kept=kept, pack=pack)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on with what is not finished", flush=True)
-        os._exit(130)  # not waiting for the notebooks: their kernels end with this process
-    table = gather(sweep)
-    text = table[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in table]].to_string(index=False)
-    if not (table["status"] == "done").any():
-        raise ValueError(f"no run of {sweep.name} is done:\n{text}")
-    return text
+        run_all(
+            [partial(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo], count, sweep.name
+        )

@@ -84,35 +84,30 @@ def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dic
     extra, rows = _notes(run.folder(root) / "run.json"), []
     for word, folder in run.reports(root).items():
         label = {**run.label, "method": word} if word else run.label
-        if not (folder / "report.json").exists():
-            reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
-            row = kept.get((run.digest, word))
-            if row and (row["status"] == "done" or not reasons):
-                rows.append({**row, **label})
-                continue
+        report, row = folder / "report.json", kept.get((run.digest, word))
+        reasons = [each for each in (folder / "failed.txt", run.folder(root) / "failed.txt") if each.exists()]
+        if report.exists():
+            when = date.fromtimestamp(report.stat().st_mtime).isoformat()
+            try:
+                rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
+            except (KeyError, ValueError) as error:  # one that is damaged is a row, not the end of the table
+                rows.append({**label, "status": f"damaged: {error_text(error)}"})
+        elif row and (row["status"] == "done" or not reasons):
+            rows.append({**row, **label})
+        else:
             status = read_limited(reasons[0], MOST_NOTE_BYTES).decode(errors="replace") if reasons else "not run yet"
             rows.append({**label, "status": printable(status)})
-            continue
-        when = date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat()
-        try:
-            rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
-        except (KeyError, ValueError) as error:  # one that is damaged is a row, not the end of the table
-            rows.append({**label, "status": f"damaged: {error_text(error)}"})
     return rows
 
 
 def _notes(notes: Path) -> dict[str, Any]:
     """What a run noted beside its reports; nothing if that is missing or damaged."""
-    try:
-        found = parse_json(read_limited(notes, MOST_NOTE_BYTES)) if notes.exists() else {}
-    except (OSError, ValueError):
-        return {}
     kinds = {"scale": str, "seconds_alone": (int, float)}
-    return {
-        name: found[name]
-        for name, kind in kinds.items()
-        if isinstance(found, dict) and isinstance(found.get(name), kind)
-    }
+    try:
+        found = parse_json(read_limited(notes, MOST_NOTE_BYTES))
+        return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _figures(found: Report) -> dict[str, Any]:
