@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import itertools
 import re
 import textwrap
 import time
@@ -35,7 +36,6 @@ from ..types import Dataset, Shard
 from ..vectorized import half_precision
 
 MOST_NAME_BYTES = 150  # of a folder; file systems allow 255
-TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}  # of a notebook's parameters
 
 
 class Source(str):
@@ -70,7 +70,7 @@ def show_source(function: Callable[..., Any]) -> Source:
 
 @checked
 def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a notebook's parameters; refuse one that was passed and not declared, or has another type.
+    """Return a notebook's parameters; refuse one that was passed and not declared.
 
     Args:
         cells: Sources that ran so far (`In` in a notebook). The first cell of annotated values declares the parameters; a
@@ -78,37 +78,28 @@ def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = No
         values: The notebook's `globals()`, for annotated names where no sources were kept, as under nbval.
 
     Raises:
-        ValueError: A name is unknown (the nearest is given), or a value has another type than declared.
+        ValueError: A name is unknown (the nearest is given).
 
     Example:
         >>> check_parameters(["rounds: int = 20", "rounds = 3"])
         {'rounds': 3}
     """
-    declared: dict[str, str] = {}
-    assigned: dict[str, Any] = {}
-    for cell in cells:
-        for name, kind, value in _assigned(cell):
-            if kind:
-                declared[name] = kind
-            elif declared:
-                one_of("parameter", name, declared)
-                if type(value) not in TYPES.get(declared[name], (type(value),)):
-                    raise refusal(name, f"of the type {declared[name]}", value)
-            assigned[name] = value
-    if not declared and values is not None:
-        return {name: values[name] for name in values.get("__annotations__", {})}
-    return {name: assigned[name] for name in declared}
+    found: dict[str, Any] = {}
+    for name, declares, value in itertools.chain.from_iterable(map(_assigned, cells)):
+        if found and not declares:
+            one_of("parameter", name, found)
+        if found or declares:
+            found[name] = value
+    return found or {name: values[name] for name in (values or {}).get("__annotations__", {})}
 
 
-def _assigned(cell: str) -> list[tuple[str, str, Any]]:
-    """Name, declared type ("" for none) and value of a cell that holds only plain values; else nothing."""
+def _assigned(cell: str) -> list[tuple[str, bool, Any]]:
+    """Name, whether it is annotated, and value, of a cell that holds only plain values; else nothing."""
     try:
-        return [
-            (node.target.id, ast.unparse(node.annotation), _plain(node.value))
-            if isinstance(node, ast.AnnAssign)
-            else (node.targets[0].id, "", _plain(node.value))
-            for node in ast.parse(cell).body
-        ]
+        nodes: Any = ast.parse(cell).body
+        declare = [isinstance(node, ast.AnnAssign) for node in nodes]
+        targets = [node.target if own else node.targets[0] for node, own in zip(nodes, declare)]
+        return [(each.id, own, _plain(node.value)) for node, own, each in zip(nodes, declare, targets)]
     except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
         return []  # a cell that does something sets no parameters
 

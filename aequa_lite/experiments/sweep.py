@@ -34,6 +34,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import papermill
@@ -448,25 +449,20 @@ def run_all(jobs: Sequence[Callable[[], object]], threads: int, title: str | Non
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Kernels that start in the block compute with one thread each: faster than several with many."""
-    names = ("OMP_NUM_THREADS", "AEQUA_WORKERS")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ |= dict.fromkeys(names, "1")
-    try:
-        yield
-    finally:
-        for name in names:
-            del os.environ[name]
-        os.environ |= before
+# for a while kernels that start compute with one thread each: faster than several with many
+one_thread_each = partial(patch.dict, os.environ, OMP_NUM_THREADS="1", AEQUA_WORKERS="1")
 
 
 @checked
-def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
+def finished(
+    sweep: Sweep, results: Path = Path("results"), *, failed: bool = False
+) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the finished rows of `results/NAME` by digest and method: what another machine has run.
 
     Only rows whose parameters are still the sweep's are returned, by the sweep file beside the table.
+
+    Args:
+        failed: Return the rows of runs that did not succeed, too.
 
     Raises:
         ValueError: The table cannot be read, or is not the one that was written.
@@ -475,11 +471,6 @@ def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, s
         >>> finished(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
         {}
     """
-    return {k: row for k, row in known(sweep, results).items() if row["status"] == "done"}
-
-
-def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """As `finished`, also the rows of runs that failed."""
     place = results / sweep.name
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
         return {}
@@ -497,8 +488,8 @@ def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
         return {}
     keys = (tuple(map(_plain, each)) for each in texts[labels].itertuples(index=False))
     rows = ({k: v for k, v in row.items() if v == v} for row in table.to_dict("records"))  # a hole is no figure
-    found = zip(map(then.get, keys), rows)
-    return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
+    found = {(digest, row.get("method", "")): row for digest, row in zip(map(then.get, keys), rows) if digest in now}
+    return {key: row for key, row in found.items() if failed or row["status"] == "done"}
 
 
 def _plain(value: Any) -> str:
@@ -519,7 +510,7 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
         >>> gather.__name__  # see `aequa sweep`
         'gather'
     """
-    return write_tables(sweep, known(sweep, results), root, results)
+    return write_tables(sweep, finished(sweep, results, failed=True), root, results)
 
 
 @checked
@@ -536,7 +527,7 @@ def run_sweep(
     Args:
         shard: (i, n), a balanced n-th of the runs, for machines that share no folder.
         workers: Runs side by side (default: one a processor, with one thread each; one on a GPU).
-        kept: What need not be run (`known`).
+        kept: What need not be run (`finished`).
         pack: Runs of one shape (they differ in seed and partition only) that train side by side, for a GPU: they share
             vectorized passes in this process, without their notebook and its figures. Reports are those of the notebook,
             up to rounding; the seconds are those of the whole pack.
