@@ -104,7 +104,7 @@ def resolve(path: str) -> Any:
 def word_of(kind: str, function: Any) -> str:
     """The word that names a function, for those without values; refused where there is none."""
     for word, path in TABLES[kind].items():
-        if not path.endswith("()") and resolve(path) is function:
+        if resolve(path) is function:
             return word
     raise refusal(kind, f"one that has a word ({', '.join(TABLES[kind])})", function)
 

@@ -219,9 +219,7 @@ def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manife
         write_whole(path.with_suffix(".json"), json.dumps(asdict(stated), indent=1) + "\n")
     for file, text in texts.items():
         write_whole(folder / file, text)
-    written = [each for path in rewards for each in (path, path.with_suffix(".json"))] + [
-        folder / each for each in texts
-    ]
+    written = [*rewards, *(path.with_suffix(".json") for path in rewards), *(folder / each for each in texts)]
     files = [_entry(each.name, each.read_bytes()) for each in written]
     write_whole(folder / LIST, json.dumps({"run": manifests[0].run, "files": files}, indent=1) + "\n")
     return rewards
