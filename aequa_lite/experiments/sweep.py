@@ -27,7 +27,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -346,8 +346,7 @@ class RunGroup:
 
     def __init__(self, runs: int, **options: Any) -> None:
         self.turn, self.here, self.options = threading.Condition(), runs, {"progress": False, **options}
-        self.asked: dict[int, tuple[Many, Any]] = {}
-        self.found: dict[int, Any] = {}
+        self.asked: list[tuple[Many, Any, Future[Any]]] = []
         self.builds: dict[str, Build] = {}
 
     def execute(self, run: Callable[[], Any]) -> Any:
@@ -361,23 +360,22 @@ class RunGroup:
 
     def ask(self, many: Many, request: Any) -> Any:
         """Wait until the others wait too; return what this request gets."""
-        me = threading.get_ident()
-        self.asked[me] = many, request
+        mine: Future[Any] = Future()
+        self.asked.append((many, request, mine))
         self._serve()
-        self.turn.wait_for(lambda: me in self.found)
-        got = self.found.pop(me)
-        if isinstance(got, Exception):
-            raise got
-        return got
+        self.turn.wait_for(mine.done)
+        return mine.result()
 
     def _serve(self) -> None:
         """Train what was asked for, if nobody is missing."""
         if len(self.asked) < self.here:
             return
-        asked, self.asked = self.asked, {}
-        for many in {each for each, _ in asked.values()}:
-            requests = {k: request for k, (each, request) in asked.items() if each == many}
-            self.found |= zip(requests, _together(many, list(requests.values())))
+        asked, self.asked = self.asked, []
+        for many in {each for each, *_ in asked}:
+            requests, futures = zip(*(own for each, *own in asked if each == many))
+            for future, got in zip(futures, _together(many, list(requests))):
+                tell = future.set_exception if isinstance(got, Exception) else future.set_result
+                tell(got)
         self.turn.notify_all()
 
     def _alone(self, requests: Sequence[tuple[Build, Sequence[Shard], Config]]) -> list[list[nn.Module]]:
