@@ -21,6 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 DECLARED = 'rounds: int = 20  # rounds\nlr: float = 0.1\nmixed: bool = False\nname: str = "a"'
 
 
+def parameters(cells: list[str], others: tuple[str, ...] = ()) -> dict:
+    """The parameters of a notebook of these cells, and of others that are not run here."""
+    values: dict = {}
+    for cell in cells:
+        exec(cell, values)
+    return aq.experiments.check_parameters([*cells, *others], values)
+
+
 @pytest.mark.parametrize(
     ("passed", "sentence"),
     [
@@ -30,18 +38,12 @@ DECLARED = 'rounds: int = 20  # rounds\nlr: float = 0.1\nmixed: bool = False\nna
 )
 def test_what_is_no_parameter_is_refused(passed: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        aq.experiments.check_parameters(["", "import sys\nx = 3", DECLARED, "# Parameters\n" + passed])
+        parameters(["", "import sys\nx = 3", DECLARED, "# Parameters\n" + passed])
 
 
 def test_parameters_are_those_declared_with_the_values_passed() -> None:
-    cells = [
-        "import sys\nx = 3",
-        DECLARED,
-        "# Parameters\nlr = 1\nname = 'b'",
-        "y = compute(rounds)",
-        "%matplotlib inline",
-    ]
-    assert aq.experiments.check_parameters(cells) == {"rounds": 20, "lr": 1, "mixed": False, "name": "b"}
+    cells = ["import sys\nx = 3", DECLARED, "# Parameters\nlr = 1\nname = 'b'", "y = rounds + 1"]
+    assert parameters(cells, ("%matplotlib inline",)) == {"rounds": 20, "lr": 1, "mixed": False, "name": "b"}
 
 
 def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> None:
@@ -204,7 +206,7 @@ def test_there_is_one_set_of_defaults() -> None:
     cells = json.loads((ROOT / "notebooks" / "reproduce.ipynb").read_text())["cells"]
     (text,) = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     own = {"scale", "keep", "out"}  # of the notebook alone
-    written = {k: v for k, v in aq.experiments.check_parameters([text]).items() if k not in own}
+    written = {k: v for k, v in parameters([text]).items() if k not in own}
     usual = {each.name: each.default for each in (*fields(runs.Setup), *fields(aq.Config))}
     assert written == usual
     partition = signature(fleet.run_fleet).parameters["partition"].default
@@ -239,7 +241,7 @@ def test_a_wrong_argument_is_one_sentence_and_exit_two(words, sentence, capsys: 
 def test_a_number_that_papermill_writes_as_a_call_is_one_and_the_others_are_kept() -> None:
     declared = "rounds: int = 20\nseed: int = 0\nlr: float = 0.1"
     passed = "# Parameters\nrounds = 3\nseed = 7\nlr = float('inf')\n"
-    assert aq.experiments.check_parameters([declared, passed]) == {"rounds": 3, "seed": 7, "lr": float("inf")}
+    assert parameters([declared, passed]) == {"rounds": 3, "seed": 7, "lr": float("inf")}
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path, monkeypatch) -> None:

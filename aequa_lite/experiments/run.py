@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
-import itertools
 import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -69,45 +69,29 @@ def show_source(function: Callable[..., Any]) -> Source:
 
 
 @checked
-def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def check_parameters(cells: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a notebook's parameters; refuse one that was passed and not declared.
 
     Args:
-        cells: Sources that ran so far (`In` in a notebook). The first cell of annotated values declares the parameters; a
-            later one without annotations sets them, as papermill does, which accepts unknown names silently.
-        values: The notebook's `globals()`, for annotated names where no sources were kept, as under nbval.
+        cells: Sources that ran so far (`In` in a notebook). Annotated names are the parameters; those that are passed stand in
+            a cell that papermill heads "# Parameters". Papermill itself accepts unknown names.
+        values: The notebook's `globals()`.
 
     Raises:
         ValueError: A name is unknown (the nearest is given).
 
     Example:
-        >>> check_parameters(["rounds: int = 20", "rounds = 3"])
+        >>> check_parameters(["rounds: int = 20", "# Parameters\\nrounds = 3"], {"rounds": 3})
         {'rounds': 3}
     """
-    found: dict[str, Any] = {}
-    for name, declares, value in itertools.chain.from_iterable(map(_assigned, cells)):
-        if found and not declares:
-            one_of("parameter", name, found)
-        if found or declares:
-            found[name] = value
-    return found or {name: values[name] for name in (values or {}).get("__annotations__", {})}
-
-
-def _assigned(cell: str) -> list[tuple[str, bool, Any]]:
-    """Name, whether it is annotated, and value, of a cell that holds only plain values; else nothing."""
-    try:
-        nodes: Any = ast.parse(cell).body
-        declare = [isinstance(node, ast.AnnAssign) for node in nodes]
-        targets = [node.target if own else node.targets[0] for node, own in zip(nodes, declare)]
-        return [(each.id, own, _plain(node.value)) for node, own, each in zip(nodes, declare, targets)]
-    except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
-        return []  # a cell that does something sets no parameters
-
-
-def _plain(value: ast.expr) -> Any:
-    """The value of an expression that calls nothing but `float('inf')` and its like, as papermill writes them."""
-    text = ast.unparse(value)
-    return float(text[7:-2]) if text in ("float('inf')", "float('-inf')", "float('nan')") else ast.literal_eval(value)
+    declared = list(values.get("__annotations__", {}))
+    for cell in cells:
+        with suppress(SyntaxError):  # a cell with a command of IPython
+            nodes = ast.parse(cell).body
+            declared += [ast.unparse(node.target) for node in nodes if isinstance(node, ast.AnnAssign)]
+        for name in re.findall(r"^(\w+) = ", cell, re.M) if cell.startswith("# Parameters") else ():
+            one_of("parameter", name, declared)
+    return {name: values[name] for name in declared if name in values}
 
 
 @checked

@@ -40,7 +40,6 @@ import pandas as pd
 import papermill
 import torch
 import yaml
-from papermill.exceptions import PapermillExecutionError
 from torch import nn
 from tqdm import tqdm
 
@@ -101,9 +100,9 @@ class Run:
 
         All of them unless the run came to its end (`ENDED`).
         """
+        asked = {word: folder for word, folder in self.reports(root).items() if (self.digest, word) not in kept}
         ended = (self.folder(root) / ENDED).exists()
-        left = {word for word, folder in self.reports(root).items() if ended and (folder / "report.json").exists()}
-        return [word for word in self.reports(root) if word not in left and (self.digest, word) not in kept]
+        return [word for word, folder in asked.items() if not (ended and (folder / "report.json").exists())]
 
 
 @checked
@@ -285,9 +284,8 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 def reason_of(error: BaseException, folder: Path) -> str:
     """Why there is no report: `no data`, `refused` (before any work) or `failed`, and the message."""
-    kind, message = type(error).__name__, str(error)
-    if isinstance(error, PapermillExecutionError):
-        kind, message = error.ename, error.evalue
+    # of an error in a notebook papermill tells its kind and message
+    kind, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     early = not (folder / "run.json").exists()
     status = "no data" if kind == "FileNotFoundError" else "refused" if kind == "ValueError" and early else "failed"
     return f"{status}: {'' if status != 'failed' else kind + ': '}{' '.join(message.split())}"
@@ -310,9 +308,7 @@ def run_one(
     """
     folder = run.folder(root)
     with claimed(folder) as mine:
-        if not mine:
-            return False
-        if missing := run.missing(root, kept):
+        if mine and (missing := run.missing(root, kept)):
             for earlier in ("failed.txt", ENDED):
                 (folder / earlier).unlink(missing_ok=True)
             asked = {"methods": ", ".join(missing)} if run.methods else {}
@@ -321,7 +317,7 @@ def run_one(
             except Exception as error:  # whatever it was, the sweep goes on and the row says it
                 write_whole(folder / "failed.txt", reason_of(error, folder) + "\n")
             write_whole(folder / ENDED, "")
-    return True
+    return mine
 
 
 def packs(runs: Iterable[Run], root: Path, kept: Collection[tuple[str, str]], most: int) -> list[list[Run]]:
