@@ -60,7 +60,6 @@ __all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_swe
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
-MOST_NAME_BYTES = 200  # of a run's folder without its digest, which tells apart what is cut
 ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
 Many = Callable[[list[Any]], list[Any]]  # requests of one kind -> what each gets
 
@@ -86,9 +85,8 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         """Its folder: readable by its label, unique by its digest."""
-        words = "-".join(folder_name(str(value)) for value in self.label.values())
-        short = words.encode()[:MOST_NAME_BYTES].decode(errors="ignore")
-        return root / (f"{short}-{self.digest}" if short else self.digest)
+        words = folder_name("-".join(map(str, self.label.values())))
+        return root / (f"{words}-{self.digest}" if words else self.digest)
 
     def reports(self, root: Path) -> dict[str, Path]:
         """The folder of each method's report; a notebook without methods leaves one report in the run's folder."""
