@@ -114,13 +114,14 @@ def _figures(found: Report) -> dict[str, Any]:
     """The measures of a report as columns."""
     fair, alone, rewards = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
     low, high = fair.get("pearson_ceiling_interval") or (None, None)
+    accurate = min(found.contribution) >= 0 and max(found.contribution) <= 1
     curve = found.curve and Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
     return {
         **{name: fair.get(name) for name in ("pearson", "pearson_ceiling", "spearman", "ideal_pearson_ceiling")},
         "pearson_ceiling_low": low,
         "pearson_ceiling_high": high,
         "pearson_circular": _circular_pearson(found, curve) if curve else None,
-        "informative": _informative(found),
+        "informative": informative(found.contribution, found.data["sizes"]["validation"]) if accurate else None,
         **{name: fair[name] for name in ("mcg", "cgs")},
         "cgs_ceiling_high": (fair.get("cgs_ceiling_interval") or (None, None))[1],
         "min_gain": fair["min_gain"],
@@ -163,13 +164,6 @@ def informative(contribution: ArrayLike, samples: Count) -> bool:
     """
     b = accuracies("contribution", contribution)
     return bool(b.std() >= max(3 * np.sqrt((b * (1 - b)).mean() / samples), 1e-12))
-
-
-def _informative(found: Report) -> bool | None:
-    """The same for a report; not known where contributions are no accuracies."""
-    if min(found.contribution) < 0 or max(found.contribution) > 1:
-        return None
-    return informative(found.contribution, found.data["sizes"]["validation"])
 
 
 def _circular_pearson(found: Report, curve: Curve) -> float | None:
