@@ -361,8 +361,9 @@ def _constructor(manifest: Manifest, build: Build | None, name: str) -> Build:
 def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
     """The manifest of a reward and its tensors, after all checks that need no network."""
     path = Path(path)
+    content = _bytes(path, MOST_BYTES)
     beside = path.with_suffix(".json")
-    content, stated = _bytes(path, MOST_BYTES), _bytes(beside, MOST_MANIFEST_BYTES)
+    stated = _bytes(beside, MOST_MANIFEST_BYTES)
     try:
         found = parse_json(stated)
         manifest = None if "recipe" in found else Manifest(**found)
