@@ -9,15 +9,14 @@ from typing import Any
 
 def attach(
     package: str, files: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+) -> tuple[Callable[..., Any], Callable[..., Any], list[str]]:
     """Return `__getattr__`, `__dir__` and `__all__` for a package whose files hold these names."""
     home = {name: file for file, names in files.items() for name in names}
 
     def load(name: str) -> Any:
-        if name in home:
-            return getattr(import_module(f"{package}.{home[name]}"), name)
-        if name in files:
-            return import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in home and name not in files:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        file = import_module(f"{package}.{home.get(name, name)}")
+        return getattr(file, name) if name in home else file
 
     return load, lambda: sorted({*home, *files}), sorted(home)

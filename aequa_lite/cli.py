@@ -7,26 +7,32 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from ._check import refusal
 from ._io import check_folder, error_text
 from .config import Config
-from .method import Problem, train
+from .experiments.run import Setup, algorithms, comparison, compete, prepare, reading_of, split_parameters
+from .method import Problem, assess, train
+from .registry import lookup
 from .report import Report, table
 from .rewards import verify
 
-if TYPE_CHECKING:
-    from .experiments.run import Setup
-
-
 INTERRUPTED, REFUSED = 130, 2
-FLOWER = {
+# of a sweep's table
+SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "worse_off", "alone_best", "reward_best")
+ABOUT = {
+    "run": "train together, print who earned what, and write the report and the rewards",
+    "reproduce": "run several methods on the same problem and compare them",
+    "sweep": "run a sweep file and gather its table",
+    "show": "print the report of a folder",
+    "verify": "check a folder of rewards",
     "fleet": "run a server and its participants on this machine, over Flower",
     "serve": "start the server of participants on other machines",
     "join": "take part in a run of another machine",
@@ -41,30 +47,26 @@ def main(words: Sequence[str] | None = None) -> int:
         2
     """
     words = list(sys.argv[1:] if words is None else words)
+    name = words[0] if words else ""
     try:
-        if words[:1] and words[0] in FLOWER:
-            asked = {"command": _fleet, "name": words[0], "words": words}
-        else:
-            asked = vars(_parser().parse_args(words))
-    except SystemExit as stop:
+        asked = vars(_parser(name).parse_args(words))
+        return asked.pop("command")(**asked)
+    except SystemExit as stop:  # of the parser, after `--help` or its sentence
         return int(stop.code or 0)
-    command: Callable[..., int] = asked.pop("command")
-    name = asked.pop("name")
-    try:
-        return command(**asked)
-    except (OSError, ValueError, ImportError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader has gone: `aequa show FOLDER | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-        print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
-        return REFUSED
-    except (RuntimeError, ArithmeticError) as error:  # also if training diverges
-        print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
-        return 1
+    except BrokenPipeError:  # the reader has gone: `aequa show FOLDER | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
-        more = "; the same command goes on with what is not finished" if name in ("sweep", *FLOWER) else ""
+        more = (
+            "; the same command goes on with what is not finished"
+            if name in ("sweep", "fleet", "serve", "join")
+            else ""
+        )
         print(f"\naequa {name}: stopped{more}", file=sys.stderr)
         return INTERRUPTED
+    except (OSError, ValueError, ImportError, RuntimeError, ArithmeticError) as error:
+        print(f"aequa {name}: {error_text(error, 2000)}", file=sys.stderr)
+        return 1 if isinstance(error, (RuntimeError, ArithmeticError)) else REFUSED  # the first: training diverged
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,46 +77,49 @@ class _Parser(argparse.ArgumentParser):
         self.exit(REFUSED, f"{self.prog}: {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
-    """All commands and their arguments."""
+def _parser(name: str) -> argparse.ArgumentParser:
+    """All commands; the named one with its arguments."""
     parser = _Parser(prog="aequa", description="Fair model rewards by one slimmable network.")
     parser.add_argument("--version", action="version", version=f"aequa-lite {version('aequa-lite')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, run: Callable[..., int], about: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=about, description=about)
-        found.set_defaults(command=run, name=name)
-        return found
-
-    run = add("run", _run, "train together, print who earned what, and write the report and the rewards")
-    reproduce = add("reproduce", _reproduce, "run several methods on the same problem and compare them")
-    for each, out in ((run, "runs/aequa"), (reproduce, "runs/reproduce")):
-        each.add_argument("--out", default=out, help="folder of reports and rewards")
-        _add_parameters(each, skip=("methods",) if each is run else ())
-    sweep = add("sweep", _sweep, "run a sweep file and gather its table")
-    sweep.add_argument("file", help="sweeps/NAME.yml")
-    sweep.add_argument("--workers", type=int, help="runs side by side (default: one a processor; one on a GPU)")
-    sweep.add_argument("--shard", default="1/1", help="I/N: take the I-th of N balanced shares of the runs")
-    sweep.add_argument(
-        "--pack", type=int, default=1, help="runs of one shape that train side by side, for a GPU (default: 1)"
-    )
-    sweep.add_argument("--new", action="store_true", help="run only what results/NAME does not hold yet")
-    sweep.add_argument("--gather", action="store_true", help="only gather the table of what has been run")
-    add("show", _show, "print the report of a folder").add_argument("folder")
-    add("verify", _verify, "check a folder of rewards").add_argument("folder")
-    for name, about in FLOWER.items():  # read by the extra itself, see `main`
-        add(name, _fleet, about)
+    found = {each: commands.add_parser(each, help=about, description=about) for each, about in ABOUT.items()}
+    own = {"run": _run, "reproduce": _reproduce, "sweep": _sweep, "show": _show, "verify": _verify}
+    if name in own:
+        found[name].set_defaults(command=own[name])
+        kinds = (Setup, Config) if name in ("run", "reproduce") else ()
+        _add_arguments(found[name], own[name], kinds, skip=("methods",) if name == "run" else ())
+    elif name in found:
+        _add_fleet(found[name], name)
     return parser
 
 
-def _add_parameters(parser: argparse.ArgumentParser, skip: Sequence[str]) -> None:
-    """An option for each word of a setup and each number of a config."""
-    from .experiments.run import Setup
+def _add_fleet(parser: argparse.ArgumentParser, name: str) -> None:
+    """The arguments of a command over Flower: of its function, and for `config` and `options` of their fields."""
+    from .flower import fleet, participant
+    from .flower.wire import Settings
 
-    told = _described(Setup) | {each.name: each.metadata.get("about", "") for each in fields(Config)}
-    for each in (*fields(Setup), *fields(Config)):
-        if each.name not in skip:
-            _add_option(parser, each.name, each.default, told[each.name].replace("`", ""))
+    function = {"fleet": fleet.run_fleet, "serve": fleet.serve, "join": participant.join}[name]
+    run = partial(function, folder=f"runs/{name}")
+    parser.set_defaults(command=partial(_over_flower, run))
+    kinds = (Settings, Config) if "config" in signature(run).parameters else ()
+    _add_arguments(parser, run, kinds, skip=("config", "options", "keys"))
+
+
+def _add_arguments(
+    parser: argparse.ArgumentParser, function: Any, kinds: Sequence[type], skip: Collection[str]
+) -> None:
+    """An argument for each parameter of a function, and an option for each field of what it takes besides."""
+    own, about = signature(function).parameters, _described(getattr(function, "func", function))
+    for each in own.values():
+        if each.default is not each.empty:
+            _add_option(parser, each.name, each.default, about[each.name])
+        elif each.name in about and each.name not in skip:
+            parser.add_argument(each.name, type={"int": int}.get(each.annotation, str), help=about[each.name])
+    for kind in kinds:
+        told = _described(kind) | {each.name: each.metadata["about"] for each in fields(kind) if each.metadata}
+        for each in fields(kind):
+            if each.name not in {*own, *skip}:
+                _add_option(parser, each.name, each.default, told[each.name])
 
 
 def _described(function: Any) -> dict[str, str]:
@@ -124,7 +129,7 @@ def _described(function: Any) -> dict[str, str]:
 
 def _add_option(parser: argparse.ArgumentParser, name: str, default: object, about: str) -> None:
     """Add an option of the type of its default."""
-    option, about = f"--{name.replace('_', '-')}", about.replace("%", "%%")
+    option, about = f"--{name.replace('_', '-')}", about.replace("%", "%%").replace("`", "")
     if isinstance(default, bool):
         parser.add_argument(option, default=default, action=argparse.BooleanOptionalAction, help=about)
     else:
@@ -133,23 +138,25 @@ def _add_option(parser: argparse.ArgumentParser, name: str, default: object, abo
 
 
 def _problem(values: Mapping[str, Any]) -> tuple[Setup, Problem]:
-    """The words of a run, and its problem: data, network, shards and the models trained alone."""
-    from .experiments.run import problem_of, split_parameters
-
+    """The words of a run, and its problem; what was read is printed before anybody trains."""
     setup, config = split_parameters(values)
-    return setup, problem_of(setup, config, tell=partial(print, flush=True))
+    data, build, shards = prepare(setup, config)
+    print(reading_of(data, shards), flush=True)
+    return setup, assess(build, shards, config, data, contribution=lookup("contribution", setup.contribution))
 
 
-def _run(out: str, **values: Any) -> int:
-    from .experiments.run import algorithms
+def _run(out: str = "runs/aequa", **values: Any) -> int:
+    """Run the method.
 
+    Args:
+        out: folder of reports and rewards
+    """
     check_folder("out", out)
     setup, problem = _problem(values)
     (algorithm,) = algorithms(setup, problem).values()
     state = Path(out) / "state.safetensors"  # of a killed run; the same command goes on with it
-    outcome = replace(
-        algorithm(problem, train=partial(train, checkpoint=state, name=repr(setup))), partition=setup.partition
-    )
+    outcome = algorithm(problem, train=partial(train, checkpoint=state, name=repr(setup)))
+    outcome = replace(outcome, partition=setup.partition)
     print(outcome.table())
     print(f"written to {outcome.save(out)}")
     for each in Path(out).glob("state*.safetensors"):
@@ -157,61 +164,77 @@ def _run(out: str, **values: Any) -> int:
     return 0
 
 
-def _reproduce(out: str, **values: Any) -> int:
-    from .experiments.run import comparison, compete
+def _reproduce(out: str = "runs/reproduce", **values: Any) -> int:
+    """Compare methods.
 
+    Args:
+        out: folder of reports and rewards
+    """
     check_folder("out", out)
     setup, problem = _problem(values)
     print(comparison({word: outcome.report for word, outcome in compete(setup, problem, out, keep=True)}))
     return 0
 
 
-def _sweep(file: str, gather: bool, **options: Any) -> int:
-    from .experiments.sweep import sweep_table
+def _sweep(
+    file: str, workers: int = 0, shard: str = "1/1", pack: int = 1, new: bool = False, gather: bool = False
+) -> int:
+    """Run a sweep.
 
-    print(sweep_table(file, only_gather=gather, **options))
+    Args:
+        file: sweeps/NAME.yml
+        workers: runs side by side; 0: one a processor, one on a GPU
+        shard: I/N: take the I-th of N balanced shares of the runs
+        pack: runs of one shape that train side by side, for a GPU
+        new: run only what results/NAME does not hold yet
+        gather: only gather the table of what has been run
+    """
+    from .experiments import sweep as sweeps  # late: it needs the extra `experiments`
+
+    sweep, pieces = sweeps.read_sweep(file), re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
+    part, parts = map(int, pieces.groups()) if pieces else (0, 0)
+    if not 1 <= part <= parts:
+        raise refusal("shard", "I/N with I from 1 to N", shard)
+    try:
+        if not gather:
+            kept = sweeps.finished(sweep) if new else ()
+            sweeps.run_sweep(sweep, shard=(part - 1, parts), workers=workers or None, kept=kept, pack=pack)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with what is not finished", flush=True)
+        os._exit(INTERRUPTED)  # not waiting for the notebooks: their kernels end with this process
+    found = sweeps.gather(sweep)
+    print(found[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in found]].to_string(index=False))
+    if not (found["status"] == "done").any():
+        raise ValueError(f"no run of {sweep.name} is done")
     return 0
 
 
 def _show(folder: str) -> int:
+    """Print a report.
+
+    Args:
+        folder: where the report lies
+    """
     print(table(Report.load(folder)))
     return 0
 
 
 def _verify(folder: str) -> int:
+    """Check rewards.
+
+    Args:
+        folder: folder of rewards, or one reward
+    """
     lines = verify(Path(folder))
     print("\n".join(map(str, lines)))
     return int(any(each.fault for each in lines))
 
 
-def _fleet(words: Sequence[str]) -> int:
-    """fleet, serve and join, over Flower."""
-    from .flower import fleet, participant
-
-    run = {"fleet": fleet.run_fleet, "serve": fleet.serve, "join": participant.join}[words[0]]
-    values = vars(fleet_parser(words[0], run).parse_args(words[1:]))
-    if run is not participant.join:
-        values["config"] = Config.from_dict({name: values.pop(name) for name in Config.__dataclass_fields__})
+def _over_flower(run: Callable[..., Report | None], **values: Any) -> int:
+    """Call what a command over Flower runs, with its `Config`."""
+    if "config" in signature(run).parameters:
+        values["config"] = Config.from_dict({each.name: values.pop(each.name) for each in fields(Config)})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes are stopped before this one ends
     if found := run(**values):
         print(table(found))
     return 0
-
-
-def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
-    """An argument for each parameter of a command's function; for `config` and `options` those of their fields."""
-    from .flower.wire import Settings
-
-    parser, own = _Parser(prog=f"aequa {command}", description=FLOWER[command]), signature(run).parameters
-    about = _described(run)
-    for name, each in own.items():
-        if name == "folder":
-            _add_option(parser, name, f"runs/{command}", about[name])
-        elif each.default is not Parameter.empty:
-            _add_option(parser, name, each.default, about[name])
-        elif name not in ("config", "options"):
-            parser.add_argument(name, type={"int": int}.get(each.annotation, str), help=about[name])
-    for field in (*fields(Settings), *fields(Config)) if "config" in own else ():
-        if field.name not in {*own, "keys"}:
-            _add_option(parser, field.name, field.default, field.metadata["about"])
-    return parser

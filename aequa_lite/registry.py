@@ -10,14 +10,13 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
-from . import _check
 from ._check import checked, one_of, refusal
 from ._io import error_text, short_repr
 
@@ -66,15 +65,9 @@ def table(files: Mapping[str, str]) -> dict[str, str]:
 TABLES = {kind: table(files) for kind, files in FUNCTIONS.items()}  # kind -> word -> "file:function"
 # how many of a function's first arguments come later; of other kinds: all, unless it is a factory
 LATER = {"network": 1, "partition": 2, "allocation": 2, "algorithm": 1}
-LONGEST = 100_000  # characters of a word: room for a thousand widths
+LONGEST = 100_000  # characters of a word in a message: room for a thousand widths
 MOST_PARAMETERS = 1 << 28  # of a network that somebody else names: a gigabyte
 MOST_LAYERS = 64
-SIZES = ("shape", "words", "hidden")  # options that may be as large as the number of parameters allows
-PLAIN = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),)}
-RANGED = {  # numbers of a range, whose function says which
-    **dict.fromkeys(("Count", "Index"), "int"),
-    **dict.fromkeys(("NotNegative", "Positive", "Share", "Fraction", "Decay", "Level"), "float"),
-}
 
 
 @checked
@@ -92,10 +85,8 @@ def lookup(kind: str, text: str) -> Any:
     one_of("kind", kind, TABLES)
     name, call = _parsed(kind, text)
     path = TABLES[kind][one_of(kind, name, TABLES[kind])]
-    function = resolve(path.removesuffix("()"))
-    factory = path.endswith("()")
-    later = 0 if factory else LATER.get(kind, 99)
-    values = _values(kind, text, call, function, later)
+    function, factory = resolve(path), path.endswith("()")
+    values = _values(kind, text, call, function, 0 if factory else LATER.get(kind, 99))
     if factory:
         return function(**values)
     return partial(function, **values) if values else function
@@ -103,22 +94,20 @@ def lookup(kind: str, text: str) -> Any:
 
 def resolve(path: str) -> Any:
     """The object at "file:name" in this package."""
-    file, name = path.split(":")
+    file, name = path.removesuffix("()").split(":")
     return getattr(import_module(f"{__package__}.{file}"), name)
 
 
 def word_of(kind: str, function: Any) -> str:
     """The word that names a function, for those without values; refused where there is none."""
     for word, path in TABLES[kind].items():
-        if not path.endswith("()") and resolve(path) is function:
+        if resolve(path) is function:
             return word
     raise refusal(kind, f"one that has a word ({', '.join(TABLES[kind])})", function)
 
 
 def _parsed(kind: str, text: str) -> tuple[str, ast.Call]:
     """The name of a word, and its brackets."""
-    if not isinstance(text, str) or len(text) > LONGEST:
-        raise refusal(kind, f"a word of up to {LONGEST} characters", text)
     try:
         found: Any = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: nested too deep
@@ -140,32 +129,13 @@ def _values(kind: str, text: str, call: ast.Call, function: Callable[..., Any], 
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise refusal(kind, "given plain values in its brackets", text) from error
     for name, each in known.items():
-        kind_of = " | ".join(RANGED.get(part, part) for part in str(each.annotation).split(" | "))
-        if name in values and name in TABLES and isinstance(values[name], str):  # a word within a word
-            values[name] = allocation(values[name]) if name == "allocation" else lookup(name, values[name])
-        elif name in values and not fits(values[name], kind_of):
-            raise refusal(f"{kind}: {name}", f"of the type {kind_of}", values[name])
-        elif name in values:
-            _check_range(name, values[name], str(each.annotation))
-        elif each.default is each.empty:
+        if name not in values and each.default is each.empty:
             raise refusal(kind, f"given a value for {name}", text)
+        if name in TABLES and isinstance(values.get(name), str):  # a word within a word
+            values[name] = allocation(values[name]) if name == "allocation" else lookup(name, values[name])
+    made = function.__init__ if isinstance(function, type) else function
+    checked(wraps(made)(lambda **_: None))(**values)  # kinds and ranges, before the function itself is called
     return values
-
-
-def _check_range(name: str, value: Any, annotation: str) -> None:
-    """Refuse a number outside the range that its annotation names, as its function would do later."""
-    for part in annotation.split(" | ") if value is not None else ():
-        if part in RANGED:
-            allowed, whole = get_args(getattr(_check, part))[1], RANGED[part] == "int"
-            if not allowed.holds(value, whole):
-                raise refusal(name, allowed.words(whole), value)
-
-
-def fits(value: Any, annotation: str) -> bool:
-    """Whether a value has an annotated type, such as `float | None`; True and False are no numbers."""
-    each = [PLAIN.get(word, (object,)) for word in annotation.split(" | ")]
-    plain = not isinstance(value, bool) or "bool" in annotation or (object,) in each
-    return isinstance(value, sum(each, ())) and plain
 
 
 @checked
@@ -180,8 +150,6 @@ def word_list(kind: str, text: str) -> list[str]:
         ['aequa', 'imbalanced(0.4, 2)']
     """
     allowed = "a list of different words such as 'aequa, fedavg'"
-    if not isinstance(text, str) or len(text) > LONGEST:
-        raise refusal(kind, allowed, text)
     try:
         found: Any = ast.parse(f"({text.strip()},)", mode="eval").body
         words = [ast.unparse(each) for each in found.elts]
@@ -206,9 +174,7 @@ def algorithm(text: str, **constants: Any) -> Callable[..., Any]:
         'slimmable_rewards'
     """
     found = lookup("algorithm", text)
-    function = getattr(found, "func", found)
-    own = getattr(found, "keywords", {})
-    takes = inspect.signature(function).parameters
+    takes, own = inspect.signature(found).parameters, getattr(found, "keywords", {})
     shared = {k: v for k, v in constants.items() if k in takes and k not in own}
     return partial(found, **shared) if shared else found
 
@@ -228,17 +194,16 @@ def allocation(text: str, individually_rational: bool = False) -> Callable[..., 
         {'individually_rational': True}
     """
     name, _ = _parsed("allocation", text)
-    allocate = resolve(TABLES["allocation"]["allocate"])
-    rational = {"individually_rational": True} if individually_rational else {}
-    if name in TABLES["objective"]:
-        return partial(allocate, objective=lookup("objective", text), **rational)
-    if name == "allocate" and text.strip() == "allocate":
-        return partial(allocate, **rational) if rational else allocate
     one_of("allocation", name, [*TABLES["allocation"], *TABLES["objective"]])
-    if individually_rational or name == "allocate":
-        able = f"allocate, {', '.join(TABLES['objective'])}"
-        raise refusal("individually_rational", f"False with {short_repr(text)}; True needs one of {able}", True)
-    return lookup("allocation", text)
+    options = {"objective": lookup("objective", text)} if name in TABLES["objective"] else {}
+    if not options and text.strip() != "allocate":
+        if individually_rational or name == "allocate":
+            able = f"allocate, {', '.join(TABLES['objective'])}"
+            raise refusal("individually_rational", f"False with {short_repr(text)}; True needs one of {able}", True)
+        return lookup("allocation", text)
+    options |= {"individually_rational": True} if individually_rational else {}
+    allocate = resolve(TABLES["allocation"]["allocate"])
+    return partial(allocate, **options) if options else allocate
 
 
 @checked
@@ -262,11 +227,11 @@ def network(text: str) -> Callable[..., nn.Module]:
 
 def plain_option(name: str, value: Any) -> bool:
     """Whether a network's option is True or False, a number in (0, 1e6] or a whole one from 1, or a short list of such."""
+    if isinstance(value, (bool, float)):
+        return value is False or 0 < value <= 1e6
     many: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
-    most = {"layers": MOST_LAYERS, **dict.fromkeys(SIZES, MOST_PARAMETERS)}.get(name, 65536)
-    whole = all(type(v) is int and 1 <= v <= most for v in many)
-    plain = isinstance(value, bool) or (type(value) is float and 0 < value <= 1e6)
-    return plain or (0 < len(many) <= 4 and whole)
+    most = MOST_LAYERS if name == "layers" else MOST_PARAMETERS  # each layer takes time to build
+    return 0 < len(many) <= 4 and all(type(each) is int and 1 <= each <= most for each in many)
 
 
 def outline(build: Callable[..., nn.Module], width: float) -> nn.Module:

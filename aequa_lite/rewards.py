@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ LIST = "rewards.json"  # what belongs into the folder
 VOCABULARY = "vocabulary.json"  # one for the whole folder: all rewards of a run read the same words
 ENCODER = "encoder.json"  # and the same table
 SHARED = (VOCABULARY, ENCODER)
+NAME = re.compile(r"participant-(\d{2,7})\.(safetensors|json)")
 MOST_BYTES = 1 << 30  # a reward is a small model; a larger file is not read
 MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, MOST_LIST_BYTES = 1 << 16, 1 << 24, 1 << 26
 
@@ -88,13 +88,10 @@ class Manifest:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or not self.architecture.isprintable():
+        if not self.architecture.isprintable():
             raise refusal("architecture", "a network's name or import path", self.architecture)
-        own = self.architecture in NETWORKS
-        if not isinstance(self.options, dict) or (
-            own and not all(plain_option(*each) for each in self.options.items())
-        ):
-            allowed = "names with True, False, whole numbers from 1 to 65536 (layers: 64) or lists of them"
+        if self.architecture in NETWORKS and not all(starmap(plain_option, self.options.items())):
+            allowed = "names with True, False, numbers, whole ones from 1 (layers: to 64), or a few of them"
             raise refusal("options", allowed, self.options)
         number("fractional_width", self.fractional_width, 0, self.width, above=True)
         number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
@@ -120,21 +117,14 @@ def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
         raise refusal("build", "a function of the width, or a partial of one with options by name", build)
     own = getattr(function, "__name__", "")
     path = own if NETWORKS.get(own) is function else describe(function, name or getattr(function, "__qualname__", ""))
-    options = parse_json(json.dumps(describe(dict(getattr(build, "keywords", {})), "unnamed")))
-    return path, options
+    return path, describe(dict(getattr(build, "keywords", {})), "unnamed")
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shapes and types by name."""
-    return {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
-
-
-def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, Any], what: str) -> None:
+def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     """Refuse tensors of other names, shapes or types than wanted, and numbers that are not finite."""
-    found = _shapes(state)
-    if found != wanted:
-        odd = sorted(set(found.items()) ^ set(wanted.items()), key=str)[0][0]
-        raise ValueError(f"{label} does not fit {what}: tensor {short_repr(odd)}")
+    found, right = ({(name, t.shape, t.dtype) for name, t in each.items()} for each in (state, wanted))
+    if odd := sorted(found ^ right, key=str):
+        raise ValueError(f"{label} does not fit {what}: tensor {short_repr(odd[0][0])}")
     if not all(bool(torch.isfinite(t).all()) for t in state.values()):
         raise ValueError(f"{label} holds a number that is not finite")
 
@@ -198,16 +188,15 @@ def save_rewards(
         stated = {**encoder.to_dict(), "labels": list(labels)}
         texts[ENCODER] = json.dumps(stated, ensure_ascii=False, indent=1) + "\n"
     run = digest(json.dumps(config.to_dict() if identity is None else identity, sort_keys=True))
+    read_with = [digest(texts[each]) if each in texts else "" for each in SHARED]
     manifests = []
     for i, (model, width) in enumerate(zip(models, widths)):
         rewarded = float(number(f"widths[{i}]", width, 0, 1, above=True))
         size = grid_width(rewarded, fraction_grid) if fraction_grid else rewarded
-        what = f"what `build` makes at width {size:g}"
-        _check_state(f"models[{i}]", model.state_dict(), _shapes(outline(build, size).state_dict()), what)
-        read_with = [digest(texts[each]) if each in texts else "" for each in SHARED]
-        manifests.append(
-            Manifest(architecture, options, size, min(rewarded, size), i, n_parameters(model), run, *read_with)
-        )  # rounding may exceed it
+        made = outline(build, size).state_dict()
+        _check_state(f"models[{i}]", model.state_dict(), made, f"what `build` makes at width {size:g}")
+        own = size, min(rewarded, size), i, n_parameters(model)  # rounding may exceed it
+        manifests.append(Manifest(architecture, options, *own, run, *read_with))
     return _write(Path(folder), models, manifests, texts)
 
 
@@ -223,25 +212,24 @@ def _write(folder: Path, models: Sequence[nn.Module], manifests: Sequence[Manife
 ) -> list[Path]:  # fmt: skip
     """Write all files of a folder, its list last."""
     clear(folder)
-    rewards, entries = [], []
-    for model, manifest in zip(models, manifests):
-        path = folder / f"participant-{manifest.participant:02d}.safetensors"
+    rewards = [folder / f"participant-{each.participant:02d}.safetensors" for each in manifests]
+    for path, model, manifest in zip(rewards, models, manifests):
         save_tensors(path, model.state_dict(), {"reward": manifest.header()})
-        stated = {**asdict(manifest), "sha256": digest(path.read_bytes())}
-        write_whole(path.with_suffix(".json"), json.dumps(stated, indent=1) + "\n")
-        entries += [_entry(each, manifest.participant) for each in (path, path.with_suffix(".json"))]
-        rewards.append(path)
+        stated = replace(manifest, sha256=digest(path.read_bytes()))
+        write_whole(path.with_suffix(".json"), json.dumps(asdict(stated), indent=1) + "\n")
     for file, text in texts.items():
         write_whole(folder / file, text)
-        entries.append(_entry(folder / file, None))
-    write_whole(folder / LIST, json.dumps({"run": manifests[0].run, "files": entries}, indent=1) + "\n")
+    written = [*rewards, *(path.with_suffix(".json") for path in rewards), *(folder / each for each in texts)]
+    files = [_entry(each.name, each.read_bytes()) for each in written]
+    write_whole(folder / LIST, json.dumps({"run": manifests[0].run, "files": files}, indent=1) + "\n")
     return rewards
 
 
-def _entry(path: Path, participant: int | None) -> dict[str, Any]:
+def _entry(name: str, content: bytes) -> dict[str, Any]:
     """What the folder's list says of a file."""
-    content = path.read_bytes()
-    return {"name": path.name, "size": len(content), "sha256": digest(content), "participant": participant}
+    own = NAME.fullmatch(name)
+    whose = int(own[1]) if own else None
+    return {"name": name, "size": len(content), "sha256": digest(content), "participant": whose}
 
 
 @checked
@@ -261,23 +249,25 @@ def load_vocabulary(path: Path | str) -> tuple[str, ...]:
         >>> load_vocabulary(path)
         ('<padding>', '<unknown>', 'film')
     """
-    manifest, _ = read_reward(path)
-    file = Path(path).with_name(VOCABULARY)
-    words = _read_beside(file, path, manifest.vocabulary)
+    words = _read_beside(path, VOCABULARY)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"{file} is damaged: it must hold a list of words")
+        raise ValueError(f"{VOCABULARY} is damaged: it must hold a list of words")
     return tuple(words)
 
 
-def _read_beside(file: Path, path: Path | str, stated: str) -> Any:
-    """The content of a file that a reward's manifest vouches for."""
-    content = _bytes(file, MOST_VOCABULARY_BYTES)
+def _read_beside(path: Path | str, name: str) -> Any:
+    """The content of a file beside a reward, for which the reward's manifest vouches."""
+    manifest, _ = read_reward(path)
+    stated = getattr(manifest, name.removesuffix(".json"))
+    if not stated:
+        raise refusal("path", f"a reward that is read with {name}", str(path))
+    content = _bytes(Path(path).with_name(name), MOST_VOCABULARY_BYTES)
     if digest(content) != stated:
-        raise ValueError(f"{file} does not have the SHA-256 that the manifest of {path} states")
+        raise ValueError(f"{name} does not have the SHA-256 that the manifest of {path} states")
     try:
         return parse_json(content)
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error_text(error)}") from error
+        raise ValueError(f"{name} is damaged: {error_text(error)}") from error
 
 
 @checked
@@ -298,15 +288,11 @@ def load_encoder(path: Path | str) -> tuple[Encoder, tuple[str, ...]]:
         >>> load_encoder(path)[1]
         ('no', 'yes')
     """
-    manifest, _ = read_reward(path)
-    file = Path(path).with_name(ENCODER)
-    if not manifest.encoder:
-        raise refusal("path", "a reward that reads a table", str(path))
-    found = _read_beside(file, path, manifest.encoder)
+    found = _read_beside(path, ENCODER)
     try:
         return Encoder.from_dict(found), tuple(map(str, found["labels"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error_text(error)}") from error
+        raise ValueError(f"{ENCODER} is damaged: {error_text(error)}") from error
 
 
 @checked
@@ -332,71 +318,59 @@ def load_reward(path: Path | str, build: Build | None = None, *, name: str = "")
     Example:
         >>> load_reward("nowhere.safetensors")
         Traceback (most recent call last):
-        ValueError: nowhere.safetensors cannot be read: no such file
+        ValueError: nowhere.safetensors cannot be read: No such file or directory
 
     References:
         Our choice.
     """
-    return rebuild(Path(path), *read_reward(path), build, name)
-
-
-def rebuild(path: Path, manifest: Manifest, tensors: Mapping[str, Tensor], build: Build | None, name: str) -> nn.Module:
-    """The network of a manifest with these tensors."""
+    manifest, tensors = read_reward(path)
     build = _constructor(manifest, build, name)
     try:
-        with _default_type(tensors):
-            net = outline(build, manifest.width)
+        net = _typed(outline(build, manifest.width), tensors)
     except ValueError as error:
         raise ValueError(f"reward {path} names a network that cannot be built: {error_text(error)}") from error
-    if n_parameters(net) != manifest.n_parameters:
-        raise ValueError(
-            f"reward {path} states {manifest.n_parameters} parameters, its network has {n_parameters(net)}"
-        )
+    own = n_parameters(net)
+    if own != manifest.n_parameters:
+        raise ValueError(f"reward {path} states {manifest.n_parameters} parameters, its network has {own}")
     what = f"{manifest.architecture} at width {manifest.width:g}"
-    _check_state(f"reward {path}", tensors, _shapes(net.state_dict()), what)
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), _default_type(tensors):
-        net = build(manifest.width)  # not the outline: constants outside the state must have their values
+    _check_state(f"reward {path}", tensors, net.state_dict(), what)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        net = _typed(build(manifest.width), tensors)  # not the outline: constants outside the state have their values
     net.load_state_dict(tensors)
     return net.eval()
 
 
-@contextmanager
-def _default_type(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Networks that are built have the type of these tensors, whatever the process builds otherwise."""
-    types = {t.dtype for t in tensors.values() if t.dtype.is_floating_point}
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(types.pop() if len(types) == 1 else before)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+def _typed(net: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network in the type of these tensors, whatever the process builds by default."""
+    types = {t.dtype for t in tensors.values() if t.is_floating_point()}
+    return net.to(types.pop()) if len(types) == 1 else net
 
 
 def _constructor(manifest: Manifest, build: Build | None, name: str) -> Build:
     """The constructor that a manifest names: one of this package, or the one that is passed."""
     stated = manifest.architecture, manifest.options
-    if build is not None:
-        if described(build, name) != stated:
-            raise refusal("build", f"{stated[0]} with options {short_repr(stated[1])}", described(build, name))
-        return build
-    if manifest.architecture not in NETWORKS:
+    if build is None and manifest.architecture in NETWORKS:
+        return partial(NETWORKS[manifest.architecture], **manifest.options)
+    if build is None:
         raise refusal("build", f"passed for {short_repr(stated[0])}, which is not a network of this package", build)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in manifest.options.items()}
-    return partial(NETWORKS[manifest.architecture], **options)
+    if described(build, name) != stated:
+        raise refusal("build", f"{stated[0]} with options {short_repr(stated[1])}", described(build, name))
+    return build
 
 
 def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
     """The manifest of a reward and its tensors, after all checks that need no network."""
     path = Path(path)
-    content, stated = _bytes(path, MOST_BYTES), _bytes(path.with_suffix(".json"), MOST_MANIFEST_BYTES)
+    content = _bytes(path, MOST_BYTES)
+    beside = path.with_suffix(".json")
+    stated = _bytes(beside, MOST_MANIFEST_BYTES)
     try:
         found = parse_json(stated)
-        old = isinstance(found, dict) and "recipe" in found
-        manifest = None if old else Manifest(**found)
+        manifest = None if "recipe" in found else Manifest(**found)
     except (TypeError, ValueError) as error:  # no object of these names, or no values of these kinds
-        raise ValueError(f"manifest {path.with_suffix('.json')} is damaged: {error_text(error, 400)}") from error
+        raise ValueError(f"manifest {beside} is damaged: {error_text(error, 400)}") from error
     if manifest is None:
-        raise ValueError(f"manifest {path.with_suffix('.json')} was written by aequa-lite 0.1")
+        raise ValueError(f"manifest {beside} was written by aequa-lite 0.1")
     if digest(content) != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
     try:
@@ -404,23 +378,16 @@ def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
     except ValueError as error:
         raise ValueError(f"reward {path} is damaged: {error_text(error)}") from error
     if metadata.get("reward") != manifest.header():
-        raise ValueError(
-            f"manifest {path.with_suffix('.json')} differs from the header of its reward; fetch both again"
-        )
+        raise ValueError(f"manifest {beside} differs from the header of its reward; fetch both again")
     return manifest, tensors
 
 
 def _bytes(path: Path, most: int) -> bytes:
     """A file's bytes, unless there are too many."""
-    if not path.is_file():
-        raise ValueError(f"{path} cannot be read: no such file")
     try:
         return read_limited(path, most)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error_text(error)}") from error
-
-
-NAME = re.compile(r"participant-(\d{2,7})\.(safetensors|json)")
+        raise ValueError(f"{path} cannot be read: {error.strerror or error_text(error)}") from error
 
 
 @checked
@@ -443,9 +410,8 @@ class FileCheck:
     fault: str | None = None
 
     def __str__(self) -> str:
-        file = self.file if self.file.isprintable() else repr(self.file)  # a line break in a name would forge a line
         text = self.description if self.fault is None else self.fault
-        return f"{'ok' if self.fault is None else 'WRONG':<6} {file}: {printable(text)}"
+        return f"{'ok' if self.fault is None else 'WRONG':<6} " + printable(f"{self.file}: {text}")  # nothing is forged
 
 
 @checked
@@ -481,7 +447,7 @@ def verify(folder: Path | str, build: Build | None = None, *, name: str = "") ->
     """
     folder = Path(folder)
     if folder.suffix == ".safetensors":
-        return [_check_alone(folder, build, name)]
+        return [_line(folder.name, lambda: _check_reward(folder, build, name))]
     present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not any(each == LIST or NAME.fullmatch(each) for each in present):
         raise refusal("folder", f"a folder of rewards, with {LIST}", str(folder))
@@ -490,23 +456,18 @@ def verify(folder: Path | str, build: Build | None = None, *, name: str = "") ->
     except (OSError, ValueError) as error:
         return [FileCheck(LIST, "", f"the folder cannot be verified: {error_text(error)}")]
     present -= {half.name for each in [LIST, *listed] for half in abandoned(folder / each)}
-    checks = {LIST: FileCheck(LIST, f"the list of {len(listed)} files")}
-    checks |= {each: FileCheck(each, "", f"it is not on the list of {LIST}") for each in present - {LIST, *listed}}
-    for each, entry in listed.items():
-        try:
-            checks[each] = FileCheck(each, _check(folder / each, entry, run, build, name))
-        except (OSError, ValueError) as error:
-            checks[each] = FileCheck(each, "", error_text(error, 1000))
-    return [checks[each] for each in sorted(checks)]
+    checks = [FileCheck(LIST, f"the list of {len(listed)} files")]
+    checks += [FileCheck(each, "", f"it is not on the list of {LIST}") for each in present - {LIST, *listed}]
+    checks += [_line(each, partial(_check, folder / each, listed[each], run, build, name)) for each in listed]
+    return sorted(checks, key=lambda each: each.file)
 
 
-def _check_alone(path: Path, build: Build | None, name: str) -> FileCheck:
-    """Check one reward with its manifest only."""
+def _line(file: str, check: Callable[[], str]) -> FileCheck:
+    """What a check of a file finds: a description, or what is wrong."""
     try:
-        manifest, _ = read_reward(path)
-        return FileCheck(path.name, _check_reward(path, manifest.participant, manifest.run, build, name))
+        return FileCheck(file, check())
     except (OSError, ValueError) as error:
-        return FileCheck(path.name, "", error_text(error, 1000))
+        return FileCheck(file, "", error_text(error, 1000))
 
 
 def _read_list(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -515,30 +476,16 @@ def _read_list(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         raise ValueError(
             f"{LIST} is missing; it is written last, so the folder is not complete; a reward of your own is verified by its file"
         )
-    found = parse_json(read_limited(path, MOST_LIST_BYTES))
-    entries = found.get("files") if isinstance(found, dict) else None
-    if not isinstance(entries, list) or not all(map(_is_entry, entries)) or not is_digest(found.get("run")):
-        raise ValueError(f"{LIST} is damaged: it must hold a run and its files")
-    listed = {each["name"]: each for each in entries}
-    lonely = [name for name in listed if name not in SHARED and _partner(name) not in listed]
-    if len(listed) < len(entries) or lonely:
-        raise ValueError(f"{LIST} is damaged: it must name each reward and each manifest once")
-    return found["run"], listed
-
-
-def _partner(name: str) -> str:
-    """The manifest of a reward, or the reward of a manifest."""
-    return name[:-5] + ".safetensors" if name.endswith(".json") else name.removesuffix(".safetensors") + ".json"
-
-
-def _is_entry(value: object) -> bool:
-    """Whether this is an entry of the list, with the participant that its name says."""
-    if not isinstance(value, dict) or set(value) != {"name", "size", "sha256", "participant"}:
-        return False
-    match = NAME.fullmatch(value["name"]) if isinstance(value["name"], str) else None
-    whose = int(match[1]) if match else None
-    right = (match or value["name"] in SHARED) and type(value["size"]) is int and is_digest(value["sha256"])
-    return bool(right) and value["participant"] == whose and type(value["participant"]) is type(whose)
+    try:
+        found = parse_json(read_limited(path, MOST_LIST_BYTES))
+        run, listed = found["run"], {each["name"]: each for each in found["files"]}
+        right = is_digest(run) and all(each in SHARED or NAME.fullmatch(each) for each in listed)
+        right = right and len(listed) == len(found["files"])
+    except (KeyError, TypeError):
+        right = False
+    if not right:
+        raise ValueError(f"{LIST} is damaged: it must hold a run, and name each reward and each manifest once")
+    return run, listed
 
 
 def _check(path: Path, entry: dict[str, Any], run: str, build: Build | None, name: str) -> str:
@@ -548,27 +495,29 @@ def _check(path: Path, entry: dict[str, Any], run: str, build: Build | None, nam
     if not path.exists():
         raise ValueError("it is missing")
     content = read_limited(path, MOST_BYTES)
-    if len(content) != entry["size"] or digest(content) != entry["sha256"]:
+    if entry != _entry(path.name, content):
         raise ValueError(f"it does not have the size and SHA-256 of {LIST}")
     if path.name in SHARED:
         return f"{len(content):,} bytes, checked with each reward"
     if path.suffix == ".json":
-        return f"the manifest of {_partner(path.name)}"
-    return _check_reward(path, entry["participant"], run, build, name)
+        return f"the manifest of {path.with_suffix('.safetensors').name}"
+    return _check_reward(path, build, name, (entry["participant"], run))
 
 
-def _check_reward(path: Path, participant: int, run: str, build: Build | None, name: str) -> str:
-    """Describe a reward, rebuilt where its network is known."""
-    manifest, tensors = read_reward(path)
-    if (manifest.participant, manifest.run) != (participant, run):
+def _check_reward(path: Path, build: Build | None, name: str, stated: tuple[int, str] | None = None) -> str:
+    """Describe a reward, rebuilt where its network is known; `stated`: whose it must be, and of which run."""
+    manifest, _ = read_reward(path)
+    if stated and stated != (manifest.participant, manifest.run):
         raise ValueError("it is the reward of another participant or run than its name and the list state")
-    known = build is not None or manifest.architecture in NETWORKS
-    if known:
-        rebuild(path, manifest, tensors, build, name)
-    vocabulary = f", {len(load_vocabulary(path)):,} words" if manifest.vocabulary else ""
-    features = f", {len(load_encoder(path)[0].features):,} features" if manifest.encoder else ""
     text = f"{manifest.architecture} at width {manifest.fractional_width:g}: {manifest.n_parameters:,} parameters"
-    return text + vocabulary + features + ("" if known else "; not rebuilt, since `build` was not passed")
+    if manifest.vocabulary:
+        text += f", {len(load_vocabulary(path)):,} words"
+    if manifest.encoder:
+        text += f", {len(load_encoder(path)[0].features):,} features"
+    if build is None and manifest.architecture not in NETWORKS:
+        return text + "; not rebuilt, since `build` was not passed"
+    load_reward(path, build, name=name)
+    return text
 
 
 @checked
@@ -587,22 +536,20 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
         The path.
 
     Raises:
-        ValueError: `example` holds fewer than two samples, or onnx and onnxscript are not installed.
+        ValueError: `example` holds fewer than two samples.
+        ImportError: onnx or onnxscript is not installed: pip install 'aequa-lite[onnx]'.
         OSError: The file cannot be written.
 
     Example:
         >>> export_onnx(nn.Linear(3, 2), torch.zeros(1, 3), "linear.onnx")
         Traceback (most recent call last):
-        ValueError: `example` must be a tensor of two or more samples, got shape (1, 3)
+        ValueError: `example` must hold two or more samples, got shape (1, 3)
 
     References:
         PyTorch's exporter.
     """
-    if not isinstance(example, Tensor) or not example.ndim or len(example) < 2:
-        found = f"shape {tuple(example.shape)}" if isinstance(example, Tensor) else type(example).__name__
-        raise ValueError(f"`example` must be a tensor of two or more samples, got {found}")
-    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
-        raise ValueError(f"{' and '.join(missing)} cannot be imported; pip install 'aequa-lite[onnx]'")
+    if not example.ndim or len(example) < 2:
+        raise ValueError(f"`example` must hold two or more samples, got shape {tuple(example.shape)}")
     from torch.export import Dim  # late: it takes a second to import
 
     program = torch.onnx.export(

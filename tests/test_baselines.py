@@ -198,7 +198,7 @@ def test_a_bad_constant_is_refused_before_any_work(algorithm, sentence: str, tas
     ("word", "sentence"),
     [
         ("fedav", "the nearest is 'fedavg'"),
-        ("fedavg(1)", "by_contribution` must be of the type bool, got 1"),
+        ("fedavg(1)", "by_contribution` must be True or False, got 1"),
         ("cgsv(size=1)", "length"),
     ],
 )

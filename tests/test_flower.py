@@ -35,7 +35,6 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from aequa_lite import cli
 from aequa_lite._validation import tensors_at
-from aequa_lite.flower import fleet as fleets
 from aequa_lite.flower import introductions, participant, participants, server, wire
 from aequa_lite.flower.fleet import Fleet, Server
 from aequa_lite.flower.keys import fingerprint, roster, valid_certificate, write_certificates, write_key
@@ -805,8 +804,8 @@ def test_certificates_are_made_anew_for_another_address_and_before_they_expire(t
 
 
 def test_participants_of_a_fleet_without_keys_may_return_whatever_the_command_line_passes(tmp_path: Path) -> None:
-    parser = cli.fleet_parser("fleet", fleets.run_fleet)
-    passed = {"allow_replacement": parser.parse_args(["--participants", "2"]).allow_replacement}
+    asked = cli._parser("fleet").parse_args(["fleet", "--participants", "2"])
+    passed = {"allow_replacement": asked.allow_replacement}
     assert Fleet(tmp_path, 2).settings(**passed).allow_replacement  # each start of a node makes a key of its own
     assert not Fleet(tmp_path, 2, secure=True).settings(**passed).allow_replacement
 
@@ -847,7 +846,8 @@ def test_a_configuration_that_cannot_be_read_leaves_its_sentence(
 
 def command(name: str, *arguments: str) -> None:
     """Run `aequa NAME ARGUMENTS`."""
-    cli._fleet([name, *arguments])
+    asked = vars(cli._parser(name).parse_args([name, *arguments]))
+    asked.pop("command")(**asked)
 
 
 @pytest.mark.parametrize(

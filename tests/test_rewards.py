@@ -283,7 +283,7 @@ def test_a_changed_file_is_refused(saved: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="No such file"):
         aq.load_reward(tmp_path / "nowhere.safetensors")
 
 
@@ -512,7 +512,7 @@ def test_a_vocabulary_that_a_manifest_vouches_for_is_read_with_care(text_folder:
 
 
 def test_a_reward_for_images_has_no_vocabulary(saved: Path) -> None:
-    with pytest.raises(ValueError, match="vocabulary.json cannot be read: no such file"):
+    with pytest.raises(ValueError, match="`path` must be a reward that is read with vocabulary.json"):
         aq.rewards.load_vocabulary(saved)
 
 
@@ -599,7 +599,7 @@ def test_a_reward_for_a_table_comes_with_its_encoder_and_the_names_of_its_classe
 
 
 def test_a_reward_for_images_has_no_encoder(saved: Path) -> None:
-    with pytest.raises(ValueError, match="`path` must be a reward that reads a table"):
+    with pytest.raises(ValueError, match="`path` must be a reward that is read with encoder.json"):
         aq.rewards.load_encoder(saved)
 
 

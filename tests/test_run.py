@@ -21,30 +21,29 @@ ROOT = Path(__file__).resolve().parents[1]
 DECLARED = 'rounds: int = 20  # rounds\nlr: float = 0.1\nmixed: bool = False\nname: str = "a"'
 
 
+def parameters(cells: list[str], others: tuple[str, ...] = ()) -> dict:
+    """The parameters of a notebook of these cells, and of others that are not run here."""
+    values: dict = {}
+    for cell in cells:
+        exec(cell, values)
+    return aq.experiments.check_parameters([*cells, *others], values)
+
+
 @pytest.mark.parametrize(
     ("passed", "sentence"),
     [
         ("roundz = 3", "got 'roundz'; the nearest is 'rounds'"),
-        ('rounds = "ten"', "`rounds` must be of the type int, got 'ten'"),
-        ("rounds = True", "`rounds` must be"),
-        ("mixed = 1", "`mixed` must be of the type bool, got 1"),
-        ("name = 3", "`name` must be"),
+        ("rounds = 3\nlrr = 0.1", "got 'lrr'; the nearest is 'lr'"),
     ],
 )
 def test_what_is_no_parameter_is_refused(passed: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        aq.experiments.check_parameters(["", "import sys\nx = 3", DECLARED, "# Parameters\n" + passed])
+        parameters(["", "import sys\nx = 3", DECLARED, "# Parameters\n" + passed])
 
 
 def test_parameters_are_those_declared_with_the_values_passed() -> None:
-    cells = [
-        "import sys\nx = 3",
-        DECLARED,
-        "# Parameters\nlr = 1\nname = 'b'",
-        "y = compute(rounds)",
-        "%matplotlib inline",
-    ]
-    assert aq.experiments.check_parameters(cells) == {"rounds": 20, "lr": 1, "mixed": False, "name": "b"}
+    cells = ["import sys\nx = 3", DECLARED, "# Parameters\nlr = 1\nname = 'b'", "y = rounds + 1"]
+    assert parameters(cells, ("%matplotlib inline",)) == {"rounds": 20, "lr": 1, "mixed": False, "name": "b"}
 
 
 def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> None:
@@ -68,6 +67,9 @@ def test_where_no_sources_were_kept_the_annotated_names_are_the_parameters() -> 
         ({"allocation": "proportional"}, "`individually_rational` must be False with 'proportional'"),
         ({"contribution": "shard_size"}, "sizes are no accuracies"),
         ({"individually_rational": 1}, "`individually_rational` must be True or False"),
+        ({"rounds": "ten"}, "`rounds` must be a whole number in"),
+        ({"rounds": True}, "`rounds` must be a whole number in"),
+        ({"network": 3}, "`network` must be text, got 3"),
         ({"roundz": 3}, "nearest is 'rounds'"),
         ({"rounds": 0}, "`rounds` must be a whole number in"),
         ({"validation_weights": True, "contribution_power": 0.0}, "False with contribution_power 0"),
@@ -204,7 +206,7 @@ def test_there_is_one_set_of_defaults() -> None:
     cells = json.loads((ROOT / "notebooks" / "reproduce.ipynb").read_text())["cells"]
     (text,) = ("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     own = {"scale", "keep", "out"}  # of the notebook alone
-    written = {k: v for k, v in aq.experiments.check_parameters([text]).items() if k not in own}
+    written = {k: v for k, v in parameters([text]).items() if k not in own}
     usual = {each.name: each.default for each in (*fields(runs.Setup), *fields(aq.Config))}
     assert written == usual
     partition = signature(fleet.run_fleet).parameters["partition"].default
@@ -239,12 +241,12 @@ def test_a_wrong_argument_is_one_sentence_and_exit_two(words, sentence, capsys: 
 def test_a_number_that_papermill_writes_as_a_call_is_one_and_the_others_are_kept() -> None:
     declared = "rounds: int = 20\nseed: int = 0\nlr: float = 0.1"
     passed = "# Parameters\nrounds = 3\nseed = 7\nlr = float('inf')\n"
-    assert aq.experiments.check_parameters([declared, passed]) == {"rounds": 3, "seed": 7, "lr": float("inf")}
+    assert parameters([declared, passed]) == {"rounds": 3, "seed": 7, "lr": float("inf")}
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_training(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(aq.experiments.run, "problem_of", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr("aequa_lite.cli.prepare", lambda *_: pytest.fail("work began"))
     for command in ("run", "reproduce"):
         assert main([command, "--out", str(tmp_path / "file")]) == 2
 

@@ -22,9 +22,9 @@ from programs import program
 import aequa_lite as aq
 from aequa_lite import vectorized
 from aequa_lite._parallel import available
-from aequa_lite.experiments import packed, tables
 from aequa_lite.experiments import sweep as runs
 from aequa_lite.experiments import sweep as sweeps
+from aequa_lite.experiments import tables
 from aequa_lite.experiments.run import folder_name, split_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,7 +260,7 @@ def test_a_packed_run_that_fails_is_a_row_and_the_others_go_on(tmp_path: Path) -
 
 
 def test_training_that_fails_in_a_pack_fails_for_its_own_run_only() -> None:
-    meeting = packed.RunGroup(3)
+    meeting = sweeps.RunGroup(3)
 
     def many(requests: list[int]) -> list[int]:
         if 2 in requests:

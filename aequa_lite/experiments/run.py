@@ -9,6 +9,7 @@ import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from .._check import checked, flag, one_of, refusal
+from .._check import checked, one_of, refusal
 from .._io import printable, write_whole
 from ..aggregation import validation_weights
 from ..config import Config
@@ -26,9 +27,9 @@ from ..contribution import affine_calibration
 from ..data.load import load
 from ..data.readers import NAMES, data_folder
 from ..evaluation import accuracy
-from ..method import Algorithm, Outcome, Problem, Train, assess, train
+from ..method import Algorithm, Outcome, Problem, Train, train
 from ..networks.base import for_dataset
-from ..registry import algorithm, allocation, fits, lookup, network, word_list
+from ..registry import algorithm, allocation, lookup, network, word_list
 from ..report import Report, owners
 from ..rewards import clear
 from ..types import Dataset, Shard
@@ -68,56 +69,29 @@ def show_source(function: Callable[..., Any]) -> Source:
 
 
 @checked
-def check_parameters(cells: Iterable[str], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a notebook's parameters; refuse one that was passed and not declared, or has another type.
+def check_parameters(cells: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a notebook's parameters; refuse one that was passed and not declared.
 
     Args:
-        cells: Sources that ran so far (`In` in a notebook). The first cell of annotated values declares the parameters; a
-            later one without annotations sets them, as papermill does, which accepts unknown names silently.
-        values: The notebook's `globals()`, for annotated names where no sources were kept, as under nbval.
+        cells: Sources that ran so far (`In` in a notebook). Annotated names are the parameters; those that are passed stand in
+            a cell that papermill heads "# Parameters". Papermill itself accepts unknown names.
+        values: The notebook's `globals()`.
 
     Raises:
-        ValueError: A name is unknown (the nearest is given), or a value has another type than declared.
+        ValueError: A name is unknown (the nearest is given).
 
     Example:
-        >>> check_parameters(["rounds: int = 20", "rounds = 3"])
+        >>> check_parameters(["rounds: int = 20", "# Parameters\\nrounds = 3"], {"rounds": 3})
         {'rounds': 3}
     """
-    declared: dict[str, str] = {}
-    assigned: dict[str, Any] = {}
+    declared = list(values.get("__annotations__", {}))
     for cell in cells:
-        for name, kind, value in _assigned(cell):
-            if kind:
-                declared[name] = kind
-            elif declared:
-                one_of("parameter", name, declared)
-                if not fits(value, declared[name]):
-                    raise refusal(name, f"of the type {declared[name]}", value)
-            assigned[name] = value
-    if not declared and values is not None:
-        return {name: values[name] for name in values.get("__annotations__", {})}
-    return {name: assigned[name] for name in declared}
-
-
-def _assigned(cell: str) -> list[tuple[str, str, Any]]:
-    """Name, declared type ("" for none) and value of a cell that holds only plain values; else nothing."""
-    try:
-        found = ast.parse(cell).body
-        pairs = [
-            (node.target, ast.unparse(node.annotation), node.value)
-            if isinstance(node, ast.AnnAssign)
-            else (node.targets[0], "", node.value)
-            for node in found
-        ]
-        return [(target.id, kind, _plain(value)) for target, kind, value in pairs]
-    except (SyntaxError, AttributeError, ValueError, TypeError, RecursionError, MemoryError):
-        return []  # a cell that does something sets no parameters
-
-
-def _plain(value: ast.expr) -> Any:
-    """The value of an expression that calls nothing but `float('inf')` and its like, as papermill writes them."""
-    text = ast.unparse(value)
-    return float(text[7:-2]) if text in ("float('inf')", "float('-inf')", "float('nan')") else ast.literal_eval(value)
+        with suppress(SyntaxError):  # a cell with a command of IPython
+            nodes = ast.parse(cell).body
+            declared += [ast.unparse(node.target) for node in nodes if isinstance(node, ast.AnnAssign)]
+        for name in re.findall(r"^(\w+) = ", cell, re.M) if cell.startswith("# Parameters") else ():
+            one_of("parameter", name, declared)
+    return {name: values[name] for name in declared if name in values}
 
 
 @checked
@@ -175,12 +149,6 @@ class Setup:
     device: str = ""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type == "bool":
-                flag(each.name, value)
-            elif not isinstance(value, str):
-                raise refusal(each.name, "a word", value)
         for kind in ("partition", "contribution", "width_sampler", "server", "aggregate"):
             lookup(kind, getattr(self, kind))
         if self.participant and self.partition != "natural":
@@ -207,8 +175,6 @@ def split_parameters(values: Mapping[str, Any]) -> tuple[Setup, Config]:
         >>> setup.partition, config.rounds
         ('homogeneous', 3)
     """
-    if not isinstance(values, Mapping):
-        raise refusal("values", "parameters by name", values)
     words, numbers = ({each.name for each in fields(kind)} for kind in (Setup, Config))
     for name in values:
         one_of("parameter", name, sorted(words | numbers))
@@ -235,17 +201,6 @@ def prepare(setup: Setup, config: Config) -> tuple[Dataset, Callable[[float], nn
     data = load(locate(setup.data, root), root=root, device=device, seed=config.seed, **columns)
     build = for_dataset(network(setup.network), data)
     return data, build, lookup("partition", setup.partition)(data.train, config)
-
-
-def problem_of(setup: Setup, config: Config, tell: Callable[[str], object] | None = None) -> Problem:
-    """The problem of a setup: data, network, shards and, trained alone, the models and contributions of participants.
-
-    `tell` is called with what was read, before anybody trains.
-    """
-    data, build, shards = prepare(setup, config)
-    if tell:
-        tell(reading_of(data, shards))
-    return assess(build, shards, config, data, contribution=lookup("contribution", setup.contribution))
 
 
 def reading_of(data: Dataset, shards: Sequence[Shard]) -> str:
@@ -318,10 +273,7 @@ def compete(
             failed[word] = " ".join(f"{type(error).__name__}: {error}".split())
             write_whole(folder / "failed.txt", failed[word] + "\n")
             continue
-        if keep:
-            outcome.save(folder)
-        else:
-            outcome.report.save(folder)
+        (outcome if keep else outcome.report).save(folder)
         yield word, outcome
     if failed:
         raise RuntimeError("; ".join(f"{word} failed, {reason}" for word, reason in failed.items()))

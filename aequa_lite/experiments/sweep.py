@@ -24,42 +24,44 @@ import itertools
 import json
 import math
 import os
+import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import papermill
 import torch
 import yaml
-from papermill.exceptions import PapermillExecutionError
+from torch import nn
 from tqdm import tqdm
 
 from .._check import Count, checked, number, one_of, refusal
 from .._io import error_text, parse_json, read_limited, short_repr, write_whole
 from .._parallel import available
-from ..registry import word_list
-from .packed import RunGroup
-from .run import folder_name
+from .._parallel import workers as spread_over
+from ..checkpoint import describe
+from ..config import Config
+from ..federate import Strategy, federation, side_by_side, standalone_many
+from ..method import Problem, assess
+from ..registry import lookup, word_list
+from ..types import Build, Round, Shard
+from .run import compete, folder_name, prepare, split_parameters
 from .tables import check_table, write_tables
 
-__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share", "sweep_table"]
-
+__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share"]
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
-
-
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
-
-
 ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
-# in the name of a run's folder: letters of a value, bytes of all; the digest tells apart what is cut
-MOST_LETTERS, MOST_BYTES_OF_NAME = 100, 200
+Many = Callable[[list[Any]], list[Any]]  # requests of one kind -> what each gets
 
 
 @checked
@@ -83,9 +85,8 @@ class Run:
 
     def folder(self, root: Path) -> Path:
         """Its folder: readable by its label, unique by its digest."""
-        words = "-".join(folder_name(str(value))[:MOST_LETTERS] for value in self.label.values())
-        short = words.encode()[:MOST_BYTES_OF_NAME].decode(errors="ignore")
-        return root / (f"{short}-{self.digest}" if short else self.digest)
+        words = folder_name("-".join(map(str, self.label.values())))
+        return root / (f"{words}-{self.digest}" if words else self.digest)
 
     def reports(self, root: Path) -> dict[str, Path]:
         """The folder of each method's report; a notebook without methods leaves one report in the run's folder."""
@@ -97,9 +98,9 @@ class Run:
 
         All of them unless the run came to its end (`ENDED`).
         """
+        asked = {word: folder for word, folder in self.reports(root).items() if (self.digest, word) not in kept}
         ended = (self.folder(root) / ENDED).exists()
-        left = {word for word, folder in self.reports(root).items() if ended and (folder / "report.json").exists()}
-        return [word for word in self.reports(root) if word not in left and (self.digest, word) not in kept]
+        return [word for word, folder in asked.items() if not (ended and (folder / "report.json").exists())]
 
 
 @checked
@@ -177,40 +178,33 @@ def read_sweep(path: Path | str) -> Sweep:
     """
     path = Path(path)
     try:
-        sweep = _parse_sweep(path)
-        known = papermill.inspect_notebook(str(sweep.notebook))
-        defaults = {name: ast.literal_eval(each["default"]) for name, each in known.items()}
+        return _parse_sweep(path)
     except Exception as error:  # whatever a reader of YAML or of notebooks chokes on
-        raise ValueError(f"sweep {path} cannot be read: {error_text(error)}") from error
-    parts = [sweep.fixed, *sweep.grids, *sweep.cases.values(), *itertools.chain(*sweep.when)]
-    for name in itertools.chain(*parts):
-        one_of(f"sweep {path}: parameter", name, [each for each in known if each != "out"])
-    count = len(sweep.cases) * sum(math.prod(map(len, grid.values())) for grid in sweep.grids)
-    if not 0 < count <= MOST_RUNS:
-        raise refusal(f"sweep {path}", f"one of 1 to {MOST_RUNS} runs", count)
-    sweep = replace(sweep, defaults=defaults)
-    try:
-        sweep.runs()
-    except ValueError as error:  # its methods are no list of calls
-        raise ValueError(f"sweep {path} cannot be run: {error_text(error)}") from error
-    return sweep
+        raise ValueError(f"sweep {path} cannot be read: {error_text(error, 1000)}") from error
 
 
 def _parse_sweep(path: Path) -> Sweep:
-    """The content of a sweep file, before it is compared with the notebook."""
+    """The sweep of a file, compared with its notebook."""
     found, text = plain_yaml(path)
     for key in found:
         one_of("key", key, KEYS)
+    notebook = Path(found["notebook"])
+    if not notebook.is_file():
+        raise refusal("notebook", "a file on this machine", str(notebook))
+    known = papermill.inspect_notebook(str(notebook))
+    defaults = {name: ast.literal_eval(each["default"]) for name, each in known.items()}
+    fixed, grids = dict(found.get("fixed") or {}), tuple(map(dict, _many(found["grid"])))
     cases = {str(name): dict(case or {}) for name, case in dict(found.get("cases") or {"": {}}).items()}
-    grids = tuple(map(dict, _many(found["grid"])))
+    when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
+    for name in itertools.chain(fixed, *grids, *cases.values(), *itertools.chain(*when)):
+        one_of("parameter", name, [each for each in known if each != "out"])
     for name, values in itertools.chain(*(grid.items() for grid in grids)):
         if not isinstance(values, list) or not values:
             raise refusal(f"grid {name}", "a list of values", values)
-    when = tuple((dict(each["if"]), dict(each["set"])) for each in found.get("when") or ())
-    fixed, notebook = dict(found.get("fixed") or {}), Path(found["notebook"])
-    if not notebook.is_file():
-        raise refusal("notebook", "a file on this machine", str(notebook))
-    return Sweep(path.stem, notebook, fixed, cases, grids, when, text=text)
+    number("number of runs", len(cases) * sum(math.prod(map(len, grid.values())) for grid in grids), 1, MOST_RUNS)
+    sweep = Sweep(path.stem, notebook, fixed, cases, grids, when, defaults, text)
+    sweep.runs()  # its methods may be no list of words
+    return sweep
 
 
 class _Strict(yaml.SafeLoader):
@@ -246,7 +240,7 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
 def share(runs: Collection[Run], part: int, parts: int) -> list[Run]:
     """Return one of `parts` balanced shares of the runs (`part` from 0).
 
-    Runs are sorted by label, the seed last; a share takes every `parts`-th, so each case and data set is split evenly.
+    Runs are sorted by label without the seed; a share takes every `parts`-th, so the seeds of each case are split evenly.
 
     Raises:
         ValueError: There is no such share.
@@ -254,18 +248,11 @@ def share(runs: Collection[Run], part: int, parts: int) -> list[Run]:
     Example:
         >>> runs = [Run({"case": case, "seed": seed}, {}) for seed in (0, 1) for case in ("slow", "quick")]
         >>> [run.label["case"] for run in share(runs, 0, 2)]
-        ['slow', 'quick']
+        ['quick', 'slow']
     """
     number("part", part, 0, number("parts", parts, 1, whole=True) - 1, whole=True)
-    names = sorted(dict.fromkeys(name for run in runs for name in run.label), key=lambda name: name == "seed")
-    seen: dict[str, list[Any]] = {name: [] for name in names}
-    for run, name in itertools.product(runs, names):
-        if run.label.get(name) not in seen[name]:
-            seen[name].append(run.label.get(name))
-    return sorted(runs, key=lambda run: [seen[name].index(run.label.get(name)) for name in names])[part::parts]
-
-
-SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "worse_off", "alone_best", "reward_best")
+    ordered = sorted(runs, key=lambda run: [str(value) for name, value in run.label.items() if name != "seed"])
+    return ordered[part::parts]
 
 
 @contextmanager
@@ -295,9 +282,8 @@ def claimed(folder: Path) -> Iterator[bool]:
 
 def reason_of(error: BaseException, folder: Path) -> str:
     """Why there is no report: `no data`, `refused` (before any work) or `failed`, and the message."""
-    kind, message = type(error).__name__, str(error)
-    if isinstance(error, PapermillExecutionError):
-        kind, message = error.ename, error.evalue
+    # of an error in a notebook papermill tells its kind and message
+    kind, message = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     early = not (folder / "run.json").exists()
     status = "no data" if kind == "FileNotFoundError" else "refused" if kind == "ValueError" and early else "failed"
     return f"{status}: {'' if status != 'failed' else kind + ': '}{' '.join(message.split())}"
@@ -320,9 +306,7 @@ def run_one(
     """
     folder = run.folder(root)
     with claimed(folder) as mine:
-        if not mine:
-            return False
-        if missing := run.missing(root, kept):
+        if mine and (missing := run.missing(root, kept)):
             for earlier in ("failed.txt", ENDED):
                 (folder / earlier).unlink(missing_ok=True)
             asked = {"methods": ", ".join(missing)} if run.methods else {}
@@ -331,7 +315,7 @@ def run_one(
             except Exception as error:  # whatever it was, the sweep goes on and the row says it
                 write_whole(folder / "failed.txt", reason_of(error, folder) + "\n")
             write_whole(folder / ENDED, "")
-    return True
+    return mine
 
 
 def packs(runs: Iterable[Run], root: Path, kept: Collection[tuple[str, str]], most: int) -> list[list[Run]]:
@@ -343,6 +327,97 @@ def packs(runs: Iterable[Run], root: Path, kept: Collection[tuple[str, str]], mo
     return [each[first : first + most] for each in found.values() for first in range(0, len(each), most)]
 
 
+class RunGroup:
+    """Where runs of one process wait for one another; each is a thread, and one computes at a time.
+
+    When all wait, what they ask for is trained together, in shared vectorized passes. If that fails, each is trained by
+    itself, so that only the run whose fault it is fails.
+
+    Args:
+        runs: How many there are.
+        options: Of `federate` and `standalone`.
+    """
+
+    def __init__(self, runs: int, **options: Any) -> None:
+        self.turn, self.here, self.options = threading.Condition(), runs, {"progress": False, **options}
+        self.asked: list[tuple[Many, Any, Future[Any]]] = []
+        self.builds: dict[str, Build] = {}
+
+    def execute(self, run: Callable[[], Any]) -> Any:
+        """Run one of the runs in this thread."""
+        with self.turn:
+            try:
+                return run()
+            finally:
+                self.here -= 1
+                self._serve()
+
+    def ask(self, many: Many, request: Any) -> Any:
+        """Wait until the others wait too; return what this request gets."""
+        mine: Future[Any] = Future()
+        self.asked.append((many, request, mine))
+        self._serve()
+        self.turn.wait_for(mine.done)
+        return mine.result()
+
+    def _serve(self) -> None:
+        """Train what was asked for, if nobody is missing."""
+        if len(self.asked) < self.here:
+            return
+        asked, self.asked = self.asked, []
+        for many in {each for each, *_ in asked}:
+            requests, futures = zip(*(own for each, *own in asked if each == many))
+            for future, got in zip(futures, _together(many, list(requests))):
+                tell = future.set_exception if isinstance(got, Exception) else future.set_result
+                tell(got)
+        self.turn.notify_all()
+
+    def _alone(self, requests: Sequence[tuple[Build, Sequence[Shard], Config]]) -> list[list[nn.Module]]:
+        build = requests[0][0]
+        if any(each is not build for each, *_ in requests):  # another split of a table may have other categories
+            return [self._alone([each])[0] for each in requests]
+        return standalone_many(build, [each for _, *each in requests], **self.options)
+
+    def train(self, problem: Problem, strategy: Strategy, **options: Any) -> Round:
+        """`method.train`, with the others."""
+        return self.ask(self._train, (problem, {"strategy": strategy, **self.options, **options}))
+
+    def _train(self, requests: Sequence[tuple[Problem, dict[str, Any]]]) -> list[Round]:
+        runs = [federation(p.build, p.shards, p.config, **options) for p, options in requests]
+        with spread_over(None, requests[0][0].validation.y.device) as spread:
+            return side_by_side(runs, spread)
+
+    def run(self, values: Mapping[str, Any]) -> None:
+        """Do what `notebooks/reproduce.ipynb` does with these parameters, without its figures.
+
+        Raises:
+            ValueError: A parameter is unknown or does not fit.
+            RuntimeError: A method failed.
+        """
+        scale, keep, out = (values[name] for name in ("scale", "keep", "out"))
+        setup, config = split_parameters({k: v for k, v in values.items() if k not in ("scale", "keep", "out")})
+        if scale == "paper" and not (setup.device or torch.cuda.is_available()):
+            raise refusal("scale", "mini, or paper on a GPU", scale)
+        data, build, shards = prepare(setup, config)
+        build = self.builds.setdefault(json.dumps(describe(build)), build)  # one pass has one network
+        started = time.perf_counter()
+        alone = self.ask(self._alone, (build, shards, config))
+        contribution = lookup("contribution", setup.contribution)
+        problem = assess(build, shards, config, data, contribution=contribution, alone=alone)
+        about = {**values, "seconds_alone": round(time.perf_counter() - started, 1)}
+        write_whole(Path(out) / "run.json", json.dumps(about, indent=1) + "\n")
+        for _ in compete(setup, problem, out, keep=keep, train=self.train):
+            pass
+
+
+def _together(many: Many, requests: list[Any]) -> list[Any]:
+    """What each request gets; if they fail together each by itself, and then the error of each that fails."""
+    try:
+        return many(requests)
+    except Exception as error:
+        return [error] if len(requests) == 1 else [_together(many, [each])[0] for each in requests]
+
+
 def run_pack(
     runs: Sequence[Run], defaults: Mapping[str, Any], root: Path, kept: Collection[tuple[str, str]] = (), **options: Any
 ) -> None:
@@ -352,32 +427,34 @@ def run_pack(
     def one(run: Run) -> None:
         group.execute(lambda: run_one(lambda asked: group.run({**defaults, **asked}), run, root, kept))
 
-    pool = ThreadPoolExecutor(len(runs))  # as many threads as runs, since all must be able to wait
-    try:
-        list(pool.map(one, runs))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
+    run_all([partial(one, run) for run in runs], len(runs))  # as many threads as runs: all must be able to wait
 
 
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Kernels that start in the block compute with one thread each: faster than several with many."""
-    names = ("OMP_NUM_THREADS", "AEQUA_WORKERS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ |= dict.fromkeys(names, "1")
+def run_all(jobs: Sequence[Callable[[], object]], threads: int, title: str | None = None) -> None:
+    """Do all jobs, so many at a time, with a bar if it has a title; an interrupt waits for none of them."""
+    pool = ThreadPoolExecutor(threads)
+    began = [pool.submit(job) for job in jobs]
     try:
-        yield
+        for each in tqdm(as_completed(began), title, len(jobs), disable=title is None):
+            each.result()
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+# for a while kernels that start compute with one thread each: faster than several with many
+one_thread_each = partial(patch.dict, os.environ, OMP_NUM_THREADS="1", AEQUA_WORKERS="1")
 
 
 @checked
-def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, str], dict[str, Any]]:
+def finished(
+    sweep: Sweep, results: Path = Path("results"), *, failed: bool = False
+) -> dict[tuple[str, str], dict[str, Any]]:
     """Return the finished rows of `results/NAME` by digest and method: what another machine has run.
 
     Only rows whose parameters are still the sweep's are returned, by the sweep file beside the table.
+
+    Args:
+        failed: Return the rows of runs that did not succeed, too.
 
     Raises:
         ValueError: The table cannot be read, or is not the one that was written.
@@ -386,40 +463,33 @@ def finished(sweep: Sweep, results: Path = Path("results")) -> dict[tuple[str, s
         >>> finished(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))
         {}
     """
-    return {k: row for k, row in known(sweep, results).items() if row["status"] == "done"}
-
-
-def known(sweep: Sweep, results: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """As `finished`, also the rows of runs that failed."""
     place = results / sweep.name
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
         return {}
     words = ("status", "method", "device", "date", "data_sha256", "scale")
     try:
         check_table(place)
-        head = pd.read_csv(place / "runs.csv", nrows=0).columns
-        table = pd.read_csv(place / "runs.csv", dtype={c: str for c in head if c in words or c.startswith("version_")})
+        texts = pd.read_csv(place / "runs.csv", dtype=str, keep_default_na=False)  # as they stand there
+        kinds = {c: str for c in texts if c in words or c.startswith("version_")}
+        table = pd.read_csv(place / "runs.csv", dtype=kinds)
     except (ValueError, OSError) as error:  # pandas has several kinds
         raise ValueError(f"{place / 'runs.csv'} cannot be read ({error_text(error)}); restore or delete it") from error
     then = {tuple(map(_plain, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
     if not {*labels, "status"} <= {*table}:
         return {}
-    texts = pd.read_csv(place / "runs.csv", usecols=labels, dtype=str, keep_default_na=False)  # as they stand there
     keys = (tuple(map(_plain, each)) for each in texts[labels].itertuples(index=False))
     rows = ({k: v for k, v in row.items() if v == v} for row in table.to_dict("records"))  # a hole is no figure
-    found = zip(map(then.get, keys), rows)
-    return {(digest, row.get("method", "")): row for digest, row in found if digest in now}
+    found = {(digest, row.get("method", "")): row for digest, row in zip(map(then.get, keys), rows) if digest in now}
+    return {key: row for key, row in found.items() if failed or row["status"] == "done"}
 
 
 def _plain(value: Any) -> str:
     """A label as text, whichever way a table wrote it: 0 beside 0.5 becomes 0.0."""
-    if value is None:
-        return ""  # as a table writes it
     try:
-        return str(value) if isinstance(value, bool) else str(Decimal(str(value)).normalize() + 0)
-    except (ArithmeticError, ValueError):
-        return str(value)
+        return str(Decimal(str(value)).normalize() + 0)
+    except ArithmeticError:  # it is no number
+        return "" if value is None else str(value)
 
 
 @checked
@@ -432,7 +502,7 @@ def gather(sweep: Sweep, root: Path = Path("runs"), results: Path = Path("result
         >>> gather.__name__  # see `aequa sweep`
         'gather'
     """
-    return write_tables(sweep, known(sweep, results), root, results)
+    return write_tables(sweep, finished(sweep, results, failed=True), root, results)
 
 
 @checked
@@ -449,7 +519,7 @@ def run_sweep(
     Args:
         shard: (i, n), a balanced n-th of the runs, for machines that share no folder.
         workers: Runs side by side (default: one a processor, with one thread each; one on a GPU).
-        kept: What need not be run (`known`).
+        kept: What need not be run (`finished`).
         pack: Runs of one shape (they differ in seed and partition only) that train side by side, for a GPU: they share
             vectorized passes in this process, without their notebook and its figures. Reports are those of the notebook,
             up to rounding; the seconds are those of the whole pack.
@@ -461,63 +531,15 @@ def run_sweep(
     Example:
         >>> run_sweep(Sweep("none", Path("x.ipynb"), {}, {"": {}}, ()))  # no grid, no runs
     """
-    here, chosen = root / sweep.name, share(sweep.runs(), *shard)
-    todo = [run for run in chosen if run.missing(here, kept)]
+    here = root / sweep.name
+    todo = [run for run in share(sweep.runs(), *shard) if run.missing(here, kept)]
+    if pack > 1 and sweep.notebook.stem != "reproduce":
+        raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
     if pack > 1:
-        if sweep.notebook.stem != "reproduce":
-            raise refusal("pack", "1 with this notebook, since only runs of reproduce.ipynb train side by side", pack)
-        for runs in tqdm(packs(todo, here, kept, pack), sweep.name):
-            run_pack(runs, sweep.defaults, here, kept)
-        return
+        jobs = [partial(run_pack, runs, sweep.defaults, here, kept) for runs in packs(todo, here, kept, pack)]
+        return run_all(jobs, 1, sweep.name)
     count = workers or (1 if torch.cuda.is_available() else available())
-    pool = ThreadPoolExecutor(count)
     with one_thread_each() if count > 1 else nullcontext():
-        began = [pool.submit(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo]
-        try:
-            for each in tqdm(as_completed(began), sweep.name, len(chosen), initial=len(chosen) - len(todo)):
-                each.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # all are done, or this was interrupted
-
-
-@checked
-def sweep_table(
-    file: Path | str,
-    *,
-    workers: Count | None = None,
-    shard: str = "1/1",
-    new: bool = False,
-    only_gather: bool = False,
-    pack: Count = 1,
-) -> str:
-    """Run a sweep file, gather its table, and return the table's main columns as text.
-
-    Args:
-        shard: "I/N", the I-th of N balanced shares of the runs.
-        new: Run only what results/NAME does not hold yet.
-        pack: As in `run_sweep`.
-
-    Raises:
-        ValueError: The file or the share is not one; or no run of the sweep is done.
-
-    Example:
-        >>> sweep_table("nowhere.yml")
-        Traceback (most recent call last):
-        ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
-    """
-    sweep, pieces = read_sweep(file), shard.split("/")
-    one_of_n = len(pieces) == 2 and all(each.isdecimal() for each in pieces)
-    if not one_of_n or not 1 <= int(pieces[0]) <= int(pieces[1]):
-        raise refusal("shard", "I/N with I from 1 to N", shard)
-    try:
-        if not only_gather:
-            kept = finished(sweep) if new else ()
-            run_sweep(sweep, shard=(int(pieces[0]) - 1, int(pieces[1])), workers=workers, kept=kept, pack=pack)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on with what is not finished", flush=True)
-        os._exit(130)  # not waiting for the notebooks: their kernels end with this process
-    table = gather(sweep)
-    text = table[[name for name in (*sweep.runs()[0].label, *SHOWN) if name in table]].to_string(index=False)
-    if not (table["status"] == "done").any():
-        raise ValueError(f"no run of {sweep.name} is done:\n{text}")
-    return text
+        run_all(
+            [partial(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo], count, sweep.name
+        )

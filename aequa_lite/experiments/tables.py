@@ -84,48 +84,44 @@ def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dic
     extra, rows = _notes(run.folder(root) / "run.json"), []
     for word, folder in run.reports(root).items():
         label = {**run.label, "method": word} if word else run.label
-        if not (folder / "report.json").exists():
-            reasons = [each / "failed.txt" for each in (folder, run.folder(root)) if (each / "failed.txt").exists()]
-            row = kept.get((run.digest, word))
-            if row and (row["status"] == "done" or not reasons):
-                rows.append({**row, **label})
-                continue
+        report, row = folder / "report.json", kept.get((run.digest, word))
+        reasons = [each for each in (folder / "failed.txt", run.folder(root) / "failed.txt") if each.exists()]
+        if report.exists():
+            when = date.fromtimestamp(report.stat().st_mtime).isoformat()
+            try:
+                rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
+            except (KeyError, ValueError) as error:  # one that is damaged is a row, not the end of the table
+                rows.append({**label, "status": f"damaged: {error_text(error)}"})
+        elif row and (row["status"] == "done" or not reasons):
+            rows.append({**row, **label})
+        else:
             status = read_limited(reasons[0], MOST_NOTE_BYTES).decode(errors="replace") if reasons else "not run yet"
             rows.append({**label, "status": printable(status)})
-            continue
-        when = date.fromtimestamp((folder / "report.json").stat().st_mtime).isoformat()
-        try:
-            rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
-        except (KeyError, ValueError) as error:  # one that is damaged is a row, not the end of the table
-            rows.append({**label, "status": f"damaged: {error_text(error)}"})
     return rows
 
 
 def _notes(notes: Path) -> dict[str, Any]:
     """What a run noted beside its reports; nothing if that is missing or damaged."""
-    try:
-        found = parse_json(read_limited(notes, MOST_NOTE_BYTES)) if notes.exists() else {}
-    except (OSError, ValueError):
-        return {}
     kinds = {"scale": str, "seconds_alone": (int, float)}
-    return {
-        name: found[name]
-        for name, kind in kinds.items()
-        if isinstance(found, dict) and isinstance(found.get(name), kind)
-    }
+    try:
+        found = parse_json(read_limited(notes, MOST_NOTE_BYTES))
+        return {name: found[name] for name, kind in kinds.items() if isinstance(found.get(name), kind)}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def _figures(found: Report) -> dict[str, Any]:
     """The measures of a report as columns."""
     fair, alone, rewards = found.fairness, np.array(found.standalone), np.array(found.test_accuracy)
     low, high = fair.get("pearson_ceiling_interval") or (None, None)
+    accurate = min(found.contribution) >= 0 and max(found.contribution) <= 1
+    curve = found.curve and Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
     return {
-        **{name: fair[name] for name in ("pearson", "pearson_ceiling")},
-        **{name: fair.get(name) for name in ("spearman", "ideal_pearson_ceiling")},
+        **{name: fair.get(name) for name in ("pearson", "pearson_ceiling", "spearman", "ideal_pearson_ceiling")},
         "pearson_ceiling_low": low,
         "pearson_ceiling_high": high,
-        "pearson_circular": _circular_pearson(found),
-        "informative": _informative(found),
+        "pearson_circular": _circular_pearson(found, curve) if curve else None,
+        "informative": informative(found.contribution, found.data["sizes"]["validation"]) if accurate else None,
         **{name: fair[name] for name in ("mcg", "cgs")},
         "cgs_ceiling_high": (fair.get("cgs_ceiling_interval") or (None, None))[1],
         "min_gain": fair["min_gain"],
@@ -136,7 +132,7 @@ def _figures(found: Report) -> dict[str, Any]:
         "alone_sd": alone.std(),
         "reward_best": rewards.max(),
         "reward_mean": rewards.mean(),
-        **_curve_measures(found),
+        **(_curve_measures(found, curve) if curve else {}),
         "mean_width": None if found.widths is None else float(np.mean(found.widths)),
         "parameters_sent": found.parameters_sent,
         "seconds": found.seconds,
@@ -170,31 +166,21 @@ def informative(contribution: ArrayLike, samples: Count) -> bool:
     return bool(b.std() >= max(3 * np.sqrt((b * (1 - b)).mean() / samples), 1e-12))
 
 
-def _informative(found: Report) -> bool | None:
-    """The same for a report; not known where contributions are no accuracies."""
-    if min(found.contribution) < 0 or max(found.contribution) > 1:
-        return None
-    return informative(found.contribution, found.data["sizes"]["validation"])
-
-
-def _circular_pearson(found: Report) -> float | None:
+def _circular_pearson(found: Report, curve: Curve) -> float | None:
     """Pearson as in FedRAC's code: contributions are the test accuracies that it is measured against."""
-    if not found.curve or not found.curve["test"]:
+    if not found.curve["test"]:
         return None
-    curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
     plan = allocate(found.standalone, curve)
     return pearson(found.standalone, np.array(found.curve["test"])[np.searchsorted(curve.widths, plan.widths)])
 
 
-def _curve_measures(found: Report) -> dict[str, float]:
+def _curve_measures(found: Report, curve: Curve) -> dict[str, float]:
     """How good the global model's curve is: its ends, a quarter and half of it, its steps, where it is not monotone."""
-    if not found.curve:
-        return {}
-    curve = Curve(found.curve["widths"], found.curve["validation"], found.data["sizes"]["validation"])
     diagnostics = curve_diagnostics(curve, found.contribution)
     of_grid = curve.widths * found.config["grid"]
     departs, rewarded = np.abs(curve.fitted - curve.accuracy), curve.widths >= min(found.widths or (1.0,)) - 1e-9
     whole = (np.abs(of_grid - of_grid.round()) < 1e-3) | (curve.widths == curve.widths[0])  # the others are fractional
+    of_whole = Curve(curve.widths[whole], curve.accuracy[whole], curve.samples)
     test = np.array(found.curve["test"] or found.curve["validation"])
     grown = np.searchsorted(curve.widths, np.array(WIDTHS) + 1e-9, side="right") - 1  # the size a width has
     return {
@@ -203,17 +189,12 @@ def _curve_measures(found: Report) -> dict[str, float]:
         "quarter": float(np.interp(0.25, curve.widths, test)),
         "least": test[0],
         "largest_step": diagnostics["largest_step"],
-        "largest_whole_step": curve_diagnostics(_only(curve, whole), found.contribution)["largest_step"],
+        "largest_whole_step": curve_diagnostics(of_whole, found.contribution)["largest_step"],
         "noise": diagnostics["noise"],
         "not_monotone": float(departs.max()),
         "not_monotone_where_paid": float(departs[rewarded].max()),
         **{f"at_{width}": test[k] for width, k in zip(WIDTHS, grown) if k >= 0},
     }
-
-
-def _only(curve: Curve, kept: np.ndarray) -> Curve:
-    """The curve at some of its widths."""
-    return Curve(curve.widths[kept], curve.accuracy[kept], curve.samples)
 
 
 @checked
@@ -231,13 +212,10 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     for key, runs in done.groupby(keys, sort=False, dropna=False) if keys else [((), done)]:
         seeds = " ".join(map(str, sorted(set(runs["seed"])))) if "seed" in runs else ""
         row = {**dict(zip(keys, key)), "runs": len(runs), "seeds": seeds}
-        for name in MEANT:
-            if name in runs:
-                values = pd.to_numeric(runs[name]).dropna()
-                row |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
-        rows.append(
-            {**row, **{f"{name}_sum": runs[name].sum() for name in ("informative", "worse_off") if name in runs}}
-        )
+        for name in filter(runs.__contains__, MEANT):
+            values = pd.to_numeric(runs[name])  # a hole is no figure
+            row |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std()}
+        rows.append(row | {f"{name}_sum": runs[name].sum() for name in ("informative", "worse_off") if name in runs})
     return pd.DataFrame(rows)
 
 
@@ -249,23 +227,22 @@ def about(table: pd.DataFrame, name: str) -> dict[str, Any]:
         >>> about(pd.DataFrame({"status": ["done", "refused: no"], "seconds": [60.0, None]}), "mini")["minutes"]
         1.0
     """
-    done = table[table["status"] == "done"]
+    done, others = table[table["status"] == "done"], table[table["status"] != "done"]["status"]
     names = list(table)
-    keys = names[: names.index("method")] if "method" in names else names[: names.index("status")]  # a run's label
-    alone = done.drop_duplicates(keys)["seconds_alone"].sum() if "seconds_alone" in done else 0.0
+    label = names[: names.index("method" if "method" in names else "status")]
+    alone = done.drop_duplicates(label)["seconds_alone"].sum() if "seconds_alone" in done else 0.0
     seconds = alone + (done["seconds"].sum() if "seconds" in done else 0.0)
 
     def found(column: str) -> list[str]:
         return sorted({str(value) for value in done[column].dropna()}) if column in done else []
 
-    versions = {each.removeprefix("version_"): found(each) for each in done if each.startswith("version_")}
     return {
         "command": f"aequa sweep sweeps/{name}.yml",
         "rows": len(table),
         "done": len(done),
-        "others": {k: int(n) for k, n in table[table["status"] != "done"]["status"].value_counts().items()},
+        "others": {status: int(count) for status, count in others.value_counts().items()},
         "minutes": round(float(seconds) / 60, 1),
         "devices": found("device"),
-        "versions": versions,
+        "versions": {each.removeprefix("version_"): found(each) for each in done if each.startswith("version_")},
         "dates": found("date"),
     }

@@ -164,12 +164,11 @@ EXAMPLES: dict[str, str] = {
     "data.torchvision_set": ">>> from formats import write_mnist\n"
     ">>> write_mnist(Path('mnist'))\n>>> torchvision_set('mnist', 'mnist')\n",
     "experiments.read_sweep": SWEEP + ">>> read_sweep('few.yml')\n",
-    "experiments.sweep_table": SWEEP + ">>> sweep_table('few.yml', only_gather=True)\n",
     "experiments.gather": SWEEP + ">>> gather(read_sweep('few.yml'))\n",
 }  # fmt: skip
 NO_CALL = ("experiments.Source", "theory.Changes", "theory.Moments")  # a text and tuples: they take what these take
-# valid, but no run is done; onnx may be missing; the example shows a refusal, since opacus may be missing
-UNFINISHED = ("experiments.sweep_table", "rewards.export_onnx", "aggregation.dp_epsilon")
+# valid, but onnx may be missing; the example shows a refusal, since opacus may be missing
+UNFINISHED = ("rewards.export_onnx", "aggregation.dp_epsilon")
 
 
 def wrong(rng: np.random.Generator, annotation: str) -> Iterator[tuple[str, Any]]:
