@@ -5,9 +5,8 @@ What is used less often lies in namespaces: `aq.baselines.cgsv`, `aq.allocation.
 """
 
 from . import aggregation, allocation, attacks, baselines, data, networks, plotting, theory
-from .config import Config
+from .config import Config, stream
 from .types import Dataset, Round, Samples, Shard, Update, ServerState
-from .rng import stream
 from ._parallel import runtime
 from .data.load import load
 from .networks.base import for_dataset, init_params

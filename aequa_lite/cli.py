@@ -111,7 +111,7 @@ def _add_parameters(parser: argparse.ArgumentParser, skip: Sequence[str]) -> Non
     """An option for each word of a setup and each number of a config."""
     from .experiments.run import Setup
 
-    told = _described(Setup) | {each.name: each.metadata.get("about", "") for each in fields(Config)}
+    told = _described(Setup) | _described(Config)
     for each in (*fields(Setup), *fields(Config)):
         if each.name not in skip:
             _add_option(parser, each.name, each.default, told[each.name].replace("`", ""))
@@ -203,7 +203,7 @@ def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentPars
     from .flower.wire import Settings
 
     parser, own = _Parser(prog=f"aequa {command}", description=FLOWER[command]), signature(run).parameters
-    about = _described(run)
+    about = _described(Config) | _described(run)
     for name, each in own.items():
         if name == "folder":
             _add_option(parser, name, f"runs/{command}", about[name])
@@ -213,5 +213,5 @@ def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentPars
             parser.add_argument(name, type={"int": int}.get(each.annotation, str), help=about[name])
     for field in (*fields(Settings), *fields(Config)) if "config" in own else ():
         if field.name not in {*own, "keys"}:
-            _add_option(parser, field.name, field.default, field.metadata["about"])
+            _add_option(parser, field.name, field.default, field.metadata.get("about") or about[field.name])
     return parser

@@ -18,7 +18,7 @@ from ._check import (
     right_or_wrong,
     vector,
 )
-from .rng import stream
+from .config import stream
 
 __all__ = [
     "cgs", "holm", "mcg", "measure", "non_inferior", "paired_gains",

@@ -25,7 +25,7 @@ from ._check import (
     refusal,
 )
 from ._parallel import workers as pool
-from .rng import stream
+from .config import stream
 
 Game = Callable[[frozenset[int]], float]  # a coalition -> its value
 MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions

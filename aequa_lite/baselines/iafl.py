@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._check import Share, checked, refusal
+from ..config import stream
 from ..method import Outcome, Problem, Train, train
-from ..rng import stream
 from ..types import ServerState, State, Update
 from .common import (
     ROUNDS,
