@@ -99,13 +99,13 @@ def seal(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a sealed document without its hash; one that was never sealed as it is.
+    """Return a sealed document without its hash.
 
     Raises:
-        ValueError: The hash is another document's.
+        ValueError: There is no hash, or it is another document's.
     """
     inner = {k: v for k, v in document.items() if k != "sha256"}
-    if "sha256" in document and seal(inner) != document:
+    if seal(inner) != document:
         raise ValueError("its checksum does not fit its contents")
     return inner
 
