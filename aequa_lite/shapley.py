@@ -15,15 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ._check import (
-    Count,
-    Index,
-    NotNegative,
-    Positive,
-    checked,
-    number,
-    refusal,
-)
+from ._check import Count, Index, checked, number, refusal
 from ._parallel import workers as pool
 from .config import stream
 
@@ -190,22 +182,15 @@ def leave_one_out(game: Game, participants: Count) -> NDArray[np.float64]:
 
 @checked
 def sampled_shapley(
-    game: Game, participants: Count, *, budget: Count,
-    error: Positive | None = None, tolerance: NotNegative = 0.0,
-    seed: Index = 0,
-) -> Estimate:  # fmt: skip
+    game: Game, participants: Count, *, budget: Count, seed: Index = 0
+) -> Estimate:
     r"""Estimate Shapley values from random orders and their reverses.
 
     $\hat\varphi_i$ is the mean over pairs of orders of what participant $i$
     adds to those before it; the standard error is that of the pairs' mean.
-    An order is cut short where its coalition's value is within `tolerance`
-    of $v(N)$; those who follow are taken to add nothing.
 
     Args:
         budget: Largest number of evaluations; at least eight pairs.
-        error: Stop, after eight pairs, when no standard error is larger.
-        tolerance: Of the truncation. In a game that never falls, it biases
-            each value by at most as much; 0 never truncates.
         seed: Of the orders.
 
     Raises:
@@ -221,29 +206,29 @@ def sampled_shapley(
         (True, 198)
 
     References:
-        Truncated permutation sampling (Ghorbani and Zou 2019); the reversed
-        orders are antithetic variates.
+        Permutation sampling (Ghorbani and Zou 2019), without truncation;
+        the reversed orders are antithetic variates.
     """
     n = number("participants", participants, 2, whole=True)
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
-    rng = stream(seed, "orders")
-    ready = [rng.permutation(n).tolist() for _ in range(MIN_PAIRS)]
-    _prepare(game, ready, tolerance)  # which are taken in any case
+    rng, orders = stream(seed, "orders"), []
+    for _ in range((budget - 2) // cost):
+        order = rng.permutation(n).tolist()
+        orders += [order, order[::-1]]
+    if isinstance(game, CachedGame):
+        game.prepare(
+            [frozenset(o[:k]) for o in orders for k in range(n + 1)]
+        )
     ends = _value(game, frozenset()), _value(game, frozenset(range(n)))
-    pairs: list[NDArray[np.float64]] = []
-    used = len(ends)
-    while used + cost <= budget and not _precise(pairs, error):
-        order = ready.pop(0) if ready else rng.permutation(n).tolist()
-        _prepare(game, [order], tolerance)
-        added, back = np.zeros(n), np.zeros(n)
-        used += _walk(game, order, ends, tolerance, added)
-        used += _walk(game, order[::-1], ends, tolerance, back)
-        pairs.append((added + back) / 2)
-        if len(pairs) >= budget:  # truncated orders may cost nothing
-            break
-    value = np.mean(pairs, axis=0)
-    return Estimate(value, _standard_error(pairs), 2 * len(pairs), used)
+    added = np.empty((len(orders), n))
+    for row, order in zip(added, orders, strict=True):
+        inner = [_value(game, frozenset(order[:k])) for k in range(1, n)]
+        row[order] = np.diff([ends[0], *inner, ends[1]])
+    pairs = added.reshape(-1, 2, n).mean(1)
+    error = np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
+    used = 2 + len(pairs) * cost
+    return Estimate(pairs.mean(0), error, len(orders), used)
 
 
 def _value(game: Game, coalition: frozenset[int]) -> float:
@@ -253,41 +238,3 @@ def _value(game: Game, coalition: frozenset[int]) -> float:
         of = f"game's value of the coalition {sorted(coalition)}"
         raise refusal(of, "a finite number", value)
     return value
-
-
-def _prepare(game: Game, orders: list[list[int]], tolerance: float) -> None:
-    """Evaluate together what orders need, unless they may be cut short."""
-    if tolerance or not isinstance(game, CachedGame):
-        return
-    both = [each for order in orders for each in (order, order[::-1])]
-    sizes = range(len(orders[0]) + 1)
-    game.prepare([frozenset(each[:k]) for each in both for k in sizes])
-
-
-def _walk(
-    game: Game, order: list[int], ends: tuple[float, float],
-    tolerance: float, added: NDArray[np.float64],
-) -> int:  # fmt: skip
-    """Write what each participant adds; return the evaluations used."""
-    before, total = ends
-    for size, i in enumerate(order[:-1], start=1):
-        if abs(total - before) < tolerance:
-            return size - 1
-        after = _value(game, frozenset(order[:size]))
-        added[i], before = after - before, after
-    added[order[-1]] = total - before
-    return len(order) - 1
-
-
-def _standard_error(
-    pairs: list[NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """The standard error of the mean of the pairs, (n,)."""
-    return np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
-
-
-def _precise(pairs: list[NDArray[np.float64]], error: float | None) -> bool:
-    """Whether enough pairs agree closely enough."""
-    if error is None or len(pairs) < MIN_PAIRS:
-        return False
-    return bool((_standard_error(pairs) <= error).all())
