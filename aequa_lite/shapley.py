@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from math import comb, fsum, isfinite
 
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ._check import Count, Index, checked, number, refusal
-from ._parallel import workers as pool
 from .config import stream
 
 Game = Callable[[frozenset[int]], float]  # a coalition -> its value
@@ -92,11 +90,7 @@ class Estimate:
 
 @checked
 def shapley(
-    game: Game,
-    participants: Count,
-    *,
-    workers: Count | None = 1,
-    progress: bool = False,
+    game: Game, participants: Count, *, progress: bool = False
 ) -> NDArray[np.float64]:
     r"""Return the exact Shapley value of each participant.
 
@@ -108,7 +102,6 @@ def shapley(
     Args:
         game: $v$, evaluated once for each of the $2^n$ coalitions.
         participants: $n$, at most 12.
-        workers: Threads that evaluate the game.
 
     Returns:
         (n,) values, in the game's unit.
@@ -137,10 +130,8 @@ def shapley(
     ]
     if isinstance(game, CachedGame):
         game.prepare(subsets)
-    with pool(workers) as spread:
-        found = spread(partial(_value, game), subsets)
-        bar = tqdm(found, "coalitions", 2**n, disable=not progress)
-        v = dict(zip(subsets, bar, strict=True))
+    bar = tqdm(subsets, "coalitions", disable=not progress)
+    v = {S: _value(game, S) for S in bar}
     weight = [1 / (n * comb(n - 1, size)) for size in range(n)]
 
     def value(i: int) -> float:

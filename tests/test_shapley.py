@@ -109,11 +109,10 @@ def test_the_value_of_a_sum_of_games_is_the_sum_of_the_values(pair, factor: floa
     assert both == pytest.approx(apart, abs=1e-9)
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_every_coalition_is_evaluated_once_whatever_the_number_of_workers(workers: int) -> None:
+def test_every_coalition_is_evaluated_once() -> None:
     evaluated = []
     game = KNOWN["airport"][0]
-    values = aq.shapley(lambda S: evaluated.append(S) or game(S), 5, workers=workers)
+    values = aq.shapley(lambda S: evaluated.append(S) or game(S), 5)
     assert len(evaluated) == len(set(evaluated)) == 32
     assert (values == aq.shapley(game, 5)).all()
 
@@ -172,8 +171,6 @@ def test_a_sampling_that_makes_no_estimate_is_refused(wrong: dict, sentence: str
 @pytest.mark.parametrize(
     "solve",
     [
-        partial(aq.shapley, workers=2.0),
-        partial(aq.shapley, workers=0),
         partial(sampled_shapley, budget=100, seed=-1),
         partial(sampled_shapley, budget=100.0),
     ],
@@ -181,7 +178,7 @@ def test_a_sampling_that_makes_no_estimate_is_refused(wrong: dict, sentence: str
 def test_a_refused_argument_evaluates_nothing(solve) -> None:
     asked: list[frozenset[int]] = []
     game = CachedGame(len, lambda coalitions: asked.extend(coalitions) or [0.0] * len(coalitions))
-    with pytest.raises(ValueError, match=r"^`(workers|seed|budget)` must be .*, got "):
+    with pytest.raises(ValueError, match=r"^`(seed|budget)` must be .*, got "):
         solve(game, 5)
     assert asked == []
 
