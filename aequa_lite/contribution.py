@@ -18,7 +18,6 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from ._check import (
-    NotNegative,
     Numbers,
     Positive,
     Share,
@@ -48,8 +47,6 @@ __all__ = [
     "isotonic_calibration", "leave_one_out", "replay_game",
     "retraining_game", "sampled_shapley", "update_shapley",
 ]  # fmt: skip
-
-TOGETHER = 64  # coalitions that train side by side
 
 Array = NDArray[np.float64]
 # (n,) scores after the round before, if there is one
@@ -96,30 +93,20 @@ def retraining_game(
         in place of samples.
     """
     one_each("shards", shards, config.participants)
-    many = partial(
-        _retraining_accuracies, build, shards, config, validation, options
-    )
-    at_once = shards[0].samples.y.is_cuda or options.get("vectorized")
-    return CachedGame(lambda S: many([S])[0], many if at_once else None)
-
-
-def _retraining_accuracies(
-    build: Build, shards: Sequence[Shard], config: Config,
-    validation: Samples, options: Mapping[str, Any],
-    coalitions: Sequence[frozenset[int]],
-) -> list[float]:  # fmt: skip
-    """Accuracies of the networks that coalitions train."""
     device = shards[0].samples.y.device
-    start: State = init_params(build, config.seed, device)
-    found: list[float] = []
-    for first in range(0, len(coalitions), TOGETHER):
-        some = coalitions[first : first + TOGETHER]
-        chosen = [[shards[i] for i in sorted(S)] for S in some if S]
+    start = init_params(build, config.seed, device)
+
+    def trained(coalitions: Sequence[frozenset[int]]) -> list[float]:
+        chosen = [[shards[i] for i in sorted(S)] for S in coalitions if S]
         runs = [(c, replace(config, participants=len(c))) for c in chosen]
-        trained = iter(federate_many(build, runs, **options))
-        thetas = (next(trained).theta if S else start for S in some)
-        found += [_accuracy(build, t, validation) for t in thetas]
-    return found
+        last = iter(federate_many(build, runs, **options))
+        thetas = (next(last).theta if S else start for S in coalitions)
+        return [_accuracy(build, theta, validation) for theta in thetas]
+
+    at_once = device.type == "cuda" or options.get("vectorized")
+    return CachedGame(
+        lambda S: trained([S])[0], trained if at_once else None
+    )
 
 
 @checked
@@ -152,20 +139,15 @@ def replay_game(
         GTG-Shapley (Liu et al. 2022).
     """
     _check_round(rnd)
-    value = partial(_replay_accuracy, build, before, rnd, validation)
+    start = _beside(before, rnd)
+
+    def value(coalition: frozenset[int]) -> float:
+        chosen = [rnd.updates[i] for i in sorted(coalition)]
+        valid = [u for u in chosen if u.participant not in rnd.left_out]
+        theta = aggregate(start, [(u.state, u.weight) for u in valid])
+        return _accuracy(build, theta, validation)
+
     return CachedGame(value)
-
-
-def _replay_accuracy(
-    build: Build, before: State, rnd: Round, validation: Samples,
-    coalition: frozenset[int],
-) -> float:  # fmt: skip
-    """Accuracy after the updates of a coalition alone."""
-    before = _beside(before, rnd)
-    chosen = [rnd.updates[i] for i in sorted(coalition)]
-    valid = [u for u in chosen if u.participant not in rnd.left_out]
-    theta = aggregate(before, [(u.state, u.weight) for u in valid])
-    return _accuracy(build, theta, validation)
 
 
 def _accuracy(build: Build, theta: State, validation: Samples) -> float:
@@ -206,17 +188,14 @@ def contributions(
         >>> [c.shape for c in contributions(alignment, rounds, start)]
         [(2,), (2,), (2,)]
     """
-    before, scores = start, None
+    before, scores = start, np.zeros(0)
     for rnd in rounds:
         here = [u.participant for u in rnd.updates]
-        n = max([len(rnd.widths), *(i + 1 for i in here)])
-        known = np.zeros(n)
-        if scores is not None:
-            known[: len(scores)] = scores
-        own = None if scores is None else known[here]
+        n = max([len(scores), len(rnd.widths), *(i + 1 for i in here)])
+        known = np.append(scores, np.zeros(n - len(scores)))
+        own = known[here] if len(scores) else None
         known[here] = score(before, rnd, own)
-        scores = known
-        before = rnd.theta
+        before, scores = rnd.theta, known
         yield scores
 
 
@@ -224,7 +203,6 @@ def contributions(
 def update_shapley(
     build: Build, validation: Samples, *,
     solve: Callable[[Game, int], Array] = shapley,
-    tolerance: NotNegative = 0.0,
 ) -> Score:  # fmt: skip
     r"""Make a score: the Shapley values of `replay_game`, summed up.
 
@@ -234,11 +212,10 @@ def update_shapley(
 
     Args:
         solve: (game, n) -> (n,) values, in place of the exact ones.
-        tolerance: A round that moves the accuracy by less is skipped.
 
     Raises:
-        ValueError: There is no validation sample, `solve` is not callable,
-            or `tolerance` is negative.
+        ValueError: There is no validation sample, or `solve` is not
+            callable.
 
     Example:
         >>> import aequa_lite as aq
@@ -254,19 +231,13 @@ def update_shapley(
         GTG-Shapley (Liu et al. 2022) with each round solved exactly,
         without its guided sampling.
     """
-    return partial(_scores_after_round, build, validation, solve, tolerance)
 
+    def score(before: State, rnd: Round, scores: Carried = None) -> Array:
+        game = replay_game(build, before, rnd, validation)
+        values = solve(game, len(rnd.updates))
+        return values if scores is None else scores + values
 
-def _scores_after_round(
-    build: Build, validation: Samples, solve: Callable[[Game, int], Array],
-    tolerance: float, before: State, rnd: Round, scores: Carried = None,
-) -> Array:  # fmt: skip
-    """Scores plus the values of this round's game."""
-    game, n = replay_game(build, before, rnd, validation), len(rnd.updates)
-    scores = np.zeros(n) if scores is None else scores
-    if abs(game(range(n)) - game(())) < tolerance:
-        return scores
-    return scores + solve(game, n)
+    return score
 
 
 @checked
@@ -445,7 +416,7 @@ def _changes(
         change = {k: torch.zeros_like(before[k]) for k in trained}
         for k, t in trained.items():
             block = prefix(t.shape)
-            change[k][block] = t.to(before[k].device) - before[k][block]
+            change[k][block] = t - before[k][block]
         found.append(join(change))
     return torch.stack(found)
 
@@ -480,9 +451,9 @@ def _unit(vectors: Array) -> Array:
 
 def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
     """The moving average, from its first value."""
-    return (
-        found if scores is None else memory * scores + (1 - memory) * found
-    )
+    if scores is None:
+        return found
+    return memory * scores + (1 - memory) * found
 
 
 # --- calibration: from scores to accuracies ---
@@ -522,7 +493,7 @@ def affine_calibration(scores: Numbers, low: Share, high: Share) -> Array:
 
 @checked
 def isotonic_calibration(
-    scores: Numbers, known: Mapping[int, float]
+    scores: Numbers, known: Mapping[int, Share]
 ) -> Array:
     """Map scores to the known stand-alone accuracies of some participants.
 
@@ -550,11 +521,10 @@ def isotonic_calibration(
         Isotonic regression (Barlow et al. 1972); using it is our choice.
     """
     s = vector("scores", scores)
-    if not isinstance(known, Mapping) or not known:
+    if not known:
         raise refusal("known", "accuracies by participant", known)
-    for i, accuracy in known.items():
+    for i in known:
         number("known participant", i, 0, len(s) - 1, whole=True)
-        number("known accuracy", accuracy, 0, 1)
     at, where, times = np.unique(
         s[list(known)], return_inverse=True, return_counts=True
     )

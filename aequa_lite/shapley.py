@@ -19,6 +19,7 @@ from .config import stream
 
 Game = Callable[[frozenset[int]], float]  # a coalition -> its value
 MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
+TOGETHER = 64  # coalitions that are evaluated side by side
 MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
 
 
@@ -30,8 +31,8 @@ class CachedGame:
 
     Args:
         game: Function of a coalition (a frozenset of participants).
-        many: Function of coalitions that finds all their values at once;
-            `prepare` calls it (default: nothing is found beforehand).
+        many: Function of at most 64 coalitions that finds their values at
+            once; `prepare` calls it (default: none is found beforehand).
 
     Raises:
         ValueError: `game` or `many` is not callable.
@@ -58,10 +59,13 @@ class CachedGame:
 
     def prepare(self, coalitions: Collection[frozenset[int]]) -> None:
         """Evaluate these together, if the game can."""
+        if self.many is None:
+            return
         every = dict.fromkeys(coalitions)  # each once, in order
         new = [each for each in every if each not in self.values]
-        if self.many and new:
-            self.values |= dict(zip(new, self.many(new), strict=True))
+        for first in range(0, len(new), TOGETHER):
+            some = new[first : first + TOGETHER]
+            self.values |= dict(zip(some, self.many(some), strict=True))
 
     def __len__(self) -> int:
         return len(self.values)
