@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aequa_lite as aq
-from aequa_lite.contribution import CachedGame, leave_one_out, sampled_shapley
-from aequa_lite.shapley import Game
+from aequa_lite.contribution import CachedGame, Game, leave_one_out, sampled_shapley
 
 many_times = settings(derandomize=True, deadline=None, max_examples=100)
 COSTS = (1.0, 2.0, 2.0, 5.0, 9.0)
@@ -169,11 +168,7 @@ def test_a_sampling_that_makes_no_estimate_is_refused(wrong: dict, sentence: str
 
 
 @pytest.mark.parametrize(
-    "solve",
-    [
-        partial(sampled_shapley, budget=100, seed=-1),
-        partial(sampled_shapley, budget=100.0),
-    ],
+    "solve", [partial(sampled_shapley, budget=100, seed=-1), partial(sampled_shapley, budget=100.0)]
 )
 def test_a_refused_argument_evaluates_nothing(solve) -> None:
     asked: list[frozenset[int]] = []
