@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -121,8 +122,8 @@ class Curve:
             values.flags.writeable = False
             object.__setattr__(self, name, values)
         w, a = self.widths, self.accuracy
-        inside = w.ndim == 1 and len(w) and (w > 0).all() and (w <= 1).all()
-        if not inside or not (np.diff(w) > 0).all():
+        rises = w.ndim == 1 and len(w) and (np.diff(w, prepend=0) > 0).all()
+        if not rises or w[-1] > 1:
             raise refusal("widths", "rising numbers in (0, 1]", w.tolist())
         if a.shape != w.shape or not ((a >= 0) & (a <= 1)).all():
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
@@ -200,14 +201,14 @@ def widths(
     return (least, *(w for w in steps if w > least + 1e-9))
 
 
-def distinct_widths(build: Build, grid: Sequence[float]) -> Iterator[float]:
+def distinct_widths(build: Build, grid: Sequence[float]) -> list[float]:
     """The widths at which the network grows: the smallest of each size."""
-    last = None
-    for width in grid:
+
+    def shapes(width: float) -> list[torch.Size]:
         tensors = template(build, width).state_dict().values()
-        if (shapes := [t.shape for t in tensors]) != last:
-            yield width
-        last = shapes
+        return [t.shape for t in tensors]
+
+    return [next(alike) for _, alike in groupby(grid, shapes)]
 
 
 def _bound(
@@ -310,7 +311,7 @@ def accuracy_curve(
     """
     tried = [float(w) for w in (widths(least) if grid is None else grid)]
     if not fraction_grid:
-        tried = list(distinct_widths(build, tried))
+        tried = distinct_widths(build, tried)
     on_gpu = next(iter(theta.values())).is_cuda
     at_once = on_gpu and not list(template(build, 1.0).buffers())
     measure = _correct_at_many_widths if at_once else _correct_one_by_one
@@ -341,9 +342,7 @@ def reward_curve(
     grid, fractions = config.grid, config.fractions
     whole = distinct_widths(build, widths(config.min_width, grid=grid))
     measure = partial(accuracy_curve, build, theta, samples)
-    curve = measure(
-        grid=tuple(whole), fraction_grid=grid if fractions else None
-    )
+    curve = measure(grid=whole, fraction_grid=grid if fractions else None)
     while fractions > 1:
         above = curve.widths[1:]
         below = np.maximum(curve.widths[:-1], above - 1 / grid)

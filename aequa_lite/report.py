@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -248,69 +248,64 @@ def _finite(value: float | None) -> float | None:
 # --- warnings: what a reader should know before trusting the table ---
 
 
-def _about_updates(left_out: Sequence[int]) -> list[str]:
+def _about_updates(left_out: Sequence[int]) -> Iterator[str]:
     """Whose updates were refused, and how often."""
-    refused = "its update was refused in"
-    return [
-        f"participant {i}: {refused} {left_out.count(i)} rounds"
-        for i in sorted(set(left_out))
-    ]
+    for i in sorted(set(left_out)):
+        times = left_out.count(i)
+        yield f"participant {i}: its update was refused in {times} rounds"
 
 
-def _about_contributions(problem: Problem, plan: Plan | None) -> list[str]:
+def _about_contributions(
+    problem: Problem, plan: Plan | None
+) -> Iterator[str]:
     """Whether widths were chosen by contributions that may be equal."""
     b, samples = np.asarray(problem.contribution), len(problem.validation)
     error = float(np.sqrt(np.clip(b * (1 - b), 0, 1).mean() / samples))
-    if plan is None or b.std() >= 3 * error:
-        return []
-    return [
-        "contributions differ by less than three standard errors of an "
-        f"accuracy on {samples} validation samples ({error:.3f} each): "
-        "who receives more may be chance"
-    ]
+    if plan is not None and b.std() < 3 * error:
+        yield (
+            "contributions differ by less than three standard errors of an "
+            f"accuracy on {samples} validation samples ({error:.3f} each): "
+            "who receives more may be chance"
+        )
 
 
 def _about_rewards(
     own: NDArray[np.bool_], rewarded: NDArray[np.bool_], plan: Plan | None,
     classes: int, worse_off: Sequence[int],
-) -> list[str]:  # fmt: skip
+) -> Iterator[str]:  # fmt: skip
     """Whose reward is poor, and whose are alike."""
     accuracy, samples = rewarded.mean(1), rewarded.shape[1]
     variance = np.maximum(accuracy * (1 - accuracy), 1 / samples)
     error = np.sqrt(variance / samples)
-    by_chance = np.flatnonzero(accuracy - 1 / classes < 2 * error)
-    poor = "the reward is within noise of chance"
-    found = [f"participant {i}: {poor}" for i in by_chance]
+    for i in np.flatnonzero(accuracy - 1 / classes < 2 * error):
+        yield f"participant {i}: the reward is within noise of chance"
     below = "the reward is significantly below what it reached alone"
-    found += [f"participant {i}: {below}" for i in worse_off]
+    for i in worse_off:
+        yield f"participant {i}: {below}"
+    alike = "their rewards are within noise of each other"
     for i, j in pairwise(np.argsort(own.mean(1), kind="stable")):
         apart = rewarded[j].astype(float) - rewarded[i]
-        noise = 2 * apart.std() / np.sqrt(samples)
         if plan is not None and plan.widths[i] == plan.widths[j]:
-            found.append(f"participants {i} and {j}: the same reward")
-        elif abs(apart.mean()) <= noise:
-            alike = "their rewards are within noise of each other"
-            found.append(f"participants {i} and {j}: {alike}")
-    return found
+            yield f"participants {i} and {j}: the same reward"
+        elif abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
+            yield f"participants {i} and {j}: {alike}"
 
 
-def _about_plan(plan: Plan | None) -> list[str]:
+def _about_plan(plan: Plan | None) -> Iterator[str]:
     """What the plan's certificate says."""
-    if plan is None:
-        return []
-    certificate = plan.certificate
-    found = [certificate.statement] if certificate.worse_off else []
-    if not certificate.covers:
-        found.append(
+    certificate = plan and plan.certificate
+    if certificate and certificate.worse_off:
+        yield certificate.statement
+    if certificate and not certificate.covers:
+        yield (
             "the curve spans less than the contributions do: lower "
             "min_width, or train longer"
         )
-    if not certificate.top_reaches:
-        found.append(
+    if certificate and not certificate.top_reaches:
+        yield (
             "the full network is below the best participant's own: train "
             "longer together"
         )
-    return found
 
 
 def versions() -> dict[str, str]:
@@ -352,9 +347,9 @@ def table(found: Report) -> str:
         'participant'
     """
     n = len(found.standalone)
-    none, names = ("-",) * n, found.data.get("participants") or [""] * n
+    names = found.data.get("participants") or [""] * n
     widths, predicted = (
-        none if values is None else tuple(f"{v:.3f}" for v in values)
+        ["-"] * n if values is None else [f"{v:.3f}" for v in values]
         for values in (found.widths, found.predicted_accuracy)
     )
     lines = [

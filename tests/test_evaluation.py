@@ -28,7 +28,7 @@ def test_a_least_width_that_lies_on_the_grid_up_to_rounding_is_on_it() -> None:
 
 
 def test_only_widths_at_which_the_network_grows_are_measured() -> None:
-    kept = list(distinct_widths(aq.LeNet, [k / 1000 for k in range(1, 1001)]))
+    kept = distinct_widths(aq.LeNet, [k / 1000 for k in range(1, 1001)])
     sizes = [aq.n_parameters(aq.LeNet(w)) for w in kept]
     assert all(a < b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
     assert sizes[-1] == aq.n_parameters(aq.LeNet())
