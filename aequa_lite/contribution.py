@@ -15,7 +15,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from math import comb, fsum, isfinite
@@ -59,7 +59,9 @@ Array = NDArray[np.float64]
 Carried = Array | None
 # (theta before, round, scores) -> scores
 Score = Callable[[State, Round, Carried], Array]
-Game = Callable[[frozenset[int]], float]  # a coalition -> its value
+Coalition = frozenset[int]
+Game = Callable[[Coalition], float]
+Games = Callable[[list[Coalition]], list[float]]
 MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
 TOGETHER = 64  # coalitions that are evaluated side by side
 MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
@@ -69,6 +71,7 @@ MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
 
 
 @checked
+@dataclass(eq=False)
 class CachedGame:
     """Evaluate a game once for each coalition and keep the value.
 
@@ -88,13 +91,9 @@ class CachedGame:
         (4.0, 4.0, 1)
     """
 
-    def __init__(
-        self,
-        game: Game,
-        many: Callable[[list[frozenset[int]]], list[float]] | None = None,
-    ) -> None:
-        self.game, self.many = game, many
-        self.values: dict[frozenset[int], float] = {}
+    game: Game
+    many: Games | None = None
+    values: dict[Coalition, float] = field(default_factory=dict, init=False)
 
     def __call__(self, coalition: Collection[int]) -> float:
         members = frozenset(coalition)
@@ -102,7 +101,7 @@ class CachedGame:
             self.values[members] = float(self.game(members))
         return self.values[members]
 
-    def prepare(self, coalitions: Collection[frozenset[int]]) -> None:
+    def prepare(self, coalitions: Collection[Coalition]) -> None:
         """Evaluate these together, if the game can."""
         if self.many is None:
             return
@@ -131,8 +130,8 @@ class Estimate:
         [1.0, 1.0, 1.0]
     """
 
-    value: NDArray[np.float64]
-    standard_error: NDArray[np.float64]
+    value: Array
+    standard_error: Array
     orders: int
     evaluations: int
 
@@ -140,7 +139,7 @@ class Estimate:
 @checked
 def shapley(
     game: Game, participants: Count, *, progress: bool = False
-) -> NDArray[np.float64]:
+) -> Array:
     r"""Return the exact Shapley value of each participant.
 
     $\varphi_i = \sum_{S \not\ni i} \frac{|S|!\,(n-|S|-1)!}{n!}
@@ -177,10 +176,7 @@ def shapley(
         for size in range(n + 1)
         for some in combinations(range(n), size)
     ]
-    if isinstance(game, CachedGame):
-        game.prepare(subsets)
-    bar = tqdm(subsets, "coalitions", disable=not progress)
-    v = {S: _value(game, S) for S in bar}
+    v = dict(zip(subsets, _values(game, subsets, progress), strict=True))
     weight = [1 / (n * comb(n - 1, size)) for size in range(n)]
 
     def value(i: int) -> float:
@@ -191,7 +187,7 @@ def shapley(
 
 
 @checked
-def leave_one_out(game: Game, participants: Count) -> NDArray[np.float64]:
+def leave_one_out(game: Game, participants: Count) -> Array:
     r"""Return the loss of value when one participant leaves.
 
     $v(N) - v(N \setminus \{i\})$. Two copies of the same data have value 0.
@@ -213,11 +209,9 @@ def leave_one_out(game: Game, participants: Count) -> NDArray[np.float64]:
         Ghorbani and Zou (2019), as a baseline of theirs.
     """
     everyone = frozenset(range(participants))
-    if isinstance(game, CachedGame):
-        game.prepare([everyone, *(everyone - {i} for i in everyone)])
-    total = _value(game, everyone)
-    less = [_value(game, everyone - {i}) for i in sorted(everyone)]
-    return total - np.array(less)
+    less = [everyone - {i} for i in range(participants)]
+    total, *others = _values(game, [everyone, *less])
+    return total - np.array(others)
 
 
 @checked
@@ -256,28 +250,33 @@ def sampled_shapley(
     for _ in range((budget - 2) // cost):
         order = rng.permutation(n).tolist()
         orders += [order, order[::-1]]
-    if isinstance(game, CachedGame):
-        game.prepare(
-            [frozenset(o[:k]) for o in orders for k in range(n + 1)]
-        )
-    ends = _value(game, frozenset()), _value(game, frozenset(range(n)))
+    inner = [frozenset(o[:k]) for o in orders for k in range(1, n)]
+    ends = [frozenset(), frozenset(range(n))]
+    nobody, everyone, *found = _values(game, [*ends, *inner])
+    steps = np.full((len(orders), n + 1), nobody)
+    steps[:, 1:-1] = np.reshape(found, (-1, n - 1))
+    steps[:, -1] = everyone
     added = np.empty((len(orders), n))
-    for row, order in zip(added, orders, strict=True):
-        inner = [_value(game, frozenset(order[:k])) for k in range(1, n)]
-        row[order] = np.diff([ends[0], *inner, ends[1]])
+    np.put_along_axis(added, np.array(orders), np.diff(steps), axis=1)
     pairs = added.reshape(-1, 2, n).mean(1)
     error = np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
-    used = 2 + len(pairs) * cost
+    used = 2 + len(inner)
     return Estimate(pairs.mean(0), error, len(orders), used)
 
 
-def _value(game: Game, coalition: frozenset[int]) -> float:
-    """The value of a coalition, a finite number."""
-    value = float(game(coalition))
-    if not isfinite(value):
-        of = f"game's value of the coalition {sorted(coalition)}"
-        raise refusal(of, "a finite number", value)
-    return value
+def _values(
+    game: Game, coalitions: list[Coalition], progress: bool = False
+) -> list[float]:
+    """Finite values, found together if the game can."""
+    if isinstance(game, CachedGame):
+        game.prepare(coalitions)
+    found = []
+    for each in tqdm(coalitions, "coalitions", disable=not progress):
+        found.append(float(game(each)))
+        if not isfinite(found[-1]):
+            of = f"game's value of the coalition {sorted(each)}"
+            raise refusal(of, "a finite number", found[-1])
+    return found
 
 
 # --- games: a coalition's value is the accuracy that it reaches ---
@@ -321,7 +320,7 @@ def retraining_game(
     device = shards[0].samples.y.device
     start = init_params(build, config.seed, device)
 
-    def trained(coalitions: Sequence[frozenset[int]]) -> list[float]:
+    def trained(coalitions: Sequence[Coalition]) -> list[float]:
         chosen = [[shards[i] for i in sorted(S)] for S in coalitions if S]
         runs = [(c, replace(config, participants=len(c))) for c in chosen]
         last = iter(federate_many(build, runs, **options))
@@ -366,7 +365,7 @@ def replay_game(
     _check_round(rnd)
     start = _beside(before, rnd)
 
-    def value(coalition: frozenset[int]) -> float:
+    def value(coalition: Coalition) -> float:
         chosen = [rnd.updates[i] for i in sorted(coalition)]
         valid = [u for u in chosen if u.participant not in rnd.left_out]
         theta = aggregate(start, [(u.state, u.weight) for u in valid])
@@ -608,7 +607,7 @@ def class_shapley(
 
 
 def _class_cosine(
-    rows: Array, weights: Array, coalition: frozenset[int]
+    rows: Array, weights: Array, coalition: Coalition
 ) -> float:
     """Mean cosine over classes of a coalition's rows and everybody's."""
     some = np.zeros_like(weights)
