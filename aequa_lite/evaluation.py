@@ -141,30 +141,28 @@ class Curve:
         return np.sqrt(a * (1 - a) / self.samples)
 
     @cached_property
-    def _blocks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The monotone fit (K,), and where blocks begin (levels + 1,)."""
-        if (np.diff(self.accuracy) > 0).all():
-            return self.accuracy, np.arange(len(self.accuracy) + 1)
-        precision = self.standard_error**-2.0
-        fit = isotonic_regression(self.accuracy, weights=precision).x
-        fit = np.maximum.accumulate(np.clip(fit, 0, 1))
-        starts = np.flatnonzero(np.diff(fit, prepend=-1.0) > 1e-12)
-        return fit, np.append(starts, len(fit))
-
-    @property
     def fitted(self) -> NDArray[np.float64]:
         """Monotone fit of the accuracies, (K,)."""
-        return self._blocks[0]
+        if (np.diff(self.accuracy) > 0).all():
+            return self.accuracy
+        precision = self.standard_error**-2.0
+        fit = isotonic_regression(self.accuracy, weights=precision).x
+        return np.maximum.accumulate(np.clip(fit, 0, 1))
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Where the blocks of the fit begin, (levels,)."""
+        return np.flatnonzero(np.diff(self.fitted, prepend=-1.0) > 1e-12)
 
     @property
     def levels(self) -> NDArray[np.float64]:
         """Attainable accuracies, rising: one for each block of the fit."""
-        return self.fitted[self._blocks[1][:-1]]
+        return self.fitted[self._starts]
 
     @property
     def level_widths(self) -> NDArray[np.float64]:
         """The smallest width that attains each level."""
-        return self.widths[self._blocks[1][:-1]]
+        return self.widths[self._starts]
 
     @property
     def least(self) -> float:
