@@ -103,7 +103,7 @@ def tensors_of(content: bytes, source: str = "this") -> tuple[dict[str, Tensor],
         ValueError: They are damaged; the sentence names their source.
     """
     try:
-        tensors = parse_tensors(content)
+        tensors = {name: t.clone() for name, t in parse_tensors(content).items()}  # aligned as torch's own
         header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except DAMAGE as error:
         raise ValueError(f"{source} is not an intact safetensors file ({error_text(error)})") from error
