@@ -151,11 +151,13 @@ def report(outcome: Outcome) -> Report:
         )  # fmt: skip
     fairness = measure(own, rewarded, seed=problem.config.seed)
     fairness |= _ceilings(own, test, data, problem.config.seed)
+    worse_off = fairness["worse_off"]
     return Report(
         config=problem.config.to_dict(),
         data={
             "name": data.name, "sha256": data.sha256, "sizes": data.sizes,
-            "labels": list(data.labels), "participants": owners(data, problem.shards),
+            "labels": list(data.labels),
+            "participants": owners(data, problem.shards),
             "samples": [len(shard) for shard in problem.shards],
         },
         partition=outcome.partition,
@@ -176,7 +178,7 @@ def report(outcome: Outcome) -> Report:
         warnings=(
             *_about_updates(last.total_left_out),
             *_about_contributions(problem, plan),
-            *_about_rewards(own, rewarded, plan, data.classes, fairness["worse_off"]),
+            *_about_rewards(own, rewarded, plan, data.classes, worse_off),
             *_about_plan(plan),
         ),
         identity=last.identity,
@@ -207,7 +209,7 @@ def _floats(values: Any) -> tuple[float, ...]:
 def _ceilings(
     own: NDArray[np.bool_], test: Curve | None, data: Dataset, seed: int
 ) -> dict[str, Any]:
-    """What a faultless allocation reaches: on this curve, on a perfect one."""
+    """What a faultless allocation reaches, on this and a perfect curve."""
     if test is None or len(own) < 2:
         return {"pearson_ceiling": None}
     simulated = partial(
