@@ -8,7 +8,7 @@ EXTRAS := book,test
 QUICK := runs/quickstart
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 CORE := $(addprefix aequa_lite/,$(addsuffix .py,allocation/exact checkpoint config contribution evaluation federate local method \
-  metrics report shapley slimmable training_time types vectorized))
+  metrics report slimmable training_time types vectorized))
 AXE := $(abspath $(VENV)/package/axe.min.js)
 
 .PHONY: help quickstart test test-all lint unit nbval strict book pdf notebooks colab gpu lock bench clean distclean

@@ -5,9 +5,8 @@ What is used less often lies in namespaces: `aq.baselines.cgsv`, `aq.allocation.
 """
 
 from . import aggregation, allocation, attacks, baselines, data, networks, plotting, theory
-from .config import Config
+from .config import Config, stream
 from .types import Dataset, Round, Samples, Shard, Update, ServerState
-from .rng import stream
 from ._parallel import runtime
 from .data.load import load
 from .networks.base import for_dataset, init_params
@@ -17,8 +16,7 @@ from .slimmable import aggregate, fractional_slim, n_parameters, prefix, slice_o
 from .local import full_and_random, full_only, local_sgd, one_random, sandwich
 from .federate import Strategy, aggregation_weights, federate, federate_many, full_width, slimmable, standalone
 from .evaluation import Curve, accuracy, accuracy_curve, correct, model_at, reward_curve, widths
-from .shapley import shapley
-from .contribution import alignment, contributions
+from .contribution import alignment, contributions, shapley
 from .allocation.exact import Plan, allocate
 from .metrics import cgs, mcg, pearson, worse_off
 from .training_time import training_time

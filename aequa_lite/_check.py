@@ -173,9 +173,19 @@ def right_or_wrong(name: str, value: ArrayLike, samples: int | None = None) -> N
     return found
 
 
+class Kind(NamedTuple):
+    """What an argument may be: a test of a value, and the words of an error."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+class Array:
+    """What `ArrayLike` stands for in an annotation."""
+
+
+ANYTHING = Kind(lambda value: True, "anything")
 Checked = TypeVar("Checked", bound=Callable[..., Any])
-Test = Callable[[Any], bool]
-ANYTHING: tuple[Test, Any, Any] = (lambda value: True, Any, None)
 
 
 def checked(thing: Checked) -> Checked:
@@ -200,161 +210,132 @@ def checked(thing: Checked) -> Checked:
         return thing
 
     @cache
-    def parameters() -> dict[str, tuple[Test, Any, Any]]:  # at the first call: then every name of the module is known
+    def parameters() -> dict[str, tuple[Kind, Any]]:  # at the first call: then every name of the module is known
         many = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
         found = [each for each in signature(thing).parameters.values() if each.kind not in many]
-        hints = [_hint(each.annotation, thing) for each in found]
-        return {each.name: (_test(hint), hint, each.default) for each, hint in zip(found, hints, strict=True)}
+        return {each.name: (_annotated_kind(each.annotation, thing), each.default) for each in found}
 
     @wraps(thing)
     def call(*args: Any, **keywords: Any) -> Any:
         known = parameters()
         for name, value in (*zip(known, args), *keywords.items()):
-            fits, hint, default = known.get(name, ANYTHING)
-            if value is not default and not fits(value):
-                raise refusal(name, _allowed(hint), value)
+            kind, default = known.get(name, (ANYTHING, None))
+            if value is not default and not kind.fits(value):
+                raise refusal(name, kind.words, value)
         return thing(*args, **keywords)
 
     return call  # type: ignore[return-value]
 
 
-def _hint(annotation: Any, thing: Callable[..., Any]) -> Any:
-    """The type that an annotation means; anything where there is none or its names are unknown."""
-    if annotation is Parameter.empty:
-        return Any
+def _annotated_kind(annotation: Any, thing: Callable[..., Any]) -> Kind:
+    """The kind that a parameter is annotated with; anything where there is none or its names are unknown."""
+    if not isinstance(annotation, str):
+        return ANYTHING
     try:
-        return eval(annotation, unwrap(thing).__globals__) if isinstance(annotation, str) else annotation
+        return _kind(eval(annotation, unwrap(thing).__globals__ | {"ArrayLike": Array}))
     except NameError:  # imported for type checkers only
-        return Any
+        return ANYTHING
 
 
-WORDS = {int: Range().words(whole=True), float: Range().words(), bool: "True or False", str: "text", Path: "a Path",
-         PathLike: "a path", NoneType: "None", ArrayLike: "numbers"}  # fmt: skip
-
-
-def _either(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of an annotation; those of `ArrayLike` count as one."""
-    if get_origin(hint) not in (Union, UnionType):
-        return (hint,)
-    inner = tuple(
-        PathLike if each is Path else each for each in get_args(hint) if each is not str or Path not in get_args(hint)
-    )
-    if any("_SupportsArray" in str(each) and get_origin(each) is not Annotated for each in inner):
-        return (ArrayLike, *(each for each in inner if each is NoneType or get_origin(each) is Callable))
-    return inner
-
-
-def _test(hint: Any) -> Test:
-    """What says whether a value is of an annotated kind."""
-    tests = [_one_test(each) for each in _either(hint)]
-    return tests[0] if len(tests) == 1 else lambda value: any(fits(value) for fits in tests)
-
-
-def _one_test(hint: Any) -> Test:
-    """The test of a kind that has no alternatives."""
-    origin = get_origin(hint)
-    if hint in TESTS:
-        return TESTS[hint]
+def _kind(hint: Any) -> Kind:
+    """The kind that a type means."""
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if origin in KINDS:
+        return KINDS[origin]
+    if origin in (Union, UnionType):
+        return _any_of(inner)
     if origin is Annotated:
-        return partial(hint.__metadata__[0].holds, whole=hint.__origin__ is int)
-    if origin is Callable:
-        return callable
-    if origin is np.ndarray:
-        return _numeric if "generic" not in str(hint) else lambda value: hasattr(value, "__array__")
-    if isinstance(origin, type) and issubclass(origin, (Mapping, Iterable)):
-        inner = [_test(each) for each in get_args(hint)]
-        if issubclass(origin, Mapping):
-            least = get_args(hint)[1:] == (Tensor,)  # a network has tensors
-            return lambda value: (
-                isinstance(value, Mapping)
-                and len(value) >= least
-                and _all_fit(value, inner[0])
-                and _all_fit(value.values(), inner[1])
-            )
-        if origin is tuple and get_args(hint)[-1] is not ...:  # one kind for each place
-            return lambda value: (
-                _sequence(value) and len(value) == len(inner) and all(f(v) for f, v in zip(inner, value))
-            )
-        first = get_args(hint)[0]
-        records = origin is Sequence and isinstance(first, type) and first not in (int, float, str)
-        some = records or get_origin(first) is Annotated
-        sized, ordered = issubclass(origin, Collection), issubclass(origin, Sequence)
-        return partial(_parts_fit, fits=inner[0], sized=sized, ordered=ordered, some=some)
-    if not isinstance(hint, type):
-        return lambda value: True
-    some = _sized_record(hint)
-    return lambda value: isinstance(value, hint) and (not some or len(value) > 0)
+        allowed, whole = hint.__metadata__[0], hint.__origin__ is int
+        return Kind(partial(allowed.holds, whole=whole), allowed.words(whole))
+    if not isinstance(origin, type):
+        return ANYTHING
+    if not inner:
+        return _instance(origin)
+    if issubclass(origin, Mapping):
+        return _mapping(*inner)
+    if origin is tuple and inner[-1] is not ...:
+        return _places([_kind(each) for each in inner])
+    return _sequence(origin, inner[0]) if issubclass(origin, Iterable) else ANYTHING
 
 
-def _sized_record(hint: Any) -> bool:
-    """Whether values are records that count something, as samples, of which there must be one."""
-    return is_dataclass(hint) and hasattr(hint, "__len__")
+def _any_of(inner: Sequence[Any]) -> Kind:
+    """One of several kinds; a path may be text."""
+    if Path in inner:
+        inner = [PathLike if each is Path else each for each in inner if each is not str]
+    kinds = [_kind(each) for each in inner]
+    words = " or ".join(dict.fromkeys(kind.words for kind in kinds))
+    return Kind(lambda value: any(kind.fits(value) for kind in kinds), words)
 
 
-def _all_fit(values: Iterable[Any], fits: Test) -> bool:
-    """Whether all values fit."""
-    return all(map(fits, values))
+def _instance(of: type) -> Kind:
+    """Objects of a class; a record that counts something, as samples, counts at least one."""
+    if is_dataclass(of) and hasattr(of, "__len__"):
+        return Kind(lambda value: isinstance(value, of) and len(value) > 0, f"{of.__name__}, at least one")
+    return Kind(lambda value: isinstance(value, of), f"a{'n' * (of.__name__[0] in 'AEIOU')} {of.__name__}")
 
 
-def _sequence(value: Any, ordered: bool = True) -> bool:
+def _mapping(key: Any, value: Any) -> Kind:
+    """A mapping; of tensors it holds at least one, since a network has some."""
+    keys, values = _kind(key), _kind(value)
+    words = "a mapping" if value is Any else f"a mapping, each value {values.words}"
+
+    def fits(found: Any) -> bool:
+        right = isinstance(found, Mapping) and all(map(keys.fits, found)) and all(map(values.fits, found.values()))
+        return right and (value is not Tensor or len(found) > 0)
+
+    return Kind(fits, "tensors by name" if value is Tensor else words)
+
+
+def _places(kinds: Sequence[Kind]) -> Kind:
+    """A sequence with a kind for each place."""
+
+    def fits(found: Any) -> bool:
+        return _parts(found) and len(found) == len(kinds) and all(k.fits(each) for k, each in zip(kinds, found))
+
+    return Kind(fits, f"({', '.join(kind.words for kind in kinds)})")
+
+
+def _sequence(origin: type, part: Any) -> Kind:
+    """Parts of one kind; of records, and of numbers of a range, there is at least one."""
+    kind = _kind(part)
+    records = origin is Sequence and isinstance(part, type) and part not in (int, float, str)
+    least = int(records or get_origin(part) is Annotated)
+    words = f"a sequence, each part {kind.words}"
+
+    def fits(found: Any) -> bool:
+        if not _parts(found, ordered=issubclass(origin, Sequence)):
+            return False
+        if not hasattr(found, "__len__"):  # it may be read only once, so it is not looked into
+            return not issubclass(origin, Collection)
+        if isinstance(found, np.ndarray) and found.ndim == 1 and found.size and found.dtype.kind in "biuf":
+            return kind.fits(found.min()) and kind.fits(found.max())  # of one kind, so the ends of their range say all
+        return len(found) >= least and all(map(kind.fits, found))
+
+    return Kind(fits, f"{words}, at least one" if records and "at least one" not in words else words)
+
+
+def _parts(value: Any, ordered: bool = True) -> bool:
     """Whether a value has parts that are read one after another; text has none, and a mapping is not ordered."""
     return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping) if ordered else (str, bytes))
-
-
-def _parts_fit(value: Any, fits: Test, sized: bool, ordered: bool, some: bool) -> bool:
-    """Whether a value has parts that fit, at least one if `some`; what may be read only once is not looked into."""
-    if not _sequence(value, ordered) or not hasattr(value, "__len__"):
-        return _sequence(value, ordered) and not sized
-    if isinstance(value, np.ndarray) and value.ndim == 1 and value.size and value.dtype.kind in "biuf":
-        return fits(value.min()) and fits(value.max())  # of one kind, so the ends of their range say all; NaN is both
-    return _all_fit(value, fits) and len(value) >= some
 
 
 def _numeric(value: Any) -> bool:
     """Whether a value can be read as an array of numbers; the function itself says how many, and of which range."""
     try:
-        array = np.asarray(value)
+        return np.asarray(value).dtype.kind in "biuf"
     except (TypeError, ValueError, RuntimeError):
         return False
-    return array.dtype.kind in "biuf"
 
 
-TESTS: dict[Any, Test] = {
-    int: partial(Range().holds, whole=True),
-    float: Range().holds,
-    bool: lambda value: isinstance(value, (bool, np.bool_)),
-    ArrayLike: _numeric,
-    PathLike: lambda value: isinstance(value, (str, Path)) and "\0" not in str(value),
-    Any: lambda value: True,
+KINDS: dict[Any, Kind] = {
+    Any: ANYTHING,
+    NoneType: Kind(lambda value: value is None, "None"),
+    int: Kind(partial(Range().holds, whole=True), Range().words(whole=True)),
+    float: Kind(Range().holds, Range().words()),
+    bool: Kind(lambda value: isinstance(value, (bool, np.bool_)), "True or False"),
+    str: Kind(lambda value: isinstance(value, str), "text"),
+    PathLike: Kind(lambda value: isinstance(value, (str, Path)) and "\0" not in str(value), "a path"),
+    Array: Kind(_numeric, "numbers"),
+    np.ndarray: Kind(_numeric, "an array of numbers"),
+    Callable: Kind(callable, "a function"),
 }
-
-
-def _allowed(hint: Any) -> str:
-    """An annotated kind in words."""
-    return " or ".join(dict.fromkeys(map(_word, _either(hint))))
-
-
-def _word(hint: Any) -> str:
-    """A kind that has no alternatives, in words."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if hint in WORDS:
-        return WORDS[hint]
-    if origin is Annotated:
-        return hint.__metadata__[0].words(whole=hint.__origin__ is int)
-    if origin is Callable or not isinstance(origin or hint, type):
-        return "a function"
-    if origin is np.ndarray:
-        return "an array of numbers"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        if inner[1] is Tensor:
-            return "tensors by name"
-        return "a mapping" if inner[1] is Any else f"a mapping, each value {_allowed(inner[1])}"
-    if isinstance(origin, type) and issubclass(origin, Iterable):
-        if origin is tuple and inner[-1] is not ...:
-            return f"({', '.join(map(_allowed, inner))})"
-        records = origin is Sequence and isinstance(inner[0], type) and inner[0] not in (int, float, str)
-        least = ", at least one" if records and not _sized_record(inner[0]) else ""
-        return f"a sequence, each part {_allowed(inner[0])}{least}"
-    if _sized_record(hint):
-        return f"{hint.__name__}, at least one"
-    return f"a{'n' * (hint.__name__[0] in 'AEIOU')} {hint.__name__}"

@@ -8,7 +8,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from stat import S_IMODE
@@ -99,13 +99,13 @@ def seal(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a sealed document without its hash; one that was never sealed as it is.
+    """Return a sealed document without its hash.
 
     Raises:
-        ValueError: The hash is another document's.
+        ValueError: There is no hash, or it is another document's.
     """
     inner = {k: v for k, v in document.items() if k != "sha256"}
-    if "sha256" in document and seal(inner) != document:
+    if seal(inner) != document:
         raise ValueError("its checksum does not fit its contents")
     return inner
 
@@ -192,7 +192,7 @@ def check_folder(name: str, folder: Path | str) -> None:
 def _locked(half: Path) -> Iterator[int]:
     """Make a temporary file and lock it, so that no other process takes it for an abandoned one; yield its mode."""
     while True:
-        with open(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "wb") as file:
+        with half.open("xb") as file:
             mode = S_IMODE(os.fstat(file.fileno()).st_mode)
             if not _lock(file.fileno(), wait=True):
                 file.close()  # Windows renames no open file
@@ -217,15 +217,14 @@ def abandoned(path: Path, remove: bool = False) -> list[Path]:
     """The temporary files of writes to this path that were killed; removed while they are locked, if asked for."""
     found = []
     for half in path.parent.glob(f".{escape(path.name)}-{'[0-9a-f]' * 8}{escape(path.suffix)}"):
-        try:
-            if half.is_file() and not half.is_symlink():
-                with half.open("rb") as file:
-                    if _lock(file.fileno()):
-                        found.append(half)
-                        if remove:
-                            half.unlink(missing_ok=True)
-        except FileNotFoundError:  # another process was faster
-            continue
+        with suppress(FileNotFoundError):  # another process was faster
+            if half.is_symlink() or not half.is_file():
+                continue
+            with half.open("rb") as file:
+                if _lock(file.fileno()):
+                    found.append(half)
+                    if remove:
+                        half.unlink(missing_ok=True)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Checks at the trust boundary: tensors, bytes, metadata and reports from elsewhere are checked before they are used."""
+"""Checks at the trust boundary: tensors, bytes and metadata from elsewhere are checked before they are used."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from ._check import number, refusal
-from ._io import atomic_write, error_text, parse_json, regular_file, short_repr
+from ._io import error_text, parse_json, regular_file, short_repr, write_whole
 from .types import State, Update, floating
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
@@ -96,17 +96,17 @@ def parse_update(content: bytes, expected: State) -> dict[str, Tensor]:
     return checked_update(tensors_of(content)[0], expected)
 
 
-def tensors_of(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+def tensors_of(content: bytes, source: str = "this") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of safetensors bytes and the metadata of their header.
 
     Raises:
-        ValueError: They are damaged.
+        ValueError: They are damaged; the sentence names their source.
     """
     try:
-        tensors = parse_tensors(content)
+        tensors = {name: t.clone() for name, t in parse_tensors(content).items()}  # aligned as torch's own
         header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except DAMAGE as error:
-        raise ValueError(f"the bytes are not an intact safetensors file ({short_repr(str(error))})") from error
+        raise ValueError(f"{source} is not an intact safetensors file ({error_text(error)})") from error
     return tensors, header.get("__metadata__", {})
 
 
@@ -117,12 +117,7 @@ def tensors_at(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: The file is damaged, or not a regular file.
         OSError: It cannot be read.
     """
-    with regular_file(path).open("rb"):  # a missing or unreadable file is named by the operating system
-        try:
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        except (*DAMAGE, TypeError) as error:
-            raise ValueError(f"{path} is not an intact safetensors file ({error_text(error)})") from error
+    return tensors_of(regular_file(path).read_bytes(), str(path))
 
 
 def save_tensors(path: Path | str, tensors: State, metadata: Mapping[str, str]) -> None:
@@ -132,8 +127,7 @@ def save_tensors(path: Path | str, tensors: State, metadata: Mapping[str, str]) 
         OSError: It cannot be written; the sentence names the path.
     """
     content = safetensors_bytes({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, dict(metadata))
-    with atomic_write(path) as half:
-        half.write_bytes(content)  # safetensors' own writer hides what the operating system says
+    write_whole(path, content)  # safetensors' own writer hides what the operating system says
 
 
 def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[float, float]]) -> dict[str, int | float]:
@@ -237,29 +231,34 @@ def refusals(
         updates: One for each participant of `sent`, in its order.
         sent: What each was sent.
         widths: (n,) width of each.
-        limit: Largest change, in multiples of the usual one; 0: none.
+        limit: Largest change, in multiples of the usual one; 0: none. Usual is the round's median; of one or two updates
+            it is the slice's own norm.
 
     Returns:
         Reasons by position of the participant.
     """
     why: dict[int, str] = {}
-    squares: dict[int, Tensor] = {}  # squared norm of the change
+    squares: dict[int, Tensor] = {}  # of the change, and of the slice itself
     for (i, slice_), update in zip(sent.items(), updates, strict=True):
         if reason := _misfit(update, slice_, widths[i]):
             why[i] = reason
-        else:
-            squares[i] = _square(_change(update.state, slice_))
+            continue
+        own = floating(slice_)
+        change = torch._foreach_sub([update.state[k] for k in own], list(own.values()))
+        squares[i] = torch.stack([_square(change), _square(list(own.values()))])
     if not squares:
         return why
-    few = list(squares) if len(squares) < 3 else []  # which are compared with their own size
-    own = [_square(list(floating(sent[i]).values())) for i in few]
-    found = np.sqrt(torch.stack([*squares.values(), *own]).tolist())  # the one host wait
-    size = dict(zip(squares, found))
-    norms = dict(zip(few, found[len(size) :]))
-    for i in [i for i in size if not math.isfinite(size[i])]:
-        why[i] = "it is not finite"
-        del size[i]
-    return why | dict.fromkeys(_far_larger(size, norms, sent, limit), "its change is far larger than usual")
+    entries = [sum(t.numel() for t in sent[i].values()) for i in squares]
+    found = np.sqrt(torch.stack(list(squares.values())).tolist())  # the one host wait
+    size, own_size = found.T / np.sqrt(entries)  # per entry, as slices differ in size
+    finite = np.isfinite(size)
+    usual = np.full_like(size, np.median(size[finite])) if finite.sum() > 2 else own_size
+    for i, each, most in zip(squares, size, limit * usual):
+        if not math.isfinite(each):
+            why[i] = "it is not finite"
+        elif 0 < most < each:
+            why[i] = "its change is far larger than usual"
+    return why
 
 
 def _scalar(value: object) -> bool:
@@ -284,35 +283,9 @@ def _misfit(update: Update, sent: State, width: float) -> str:
     return "" if mine == theirs else "its tensors are not those of its slice"
 
 
-def _change(state: State, sent: State) -> Sequence[Tensor]:
-    """The change of each trained tensor."""
-    trained = floating(sent)
-    return torch._foreach_sub([state[k] for k in trained], list(trained.values()))
-
-
 def _square(tensors: Sequence[Tensor]) -> Tensor:
     """Squared norm of all tensors together, (), on the device."""
     return torch.stack(torch._foreach_norm(tensors)).square().sum()
-
-
-def _far_larger(
-    size: Mapping[int, float], own: Mapping[int, float], sent: Mapping[int, State], limit: float
-) -> list[int]:
-    """Whose change is more than `limit` times the usual one; `own` are norms of slices that are known already.
-
-    Changes are compared per entry, as slices differ in size. Usual is the round's median; of one or two updates it is the
-    slice's own norm.
-    """
-    if not limit or not size:
-        return []
-    entries = {i: sum(t.numel() for t in sent[i].values()) for i in size}
-    change = {i: size[i] / math.sqrt(entries[i]) for i in size}
-    if len(size) > 2:
-        usual = dict.fromkeys(size, float(np.median(list(change.values()))))
-    else:
-        norms = {i: own[i] if i in own else math.sqrt(float(_square(list(floating(sent[i]).values())))) for i in size}
-        usual = {i: norms[i] / math.sqrt(entries[i]) for i in size}
-    return [i for i in size if usual[i] and change[i] > limit * usual[i]]
 
 
 def numbers(value: Any, count: int, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> bool:
@@ -323,65 +296,3 @@ def numbers(value: Any, count: int, low: float = -math.inf, high: float = math.i
         and len(value) == count
         and all(type(v) in kinds and low <= v <= high and abs(v) < 1e300 for v in value)
     )
-
-
-def check_report(found: Any) -> None:
-    """Check what the types of a report's fields do not say: lengths, ranges, and the keys that its readers rely on.
-
-    Raises:
-        ValueError: The first field that cannot be one.
-    """
-    n = len(found.standalone)
-    right = {
-        name: getattr(found, name) is None or numbers(getattr(found, name), n, *ends) for name, ends in EACH.items()
-    }
-    right |= {
-        "seconds": found.seconds >= 0,
-        "parameters_sent": found.parameters_sent >= 0,
-        "data": _data(found.data, n),
-        "fairness": _fairness(found.fairness, n),
-        "curve": found.curve is None or _curve(found.curve),
-    }
-    if wrong := [name for name, fits in right.items() if not fits or not n]:
-        value = short_repr(getattr(found, wrong[0]))
-        raise ValueError(f"its {wrong[0]} is {value}, which a report of {n} participants cannot hold")
-
-
-# one number for each participant -> its range
-EACH = {"standalone": (0, 1), "contribution": (), "widths": (0, 1), "parameters": (0,), "predicted_accuracy": (),
-        "test_accuracy": (0, 1)}  # fmt: skip
-
-
-def _data(value: Mapping[str, Any], n: int) -> bool:
-    """Whether this describes a data set, and the owners of n participants if it names them."""
-    names = value.get("participants", [""] * n)
-    if not isinstance(names, list) or len(names) != n or not all(isinstance(each, str) for each in names):
-        return False
-    sizes = value.get("sizes")
-    splits = [sizes.get(name) for name in ("train", "validation", "test")] if isinstance(sizes, dict) else []
-    return numbers(splits, 3, 1, whole=True) and all(isinstance(value.get(name), str) for name in ("name", "sha256"))
-
-
-def _fairness(value: Mapping[str, Any], n: int) -> bool:
-    """Whether these are the measures of fairness from which a report is printed."""
-    free = [value.get(name, "") for name in ("pearson", "pearson_ceiling")]
-    free += [value.get(name) for name in ("spearman", "ideal_pearson_ceiling")]  # older reports lack the second
-    # an interval that does not exist is None; only the ceilings' may be missing
-    ends = [value.get(f"{name}_interval", "") for name in ("pearson", "pearson_noise")]
-    ends += [value.get(f"{kind}{name}_ceiling_interval") for kind in ("", "ideal_") for name in ("pearson", "cgs")]
-    worse, safe = value.get("worse_off"), value.get("non_inferior", ())
-    return (
-        numbers([value.get(name) for name in ("mcg", "cgs", "min_gain")], 3)
-        and all(each is None or numbers([each], 1) for each in free)
-        and all(each is None or numbers(each, 2) for each in ends)
-        and all(isinstance(who, (list, tuple)) for who in (worse, safe))
-        and all(numbers(who, len(who), 0, n - 1, whole=True) for who in (worse, safe))
-    )
-
-
-def _curve(value: Mapping[str, Any]) -> bool:
-    """Whether this is an accuracy-width curve."""
-    widths, test = value.get("widths"), value.get("test", "")
-    count = len(widths) if isinstance(widths, (list, tuple)) else 0
-    needed = [value.get(name) for name in ("widths", "validation")] + ([] if test is None else [test])
-    return count > 0 and all(numbers(each, count, 0, 1) for each in needed)

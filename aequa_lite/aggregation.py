@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ._check import Count, Decay, Index, Level, NotNegative, Positive, checked, number, refusal
 from ._validation import change_norm, oversized
+from .config import stream
 from .evaluation import accuracy
 from .federate import Aggregator, Reweight, ServerOptimizer
-from .rng import stream
 from .slimmable import Pairs, aggregate, coverage, prefix, slim
 from .types import Build, Samples, ServerState, State, Update, floating
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ._check import NotNegative, Positive, checked, flag, number, refusal
-from .config import Config
+from .config import Config, stream
 from .federate import Policy, Strategy
 from .method import Algorithm, Outcome, Problem, Train, train
-from .rng import stream
 from .slimmable import prefix, slim
 from .types import Build, Round, ServerState, Shard, State, Update, floating
 

@@ -116,7 +116,9 @@ def _add_arguments(
         elif each.name in about and each.name not in skip:
             parser.add_argument(each.name, type={"int": int}.get(each.annotation, str), help=about[each.name])
     for kind in kinds:
-        told = _described(kind) | {each.name: each.metadata["about"] for each in fields(kind) if each.metadata}
+        told = _described(kind) | {
+            each.name: each.metadata["about"] for each in fields(kind) if "about" in each.metadata
+        }
         for each in fields(kind):
             if each.name not in {*own, *skip}:
                 _add_option(parser, each.name, each.default, told[each.name])

@@ -1,14 +1,24 @@
 """What each participant contributed to a federation.
 
-Games retrain or replay it; scores look at the updates of each round; a
-calibration turns scores into accuracies.
+A game gives every coalition a number, and its Shapley value divides that;
+games retrain or replay the federation; scores look at the updates of each
+round; a calibration turns scores into accuracies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
+from math import comb, fsum, isfinite
 from typing import Any
 
 import numpy as np
@@ -16,9 +26,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
+from tqdm import tqdm
 
 from ._check import (
-    NotNegative,
+    Count,
+    Index,
     Numbers,
     Positive,
     Share,
@@ -28,17 +40,10 @@ from ._check import (
     refusal,
     vector,
 )
-from .config import Config
+from .config import Config, stream
 from .evaluation import correct
 from .federate import federate_many
 from .networks.base import init_params
-from .shapley import (
-    CachedGame,
-    Game,
-    leave_one_out,
-    sampled_shapley,
-    shapley,
-)
 from .slimmable import aggregate, prefix, view
 from .types import Build, Round, Samples, Shard, State, floating
 
@@ -46,16 +51,232 @@ __all__ = [
     "CachedGame", "Score", "affine_calibration", "alignment",
     "class_alignment", "class_shapley", "contributions",
     "isotonic_calibration", "leave_one_out", "replay_game",
-    "retraining_game", "sampled_shapley", "update_shapley",
+    "retraining_game", "sampled_shapley", "shapley", "update_shapley",
 ]  # fmt: skip
-
-TOGETHER = 64  # coalitions that train side by side
 
 Array = NDArray[np.float64]
 # (n,) scores after the round before, if there is one
 Carried = Array | None
 # (theta before, round, scores) -> scores
 Score = Callable[[State, Round, Carried], Array]
+Coalition = frozenset[int]
+Game = Callable[[Coalition], float]
+Games = Callable[[list[Coalition]], list[float]]
+MAX_EXACT = 12  # participants; the exact value evaluates 2 ** n coalitions
+TOGETHER = 64  # coalitions that are evaluated side by side
+MIN_PAIRS = 8  # pairs of orders; fewer give no useful standard error
+
+
+# --- values of a game ---
+
+
+@checked
+@dataclass(eq=False)
+class CachedGame:
+    """Evaluate a game once for each coalition and keep the value.
+
+    `values` maps coalitions to values; `len` counts them.
+
+    Args:
+        game: Function of a coalition (a frozenset of participants).
+        many: Function of at most 64 coalitions that finds their values at
+            once; `prepare` calls it (default: none is found beforehand).
+
+    Raises:
+        ValueError: `game` or `many` is not callable.
+
+    Example:
+        >>> game = CachedGame(lambda coalition: len(coalition) ** 2)
+        >>> game({0, 1}), game({1, 0}), len(game)
+        (4.0, 4.0, 1)
+    """
+
+    game: Game
+    many: Games | None = None
+    values: dict[Coalition, float] = field(default_factory=dict, init=False)
+
+    def __call__(self, coalition: Collection[int]) -> float:
+        members = frozenset(coalition)
+        if members not in self.values:
+            self.values[members] = float(self.game(members))
+        return self.values[members]
+
+    def prepare(self, coalitions: Collection[Coalition]) -> None:
+        """Evaluate these together, if the game can."""
+        if self.many is None:
+            return
+        every = dict.fromkeys(coalitions)  # each once, in order
+        new = [each for each in every if each not in self.values]
+        for first in range(0, len(new), TOGETHER):
+            some = new[first : first + TOGETHER]
+            self.values |= dict(zip(some, self.many(some), strict=True))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Hold sampled Shapley values and what they cost.
+
+    Args:
+        value: (n,) estimates.
+        standard_error: (n,) their standard errors.
+        orders: Number of orders of the participants.
+        evaluations: Number of evaluations of the game.
+
+    Example:
+        >>> sampled_shapley(len, 3, budget=50).value.tolist()
+        [1.0, 1.0, 1.0]
+    """
+
+    value: Array
+    standard_error: Array
+    orders: int
+    evaluations: int
+
+
+@checked
+def shapley(
+    game: Game, participants: Count, *, progress: bool = False
+) -> Array:
+    r"""Return the exact Shapley value of each participant.
+
+    $\varphi_i = \sum_{S \not\ni i} \frac{|S|!\,(n-|S|-1)!}{n!}
+    \bigl(v(S \cup \{i\}) - v(S)\bigr)$ for the game $v$: what participant
+    $i$ adds, averaged over the orders in which all may join. The values sum
+    to $v(N) - v(\emptyset)$.
+
+    Args:
+        game: $v$, evaluated once for each of the $2^n$ coalitions.
+        participants: $n$, at most 12.
+
+    Returns:
+        (n,) values, in the game's unit.
+
+    Raises:
+        ValueError: `participants` is not a whole number in [1, 12], or a
+            value of the game is not finite.
+
+    Example:
+        >>> def gloves(S):  # one left, two right
+        ...     return min(len(S & {0}), len(S & {1, 2}))
+        >>> shapley(gloves, 3).round(3).tolist()
+        [0.667, 0.167, 0.167]
+
+    References:
+        Shapley (1953).
+    """
+    n = participants
+    if n > MAX_EXACT:
+        allowed = f"a whole number in [1, {MAX_EXACT}]"
+        raise refusal("participants", allowed, n, "use sampled_shapley")
+    subsets = [
+        frozenset(some)
+        for size in range(n + 1)
+        for some in combinations(range(n), size)
+    ]
+    v = dict(zip(subsets, _values(game, subsets, progress), strict=True))
+    weight = [1 / (n * comb(n - 1, size)) for size in range(n)]
+
+    def value(i: int) -> float:
+        without = (S for S in subsets if i not in S)
+        return fsum(weight[len(S)] * (v[S | {i}] - v[S]) for S in without)
+
+    return np.array([value(i) for i in range(n)])
+
+
+@checked
+def leave_one_out(game: Game, participants: Count) -> Array:
+    r"""Return the loss of value when one participant leaves.
+
+    $v(N) - v(N \setminus \{i\})$. Two copies of the same data have value 0.
+
+    Returns:
+        (n,) values, in the game's unit.
+
+    Raises:
+        ValueError: `participants` is not a whole number from 1, or a value
+            of the game is not finite.
+
+    Example:
+        >>> def gloves(S):  # one left, two right
+        ...     return min(len(S & {0}), len(S & {1, 2}))
+        >>> leave_one_out(gloves, 3).tolist()
+        [1.0, 0.0, 0.0]
+
+    References:
+        Ghorbani and Zou (2019), as a baseline of theirs.
+    """
+    everyone = frozenset(range(participants))
+    less = [everyone - {i} for i in range(participants)]
+    total, *others = _values(game, [everyone, *less])
+    return total - np.array(others)
+
+
+@checked
+def sampled_shapley(
+    game: Game, participants: Count, *, budget: Count, seed: Index = 0
+) -> Estimate:
+    r"""Estimate Shapley values from random orders and their reverses.
+
+    $\hat\varphi_i$ is the mean over pairs of orders of what participant $i$
+    adds to those before it; the standard error is that of the pairs' mean.
+
+    Args:
+        budget: Largest number of evaluations; at least eight pairs.
+        seed: Of the orders.
+
+    Raises:
+        ValueError: There are fewer than two participants, the budget is
+            less than eight pairs of orders, or a value is not finite.
+
+    Example:
+        >>> def gloves(S):  # one left, two right
+        ...     return min(len(S & {0}), len(S & {1, 2}))
+        >>> found = sampled_shapley(gloves, 3, budget=400)
+        >>> error = abs(found.value - [2 / 3, 1 / 6, 1 / 6])
+        >>> bool((error < 3 * found.standard_error).all()), found.orders
+        (True, 198)
+
+    References:
+        Permutation sampling (Ghorbani and Zou 2019), without truncation;
+        the reversed orders are antithetic variates.
+    """
+    n = number("participants", participants, 2, whole=True)
+    cost = 2 * (n - 1)  # evaluations of a pair of orders
+    number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
+    rng, orders = stream(seed, "orders"), []
+    for _ in range((budget - 2) // cost):
+        order = rng.permutation(n).tolist()
+        orders += [order, order[::-1]]
+    inner = [frozenset(o[:k]) for o in orders for k in range(1, n)]
+    ends = [frozenset(), frozenset(range(n))]
+    nobody, everyone, *found = _values(game, [*ends, *inner])
+    steps = np.full((len(orders), n + 1), nobody)
+    steps[:, 1:-1] = np.reshape(found, (-1, n - 1))
+    steps[:, -1] = everyone
+    added = np.empty((len(orders), n))
+    np.put_along_axis(added, np.array(orders), np.diff(steps), axis=1)
+    pairs = added.reshape(-1, 2, n).mean(1)
+    error = np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
+    used = 2 + len(inner)
+    return Estimate(pairs.mean(0), error, len(orders), used)
+
+
+def _values(
+    game: Game, coalitions: list[Coalition], progress: bool = False
+) -> list[float]:
+    """Finite values, found together if the game can."""
+    if isinstance(game, CachedGame):
+        game.prepare(coalitions)
+    found = []
+    for each in tqdm(coalitions, "coalitions", disable=not progress):
+        found.append(float(game(each)))
+        if not isfinite(found[-1]):
+            of = f"game's value of the coalition {sorted(each)}"
+            raise refusal(of, "a finite number", found[-1])
+    return found
 
 
 # --- games: a coalition's value is the accuracy that it reaches ---
@@ -96,30 +317,20 @@ def retraining_game(
         in place of samples.
     """
     one_each("shards", shards, config.participants)
-    many = partial(
-        _retraining_accuracies, build, shards, config, validation, options
-    )
-    at_once = shards[0].samples.y.is_cuda or options.get("vectorized")
-    return CachedGame(lambda S: many([S])[0], many if at_once else None)
-
-
-def _retraining_accuracies(
-    build: Build, shards: Sequence[Shard], config: Config,
-    validation: Samples, options: Mapping[str, Any],
-    coalitions: Sequence[frozenset[int]],
-) -> list[float]:  # fmt: skip
-    """Accuracies of the networks that coalitions train."""
     device = shards[0].samples.y.device
-    start: State = init_params(build, config.seed, device)
-    found: list[float] = []
-    for first in range(0, len(coalitions), TOGETHER):
-        some = coalitions[first : first + TOGETHER]
-        chosen = [[shards[i] for i in sorted(S)] for S in some if S]
+    start = init_params(build, config.seed, device)
+
+    def trained(coalitions: Sequence[Coalition]) -> list[float]:
+        chosen = [[shards[i] for i in sorted(S)] for S in coalitions if S]
         runs = [(c, replace(config, participants=len(c))) for c in chosen]
-        trained = iter(federate_many(build, runs, **options))
-        thetas = (next(trained).theta if S else start for S in some)
-        found += [_accuracy(build, t, validation) for t in thetas]
-    return found
+        last = iter(federate_many(build, runs, **options))
+        thetas = (next(last).theta if S else start for S in coalitions)
+        return [_accuracy(build, theta, validation) for theta in thetas]
+
+    at_once = device.type == "cuda" or options.get("vectorized")
+    return CachedGame(
+        lambda S: trained([S])[0], trained if at_once else None
+    )
 
 
 @checked
@@ -152,20 +363,15 @@ def replay_game(
         GTG-Shapley (Liu et al. 2022).
     """
     _check_round(rnd)
-    value = partial(_replay_accuracy, build, before, rnd, validation)
+    start = _beside(before, rnd)
+
+    def value(coalition: Coalition) -> float:
+        chosen = [rnd.updates[i] for i in sorted(coalition)]
+        valid = [u for u in chosen if u.participant not in rnd.left_out]
+        theta = aggregate(start, [(u.state, u.weight) for u in valid])
+        return _accuracy(build, theta, validation)
+
     return CachedGame(value)
-
-
-def _replay_accuracy(
-    build: Build, before: State, rnd: Round, validation: Samples,
-    coalition: frozenset[int],
-) -> float:  # fmt: skip
-    """Accuracy after the updates of a coalition alone."""
-    before = _beside(before, rnd)
-    chosen = [rnd.updates[i] for i in sorted(coalition)]
-    valid = [u for u in chosen if u.participant not in rnd.left_out]
-    theta = aggregate(before, [(u.state, u.weight) for u in valid])
-    return _accuracy(build, theta, validation)
 
 
 def _accuracy(build: Build, theta: State, validation: Samples) -> float:
@@ -206,17 +412,14 @@ def contributions(
         >>> [c.shape for c in contributions(alignment, rounds, start)]
         [(2,), (2,), (2,)]
     """
-    before, scores = start, None
+    before, scores = start, np.zeros(0)
     for rnd in rounds:
         here = [u.participant for u in rnd.updates]
-        n = max([len(rnd.widths), *(i + 1 for i in here)])
-        known = np.zeros(n)
-        if scores is not None:
-            known[: len(scores)] = scores
-        own = None if scores is None else known[here]
+        n = max([len(scores), len(rnd.widths), *(i + 1 for i in here)])
+        known = np.append(scores, np.zeros(n - len(scores)))
+        own = known[here] if len(scores) else None
         known[here] = score(before, rnd, own)
-        scores = known
-        before = rnd.theta
+        before, scores = rnd.theta, known
         yield scores
 
 
@@ -224,7 +427,6 @@ def contributions(
 def update_shapley(
     build: Build, validation: Samples, *,
     solve: Callable[[Game, int], Array] = shapley,
-    tolerance: NotNegative = 0.0,
 ) -> Score:  # fmt: skip
     r"""Make a score: the Shapley values of `replay_game`, summed up.
 
@@ -234,11 +436,10 @@ def update_shapley(
 
     Args:
         solve: (game, n) -> (n,) values, in place of the exact ones.
-        tolerance: A round that moves the accuracy by less is skipped.
 
     Raises:
-        ValueError: There is no validation sample, `solve` is not callable,
-            or `tolerance` is negative.
+        ValueError: There is no validation sample, or `solve` is not
+            callable.
 
     Example:
         >>> import aequa_lite as aq
@@ -254,19 +455,13 @@ def update_shapley(
         GTG-Shapley (Liu et al. 2022) with each round solved exactly,
         without its guided sampling.
     """
-    return partial(_scores_after_round, build, validation, solve, tolerance)
 
+    def score(before: State, rnd: Round, scores: Carried = None) -> Array:
+        game = replay_game(build, before, rnd, validation)
+        values = solve(game, len(rnd.updates))
+        return values if scores is None else scores + values
 
-def _scores_after_round(
-    build: Build, validation: Samples, solve: Callable[[Game, int], Array],
-    tolerance: float, before: State, rnd: Round, scores: Carried = None,
-) -> Array:  # fmt: skip
-    """Scores plus the values of this round's game."""
-    game, n = replay_game(build, before, rnd, validation), len(rnd.updates)
-    scores = np.zeros(n) if scores is None else scores
-    if abs(game(range(n)) - game(())) < tolerance:
-        return scores
-    return scores + solve(game, n)
+    return score
 
 
 @checked
@@ -412,7 +607,7 @@ def class_shapley(
 
 
 def _class_cosine(
-    rows: Array, weights: Array, coalition: frozenset[int]
+    rows: Array, weights: Array, coalition: Coalition
 ) -> float:
     """Mean cosine over classes of a coalition's rows and everybody's."""
     some = np.zeros_like(weights)
@@ -445,7 +640,7 @@ def _changes(
         change = {k: torch.zeros_like(before[k]) for k in trained}
         for k, t in trained.items():
             block = prefix(t.shape)
-            change[k][block] = t.to(before[k].device) - before[k][block]
+            change[k][block] = t - before[k][block]
         found.append(join(change))
     return torch.stack(found)
 
@@ -480,9 +675,9 @@ def _unit(vectors: Array) -> Array:
 
 def _smoothed(scores: Carried, found: Array, memory: float) -> Array:
     """The moving average, from its first value."""
-    return (
-        found if scores is None else memory * scores + (1 - memory) * found
-    )
+    if scores is None:
+        return found
+    return memory * scores + (1 - memory) * found
 
 
 # --- calibration: from scores to accuracies ---
@@ -522,7 +717,7 @@ def affine_calibration(scores: Numbers, low: Share, high: Share) -> Array:
 
 @checked
 def isotonic_calibration(
-    scores: Numbers, known: Mapping[int, float]
+    scores: Numbers, known: Mapping[int, Share]
 ) -> Array:
     """Map scores to the known stand-alone accuracies of some participants.
 
@@ -550,11 +745,10 @@ def isotonic_calibration(
         Isotonic regression (Barlow et al. 1972); using it is our choice.
     """
     s = vector("scores", scores)
-    if not isinstance(known, Mapping) or not known:
+    if not known:
         raise refusal("known", "accuracies by participant", known)
-    for i, accuracy in known.items():
+    for i in known:
         number("known participant", i, 0, len(s) - 1, whole=True)
-        number("known accuracy", accuracy, 0, 1)
     at, where, times = np.unique(
         s[list(known)], return_inverse=True, return_counts=True
     )

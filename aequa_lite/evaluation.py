@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -121,8 +122,8 @@ class Curve:
             values.flags.writeable = False
             object.__setattr__(self, name, values)
         w, a = self.widths, self.accuracy
-        inside = w.ndim == 1 and len(w) and (w > 0).all() and (w <= 1).all()
-        if not inside or not (np.diff(w) > 0).all():
+        rises = w.ndim == 1 and len(w) and (np.diff(w, prepend=0) > 0).all()
+        if not rises or w[-1] > 1:
             raise refusal("widths", "rising numbers in (0, 1]", w.tolist())
         if a.shape != w.shape or not ((a >= 0) & (a <= 1)).all():
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
@@ -140,30 +141,28 @@ class Curve:
         return np.sqrt(a * (1 - a) / self.samples)
 
     @cached_property
-    def _blocks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The monotone fit (K,), and where blocks begin (levels + 1,)."""
-        if (np.diff(self.accuracy) > 0).all():
-            return self.accuracy, np.arange(len(self.accuracy) + 1)
-        precision = self.standard_error**-2.0
-        fit = isotonic_regression(self.accuracy, weights=precision).x
-        fit = np.maximum.accumulate(np.clip(fit, 0, 1))
-        starts = np.flatnonzero(np.diff(fit, prepend=-1.0) > 1e-12)
-        return fit, np.append(starts, len(fit))
-
-    @property
     def fitted(self) -> NDArray[np.float64]:
         """Monotone fit of the accuracies, (K,)."""
-        return self._blocks[0]
+        if (np.diff(self.accuracy) > 0).all():
+            return self.accuracy
+        precision = self.standard_error**-2.0
+        fit = isotonic_regression(self.accuracy, weights=precision).x
+        return np.maximum.accumulate(np.clip(fit, 0, 1))
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Where the blocks of the fit begin, (levels,)."""
+        return np.flatnonzero(np.diff(self.fitted, prepend=-1.0) > 1e-12)
 
     @property
     def levels(self) -> NDArray[np.float64]:
         """Attainable accuracies, rising: one for each block of the fit."""
-        return self.fitted[self._blocks[1][:-1]]
+        return self.fitted[self._starts]
 
     @property
     def level_widths(self) -> NDArray[np.float64]:
         """The smallest width that attains each level."""
-        return self.widths[self._blocks[1][:-1]]
+        return self.widths[self._starts]
 
     @property
     def least(self) -> float:
@@ -188,28 +187,26 @@ class Curve:
 
 @checked
 def widths(
-    least: Fraction, most: float = 1.0, grid: Count = Config.grid
+    least: Fraction, *, grid: Count = Config.grid
 ) -> tuple[float, ...]:
-    """Return the multiples of 1 / `grid` between two widths, and both ends.
+    """Return a width and the multiples of 1 / `grid` above it, up to 1.
 
     Example:
-        >>> widths(0.98)
-        (0.98, 0.985, 0.99, 0.995, 1.0)
+        >>> widths(0.983)
+        (0.983, 0.985, 0.99, 0.995, 1.0)
     """
-    number("most", most, least, 1)
-    steps = (float(w) for w in np.arange(1, grid + 1) / grid)
-    inner = [w for w in steps if least + 1e-9 < w < most - 1e-9]
-    return (least, *inner, *((most,) if most > least else ()))
+    steps = [k / grid for k in range(1, grid + 1)]
+    return (least, *(w for w in steps if w > least + 1e-9))
 
 
-def distinct_widths(build: Build, grid: Sequence[float]) -> Iterator[float]:
+def distinct_widths(build: Build, grid: Sequence[float]) -> list[float]:
     """The widths at which the network grows: the smallest of each size."""
-    last = None
-    for width in grid:
+
+    def shapes(width: float) -> list[torch.Size]:
         tensors = template(build, width).state_dict().values()
-        if (shapes := [t.shape for t in tensors]) != last:
-            yield width
-        last = shapes
+        return [t.shape for t in tensors]
+
+    return [next(alike) for _, alike in groupby(grid, shapes)]
 
 
 def _bound(
@@ -256,17 +253,40 @@ def _correct_at_many_widths(
     return torch.cat(found).cpu().numpy()
 
 
-@torch.inference_mode()
-def _outputs(net: nn.Module, x: Tensor) -> Tensor:
-    return net(x)
+def _correct_one_by_one(
+    build: Build, theta: State, samples: Samples,
+    widths: Sequence[float], fraction_grid: int | None,
+) -> NDArray[np.bool_]:  # fmt: skip
+    """The same, one width after another, with the same stem."""
+    device = next(iter(theta.values())).device
+    nets = [
+        split_stem(_bound(build, theta, w, fraction_grid).eval())
+        for w in widths
+    ]
+    # the widest width's stem runs once: a narrow one's output is its prefix
+    stem, _ = nets[int(np.argmax(widths))]
+
+    @torch.inference_mode()
+    def outputs(x: Tensor) -> Tensor:
+        return stem(x.to(device))
+
+    def right(pair: tuple[nn.Module, nn.Module]) -> NDArray[np.bool_]:
+        own, head = pair
+        units = next((t.shape[0] for t in own.parameters()), None)
+        return correct(lambda x: head(x[:, :units]), features)
+
+    with pool(device=device) as spread:
+        x = torch.cat(list(spread(outputs, samples.x.split(1000))))
+        features = replace(samples, x=x, y=samples.y.to(device))
+        return np.stack(list(spread(right, nets)))
 
 
 @arithmetic()
 @checked
 def accuracy_curve(
     build: Build, theta: State, samples: Samples, *,
-    grid: Sequence[float] | None = None, least: Fraction = Config.min_width,
-    fraction_grid: Count | None = None, workers: Count | None = None,
+    grid: Sequence[Fraction] | None = None,
+    least: Fraction = Config.min_width, fraction_grid: Count | None = None,
 ) -> Curve:  # fmt: skip
     r"""Measure the accuracy at every width, $\hat\phi(w)$ on `samples`.
 
@@ -275,7 +295,6 @@ def accuracy_curve(
         grid: Widths to measure (default: from `least` to 1). Those at which
             the network does not grow are dropped, unless it is fractional.
         fraction_grid: As in `Curve`.
-        workers: Threads; the result does not depend on it.
 
     Returns:
         The curve; it keeps which samples were correct.
@@ -288,37 +307,13 @@ def accuracy_curve(
         >>> curve.widths.tolist(), curve.samples
         ([0.5, 1.0], 2000)
     """
-    whole = widths(least)  # which refuses a bad `least`
-    tried = whole if grid is None else [float(w) for w in grid]
-    if not tried:
-        raise refusal("grid", "at least one width", grid)
+    tried = [float(w) for w in (widths(least) if grid is None else grid)]
     if not fraction_grid:
-        tried = list(distinct_widths(build, tried))
-    device = next(iter(theta.values())).device
-    if device.type == "cuda" and not list(template(build, 1.0).buffers()):
-        found = _correct_at_many_widths(
-            build, theta, samples, tried, fraction_grid
-        )
-        return Curve(
-            tried, found.mean(1), len(samples), found, fraction_grid
-        )
-    # the widest width's stem runs once: a narrow one's output is its prefix
-    nets = [
-        split_stem(_bound(build, theta, w, fraction_grid).eval())
-        for w in tried
-    ]
-    with pool(workers, device) as spread:
-        stem, _ = nets[int(np.argmax(tried))]
-        batches = (x.to(device) for x in samples.x.split(1000))
-        x = torch.cat(list(spread(partial(_outputs, stem), batches)))
-        features = replace(samples, x=x, y=samples.y.to(device))
-
-        def right(pair: tuple[nn.Module, nn.Module]) -> NDArray[np.bool_]:
-            own, head = pair
-            units = next((t.shape[0] for t in own.parameters()), None)
-            return correct(lambda x: head(x[:, :units]), features)
-
-        found = np.stack(list(spread(right, nets)))  # (widths, samples)
+        tried = distinct_widths(build, tried)
+    on_gpu = next(iter(theta.values())).is_cuda
+    at_once = on_gpu and not list(template(build, 1.0).buffers())
+    measure = _correct_at_many_widths if at_once else _correct_one_by_one
+    found = measure(build, theta, samples, tried, fraction_grid)
     return Curve(tried, found.mean(1), len(samples), found, fraction_grid)
 
 
@@ -345,9 +340,7 @@ def reward_curve(
     grid, fractions = config.grid, config.fractions
     whole = distinct_widths(build, widths(config.min_width, grid=grid))
     measure = partial(accuracy_curve, build, theta, samples)
-    curve = measure(
-        grid=tuple(whole), fraction_grid=grid if fractions else None
-    )
+    curve = measure(grid=whole, fraction_grid=grid if fractions else None)
     while fractions > 1:
         above = curve.widths[1:]
         below = np.maximum(curve.widths[:-1], above - 1 / grid)
@@ -362,11 +355,12 @@ def reward_curve(
 
 def _joined(one: Curve, other: Curve) -> Curve:
     """Two curves on the same samples as one."""
-    every = np.concatenate([one.widths, other.widths])
+    every = np.append(one.widths, other.widths)
     order = np.argsort(every)
-    both = np.concatenate([one.accuracy, other.accuracy])[order]
-    right = np.concatenate([one.correct, other.correct])[order]
-    return replace(one, widths=every[order], accuracy=both, correct=right)
+    right = np.vstack([one.correct, other.correct])[order]
+    return Curve(
+        every[order], right.mean(1), one.samples, right, one.fraction_grid
+    )
 
 
 @checked

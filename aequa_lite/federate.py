@@ -45,7 +45,7 @@ from .checkpoint import (
     save_checkpoint,
     shards_digest,
 )
-from .config import Config
+from .config import Config, stream
 from .local import (
     Offsets,
     WidthSampler,
@@ -56,7 +56,6 @@ from .local import (
     logit_offsets,
 )
 from .networks.base import init_params
-from .rng import stream
 from .slimmable import Pairs, aggregate, slice_of, slim, template
 from .types import Build, Round, ServerState, Shard, State, Update
 from .vectorized import participants_per_pass, vectorized_sgd

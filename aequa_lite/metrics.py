@@ -14,11 +14,10 @@ from ._check import (
     Share,
     checked,
     one_each,
-    refusal,
     right_or_wrong,
     vector,
 )
-from .rng import stream
+from .config import stream
 
 __all__ = [
     "cgs", "holm", "mcg", "measure", "non_inferior", "paired_gains",
@@ -30,10 +29,10 @@ def _pair(
     a: ArrayLike, b: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two finite vectors of one length."""
-    first, second = vector("a", a), vector("b", b)
-    if len(first) != len(second):
-        raise refusal("b", f"as long as `a`, {len(first)} numbers", b)
-    return first, second
+    first = vector("a", a)
+    return first, one_each(
+        "b", vector("b", b), len(first), "numbers of `a`"
+    )
 
 
 def pearson(a: ArrayLike, b: ArrayLike) -> float | None:
@@ -131,8 +130,7 @@ def _correct(
     """Which samples are right with the own and with the rewarded model."""
     a = right_or_wrong("alone_correct", alone)
     b = right_or_wrong("reward_correct", reward, a.shape[1])
-    one_each("reward_correct", b, len(a))
-    return a, b
+    return a, one_each("reward_correct", b, len(a))
 
 
 @checked
@@ -358,12 +356,11 @@ def measure(
     if r is not None and len(before) > 3:
         fisher = scipy.stats.pearsonr(before, after).confidence_interval()
         interval = (float(fisher.low), float(fisher.high))
+    noise = pearson_noise_interval(alone, reward, seed)
     return {
         "pearson": r,
         "pearson_interval": interval,
-        "pearson_noise_interval": pearson_noise_interval(
-            alone, reward, seed
-        ),
+        "pearson_noise_interval": noise,
         "spearman": spearman(before, after),
         "mcg": mcg(gains),
         "cgs": cgs(gains),

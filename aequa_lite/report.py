@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from ._io import (
     seal,
     write_whole,
 )
-from ._validation import check_report
 from .allocation.exact import Plan
 from .allocation.uncertainty import noise_ceiling
 from .evaluation import Curve, accuracy_curve, correct
@@ -34,6 +34,17 @@ from .metrics import measure
 from .slimmable import n_parameters
 from .types import Dataset, Shard
 
+MEASURES = {
+    "pearson": "Pearson",
+    "pearson_interval": "  over participants, 95%",
+    "pearson_noise_interval": "  over test samples, 95%",
+    "pearson_ceiling": "  noise allows",
+    "ideal_pearson_ceiling": "  on a perfect curve",
+    "spearman": "Spearman",
+    "mcg": "mean gain (MCG)",
+    "cgs": "spread of gains (CGS)",
+    "min_gain": "smallest gain",
+}
 MOST_BYTES = 1 << 26  # thousands of widths, a thousand participants
 
 
@@ -73,9 +84,6 @@ class Report:
     plan: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     rewarding: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_report(self)
 
     def save(self, folder: Path | str) -> Path:
         """Write `report.json`, whole or not at all; return its path."""
@@ -131,24 +139,25 @@ def report(outcome: Outcome) -> Report:
     References:
         MCG and CGS as in CYCle (formulas from memory); the rest is ours.
     """
-    problem, models = outcome.problem, outcome.models
-    data, config, curve = problem.data, problem.config, outcome.curve
+    problem, curve = outcome.problem, outcome.curve
+    plan, last, data = outcome.plan, outcome.last, problem.data
     own = _correct(problem.alone, data)  # (participants, samples)
-    rewarded = _correct(models, data)  # (participants, samples)
+    rewarded = _correct(outcome.models, data)  # (participants, samples)
     test = None
     if curve is not None:
         test = accuracy_curve(
-            problem.build, outcome.last.theta, data.test,
+            problem.build, last.theta, data.test,
             grid=curve.widths, fraction_grid=curve.fraction_grid,
         )  # fmt: skip
-    fairness = measure(own, rewarded, seed=config.seed)
-    fairness |= _ceiling(own, test, data, config.seed)
-    plan, last = outcome.plan, outcome.last
+    fairness = measure(own, rewarded, seed=problem.config.seed)
+    fairness |= _ceilings(own, test, data, problem.config.seed)
+    worse_off = fairness["worse_off"]
     return Report(
-        config=config.to_dict(),
+        config=problem.config.to_dict(),
         data={
             "name": data.name, "sha256": data.sha256, "sizes": data.sizes,
-            "labels": list(data.labels), "participants": owners(data, problem.shards),
+            "labels": list(data.labels),
+            "participants": owners(data, problem.shards),
             "samples": [len(shard) for shard in problem.shards],
         },
         partition=outcome.partition,
@@ -159,19 +168,18 @@ def report(outcome: Outcome) -> Report:
         parameters_sent=last.total_sent,
         contribution=_floats(problem.contribution),
         standalone=_floats(own.mean(1)),
-        widths=None if plan is None else _floats(plan.widths),
-        parameters=tuple(n_parameters(net) for net in models),
-        predicted_accuracy=(
-            None if plan is None else _floats(plan.predicted_accuracy)
-        ),
+        widths=plan and _floats(plan.widths),
+        parameters=tuple(map(n_parameters, outcome.models)),
+        predicted_accuracy=plan and _floats(plan.predicted_accuracy),
         test_accuracy=_floats(rewarded.mean(1)),
         fairness=fairness,
-        curve=None if curve is None else _curve(curve, test),
-        plan=None if plan is None else _plan(plan),
+        curve=curve and _curve(curve, test),
+        plan=plan and _plan(plan),
         warnings=(
-            *_refusals(last.total_left_out),
-            *_noise(problem, plan),
-            *_warnings(own, rewarded, plan, data.classes, fairness),
+            *_about_updates(last.total_left_out),
+            *_about_contributions(problem, plan),
+            *_about_rewards(own, rewarded, plan, data.classes, worse_off),
+            *_about_plan(plan),
         ),
         identity=last.identity,
         rewarding=outcome.rewarding,
@@ -198,10 +206,10 @@ def _floats(values: Any) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values)
 
 
-def _ceiling(
+def _ceilings(
     own: NDArray[np.bool_], test: Curve | None, data: Dataset, seed: int
 ) -> dict[str, Any]:
-    """What a faultless allocation reaches: on this curve, on a perfect one."""
+    """What a faultless allocation reaches, on this and a perfect curve."""
     if test is None or len(own) < 2:
         return {"pearson_ceiling": None}
     simulated = partial(
@@ -213,102 +221,93 @@ def _ceiling(
     return simulated() | {f"ideal_{k}": v for k, v in perfect.items()}
 
 
-def _curve(curve: Curve, test: Curve | None) -> dict[str, Any]:
+def _curve(curve: Curve, test: Curve) -> dict[str, Any]:
     return {
         "widths": _floats(curve.widths),
         "validation": _floats(curve.accuracy),
-        "test": None if test is None else _floats(test.accuracy),
+        "test": _floats(test.accuracy),
         "standard_error": _floats(curve.standard_error),
     }
-
-
-def _warnings(
-    own: NDArray[np.bool_], rewarded: NDArray[np.bool_], plan: Plan | None,
-    classes: int, fairness: Mapping[str, Any],
-) -> list[str]:  # fmt: skip
-    """What a reader should know before trusting the table."""
-    found = []
-    accuracy, samples = rewarded.mean(1), rewarded.shape[1]
-    variance = np.maximum(accuracy * (1 - accuracy), 1 / samples)
-    error = np.sqrt(variance / samples)
-    for i in np.flatnonzero(accuracy - 1 / classes < 2 * error):
-        found.append(
-            f"participant {i}: the reward is within noise of chance"
-        )
-    for i in fairness["worse_off"]:
-        found.append(
-            f"participant {i}: the reward is significantly below what it "
-            "reached alone"
-        )
-    order = np.argsort(own.mean(1), kind="stable")
-    for i, j in zip(order[:-1], order[1:], strict=True):
-        apart = rewarded[j].astype(float) - rewarded[i]
-        if plan is not None and plan.widths[i] == plan.widths[j]:
-            found.append(f"participants {i} and {j}: the same reward")
-        elif abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
-            found.append(
-                f"participants {i} and {j}: their rewards are within noise "
-                "of each other"
-            )
-    return [*found, *_plan_warnings(plan)]
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
     """Why each has its width; None where a plan has no such number."""
     found = plan.certificate
-    numbers = {
-        "tau": plan.tau, "value": found.value, "bound": found.bound
-    }  # fmt: skip
-    known = {
-        k: v if v is not None and np.isfinite(v) else None
-        for k, v in numbers.items()
-    }
-    return known | {
+    return {
+        "tau": _finite(plan.tau),
+        "value": _finite(found.value),
+        "bound": _finite(found.bound),
         "exact": found.exact,
-        "at_least": list(found.at_least), "at_full": list(found.at_full),
-    }  # fmt: skip
+        "at_least": list(found.at_least),
+        "at_full": list(found.at_full),
+    }
 
 
-def _noise(problem: Problem, plan: Plan | None) -> list[str]:
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+# --- warnings: what a reader should know before trusting the table ---
+
+
+def _about_updates(left_out: Sequence[int]) -> Iterator[str]:
+    """Whose updates were refused, and how often."""
+    for i in sorted(set(left_out)):
+        times = left_out.count(i)
+        yield f"participant {i}: its update was refused in {times} rounds"
+
+
+def _about_contributions(
+    problem: Problem, plan: Plan | None
+) -> Iterator[str]:
     """Whether widths were chosen by contributions that may be equal."""
     b, samples = np.asarray(problem.contribution), len(problem.validation)
     error = float(np.sqrt(np.clip(b * (1 - b), 0, 1).mean() / samples))
-    if plan is None or b.std() >= 3 * error:
-        return []
-    return [
-        "contributions differ by less than three standard errors of an "
-        f"accuracy on {samples} validation samples ({error:.3f} each): "
-        "who receives more may be chance"
-    ]
+    if plan is not None and b.std() < 3 * error:
+        yield (
+            "contributions differ by less than three standard errors of an "
+            f"accuracy on {samples} validation samples ({error:.3f} each): "
+            "who receives more may be chance"
+        )
 
 
-def _plan_warnings(plan: Plan | None) -> list[str]:
+def _about_rewards(
+    own: NDArray[np.bool_], rewarded: NDArray[np.bool_], plan: Plan | None,
+    classes: int, worse_off: Sequence[int],
+) -> Iterator[str]:  # fmt: skip
+    """Whose reward is poor, and whose are alike."""
+    accuracy, samples = rewarded.mean(1), rewarded.shape[1]
+    variance = np.maximum(accuracy * (1 - accuracy), 1 / samples)
+    error = np.sqrt(variance / samples)
+    for i in np.flatnonzero(accuracy - 1 / classes < 2 * error):
+        yield f"participant {i}: the reward is within noise of chance"
+    below = "the reward is significantly below what it reached alone"
+    for i in worse_off:
+        yield f"participant {i}: {below}"
+    alike = "their rewards are within noise of each other"
+    for i, j in pairwise(np.argsort(own.mean(1), kind="stable")):
+        apart = rewarded[j].astype(float) - rewarded[i]
+        if plan is not None and plan.widths[i] == plan.widths[j]:
+            yield f"participants {i} and {j}: the same reward"
+        elif abs(apart.mean()) <= 2 * apart.std() / np.sqrt(samples):
+            yield f"participants {i} and {j}: {alike}"
+
+
+def _about_plan(plan: Plan | None) -> Iterator[str]:
     """What the plan's certificate says."""
-    if plan is None:
-        return []
-    found, certificate = [], plan.certificate
-    if certificate.worse_off:
-        found.append(certificate.statement)
-    if not certificate.covers:
-        found.append(
+    certificate = plan and plan.certificate
+    if certificate and certificate.worse_off:
+        yield certificate.statement
+    if certificate and not certificate.covers:
+        yield (
             "the curve spans less than the contributions do: lower "
             "min_width, or train longer"
         )
-    if not certificate.top_reaches:
-        found.append(
+    if certificate and not certificate.top_reaches:
+        yield (
             "the full network is below the best participant's own: train "
             "longer together"
         )
-    return found
-
-
-def _refusals(left_out: Sequence[int]) -> list[str]:
-    """Whose updates were refused, and how often."""
-    return [
-        f"participant {i}: its update was refused in "
-        f"{left_out.count(i)} rounds"
-        for i in sorted(set(left_out))
-    ]
 
 
 def versions() -> dict[str, str]:
@@ -350,9 +349,9 @@ def table(found: Report) -> str:
         'participant'
     """
     n = len(found.standalone)
-    none, names = ("-",) * n, found.data.get("participants") or [""] * n
+    names = found.data.get("participants") or [""] * n
     widths, predicted = (
-        none if values is None else tuple(f"{v:.3f}" for v in values)
+        ["-"] * n if values is None else [f"{v:.3f}" for v in values]
         for values in (found.widths, found.predicted_accuracy)
     )
     lines = [
@@ -367,19 +366,9 @@ def table(found: Report) -> str:
             f"{alone:>6.3f}  {test - alone:>+6.3f}"
             f"  {printable(names[i])}".rstrip()
         )
-    f = found.fairness
-    lines += [
-        "",
-        _line("Pearson", f["pearson"]),
-        _line("  over participants, 95%", f["pearson_interval"]),
-        _line("  over test samples, 95%", f["pearson_noise_interval"]),
-        _line("  noise allows", f["pearson_ceiling"]),
-        _line("  on a perfect curve", f.get("ideal_pearson_ceiling")),
-        _line("Spearman", f.get("spearman")),
-        _line("mean gain (MCG)", f["mcg"]),
-        _line("spread of gains (CGS)", f["cgs"]),
-        _line("smallest gain", f["min_gain"]),
-        "",
-        *(f"warning: {printable(each)}" for each in found.warnings),
+    measures = [
+        _line(name, found.fairness.get(key))
+        for key, name in MEASURES.items()
     ]
-    return "\n".join(lines).rstrip()
+    warnings = [f"warning: {printable(each)}" for each in found.warnings]
+    return "\n".join([*lines, "", *measures, "", *warnings]).rstrip()

@@ -20,7 +20,7 @@ import numpy as np
 from torchvision.datasets import FashionMNIST
 
 from aequa_lite._io import atomic_write
-from aequa_lite.rng import stream
+from aequa_lite.config import stream
 
 __all__ = ["draw", "pack"]
 

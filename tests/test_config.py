@@ -12,9 +12,8 @@ import torch
 
 import aequa_lite as aq
 from aequa_lite.checkpoint import describe, digest, load_checkpoint, save_checkpoint, shards_digest
-from aequa_lite.config import Config
+from aequa_lite.config import Config, stream
 from aequa_lite.report import Report
-from aequa_lite.rng import stream
 
 
 @pytest.mark.parametrize(

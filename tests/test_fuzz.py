@@ -220,7 +220,9 @@ def test_documents_of_another_shape_are_read_or_refused(
 def test_a_report_that_lacks_a_measure_is_refused(intact: Path, damaged_copy: Path, name: str) -> None:
     document = json.loads((intact / "report" / "report.json").read_text())
     del document["fairness"][name]
-    assert "its fairness is" in read_with(intact, damaged_copy, "report", "report.json", as_text(document).encode())
+    assert "its checksum does not fit" in read_with(
+        intact, damaged_copy, "report", "report.json", as_text(document).encode()
+    )
 
 
 def test_a_published_figure_of_hundreds_of_digits_is_refused(intact: Path, damaged_copy: Path) -> None:

@@ -335,11 +335,10 @@ def test_a_killed_run_of_the_command_goes_on(tmp_path: Path, monkeypatch: pytest
 def test_every_option_of_the_command_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    about = [each.metadata["about"] for each in fields(aq.Config)]
-    setup = str(runs.Setup.__doc__)
-    about += [
-        re.findall(rf"^ +{each.name}: (.+)", setup, re.M)[0].replace("`", "")
-        for each in fields(runs.Setup)
+    about = [
+        re.findall(rf"^ +{each.name}: (.+)", str(of.__doc__), re.M)[0].replace("`", "")
+        for of in (aq.Config, runs.Setup)
+        for each in fields(of)
         if each.name != "methods"
     ]
     for words in about:

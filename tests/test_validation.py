@@ -179,13 +179,28 @@ def test_a_report_without_one_of_its_fields_is_refused(name, tmp_path: Path):
 @pytest.mark.parametrize("wrong", [7, "x", [0.1], [True, False], {"a": 1}, [0.2, math.nan], [10**400, 0], -1])
 @pytest.mark.parametrize("name", REPORT)
 def test_a_field_of_another_kind_is_refused_by_name(name, wrong):
-    allowed = {"seconds": [7], "parameters_sent": [7], "config": [{"a": 1}]}
-    allowed |= dict.fromkeys(("identity", "rewarding"), ({"a": 1},))
+    allowed = {"seconds": [7, -1], "parameters_sent": [7, -1], "parameters": [[10**400, 0]]}
+    allowed |= {name: [{"a": 1}] for name, value in REPORT.items() if isinstance(value, dict)} | {"curve": [{"a": 1}]}
+    for numbers in ("contribution", "standalone", "widths", "predicted_accuracy", "test_accuracy"):
+        allowed[numbers] = [[0.1], [10**400, 0]]
     allowed |= {text: ["x"] for text in ("partition", "method", "device")}
     if wrong in allowed.get(name, []):
         return
-    with pytest.raises(ValueError, match=f"its {name if name != 'standalone' else '.*'} is |`{name}` must be "):
+    with pytest.raises(ValueError, match=f"`{name}` must be "):
         report_of({**REPORT, name: wrong})
+
+
+def test_a_report_that_was_edited_is_refused(tmp_path: Path):
+    path = report_of(REPORT).save(tmp_path)
+    assert aq.Report.load(tmp_path).standalone == (0.2, 0.4)
+    whole = json.loads(path.read_text())
+    for edited in ({"seconds": 2.0}, {"standalone": [0.2]}, {"fairness": {}}, {"sha256": "0" * 64}, {"sha256": None}):
+        path.write_text(json.dumps({**whole, **edited}))
+        with pytest.raises(ValueError, match="its checksum does not fit its contents"):
+            aq.Report.load(tmp_path)
+    path.write_text(json.dumps({k: v for k, v in whole.items() if k != "sha256"}))
+    with pytest.raises(ValueError, match="its checksum does not fit its contents"):
+        aq.Report.load(tmp_path)
 
 
 def test_an_array_is_refused_for_one_wrong_number_wherever_it_stands() -> None:

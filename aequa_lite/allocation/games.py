@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 
 from .._check import Share, accuracies, checked, one_each, refusal
+from ..contribution import CachedGame
 from ..evaluation import Curve
-from ..shapley import CachedGame
 
 Coalition = tuple[int, ...]
 Game = Callable[[Coalition], Curve | ArrayLike]

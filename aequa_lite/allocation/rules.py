@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import dual_annealing
 
 from .._check import Accuracies, Fraction, Share, checked, number, refusal
+from ..config import stream
 from ..evaluation import Curve
-from ..rng import stream
 from ._search import SearchProblem, tau_path
 from .exact import Objective, Plan, allocate, check_inputs, check_objective, default_objective, plan_of, proved
 

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 
 from .._check import Count, Level, checked, one_each, refusal
+from ..config import stream
 from ..evaluation import Curve
-from ..rng import stream
 from ._search import SearchProblem
 from .exact import Certificate, Plan, check_inputs, default_objective, plan_of, proved, solve
 from .games import Coalition, Game, rewards_of

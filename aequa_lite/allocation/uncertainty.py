@@ -11,9 +11,9 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from .._check import Count, Fraction, Level, Share, accuracies, checked, number, refusal, right_or_wrong
+from ..config import stream
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
-from ..rng import stream
 from .exact import Plan, allocate, check_inputs
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from .._check import checked, number, refusal
 from .._parallel import arithmetic
+from ..config import stream
 from ..federate import aggregation_weights, slimmable
 from ..local import full_only, local_sgd
 from ..method import Outcome, Problem, Train, train
-from ..rng import stream
 from ..slimmable import aggregate, slim
 from ..types import ServerState, Shard, State, Update
 from .common import personal, remember, reward_own, size_of

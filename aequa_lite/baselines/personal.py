@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .._check import Decay, Fraction, Positive, Share, checked, refusal
+from ..config import stream
 from ..contribution import alignment, class_alignment
 from ..evaluation import correct
 from ..federate import slimmable
 from ..local import full_only
 from ..method import Outcome, Problem, Train, train
-from ..rng import stream
 from ..slimmable import aggregate, view
 from ..types import Build, Samples, ServerState, State, Update
 from . import common

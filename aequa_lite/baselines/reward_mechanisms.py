@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from .._check import Count, Index, NotNegative, accuracies, checked, number, refusal
+from ..config import stream
 from ..evaluation import correct
-from ..rng import stream
 from ..slimmable import prefix, slim, template
 from ..types import Build, Round, Samples, State
 from .common import descending, flatten, only, size_of, sparse_numbers, unflatten

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .. import registry
 from .._check import Count, Range, checked, nearest, one_of, refusal
 from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
-from ..rng import stream
+from ..config import stream
 from ..types import Dataset, Samples
 from . import readers
 from .readers import Array, Arrays

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .._check import Count, Share, checked, flag, number, one_each, refusal
-from ..config import Config
-from ..rng import stream
+from ..config import Config, stream
 from ..types import Samples, Shard
 
 Whole = NDArray[np.int64]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._check import Positive, checked, listed, one_of, refusal
 from .._io import error_text, fault, printable, read_limited, short_repr
-from ..rng import stream
+from ..config import stream
 from .readers import Arrays, reading
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "<na>", "nat"})

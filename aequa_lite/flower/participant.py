@@ -20,7 +20,7 @@ from .._check import number, refusal
 from .._io import error_text, printable, short_repr, write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
-from ..config import Config
+from ..config import Config, stream
 from ..data.load import checked_arrays, load
 from ..data.readers import NAMES, Arrays, Pair, open_npz, reading
 from ..federate import standalone
@@ -28,7 +28,6 @@ from ..local import local_sgd
 from ..networks.base import for_dataset
 from ..registry import lookup, network
 from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
-from ..rng import stream
 from ..types import Build, Dataset, Samples, Shard, Update
 from .processes import AppendedLines, Processes, free_port
 from .wire import packed, read_config, toml_lines, unpacked, unpacked_bytes, unpacked_offsets, writable

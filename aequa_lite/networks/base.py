@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .._check import checked, number, refusal
 from .._parallel import default_device
-from ..rng import stream
+from ..config import stream
 from ..types import Build, Dataset
 
 

@@ -20,11 +20,10 @@ from scipy.stats import beta
 from torch import Tensor, nn
 
 from .._check import Count, Decay, NotNegative, checked, number, one_each, refusal
-from ..config import Config
+from ..config import Config, stream
 from ..federate import Policy, ServerOptimizer, Strategy, federate, fixed_widths, slimmable
 from ..local import WidthSampler, loss_shares
 from ..networks.base import n_units
-from ..rng import stream
 from ..types import Build, Round, Samples, Shard, State, Update
 
 Array = NDArray[np.float64]
