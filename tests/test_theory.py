@@ -14,8 +14,10 @@ import aequa_lite as aq
 from aequa_lite.local import logit_offsets
 from aequa_lite.slimmable import prefix, slice_of
 from aequa_lite.theory import (
+    LEAST_LOSS,
     Bound,
     Changes,
+    Distribution,
     GemanMcClure,
     LeastSquares,
     LinearFederation,
@@ -26,13 +28,13 @@ from aequa_lite.theory import (
     distribution_of,
     drift,
     gap_bound,
+    logits_of,
     momentum_bound,
     recorded_steps,
     regression,
     sampled_from,
     stationarity_bound,
 )
-from aequa_lite.theory.federations import LEAST_LOSS, Distribution, logits_of
 
 PLAIN = {"momentum": 0.0, "lr_final": 1.0, "batch": 16}
 FOUR = (1.0, 0.75, 0.5, 0.25)
