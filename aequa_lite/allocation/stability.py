@@ -1,23 +1,313 @@
-"""Which coalitions would leave, and plans that none of them blocks."""
+"""What a false claim pays, what a coalition would reach without the others, and plans that no coalition blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from heapq import heappop, heappush
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import least_squares
 from scipy.stats import beta
 
-from .._check import Count, Level, checked, one_each, refusal
+from .._check import Accuracies, Count, Index, Level, Share, accuracies, checked, flag, number, one_each, refusal
 from ..evaluation import Curve
 from ..rng import stream
+from ..shapley import CachedGame
 from ._search import SearchProblem
-from .exact import Certificate, Plan, check_inputs, default_objective, plan_of, proved, solve
-from .games import Coalition, Game, rewards_of
+from .exact import Certificate, Plan, Rule, allocate, check_inputs, default_objective, plan_of, proved, solve
+
+REPORTS = np.linspace(0, 1, 101)
+
+
+COARSE = np.linspace(0, 1, 21)  # reports of each member of a group
+
+
+JOINT_REPORTS = 200_000  # joint reports up to which every one is tried
+
+
+@checked
+def best_response(
+    contribution: Accuracies, curve: Curve, participant: Index, rule: Rule = allocate, reports: Accuracies | None = None
+) -> tuple[float, float]:
+    """Return the report that earns a participant most while all others are truthful, and what it adds.
+
+    Args:
+        contribution: (n,) true contributions, accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        participant: Whose report, from 0.
+        rule: Allocation rule of contributions and curve.
+        reports: Possible reports in [0, 1] (default: 0.00, 0.01, ..., 1.00). A report for which the rule is undefined
+            earns nothing.
+
+    Returns:
+        The report, of equals the one nearest to the truth, and the accuracy that it adds.
+
+    Example:
+        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
+        >>> best_response([0.4, 0.5, 0.7], curve, 0)[1] > 0
+        True
+
+    References:
+        The best response of game theory, by brute force. Our choice.
+    """
+    b = check_inputs(contribution, curve)
+    number("participant", participant, 0, len(b) - 1, whole=True)
+    tries = REPORTS if reports is None else accuracies("reports", reports)
+
+    def earned(report: float) -> float:
+        reported = b.copy()
+        reported[participant] = report
+        return float(rule(reported, curve).predicted_accuracy[participant])
+
+    def attempt(report: float) -> float:
+        try:
+            return earned(report)
+        except ValueError:  # the rule is undefined for this report
+            return -np.inf
+
+    honest = earned(float(b[participant]))
+    rewards = np.array([attempt(float(r)) for r in tries])
+    if rewards.max() <= honest + 1e-12:
+        return float(b[participant]), 0.0
+    best = np.flatnonzero(rewards >= rewards.max() - 1e-12)
+    nearest = best[np.abs(tries[best] - b[participant]).argmin()]
+    return float(tries[nearest]), float(rewards[nearest] - honest)
+
+
+@checked
+def misreport_gains(
+    contribution: Accuracies,
+    curve: Curve,
+    rule: Rule = allocate,
+    *,
+    measured: bool = False,
+    together: Count = 1,
+    reports: Accuracies | None = None,
+) -> NDArray[np.float64]:
+    r"""Return what the best false report adds to the accuracy of each participant, or of each group that reports together.
+
+    All others are truthful. A group $S$ chooses the joint report $r_S$ that adds most in sum, and no member may lose by
+    it: $\max_{r_S} \sum_{i \in S} a_i(r_S) - a_i(B_S)$ with $a_i(r_S) \ge a_i(B_S)$ for all $i \in S$.
+
+    Args:
+        contribution: (n,) true contributions, accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        rule: Allocation rule of contributions and curve.
+        measured: Whether contributions are measured, so that they can only be lowered.
+        together: Participants of a group. Every joint report is tried.
+        reports: Possible reports in [0, 1], beside the true one (default: 0.00, 0.01, ..., 1.00, and of a group 0.00,
+            0.05, ..., 1.00). A report for which the rule is undefined earns nothing.
+
+    Returns:
+        One accuracy for each group, in the order of `itertools.combinations(range(n), together)`: (n,) for groups of one.
+
+    Raises:
+        ValueError: There are fewer participants than a group has, or more than 200,000 joint reports of all groups.
+
+    Example:
+        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
+        >>> misreport_gains([0.4, 0.5, 0.7], curve).round(2).tolist()
+        [0.3, 0.2, 0.0]
+        >>> misreport_gains([0.4, 0.5, 0.7], curve, measured=True, together=2).round(2).tolist()
+        [0.2, 0.2, 0.2]
+
+    References:
+        Best responses, and group strategy-proofness, by brute force. Our choice.
+    """
+    b, flagged = check_inputs(contribution, curve), flag("measured", measured)
+    number("together", together, 1, len(b), whole=True)
+    tries = REPORTS if together == 1 else COARSE
+    tries = tries if reports is None else accuracies("reports", reports)
+    options = [tries[tries <= own] if flagged else tries for own in b]
+    if together == 1:
+        return np.array([best_response(b, curve, i, rule, np.append(each, b[i]))[1] for i, each in enumerate(options)])
+    groups = list(combinations(range(len(b)), together))
+    if (count := sum(math.prod(len(options[i]) + 1 for i in each) for each in groups)) > JOINT_REPORTS:
+        raise refusal("together", f"such that all groups have at most {JOINT_REPORTS:,} joint reports", f"{count:,}")
+    return np.array([_joint_gain(b, curve, each, rule, [options[i] for i in each]) for each in groups])
+
+
+def _joint_gain(
+    b: NDArray[np.float64], curve: Curve, members: tuple[int, ...], rule: Rule, options: Sequence[NDArray[np.float64]]
+) -> float:
+    """What the best joint report of these members adds to their accuracies in sum; none of them loses by it."""
+    who, best = list(members), 0.0
+    honest = rule(b, curve).predicted_accuracy[who]
+    for joint in product(*(np.append(each, own) for each, own in zip(options, b[who]))):
+        reported = b.copy()
+        reported[who] = joint
+        try:
+            more = rule(reported, curve).predicted_accuracy[who] - honest
+        except ValueError:  # the rule is undefined for this report
+            continue
+        if more.min() > -1e-12:
+            best = max(best, float(more.sum()))
+    return best if best > 1e-12 else 0.0
+
+
+Coalition = tuple[int, ...]
+Game = Callable[[Coalition], Curve | ArrayLike]
+
+
+FEWEST = 4  # trained coalitions: three coefficients, and one that is left out
+
+
+START = (0.1, 0.2, 0.5)  # a, b, c, where the fit begins
+
+
+def rewards_of(game: Game, members: Coalition) -> NDArray[np.float64]:
+    """What each member of a coalition would receive, (members,)."""
+    reward = game(members)
+    reward = [reward.full] * len(members) if isinstance(reward, Curve) else accuracies("game", reward)
+    return np.array(one_each("game", reward, len(members), "members"))
+
+
+@checked
+def trained_game(value: Callable[[frozenset[int]], float]) -> Game:
+    r"""Make a game with copies: each member of a coalition may keep its full network, so all receive $v(S)$.
+
+    Args:
+        value: $v$, of a frozenset of participants, as `aequa_lite.contribution.retraining_game` returns. Each coalition
+            is asked once.
+
+    Returns:
+        A game for `blocking_coalitions`, `stable` and `marginal_value`.
+
+    Raises:
+        ValueError: `value` is no function.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> value = aq.contribution.retraining_game(aq.MLP, shards, config, data.validation, progress=False)
+        >>> game = trained_game(value)
+        >>> game((0, 1)) == [value({0, 1})] * 2
+        True
+    """
+    if not callable(value):
+        raise refusal("value", "a function of a frozenset of participants", value)
+    cached = value if isinstance(value, CachedGame) else CachedGame(value)
+    return lambda members: [cached(members)] * len(members)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedGame:
+    """Hold the accuracies of trained coalitions and predict those of the others: a game with copies.
+
+    Args:
+        trained: Accuracies of the coalitions that were trained.
+        counts: (n, classes) each participant's samples of each class.
+        coefficients: a, b and c of `predicted_game`.
+        error: Root mean square error on the trained coalitions, each predicted from the others.
+        error_of_mean: The same where the mean of the others is predicted.
+
+    Example:
+        >>> game = PredictedGame({(0,): 0.5}, np.array([[100], [300]]), (0.1, 0.2, 0.5), 0.01, 0.05)
+        >>> game((0,)), game((0, 1))
+        ([0.5], [0.7, 0.7])
+    """
+
+    trained: Mapping[Coalition, float]
+    counts: NDArray[np.int64]
+    coefficients: tuple[float, float, float]
+    error: float
+    error_of_mean: float
+
+    def __call__(self, members: Coalition) -> list[float]:
+        members = tuple(sorted(members))
+        if members in self.trained:
+            return [self.trained[members]] * len(members)
+        pooled, covered = _features([members], self.counts)
+        return [float(_accuracy(np.array(self.coefficients), pooled, covered)[0])] * len(members)
+
+    @property
+    def statement(self) -> str:
+        """How far predictions are off, in one sentence."""
+        return (
+            f"coalitions that were left out were predicted with a root mean square error of {self.error:.3f}, "
+            f"and of {self.error_of_mean:.3f} by the mean of the others"
+        )
+
+
+@checked
+def predicted_game(trained: Mapping[Collection[int], Share], counts: ArrayLike) -> PredictedGame:
+    r"""Predict a coalition's accuracy from its pooled samples and the classes that it holds.
+
+    A network does not predict a class that it has not seen, and on the others its error falls as a power of the samples:
+
+    $$v(S) = k(S)\, \big( 1 - a - b\, (n(S) / n(N))^{-c} \big)$$
+
+    with $n(S)$ the pooled samples, $k(S)$ the share of the classes that somebody in $S$ holds, and $a, b \in [0, 1]$,
+    $c \in [0, 2]$ by least squares. Predictions are clipped to [0, 1].
+
+    Args:
+        trained: Accuracies of at least 4 coalitions, such as `CachedGame.values`; the empty one is left out.
+        counts: (n, classes) each participant's samples of each class, such as `aequa_lite.data.class_counts`.
+
+    Returns:
+        A game that returns the trained accuracy where there is one and else the predicted one.
+
+    Raises:
+        ValueError: Fewer than 4 coalitions were trained, one is not among the participants, or counts are not whole
+            numbers from 0 of which each participant has some.
+
+    Example:
+        >>> counts = np.array([[100, 0], [100, 100], [0, 800]])
+        >>> trained = {(0,): 0.3, (1,): 0.64, (2,): 0.38, (0, 1): 0.68, (0, 2): 0.78, (1, 2): 0.79}
+        >>> game = predicted_game(trained, counts)
+        >>> game((0, 1)), game.error < game.error_of_mean
+        ([0.68, 0.68], True)
+
+    References:
+        The power law of learning curves (Hestness et al. 2017); the factor for classes is our choice.
+    """
+    table = np.asarray(counts)
+    if table.ndim != 2 or table.dtype.kind not in "iu" or not (table >= 0).all() or not table.sum(1).all():
+        raise refusal("counts", "whole numbers of shape (n, classes), at least one sample each", counts)
+    known = {tuple(sorted(members)): float(value) for members, value in trained.items() if len(members)}
+    if len(known) < FEWEST or not set().union(*known) <= set(range(len(table))):
+        allowed = f"accuracies of at least {FEWEST} coalitions of participants 0 to {len(table) - 1}"
+        raise refusal("trained", allowed, list(known))
+    pooled, covered = _features(list(known), table)
+    value, every = np.array(list(known.values())), np.arange(len(known))
+    apart = [every != i for i in every]
+    left_out = [_accuracy(_fitted(pooled[k], covered[k], value[k]), pooled[~k], covered[~k])[0] for k in apart]
+    means = [value[k].mean() for k in apart]
+    error, error_of_mean = (float(np.sqrt(np.mean((value - found) ** 2))) for found in (left_out, means))
+    a, b, c = _fitted(pooled, covered, value).tolist()
+    return PredictedGame(known, table, (a, b, c), error, error_of_mean)
+
+
+def _features(
+    coalitions: Collection[Coalition], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each coalition's share of all samples and of all classes."""
+    held = np.array([counts[list(members)].sum(0) for members in coalitions])
+    classes = counts.sum(0) > 0
+    return held.sum(1) / counts.sum(), (held[:, classes] > 0).mean(1)
+
+
+def _accuracy(
+    coefficients: NDArray[np.float64], pooled: NDArray[np.float64], covered: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The stated model."""
+    a, b, c = coefficients
+    return np.clip(covered * (1 - a - b * pooled**-c), 0, 1)
+
+
+def _fitted(
+    pooled: NDArray[np.float64], covered: NDArray[np.float64], value: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """a, b and c by least squares."""
+    found = least_squares(lambda x: _accuracy(x, pooled, covered) - value, START, bounds=([0, 0, 0], [1, 1, 2]))
+    return found.x
+
 
 Blocking = tuple[tuple[Coalition, float], ...]
 
