@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ from scipy.special import expit
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from ._check import Count, Decay, NotNegative, Positive, accuracies, checked, flag, number, one_each, refusal
+from ._check import Accuracies, Count, Decay, Fraction, NotNegative, Positive, checked, number, one_each, refusal
 from .config import Config
 from .evaluation import Curve
-from .federate import Policy, ServerOptimizer, Strategy, federate, fixed_widths, slimmable
+from .federate import ServerOptimizer, Strategy, federate, slimmable
 from .local import WidthSampler, loss_shares
 from .networks.base import n_units
 from .rng import stream
@@ -39,6 +39,8 @@ __all__ = ["Bound", "Changes", "Distribution", "GemanMcClure", "LeastSquares", "
            "momentum_bound", "recorded_steps", "regression", "sampled_from", "stationarity_bound"]  # fmt: skip
 
 Array = NDArray[np.float64]
+Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
+Distributions = Callable[[float], Distribution]  # one for each widest width
 ROUNDING = 1 + 1e-9  # by which a limit may be exceeded
 
 
@@ -103,7 +105,7 @@ def drift(
     References:
         Ours: Lemma 4 of the page of proofs.
     """
-    if flag("convex", convex) and lr * smoothness > 2:
+    if convex and lr * smoothness > 2:
         raise refusal("lr", f"at most 2 / smoothness = {2 / smoothness:g} where losses are convex", lr)
     shape = (*np.broadcast_shapes(np.shape(scatter)[:-1], np.shape(heterogeneity)[:-1]), steps)
     s2, zeta = _shaped("scatter", scatter, shape), np.sqrt(_shaped("heterogeneity", heterogeneity, shape))
@@ -151,9 +153,8 @@ def stationarity_bound(
     References:
         Ours: Theorems 1 and 3 of the page of proofs, in the form of the known rates of local SGD.
     """
-    _check(gap, lr, smoothness, rounds, steps)
     s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex, dissimilarity)
-    start = 2 * (gap + number("change", change)) / (lr * rounds * steps)
+    start = 2 * (gap + change) / (lr * rounds * steps)
     return Bound(start=start, noise=float(lr * smoothness * s.mean()), drift=float(v.mean()))
 
 
@@ -193,22 +194,17 @@ def gap_bound(
     References:
         Ours: Theorem 2 of the page of proofs.
     """
-    _check(gap, lr, smoothness, rounds, steps)
-    number("curvature", curvature, 0, smoothness * ROUNDING, above=True)
     s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex, dissimilarity)
-    added = 0.5 * lr**2 * smoothness * s + 0.5 * lr * v
+    number("curvature", curvature, 0, smoothness * ROUNDING, above=True)
     found = [float(gap)]
-    for each in added:
-        left = found[-1]
-        for more in each:
-            left = (1 - lr * curvature) * left + float(more)
-        found.append(left)
-    return np.array(found)
+    for added in (0.5 * lr**2 * smoothness * s + 0.5 * lr * v).ravel():
+        found.append((1 - lr * curvature) * found[-1] + float(added))
+    return np.array(found[::steps])
 
 
 @checked
 def momentum_bound(
-    gap: NotNegative, lr: Positive, smoothness: Positive, momentum: float, *, noise: ArrayLike,
+    gap: NotNegative, lr: Positive, smoothness: Positive, momentum: Decay, *, noise: ArrayLike,
     second_moment: ArrayLike, rounds: Count, steps: Count,
 ) -> Bound:  # fmt: skip
     r"""Bound the mean squared gradient where every participant trains with momentum.
@@ -240,8 +236,8 @@ def momentum_bound(
     References:
         Ours: Theorem 4 of the page of proofs.
     """
-    rest = 1 - number("momentum", momentum, 0, 1, below=True)
-    _check(gap, lr, smoothness, rounds, steps, rest)
+    rest = 1 - momentum
+    number("lr", lr, 0, rest * ROUNDING / smoothness, above=True)
     s, g2 = _shaped("noise", noise, (rounds, steps)), _shaped("second_moment", second_moment, (rounds, steps))
     k = np.arange(steps)
     c = (1 - momentum ** (steps - k)) / rest
@@ -253,6 +249,7 @@ def momentum_bound(
     )
 
 
+@checked
 def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> float:
     r"""Bound the bias of the gradient that comes from widths that differ between participants.
 
@@ -278,8 +275,9 @@ def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> flo
     References:
         Ours: Proposition 5 of the page of proofs.
     """
-    pi, a, zeta = _shaped("shares", shares), _shaped("weights", weights), _shaped("spreads", spreads)
-    if not pi.size or pi.ndim != 2 or pi.shape != a.shape + zeta.shape:
+    given = {"shares": shares, "weights": weights, "spreads": spreads}
+    pi, a, zeta = (_shaped(name, value, np.shape(value)) for name, value in given.items())
+    if pi.ndim != 2 or pi.shape != a.shape + zeta.shape:
         raise refusal("shares", f"of shape {a.shape + zeta.shape}, as weights and spreads", pi.shape)
     if abs(a.sum() - 1) > 1e-9:
         raise refusal("weights", "numbers that sum to one", weights)
@@ -287,7 +285,7 @@ def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> flo
 
 
 @checked
-def held_margin(curve: Curve, contribution: ArrayLike, confidence: float, tests: int = 1) -> Array:
+def held_margin(curve: Curve, contribution: Accuracies, confidence: float, tests: int = 1) -> Array:
     r"""Bound by how much a width sent without certification can exceed earned plus allowance.
 
     With the fit $\tilde\phi$ and the `upper_bounds` $D(w)$ on $\phi(w) - \phi(1)$ and $U(w)$ on $\phi(w)$, the excess is at most
@@ -315,45 +313,35 @@ def held_margin(curve: Curve, contribution: ArrayLike, confidence: float, tests:
     References:
         Ours: Proposition 13 of the page of proofs.
     """
-    b = accuracies("contribution", contribution)
     paired, plain = upper_bounds(curve, confidence, tests)
     relative = curve.full - curve.fitted + paired
-    return relative if curve.full >= b.max() else np.maximum(relative, plain - curve.fitted)
+    return relative if curve.full >= np.max(contribution) else np.maximum(relative, plain - curve.fitted)
 
 
 def _per_step(
     shape: tuple[int, int], noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike, lr: float, smoothness: float,
     convex: bool, dissimilarity: ArrayLike | None,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """The noise of every step, and its drift times the squared dissimilarity, (rounds, steps)."""
+    """The noise of every step, and its drift times the squared dissimilarity, (rounds, steps); refused for long steps."""
+    number("lr", lr, 0, ROUNDING / smoothness, above=True)
     s2, z2 = _shaped("scatter", scatter, shape), _shaped("heterogeneity", heterogeneity, shape)
     delta = _shaped("dissimilarity", smoothness if dissimilarity is None else dissimilarity, shape)
     return _shaped("noise", noise, shape), delta**2 * drift(lr, smoothness, s2, z2, shape[1], convex=convex)
 
 
-def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...] | None = None) -> Array:
+def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Finite numbers from 0, broadcast to this shape."""
     try:
-        found = np.array(value, dtype=float)
-        found = found if shape is None else np.broadcast_to(found, shape)
-    except (TypeError, ValueError):
-        allowed = "an array of numbers" if shape is None else f"a number or an array of shape {shape}"
-        raise refusal(name, allowed, value) from None
+        found = np.broadcast_to(np.asarray(value, dtype=float), shape)
+    except ValueError:
+        raise refusal(name, f"a number or an array of shape {shape}", value) from None
     if not (np.isfinite(found) & (found >= 0)).all():
         raise refusal(name, "finite numbers from 0", value)
     return found
 
 
-def _check(gap: float, lr: float, smoothness: float, rounds: int, steps: int, rest: float = 1.0) -> None:
-    """Refuse step sizes and counts about which nothing is proved; momentum divides the step size by `rest`."""
-    number("lr", lr, 0, rest * ROUNDING / smoothness, above=True)
-
-
-Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
-
-
 @checked
-def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
+def sampled_from(distribution: Distributions) -> WidthSampler:
     """Make the width sampler of a finite distribution.
 
     Args:
@@ -373,18 +361,14 @@ def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
     return partial(_sample, distribution)
 
 
-def _sample(
-    distribution: Callable[[float], Distribution], rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def _sample(distribution: Distributions, rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
     """One set of widths."""
     sets, cumulative = _listed(distribution, widest)
     return sets[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(sets) - 1)]
 
 
 @lru_cache(maxsize=256)
-def _listed(
-    distribution: Callable[[float], Distribution], widest: float
-) -> tuple[list[tuple[float, ...]], NDArray[np.float64]]:
+def _listed(distribution: Distributions, widest: float) -> tuple[list[tuple[float, ...]], Array]:
     """The sets of widths, and their cumulative probabilities."""
     pairs = list(distribution(widest))
     sets, probabilities = [tuple(widths) for widths, _ in pairs], np.array([p for _, p in pairs], dtype=float)
@@ -394,7 +378,7 @@ def _listed(
 
 
 @checked
-def distribution_of(width_sampler: WidthSampler, config: Config, widest: float = 1.0) -> Distribution:
+def distribution_of(width_sampler: WidthSampler, config: Config, widest: Fraction = 1.0) -> Distribution:
     r"""Return the exact distribution of a width sampler that draws one random width, over the grid of widths.
 
     $P(w) = I(w) - I(w - 1 / \mathrm{grid})$ with $I$ the distribution function of the config's Beta variable, stretched over
@@ -419,16 +403,13 @@ def distribution_of(width_sampler: WidthSampler, config: Config, widest: float =
     """
     if config.widths_per_step != 1:
         raise refusal("widths_per_step", "1, for which the distribution is listed", config.widths_per_step)
-    low = min(config.min_width, number("widest", widest, 0, 1, above=True))
+    low = min(config.min_width, widest)
     if widest == low:
         return [(tuple(width_sampler(_FixedBeta(0.0), widest, config)), 1.0)]
     ends = np.clip((np.arange(config.grid + 1) / config.grid - low) / (widest - low), 0, 1)
-    below = beta.cdf(ends, config.width_alpha, config.width_beta)
-    return [
-        (tuple(width_sampler(_FixedBeta((ends[i] + ends[i + 1]) / 2), widest, config)), float(below[i + 1] - below[i]))
-        for i in range(config.grid)
-        if below[i + 1] > below[i]
-    ]
+    mass = np.diff(beta.cdf(ends, config.width_alpha, config.width_beta))
+    drawn = (tuple(width_sampler(_FixedBeta(share), widest, config)) for share in (ends[:-1] + ends[1:]) / 2)
+    return [(widths, float(p)) for widths, p in zip(drawn, mass) if p > 0]
 
 
 class _FixedBeta(np.random.Generator):
@@ -538,10 +519,10 @@ class LeastSquares(LinearModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
-        return logits_of(0.5 * (self.score(x) - x[:, -1]) ** 2 + LEAST_LOSS)
+        return logits_of(self.loss(self.score(x), x[:, -1]))
 
     @staticmethod
-    def loss(score: Array, y: Array) -> Array:
+    def loss(score: Any, y: Any) -> Any:
         """Return the loss of each score."""
         return 0.5 * (score - y) ** 2 + LEAST_LOSS
 
@@ -577,13 +558,8 @@ class GemanMcClure(LeastSquares):
     least_loss = LEAST_LOSS
     convex = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
-        squared = (self.score(x) - x[:, -1]).square()
-        return logits_of(0.5 * squared / (1 + squared) + LEAST_LOSS)
-
     @staticmethod
-    def loss(score: Array, y: Array) -> Array:
+    def loss(score: Any, y: Any) -> Any:
         """Return the loss of each score."""
         squared = (score - y) ** 2
         return 0.5 * squared / (1 + squared) + LEAST_LOSS
@@ -594,7 +570,6 @@ class GemanMcClure(LeastSquares):
         return (score - y) / (1 + (score - y) ** 2) ** 2
 
 
-@checked
 class Logistic(LinearModel):
     r"""Classify by logistic regression without a bias: cross-entropy is $\log(1 + e^z) - yz$ with $z = \theta^\top x$.
 
@@ -741,7 +716,7 @@ class LinearFederation:
     x: Array
     y: NDArray[np.generic]
     config: Config
-    distribution: Callable[[float], Distribution]
+    distribution: Distributions
     widths: Sequence[float] | None = None
     weights: ArrayLike | None = None
     start: ArrayLike | None = None
@@ -928,17 +903,19 @@ class LinearFederation:
 
     def run(self, seed: int = 0) -> Array:
         """Train once and return where every local step began, and the end: (rounds * steps + 1, participants, features)."""
-        path, rounds = self._trained(seed, partial(fixed_widths, widths=self.received))
+        path, rounds = self._trained(seed, [self.received])
         return np.concatenate([path, [self.holds * rounds[-1].theta["weight"].numpy()]])
 
-    def _trained(self, seed: int, policy: Policy, server: ServerOptimizer | None = None) -> tuple[Array, list[Round]]:
+    def _trained(
+        self, seed: int, schedule: list[tuple[float, ...]], server: ServerOptimizer | None = None
+    ) -> tuple[Array, list[Round]]:
         """Where every local step began, (rounds * steps, participants, features), and the rounds."""
         path: dict[tuple[int, int], State] = {}
         config = replace(self.config, seed=seed, norm_limit=0.0)
         strategy = recorded_steps(slimmable(self.build, sampled_from(self.distribution), server=server), path)
-        rounds = federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
-                          workers=1, vectorized=False, progress=False)  # fmt: skip
-        rounds = list(rounds)
+        policy = partial(_scheduled, schedule=schedule)
+        rounds = list(federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
+                               workers=1, vectorized=False, progress=False))  # fmt: skip
         found = np.zeros((config.rounds * config.local_steps, *self.holds.shape))
         for (step, i), state in path.items():
             found[step, i] = self._padded(state)
@@ -951,8 +928,11 @@ class LinearFederation:
 
     def moments_along(self, path: Array) -> Moments:
         """Return the moments along a run, each (rounds, steps)."""
-        rows = np.array([self.moments(states) for states in path[:-1]])
-        return Moments(*rows.T.reshape(4, self.config.rounds, self.config.local_steps))
+        return self._by_step([self.moments(states) for states in path[:-1]])
+
+    def _by_step(self, moments: list[Moments]) -> Moments:
+        """The moments of every step of a run, each (rounds, steps)."""
+        return Moments(*np.array(moments).T.reshape(4, self.config.rounds, self.config.local_steps))
 
 
 class Changes(NamedTuple):
@@ -1009,38 +989,30 @@ def changing_widths(
     rows = one_each("schedule", [tuple(row) for row in schedule], config.rounds, "rounds")
     known = {row: replace(federation, widths=row) for row in dict.fromkeys(rows)}
     each = [known[row] for row in rows]
-    path, rounds = federation._trained(seed, partial(_scheduled, rows=rows), server)
+    path, rounds = federation._trained(seed, rows, server)
     moments = [each[t // config.local_steps].moments(states) for t, states in enumerate(path)]
-    jumps = [
-        after.objective(rnd.theta["weight"].numpy()) - now.objective(_average(now, rnd))
-        for now, after, rnd in zip(each[:-1], each[1:], rounds[:-1], strict=True)
-    ]
-    first, lowest = path[0], min(one.lower_bound for one in known.values())
+    change = 0.0
+    for now, after, rnd in zip(each[:-1], each[1:], rounds[:-1], strict=True):
+        mean = now.average(np.array([now._padded(update.state) for update in rnd.updates]))  # over holders
+        change += after.objective(rnd.theta["weight"].numpy()) - now.objective(mean)
+    lowest = min(one.lower_bound for one in known.values())
     return Changes(
-        moments=Moments(*np.array(moments).T.reshape(4, config.rounds, config.local_steps)),
-        gap=each[0].objective(each[0].average(first)) - lowest,
-        change=float(sum(jumps)),
+        moments=federation._by_step(moments),
+        gap=each[0].objective(each[0].average(path[0])) - lowest,
+        change=change,
         smoothness=max(one.smoothness for one in known.values()),
         dissimilarity=np.array([[one.dissimilarity] for one in each]),
     )
 
 
-def _scheduled(config: Config, last: Round | None, rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+def _scheduled(config: Config, last: Round | None, schedule: list[tuple[float, ...]]) -> tuple[float, ...]:
     """The widths of the next round; after the last one they stay."""
-    return rows[0 if last is None else min(last.index + 1, len(rows) - 1)]
-
-
-def _average(federation: LinearFederation, rnd: Round) -> Array:
-    """The average over holders after a round's steps; what nobody holds keeps its value, and has no effect here."""
-    states = np.zeros(federation.holds.shape)
-    for update in rnd.updates:
-        states[update.participant] = federation._padded(update.state)
-    return federation.average(states)
+    return schedule[0 if last is None else min(last.index + 1, len(schedule) - 1)]
 
 
 @checked
 def regression(
-    config: Config, distribution: Callable[[float], Distribution], *, model: type[LinearModel] = LeastSquares,
+    config: Config, distribution: Distributions, *, model: type[LinearModel] = LeastSquares,
     features: Count = 8, samples: int = 16, correlation: Decay = 0.1, heterogeneity: NotNegative = 1.0,
     scales: Sequence[float] | None = None, widths: Sequence[float] | None = None,
 ) -> LinearFederation:  # fmt: skip
@@ -1075,10 +1047,8 @@ def regression(
     h = [number("scales", s, 0, above=True) for s in one_each("scales", [1.0] * n if scales is None else scales, n)]
     rng = stream(config.seed, "regression")
     second = (1 - correlation) * np.eye(features) + correlation
-    normals = (rng.normal(size=(samples, features)) for _ in h)
-    x = np.stack(
-        [np.linalg.qr(z)[0] @ np.linalg.cholesky(samples * s * second).T for z, s in zip(normals, h, strict=True)]
-    )
+    normals = rng.normal(size=(n, samples, features))
+    x = np.stack([np.linalg.qr(z)[0] @ np.linalg.cholesky(samples * s * second).T for z, s in zip(normals, h)])
     theta = rng.normal(size=features) + heterogeneity * rng.normal(size=(n, features))
     y = np.einsum("isd,id->is", x, theta) + 0.1 * rng.normal(size=x.shape[:2])
     return LinearFederation(model, x, (y > 0).astype(int) if model is Logistic else y, config, distribution, widths)
