@@ -767,13 +767,12 @@ class LinearFederation:
             sets, probabilities = zip(*self.distribution(widest), strict=True)
             ordered = [sorted(widths, reverse=True) for widths in sets]
             units = [[n_units(w, d) for w in widths] for widths in ordered]
-            sizes = sorted({k for each in units for k in each})
+            sizes = np.unique(np.concatenate(units))
             shares = np.zeros((len(sets), len(sizes)))
             for row, widths, each in zip(shares, ordered, units, strict=True):
                 np.add.at(row, np.searchsorted(sizes, each), loss_shares(widths, self.config))
             members = np.flatnonzero(np.array(self.received) == widest)
-            masks = np.arange(d) < np.array(sizes)[:, None]
-            found.append(_Group(members, masks, shares, np.array(probabilities)))
+            found.append(_Group(members, np.arange(d) < sizes[:, None], shares, np.array(probabilities)))
         return found
 
     @cached_property

@@ -216,7 +216,7 @@ def test_equal_gains_are_found_when_they_are_attainable() -> None:
     assert plan.predicted_accuracy.tolist() == [0.5, 0.7, 0.9]
     assert plan.certificate.spread == pytest.approx(0.0, abs=1e-12)
     assert plan.certificate.exact
-    assert plan.certificate.gap == 0.0
+    assert plan.certificate.value == plan.certificate.bound
 
 
 def correlation(span: float) -> float:

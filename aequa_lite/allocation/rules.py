@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -175,17 +174,18 @@ def anneal(
 Cost = Callable[[float], float]
 
 
-@dataclass(frozen=True, eq=False)
 class _Budgeted:
     """Distinct contributions (G,), participants with each (G,), the group of each (n,), the cost of each level (K,)."""
 
-    contribution: NDArray[np.float64]
-    curve: Curve
-    values: NDArray[np.float64]
-    size: NDArray[np.intp]
-    group: NDArray[np.intp]
-    costs: NDArray[np.float64]
-    budget: float
+    def __init__(self, contribution: ArrayLike, curve: Curve, cost: Cost, budget: float) -> None:
+        self.contribution, self.curve = np.array(contribution, dtype=float), curve
+        self.values, self.group, self.size = np.unique(self.contribution, return_inverse=True, return_counts=True)
+        self.costs = np.array([number("cost", cost(float(w)), 0) for w in curve.level_widths], dtype=float)
+        self.budget = budget + 1e-12  # up to rounding
+        if not (np.diff(self.costs) >= 0).all():
+            raise refusal("cost", "a function that never falls as the width grows", self.costs)
+        if self.budget < (least := len(self.contribution) * self.costs[0]):
+            raise refusal("budget", f"at least {least:g}, the least width for all {len(self.contribution)}", budget)
 
     def total_cost(self, chosen: NDArray[np.intp]) -> float:
         """The cost of a plan, which gives each group a level (G,)."""
@@ -194,18 +194,6 @@ class _Budgeted:
     def plan(self, chosen: NDArray[np.intp]) -> Plan:
         """The plan that gives each group this level."""
         return plan_of(chosen[self.group], self.curve, self.contribution)
-
-
-def _budgeted(contribution: ArrayLike, curve: Curve, cost: Cost, budget: float) -> _Budgeted:
-    """Contributions and costs; refused where not even the least width for all fits the budget."""
-    b = np.array(contribution, dtype=float)
-    values, group, size = np.unique(b, return_inverse=True, return_counts=True)
-    costs = np.array([number("cost", cost(float(w)), 0) for w in curve.level_widths], dtype=float)
-    if not (np.diff(costs) >= 0).all():
-        raise refusal("cost", "a function that never falls as the width grows", costs)
-    if budget + 1e-12 < len(b) * costs[0]:
-        raise refusal("budget", f"at least {len(b) * costs[0]:g}, the least width for all {len(b)}", budget)
-    return _Budgeted(b, curve, values, size, group, costs, budget + 1e-12)  # up to rounding
 
 
 def _best_rising_levels(score: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -295,7 +283,7 @@ def nash(contribution: Accuracies, curve: Curve, *, cost: Cost, budget: NotNegat
     References:
         Nash 1950. The budget, the axioms and the algorithm are our choice.
     """
-    problem = _budgeted(contribution, curve, cost, budget)
+    problem = _Budgeted(contribution, curve, cost, budget)
     gains = curve.levels - problem.values[:, None]  # (G, K)
     positive = gains > 1e-12
     if not positive[:, -1].all():
@@ -334,7 +322,7 @@ def lp_welfare(contribution: Accuracies, curve: Curve, *, p: Fraction, cost: Cos
     References:
         A reviewer of the paper named lp norms as an alternative; the rest is our choice.
     """
-    problem = _budgeted(contribution, curve, cost, budget)
+    problem = _Budgeted(contribution, curve, cost, budget)
     return _maximised(np.maximum(curve.levels - problem.values[:, None], 0.0) ** p, problem)
 
 
@@ -362,7 +350,7 @@ def leximin(contribution: Accuracies, curve: Curve, *, cost: Cost, budget: NotNe
     References:
         Rawls 1971, in its lexicographic form.
     """
-    problem = _budgeted(contribution, curve, cost, budget)
+    problem = _Budgeted(contribution, curve, cost, budget)
     chosen = np.zeros(len(problem.values), dtype=int)
     cap = np.full(len(chosen), len(curve.levels) - 1)
     while (chosen < cap).any():
