@@ -22,7 +22,7 @@ NAMESPACES = (
     "slimmable", "experiments", "flower",
 )  # fmt: skip
 # files of a namespace on a page of their own
-APART = {"allocation": ("stability", ("games", "incentives", "stability"))}
+APART = {"allocation": ("stability", ("stability",))}
 WHO_LEAVES = "What a false claim pays, and which coalitions would leave."
 HEAD = """`import aequa_lite as aq`. The twelve names that a first run needs:
 

@@ -17,12 +17,9 @@ BUDGETED = {"cost": lambda w: w, "budget": 1.8}
 
 def test_reporting_more_pays_below_the_top_and_not_at_it() -> None:
     b = [0.3, 0.5, 0.7]
-    report, added = aq.allocation.best_response(b, FINE, 0)
-    assert report > 0.3
-    assert added > 0.2
-    assert aq.allocation.best_response(b, FINE, 2)[1] == 0.0  # it holds the full network already
-    with pytest.raises(ValueError, match="`participant` must be a whole number in .0, 2., got 3"):
-        aq.allocation.best_response(b, FINE, 3)
+    gains = aq.allocation.misreport_gains(b, FINE)
+    assert gains[0] > 0.2
+    assert gains[2] == 0.0  # it holds the full network already
 
 
 def test_a_rule_that_follows_contributions_rewards_false_reports_that_are_believed() -> None:
@@ -128,8 +125,9 @@ def test_truth_pays_where_the_own_report_changes_nothing_or_can_only_be_lowered(
     constants, rises = [], []
     for others in ([0.3, 0.6], [0.45, 0.47]):
         earned = np.array([rule([x, *others], FINE).predicted_accuracy[0] for x in grid])
-        any_report = [aq.allocation.best_response([x, *others], FINE, 0, rule, grid)[1] for x in grid]
-        lower = [aq.allocation.best_response([x, *others], FINE, 0, rule, grid[grid <= x])[1] for x in grid]
+        gains = partial(aq.allocation.misreport_gains, curve=FINE, rule=rule, reports=grid)
+        any_report = [gains([x, *others])[0] for x in grid]
+        lower = [gains([x, *others], measured=True)[0] for x in grid]
         assert max(any_report) == pytest.approx(np.ptp(earned), abs=1e-9)
         assert max(lower) == pytest.approx((np.maximum.accumulate(earned) - earned).max(), abs=1e-9)
         constants.append(max(any_report) == 0)

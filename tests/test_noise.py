@@ -31,19 +31,21 @@ def test_reward_intervals_narrow_with_more_validation_samples() -> None:
 
 
 def test_telling_two_rewards_apart_needs_the_samples_that_it_takes() -> None:
-    n = aq.allocation.samples_needed(0.03, 0.7)
+    curve = aq.Curve((0.5, 1.0), (0.685, 0.715), samples=1000)
+    n = aq.allocation.samples_for(aq.allocation.plan_of([0, 1], curve, [0.6, 0.7]), curve)
     draws = aq.stream(0, "t").binomial(n, [0.715, 0.685], size=(4000, 2)) / n
     found = np.abs(draws[:, 0] - draws[:, 1]) > 1.96 * np.sqrt(2 * 0.7 * 0.3 / n)
     assert found.mean() == pytest.approx(0.8, abs=0.03)
-    with pytest.raises(ValueError, match="`gap` must be"):
-        aq.allocation.samples_needed(0.0, 0.5)
-    with pytest.raises(ValueError, match="`disagreement` must be"):
-        aq.allocation.samples_needed(0.1, 0.5, disagreement=0.05)
 
 
 def test_fewer_samples_suffice_where_both_are_measured_on_the_same() -> None:
-    n = aq.allocation.samples_needed(0.03, 0.7, disagreement=0.1)
-    assert n < aq.allocation.samples_needed(0.03, 0.7) / 3
+    right = np.arange(1000) < np.array([[685], [685]])  # of 1,000 samples
+    right[1, 650:750] = ~right[1, 650:750]  # the second is right on 65 more and wrong on 35
+    curve = aq.Curve((0.5, 1.0), right.mean(1), 1000, right)
+    assert curve.accuracy.tolist() == [0.685, 0.715]
+    plan = aq.allocation.plan_of([0, 1], curve, [0.6, 0.7])
+    n = aq.allocation.samples_for(plan, curve)
+    assert n < aq.allocation.samples_for(plan, aq.Curve(curve.widths, curve.accuracy, 1000)) / 3
     draws = aq.stream(0, "paired").multinomial(n, [0.065, 0.035, 0.9], size=4000) / n
     gap = draws[:, 0] - draws[:, 1]
     error = np.sqrt((draws[:, 0] + draws[:, 1] - gap**2) / n)

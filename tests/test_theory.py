@@ -14,8 +14,10 @@ import aequa_lite as aq
 from aequa_lite.local import logit_offsets
 from aequa_lite.slimmable import prefix, slice_of
 from aequa_lite.theory import (
+    LEAST_LOSS,
     Bound,
     Changes,
+    Distribution,
     GemanMcClure,
     LeastSquares,
     LinearFederation,
@@ -26,13 +28,13 @@ from aequa_lite.theory import (
     distribution_of,
     drift,
     gap_bound,
+    logits_of,
     momentum_bound,
     recorded_steps,
     regression,
     sampled_from,
     stationarity_bound,
 )
-from aequa_lite.theory.federations import LEAST_LOSS, Distribution, logits_of
 
 PLAIN = {"momentum": 0.0, "lr_final": 1.0, "batch": 16}
 FOUR = (1.0, 0.75, 0.5, 0.25)
@@ -603,7 +605,7 @@ def test_data_that_are_no_federation_are_refused(change: dict, sentence: str) ->
         (lambda: bias_bound([0.5], [1.0], [1.0]), r"`shares` must be of shape \(1, 1\), as weights and spreads, got"),
         (lambda: bias_bound([[0.5]], [0.9], [1.0]), "`weights` must be numbers that sum to one, got"),
         (lambda: bias_bound([[0.5]], [1.0], [float("inf")]), "`spreads` must be finite numbers from 0, got"),
-        (lambda: bias_bound("all", [1.0], [1.0]), "`shares` must be an array of numbers, got 'all'"),
+        (lambda: bias_bound("all", [1.0], [1.0]), "`shares` must be numbers, got 'all'"),
         (lambda: regression(CONFIG, one_of_four, features=0), "`features` must be a whole number from 1, got 0"),
         (lambda: regression(CONFIG, one_of_four, samples=7), "`samples` must be a whole number from 8, got 7"),
         (lambda: regression(CONFIG, one_of_four, correlation=1), r"`correlation` must be a number in \[0, 1\), got 1"),

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+# (mean gain, spread of gains) -> what is minimised; arrays or numbers
 Objective = Callable[[Any, Any], Any]
 
-
 PLANS = 200_000  # plans up to which every one is tried
-
-
 ENTRIES = 1 << 22  # rewards of plans that are evaluated together
 
 
@@ -42,22 +40,25 @@ class SearchProblem:
         """The accuracies at which two neighbouring levels are equally near, (K - 1,)."""
         return (self.levels[1:] + self.levels[:-1]) / 2
 
+    @property
+    def kinds(self) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+        """Contribution, floor and number of the participants of each kind, which are equal; and the kind of each, (n,)."""
+        pairs = self.contribution + 1j * self.floor
+        found, kind, count = np.unique(pairs, return_inverse=True, return_counts=True)
+        return found.real, found.imag.astype(np.intp), count, kind
+
     def nearest(self, tau: Any) -> NDArray[np.intp]:
         """The level nearest to contribution + tau that each may receive, (..., n); a tie goes to the lower one."""
         return np.maximum(np.searchsorted(self.midpoints, self.contribution + tau), self.floor)
 
     def spread(self, chosen: NDArray[np.intp]) -> Any:
         """The standard deviation of the gains of plans (..., n); zero where rounding hides the difference."""
-        return _without_rounding(np.std(self.levels[chosen] - self.contribution, axis=-1))
+        found = np.std(self.levels[chosen] - self.contribution, axis=-1)
+        return np.where(found < 1e-12, 0.0, found)[()]
 
     def value(self, chosen: NDArray[np.intp], objective: Objective) -> Any:
         """The objective of plans (..., n)."""
         return _defined(objective(np.mean(self.levels[chosen] - self.contribution, axis=-1), self.spread(chosen)))
-
-
-def _without_rounding(spread: Any) -> Any:
-    """Set a spread to zero that sixteen digits cannot tell from it."""
-    return np.where(np.asarray(spread) < 1e-12, 0.0, spread)[()]
 
 
 def _defined(value: Any) -> Any:
@@ -88,8 +89,7 @@ class TauPath:
 def tau_path(problem: SearchProblem) -> TauPath:
     """Follow the plan from the smallest tau to the largest."""
     levels, n = problem.levels, len(problem.contribution)
-    kinds, count = np.unique(problem.contribution + 1j * problem.floor, return_counts=True)  # equal ones move together
-    b, floor = kinds.real, kinds.imag.astype(np.intp)
+    b, floor, count, _ = problem.kinds  # equal participants move together
     # each allowed step up, kind by kind, and the tau at which it is taken
     who, step = np.nonzero(np.arange(len(levels) - 1) >= floor[:, None])
     event = problem.midpoints[step] - b[who]
@@ -121,42 +121,27 @@ def exact_search(problem: SearchProblem, objective: Objective) -> tuple[NDArray[
     if len(close) > most:  # only where nearly all contributions are equal up to rounding
         order = np.argsort(low[close], kind="stable")
         bound, close = float(low[close[order[most]]]), np.sort(close[order[:most]])
-    value = np.concatenate(
-        [problem.value(problem.nearest(tau), objective) for tau in _columns(path.tau[close], problem)]
-    )
+    parts = np.array_split(path.tau[close][:, None], 1 + len(close) * len(problem.contribution) // ENTRIES)
+    value = np.concatenate([problem.value(problem.nearest(tau), objective) for tau in parts])
     equal = value <= value.min() + 1e-14 * max(1.0, abs(value.min()))  # up to rounding
     tau = float(path.tau[close[np.flatnonzero(equal)[-1]]])
     chosen = problem.nearest(tau)
     return chosen, tau, min(bound, float(problem.value(chosen, objective)))
 
 
-def _columns(tau: NDArray[np.float64], problem: SearchProblem) -> Iterator[NDArray[np.float64]]:
-    """Split many taus into columns (T, 1) whose plans fit into memory."""
-    size = max(1, ENTRIES // len(problem.contribution))
-    return (tau[i : i + size, None] for i in range(0, len(tau), size))
-
-
-def _kinds(problem: SearchProblem) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
-    """An order in which participants of equal contribution and floor are neighbours, and floor and number of each kind."""
-    rows = np.stack([problem.contribution, problem.floor])
-    kinds, kind, count = np.unique(rows, axis=1, return_inverse=True, return_counts=True)
-    return np.argsort(kind.ravel(), kind="stable"), [(int(f), int(n)) for f, n in zip(kinds[1], count)]
-
-
 def few_plans(problem: SearchProblem) -> bool:
     """Say whether all plans can be tried: those that differ by an exchange of equal participants are one."""
-    count = 1
-    for floor, size in _kinds(problem)[1]:
-        count *= math.comb(len(problem.levels) - floor + size - 1, size)
-        if count > PLANS:
-            return False
-    return True
+    _, floors, counts, _ = problem.kinds
+    return math.prod(math.comb(len(problem.levels) - f + n - 1, n) for f, n in zip(floors, counts)) <= PLANS
 
 
 def enumerate_plans(problem: SearchProblem, objective: Objective) -> tuple[NDArray[np.intp], float]:
     """Try every plan; return the best levels and the value; of equal ones, the largest mean gain."""
-    order, kinds = _kinds(problem)
-    options = [itertools.combinations_with_replacement(range(f, len(problem.levels)), n) for f, n in kinds]
+    _, floors, counts, kind = problem.kinds
+    options = [
+        itertools.combinations_with_replacement(range(f, len(problem.levels)), n) for f, n in zip(floors, counts)
+    ]
+    order = np.argsort(kind, kind="stable")  # equal participants are neighbours
     plans, best = itertools.product(*options), (np.inf, np.inf, np.zeros(0, dtype=np.intp))
     size = max(1, ENTRIES // len(order))
     while chunk := list(itertools.islice(plans, size)):

@@ -13,19 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from .._check import (
     Accuracies,
-    accuracies,
+    Count,
+    NotNegative,
     checked,
-    flag,
-    number,
     one_each,
     refusal,
 )
 from ..evaluation import Curve
-from . import _search
-from ._search import SearchProblem
-
-# (mean gain, spread of gains) -> what is minimised; arrays or numbers
-Objective = Callable[[Any, Any], Any]
+from ._search import (
+    Objective,
+    SearchProblem,
+    enumerate_plans,
+    exact_search,
+    few_plans,
+)
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,19 @@ class Certificate:
     """Say how good a plan is, and what stands in its way.
 
     Args:
-        value: Objective of the plan.
-        bound: No plan considered is below it; -inf if nothing is proved.
-        exact: Whether the two agree, so that no plan is better.
         at_least: Who receives the lowest attainable accuracy.
         at_full: Who receives the highest attainable accuracy.
         spread: Predicted CGS.
-        best_spread: The smallest CGS on this curve, of individually
-            rational plans where they are asked for.
         covers: Whether the curve spans the contributions' range.
         top_reaches: Whether the full width is no worse than the best
             participant's stand-alone accuracy.
         worse_off: Whose predicted accuracy is below its stand-alone
             accuracy.
         shortfall: By how much at most.
+        value: Objective of the plan.
+        bound: No plan considered is below it; -inf if nothing is proved.
+        best_spread: The smallest CGS on this curve, of individually
+            rational plans where they are asked for.
 
     Example:
         >>> curve = Curve((0.5, 1.0), (0.5, 0.7), samples=100)
@@ -54,22 +54,21 @@ class Certificate:
         (1,)
     """
 
-    value: float
-    bound: float
-    exact: bool
     at_least: tuple[int, ...]
     at_full: tuple[int, ...]
     spread: float
-    best_spread: float
     covers: bool
     top_reaches: bool
     worse_off: tuple[int, ...]
     shortfall: float
+    value: float = math.nan
+    bound: float = math.nan
+    best_spread: float = math.nan
 
     @property
-    def gap(self) -> float:
-        """How far above the optimum the plan can be at most."""
-        return self.value - self.bound
+    def exact(self) -> bool:
+        """Whether value and bound agree, so that no plan is better."""
+        return self.value == self.bound
 
     @property
     def statement(self) -> str:
@@ -80,11 +79,9 @@ class Certificate:
             )
         many = len(self.worse_off) > 1
         who = ", ".join(map(str, self.worse_off))
-        why = "another plan prevents it: individually_rational=True"
-        if not self.top_reaches:
-            why = (
-                "not even the full width reaches the best participant alone"
-            )
+        why = "not even the full width reaches the best participant alone"
+        if self.top_reaches:
+            why = "another plan prevents it: individually_rational=True"
         return (
             f"participant{'s' * many} {who} {'are' if many else 'is'} "
             f"predicted up to {self.shortfall:.3f} below stand-alone "
@@ -118,7 +115,8 @@ class Plan:
 Rule = Callable[[NDArray[np.float64], Curve], Plan]
 
 
-def spread_minus_gain(weight: float) -> Objective:
+@checked
+def spread_minus_gain(weight: NotNegative) -> Objective:
     r"""Return reading A: minimise $\mathrm{CGS} - \lambda\,\mathrm{MCG}$.
 
     Args:
@@ -134,7 +132,7 @@ def spread_minus_gain(weight: float) -> Objective:
     References:
         A reading of the paper's Eq. 3, known in words only. Our choice.
     """
-    return partial(_linear, weight=number("weight", weight, 0))
+    return partial(_linear, weight=weight)
 
 
 def spread_only() -> Objective:
@@ -163,7 +161,8 @@ def spread_per_gain() -> Objective:
     return partial(_ratio)
 
 
-def gain_minus_variance(weight: float) -> Objective:
+@checked
+def gain_minus_variance(weight: NotNegative) -> Objective:
     r"""Return reading C: maximise $\mathrm{MCG} - \lambda \mathrm{Var}(G)$.
 
     Its negative is minimised.
@@ -181,10 +180,11 @@ def gain_minus_variance(weight: float) -> Objective:
     References:
         A reading of Eq. 3.
     """
-    return partial(_quadratic, weight=number("weight", weight, 0))
+    return partial(_quadratic, weight=weight)
 
 
-def default_objective(participants: int) -> Objective:
+@checked
+def default_objective(participants: Count) -> Objective:
     r"""Return reading A with $\lambda = 1 / (2 \sqrt{n - 1})$.
 
     This is half the weight at which equal gains stop being optimal.
@@ -199,8 +199,7 @@ def default_objective(participants: int) -> Objective:
     References:
         Our choice.
     """
-    n = number("participants", participants, 1, whole=True)
-    return spread_minus_gain(0.5 / math.sqrt(max(n - 1, 1)))
+    return spread_minus_gain(0.5 / math.sqrt(max(participants - 1, 1)))
 
 
 def _linear(mean: Any, spread: Any, weight: float) -> Any:
@@ -230,31 +229,22 @@ def _quadratic(mean: Any, spread: Any, weight: float) -> Any:
 ONE_TAU = (_linear, _ratio, _quadratic)
 
 
-def check_inputs(
-    contribution: ArrayLike, curve: Curve
-) -> NDArray[np.float64]:
-    """The contributions, (n,), once both arguments are checked."""
-    if not isinstance(curve, Curve):
-        raise refusal("curve", "a Curve", curve)
-    return accuracies("contribution", contribution)
-
-
-def check_objective(objective: Objective) -> None:
-    """Refuse what is no objective, or falls with the spread somewhere."""
-    allowed = "a function of arrays (mean gain, spread) that is minimised"
-    if not callable(objective):
+def checked_objective(
+    objective: Objective | None, participants: int
+) -> Objective:
+    """The default, or one that never falls as the spread grows."""
+    if objective is None:
+        return default_objective(participants)
+    allowed = "a function of arrays that never falls as the spread grows"
+    mean = np.repeat((-0.5, -0.1, 0.1, 0.5), 11)
+    spread = np.tile(np.linspace(0.0, 0.5, 11), 4)
+    try:
+        rows = np.array(objective(mean, spread), float).reshape(4, 11)
+    except (TypeError, ValueError) as error:
+        raise refusal("objective", allowed, error) from error
+    if not (rows[:, 1:] >= rows[:, :-1] - 1e-12).all():
         raise refusal("objective", allowed, objective)
-    spread = np.linspace(0.0, 0.5, 11)
-    for mean in (-0.5, -0.1, 0.1, 0.5):
-        try:
-            row = np.array(objective(np.full(11, mean), spread), float)
-        except (TypeError, ValueError) as error:
-            raise refusal("objective", allowed, error) from error
-        if row.shape != (11,):
-            raise refusal("objective", allowed, row)
-        if not (row[1:] >= row[:-1] - 1e-12).all():
-            allowed += " and never falls as the spread grows"
-            raise refusal("objective", allowed, objective)
+    return objective
 
 
 def solve(
@@ -262,21 +252,22 @@ def solve(
 ) -> tuple[NDArray[np.intp], float | None, float]:
     """The best levels found, their tau, and what no plan is below."""
     if getattr(objective, "func", objective) in ONE_TAU:
-        return _search.exact_search(problem, objective)
-    if _search.few_plans(problem):
-        chosen, value = _search.enumerate_plans(problem, objective)
+        return exact_search(problem, objective)
+    if few_plans(problem):
+        chosen, value = enumerate_plans(problem, objective)
         return chosen, None, value
-    chosen, tau, _ = _search.exact_search(problem, objective)
+    chosen, tau, _ = exact_search(problem, objective)
     return chosen, tau, -np.inf
 
 
+@checked
 def allocate(
-    contribution: ArrayLike,
+    contribution: Accuracies,
     curve: Curve,
     *,
     objective: Objective | None = None,
     individually_rational: bool = False,
-    standalone: ArrayLike | None = None,
+    standalone: Accuracies | None = None,
 ) -> Plan:
     r"""Give every participant a width that matches its contribution.
 
@@ -321,37 +312,39 @@ def allocate(
         Post-training allocation of Aequa (Sec. 4.2, Eq. 3). The reading,
         its weight and the exact solution are ours; the paper anneals.
     """
-    b = check_inputs(contribution, curve)
-    own = b if standalone is None else accuracies("standalone", standalone)
+    b, levels = np.array(contribution, dtype=float), curve.levels
+    own = np.array(b if standalone is None else standalone, dtype=float)
     one_each("standalone", own, len(b))
-    if objective is None:
-        objective = default_objective(len(b))
-    check_objective(objective)
-    levels, floor = curve.levels, np.zeros(len(b), dtype=np.intp)
-    if flag("individually_rational", individually_rational):
-        floor = np.searchsorted(levels, own - 1e-12)
-    problem = SearchProblem(b, levels, np.minimum(floor, len(levels) - 1))
-    chosen, tau, bound = solve(problem, objective)
-    value = float(problem.value(chosen, objective))
-    if not np.isfinite(value):
+    objective = checked_objective(objective, len(b))
+    floor = np.zeros(len(b), dtype=np.intp)
+    if individually_rational:
+        reached = np.searchsorted(levels, own - 1e-12)
+        floor = np.minimum(reached, len(levels) - 1)
+    plan = best_above(floor, b, curve, objective, own)
+    if not np.isfinite(plan.certificate.value):
         allowed = "finite for some plan on this curve"
         remedy = "a ratio needs a mean gain above 0"
-        raise refusal("objective", allowed, value, remedy)
-    best = solve(problem, spread_only())[0]
-    plan = plan_of(chosen, curve, b, own, tau=tau)
-    return proved(plan, value, min(bound, value), problem.spread(best))
+        raise refusal("objective", allowed, plan.certificate.value, remedy)
+    problem = SearchProblem(b, levels, floor)
+    best = float(problem.spread(solve(problem, spread_only())[0]))
+    return proved(plan, best_spread=best)
 
 
-def proved(
-    plan: Plan, value: float, bound: float = math.nan,
-    best: float = math.nan,
+def best_above(
+    floor: NDArray[np.intp], b: NDArray[np.float64], curve: Curve,
+    objective: Objective, standalone: NDArray[np.float64] | None = None,
 ) -> Plan:  # fmt: skip
-    """The plan with its objective, what is proved, and the least spread."""
-    certificate = replace(
-        plan.certificate, value=float(value), bound=float(bound),
-        exact=bool(value == bound), best_spread=float(best),
-    )  # fmt: skip
-    return replace(plan, certificate=certificate)
+    """The best plan found that gives nobody a level below its floor."""
+    problem = SearchProblem(b, curve.levels, floor)
+    chosen, tau, bound = solve(problem, objective)
+    value = float(problem.value(chosen, objective))
+    plan = plan_of(chosen, curve, b, standalone, tau=tau)
+    return proved(plan, value=value, bound=float(min(bound, value)))
+
+
+def proved(plan: Plan, **found: float) -> Plan:
+    """The plan, with more in its certificate."""
+    return replace(plan, certificate=replace(plan.certificate, **found))
 
 
 @checked
@@ -376,8 +369,8 @@ def plan_of(
         >>> plan_of([0, 1], curve, [0.4, 0.6]).widths.tolist()
         [0.5, 1.0]
     """
-    b, levels = check_inputs(contribution, curve), curve.levels
-    own = b if standalone is None else accuracies("standalone", standalone)
+    b, levels = np.array(contribution, dtype=float), curve.levels
+    own = np.array(b if standalone is None else standalone, dtype=float)
     one_each("standalone", own, len(b))
     level = one_each("chosen", np.asarray(chosen), len(b))
     whole = level.dtype.kind == "i"
@@ -388,16 +381,12 @@ def plan_of(
     below = own - accuracy
     short = below > 1e-12
     certificate = Certificate(
-        value=math.nan,
-        bound=math.nan,
-        exact=False,
         at_least=tuple(np.flatnonzero(level == 0).tolist()),
         at_full=tuple(np.flatnonzero(level == len(levels) - 1).tolist()),
         spread=float(np.std(accuracy - b)),
-        best_spread=math.nan,
         covers=bool(curve.full - curve.least >= np.ptp(b) - 1e-12),
         top_reaches=bool(curve.full >= own.max() - 1e-12),
         worse_off=tuple(np.flatnonzero(short).tolist()),
-        shortfall=float(below.max()) if short.any() else 0.0,
+        shortfall=float(below[short].max(initial=0.0)),
     )
     return Plan(curve.level_widths[level], accuracy, tau, certificate)

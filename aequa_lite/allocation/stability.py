@@ -1,30 +1,249 @@
-"""Which coalitions would leave, and plans that none of them blocks."""
+"""What a false claim pays, what a coalition would reach without the others, and plans that no coalition blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import partial
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from heapq import heappop, heappush
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import least_squares
 from scipy.stats import beta
 
-from .._check import Count, Level, checked, one_each, refusal
+from .._check import Accuracies, Count, Level, Share, accuracies, checked, number, one_each, refusal
 from ..config import stream
+from ..contribution import CachedGame
 from ..evaluation import Curve
 from ._search import SearchProblem
-from .exact import Certificate, Plan, check_inputs, default_objective, plan_of, proved, solve
-from .games import Coalition, Game, rewards_of
+from .exact import Certificate, Plan, Rule, allocate, best_above, default_objective, plan_of, proved
+
+Array = NDArray[np.float64]
+
+JOINT_REPORTS = 200_000  # joint reports of all groups up to which every one is tried
+
+
+@checked
+def misreport_gains(
+    contribution: Accuracies,
+    curve: Curve,
+    rule: Rule = allocate,
+    *,
+    measured: bool = False,
+    together: Count = 1,
+    reports: Accuracies | None = None,
+) -> Array:
+    r"""Return what the best false report adds to the accuracy of each participant, or of each group that reports together.
+
+    All others are truthful. A group $S$ chooses the joint report $r_S$ that adds most in sum, and no member may lose by
+    it: $\max_{r_S} \sum_{i \in S} a_i(r_S) - a_i(B_S)$ with $a_i(r_S) \ge a_i(B_S)$ for all $i \in S$.
+
+    Args:
+        contribution: (n,) true contributions, accuracies in [0, 1].
+        curve: Attainable accuracies and their widths.
+        rule: Allocation rule of contributions and curve.
+        measured: Whether contributions are measured, so that they can only be lowered.
+        together: Participants of a group. Every joint report is tried.
+        reports: Possible reports in [0, 1], beside the true one (default: 0.00, 0.01, ..., 1.00, and of a group 0.00,
+            0.05, ..., 1.00). A report for which the rule is undefined earns nothing.
+
+    Returns:
+        One accuracy for each group, in the order of `itertools.combinations(range(n), together)`: (n,) for groups of one.
+
+    Raises:
+        ValueError: There are fewer participants than a group has, or more than 200,000 reports of all groups.
+
+    Example:
+        >>> curve = Curve((0.1, 0.3, 0.6, 1.0), (0.5, 0.6, 0.7, 0.8), samples=100)
+        >>> misreport_gains([0.4, 0.5, 0.7], curve).round(2).tolist()
+        [0.3, 0.2, 0.0]
+        >>> misreport_gains([0.4, 0.5, 0.7], curve, measured=True, together=2).round(2).tolist()
+        [0.2, 0.2, 0.2]
+
+    References:
+        Best responses, and group strategy-proofness, by brute force. Our choice.
+    """
+    b = np.array(contribution, dtype=float)
+    number("together", together, 1, len(b), whole=True)
+    tries = np.linspace(0, 1, 101 if together == 1 else 21) if reports is None else np.array(reports, dtype=float)
+    options = [np.append(tries[tries <= own] if measured else tries, own) for own in b]
+    groups = list(combinations(range(len(b)), together))
+    if (count := sum(math.prod(len(options[i]) for i in each) for each in groups)) > JOINT_REPORTS:
+        raise refusal("together", f"such that all groups have at most {JOINT_REPORTS:,} joint reports", f"{count:,}")
+    honest = rule(b, curve).predicted_accuracy
+    return np.array([_joint_gain(list(each), b, curve, rule, honest, options) for each in groups])
+
+
+def _joint_gain(
+    members: list[int], b: Array, curve: Curve, rule: Rule, honest: Array, options: Sequence[Array]
+) -> float:
+    """What the best joint report of these members adds to their accuracies in sum; none of them loses by it."""
+    best = 0.0
+    for joint in product(*(options[i] for i in members)):
+        reported = b.copy()
+        reported[members] = joint
+        try:
+            more = (rule(reported, curve).predicted_accuracy - honest)[members]
+        except ValueError:  # the rule is undefined for this report
+            continue
+        if more.min() > -1e-12:
+            best = max(best, float(more.sum()))
+    return best if best > 1e-12 else 0.0
+
+
+Coalition = tuple[int, ...]
+Game = Callable[[Coalition], Curve | ArrayLike]
+
+FEWEST = 4  # trained coalitions: three coefficients, and one that is left out
+START = (0.1, 0.2, 0.5)  # a, b, c, where the fit begins
+
+
+def rewards_of(game: Game, members: Coalition) -> Array:
+    """What each member of a coalition would receive, (members,)."""
+    reward = game(members)
+    reward = [reward.full] * len(members) if isinstance(reward, Curve) else accuracies("game", reward)
+    return np.array(one_each("game", reward, len(members), "members"))
+
+
+@checked
+def trained_game(value: Callable[[frozenset[int]], float]) -> Game:
+    r"""Make a game with copies: each member of a coalition may keep its full network, so all receive $v(S)$.
+
+    Args:
+        value: $v$, of a frozenset of participants, as `aequa_lite.contribution.retraining_game` returns. Each coalition
+            is asked once.
+
+    Returns:
+        A game for `blocking_coalitions`, `stable` and `marginal_value`.
+
+    Raises:
+        ValueError: `value` is no function.
+
+    Example:
+        >>> import aequa_lite as aq
+        >>> data, config = aq.load("fashion-mini"), aq.Config(2, 1, 1)
+        >>> shards = aq.data.homogeneous(data.train, config)
+        >>> value = aq.contribution.retraining_game(aq.MLP, shards, config, data.validation, progress=False)
+        >>> game = trained_game(value)
+        >>> game((0, 1)) == [value({0, 1})] * 2
+        True
+    """
+    cached = CachedGame(value)
+    return lambda members: [cached(members)] * len(members)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedGame:
+    """Hold the accuracies of trained coalitions and predict those of the others: a game with copies.
+
+    Args:
+        trained: Accuracies of the coalitions that were trained.
+        counts: (n, classes) each participant's samples of each class.
+        coefficients: a, b and c of `predicted_game`.
+        error: Root mean square error on the trained coalitions, each predicted from the others.
+        error_of_mean: The same where the mean of the others is predicted.
+
+    Example:
+        >>> game = PredictedGame({(0,): 0.5}, np.array([[100], [300]]), (0.1, 0.2, 0.5), 0.01, 0.05)
+        >>> game((0,)), game((0, 1))
+        ([0.5], [0.7, 0.7])
+    """
+
+    trained: Mapping[Coalition, float]
+    counts: NDArray[np.int64]
+    coefficients: tuple[float, float, float]
+    error: float
+    error_of_mean: float
+
+    def __call__(self, members: Coalition) -> list[float]:
+        members = tuple(sorted(members))
+        if members in self.trained:
+            return [self.trained[members]] * len(members)
+        return [float(_predicted(self.coefficients, _features([members], self.counts))[0])] * len(members)
+
+    @property
+    def statement(self) -> str:
+        """How far predictions are off, in one sentence."""
+        return (
+            f"coalitions that were left out were predicted with a root mean square error of {self.error:.3f}, "
+            f"and of {self.error_of_mean:.3f} by the mean of the others"
+        )
+
+
+@checked
+def predicted_game(trained: Mapping[Collection[int], Share], counts: ArrayLike) -> PredictedGame:
+    r"""Predict a coalition's accuracy from its pooled samples and the classes that it holds.
+
+    A network does not predict a class that it has not seen, and on the others its error falls as a power of the samples:
+
+    $$v(S) = k(S)\, \big( 1 - a - b\, (n(S) / n(N))^{-c} \big)$$
+
+    with $n(S)$ the pooled samples, $k(S)$ the share of the classes that somebody in $S$ holds, and $a, b \in [0, 1]$,
+    $c \in [0, 2]$ by least squares. Predictions are clipped to [0, 1].
+
+    Args:
+        trained: Accuracies of at least 4 coalitions, such as `CachedGame.values`; the empty one is left out.
+        counts: (n, classes) each participant's samples of each class, such as `aequa_lite.data.class_counts`.
+
+    Returns:
+        A game that returns the trained accuracy where there is one and else the predicted one.
+
+    Raises:
+        ValueError: Fewer than 4 coalitions were trained, one is not among the participants, or counts are not whole
+            numbers from 0 of which each participant has some.
+
+    Example:
+        >>> counts = np.array([[100, 0], [100, 100], [0, 800]])
+        >>> trained = {(0,): 0.3, (1,): 0.64, (2,): 0.38, (0, 1): 0.68, (0, 2): 0.78, (1, 2): 0.79}
+        >>> game = predicted_game(trained, counts)
+        >>> game((0, 1)), game.error < game.error_of_mean
+        ([0.68, 0.68], True)
+
+    References:
+        The power law of learning curves (Hestness et al. 2017); the factor for classes is our choice.
+    """
+    table = np.asarray(counts)
+    if table.ndim != 2 or table.dtype.kind not in "iu" or not (table >= 0).all() or not table.sum(1).all():
+        raise refusal("counts", "whole numbers of shape (n, classes), at least one sample each", counts)
+    known = {tuple(sorted(members)): float(value) for members, value in trained.items() if len(members)}
+    if len(known) < FEWEST or not set().union(*known) <= set(range(len(table))):
+        allowed = f"accuracies of at least {FEWEST} coalitions of participants 0 to {len(table) - 1}"
+        raise refusal("trained", allowed, list(known))
+    features, value = _features(list(known), table), np.array(list(known.values()))
+    others = ~np.eye(len(known), dtype=bool)  # a row for each coalition that is left out
+    left_out = [_predicted(_fitted(features[:, k], value[k]), features[:, ~k])[0] for k in others]
+    means = [value[k].mean() for k in others]
+    error, error_of_mean = (float(np.sqrt(np.mean((value - found) ** 2))) for found in (left_out, means))
+    return PredictedGame(known, table, _fitted(features, value), error, error_of_mean)
+
+
+def _features(coalitions: Collection[Coalition], counts: NDArray[np.int64]) -> Array:
+    """Each coalition's share of all samples and of all classes, (2, coalitions)."""
+    held = np.array([counts[list(members)].sum(0) for members in coalitions])
+    return np.array([held.sum(1) / counts.sum(), (held[:, counts.sum(0) > 0] > 0).mean(1)])
+
+
+def _predicted(coefficients: Sequence[float], features: Array) -> Array:
+    """The stated model, (coalitions,)."""
+    (a, b, c), (pooled, covered) = coefficients, features
+    return np.clip(covered * (1 - a - b * pooled**-c), 0, 1)
+
+
+def _fitted(features: Array, value: Array) -> tuple[float, float, float]:
+    """a, b and c by least squares."""
+    found = least_squares(lambda x: _predicted(x, features) - value, START, bounds=([0, 0, 0], [1, 1, 2]))
+    a, b, c = found.x.tolist()
+    return a, b, c
+
 
 Blocking = tuple[tuple[Coalition, float], ...]
-
+Rewards = dict[Coalition, Array]  # of the members of each coalition
+Best = Callable[[NDArray[np.intp]], Plan]  # the lowest levels that are allowed, (n,) -> the best plan above them
 
 PARTICIPANTS = 12  # participants up to which all coalitions are asked
-
-
 PASSES = 20  # times at most that fresh coalitions are drawn for one plan
 
 
@@ -41,8 +260,8 @@ class Stability:
         confidence: With which the bound holds. 1 where all were asked.
 
     Example:
-        >>> Stability(0.0, asked=100, blocking=0, share=0.0295, confidence=0.95).statement
-        'with confidence 0.95 a random coalition blocks by more than 0.000 with probability at most 0.029 (0 of 100 did)'
+        >>> Stability(0.0, asked=100, blocking=0, share=0.0295, confidence=0.95).share
+        0.0295
     """
 
     epsilon: float
@@ -50,16 +269,6 @@ class Stability:
     blocking: int
     share: float
     confidence: float
-
-    @property
-    def statement(self) -> str:
-        """Who would leave, in one sentence."""
-        if self.confidence == 1:
-            return f"{self.blocking} of all {self.asked} coalitions block by more than {self.epsilon:.3f}"
-        return (
-            f"with confidence {self.confidence:g} a random coalition blocks by more than {self.epsilon:.3f} "
-            f"with probability at most {self.share:.3f} ({self.blocking} of {self.asked} did)"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +281,22 @@ class StablePlan(Plan):
     Example:
         >>> curve = Curve((0.5, 1.0), (0.5, 0.7), samples=100)
         >>> plan = stable([0.4, 0.6], curve, game=lambda members: [0.4 if members == (0,) else 0.72] * len(members))
-        >>> round(plan.stability.epsilon, 6)
-        0.02
-        >>> plan.stability.statement
-        '0 of all 3 coalitions block by more than 0.020'
+        >>> round(plan.stability.epsilon, 6), plan.stability.asked, plan.stability.blocking
+        (0.02, 3, 0)
     """
 
     certificate: Certificate  # inherited; named here for tools that resolve the types of all fields
     stability: Stability
 
 
-def _rewards(game: Game, n: int, name: str, remedy: str) -> dict[Coalition, NDArray[np.float64]]:
+def _rewards(game: Game, n: int, name: str, remedy: str) -> Rewards:
     """What each member of each coalition would receive, (members,)."""
     if n > PARTICIPANTS:
         raise refusal(name, f"of at most {PARTICIPANTS} participants, since all coalitions are asked", n, remedy)
     return {each: rewards_of(game, each) for size in range(1, n + 1) for each in combinations(range(n), size)}
 
 
-def _margin(reward: NDArray[np.float64], members: Coalition, received: NDArray[np.float64]) -> float:
+def _margin(reward: Array, members: Coalition, received: Array) -> float:
     """By how much every member would be better off without the others."""
     return float((reward - received[list(members)]).min())
 
@@ -139,7 +346,7 @@ def blocking_coalitions(plan: Plan, game: Game) -> Blocking:
     return _blocking(rewards, plan.predicted_accuracy)
 
 
-def _blocking(rewards: dict[Coalition, NDArray[np.float64]], received: NDArray[np.float64]) -> Blocking:
+def _blocking(rewards: Rewards, received: Array) -> Blocking:
     """Coalitions that block and by how much, the strongest first."""
     margins = [(members, round(_margin(reward, members, received), 12)) for members, reward in rewards.items()]
     return tuple(sorted((found for found in margins if found[1] > 0), key=lambda found: -found[1]))
@@ -184,13 +391,14 @@ def sampled_blocking(
     drawn = _drawn(len(plan.widths), samples, stream(seed, "coalitions"))
     rewards = {members: rewards_of(game, members) for members in dict.fromkeys(drawn)}
     found = _blocking(rewards, plan.predicted_accuracy)
-    hits = sum(map({members for members, _ in found}.__contains__, drawn))
+    blocking = dict(found)
+    hits = sum(members in blocking for members in drawn)
     return found, Stability(0.0, samples, hits, _upper_bound(hits, samples, confidence), confidence)
 
 
 @checked
 def stable(
-    contribution: ArrayLike,
+    contribution: Accuracies,
     curve: Curve,
     *,
     game: Game,
@@ -245,111 +453,84 @@ def stable(
     References:
         Least core (Maschler et al. 1979), here without transfers. Our choice.
     """
-    b, rng = check_inputs(contribution, curve), stream(seed, "coalitions")
-    relaxed = _by_objective(b, curve) if nearest_to is None else _by_distance(b, curve, nearest_to)
+    b = np.array(contribution, dtype=float)
+    if nearest_to is None:
+        best = partial(best_above, b=b, curve=curve, objective=default_objective(len(b)))
+    else:
+        best = partial(_nearest_above, b=b, curve=curve, target=_fair_target(nearest_to, b))
     if samples is None:
-        remedy = "with `samples=m` only m of them are asked at a time"
-        rewards = _rewards(game, len(b), "contribution", remedy)
-        plan, epsilon = _satisfied(b, curve, rewards, relaxed)
-        return _with(plan, Stability(epsilon, len(rewards), 0, 0.0, 1.0))
-    draw = partial(_drawn, len(b), samples, rng)
-    return _with(*_satisfied_by_draws(b, curve, partial(rewards_of, game), relaxed, draw, confidence))
+        rewards = _rewards(game, len(b), "contribution", "with `samples=m` only m of them are asked at a time")
+        plan, epsilon = _satisfied(b, curve, rewards, best)
+        return StablePlan(**vars(plan), stability=Stability(epsilon, len(rewards), 0, 0.0, 1.0))
+    draw = partial(_drawn, len(b), samples, stream(seed, "coalitions"))
+    plan, stability = _satisfied_by_draws(b, curve, game, best, draw, confidence)
+    return StablePlan(**vars(plan), stability=stability)
 
 
-# floors -> levels, their tau, a value that none above the floors is below, and their own
-Relaxed = Callable[[NDArray[np.intp]], tuple[NDArray[np.intp], float | None, float, float]]
-
-
-def _by_objective(b: NDArray[np.float64], curve: Curve) -> Relaxed:
-    """The best levels above the floors by the default objective."""
-    objective = default_objective(len(b))
-
-    def relaxed(floor: NDArray[np.intp]) -> tuple[NDArray[np.intp], float | None, float, float]:
-        problem = SearchProblem(b, curve.levels, floor)
-        chosen, tau, bound = solve(problem, objective)
-        value = float(problem.value(chosen, objective))
-        return chosen, tau, min(bound, value), value
-
-    return relaxed
-
-
-def _by_distance(b: NDArray[np.float64], curve: Curve, plan: Plan) -> Relaxed:
-    """The levels above the floors that are nearest to a plan; their value is the distance."""
-    target, levels = one_each("nearest_to", plan.predicted_accuracy, len(b)), curve.levels
+def _fair_target(plan: Plan, b: Array) -> Array:
+    """The accuracies of a plan in which equal contributions earn equal ones and more never earns less, (n,)."""
+    target = one_each("nearest_to", plan.predicted_accuracy, len(b))
     order = np.lexsort((target, b))
     rise, same = np.diff(target[order]), np.diff(b[order]) == 0
     if (rise < 0).any() or rise[same].any():
         allowed = "a plan in which equal contributions earn equal accuracies and more never earns less"
         raise refusal("nearest_to", allowed, target)
-    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, target)
-
-    def relaxed(floor: NDArray[np.intp]) -> tuple[NDArray[np.intp], None, float, float]:
-        chosen = np.maximum(nearest, floor)
-        distance = float(np.abs(levels[chosen] - target).sum())
-        return chosen, None, distance, distance
-
-    return relaxed
+    return target
 
 
-def _satisfied(
-    b: NDArray[np.float64], curve: Curve, rewards: dict[Coalition, NDArray[np.float64]], relaxed: Relaxed
-) -> tuple[Plan, float]:
+def _nearest_above(floor: NDArray[np.intp], b: Array, curve: Curve, target: Array) -> Plan:
+    """The plan nearest to a target that gives nobody a level below its floor; what is minimised is the distance."""
+    plan = plan_of(SearchProblem(target, curve.levels, floor).nearest(0.0), curve, b)
+    distance = float(np.abs(plan.predicted_accuracy - target).sum())
+    return proved(plan, value=distance, bound=distance)
+
+
+def _satisfied(b: Array, curve: Curve, rewards: Rewards, best: Best) -> tuple[Plan, float]:
     """The best plan that none of these coalitions blocks by more than epsilon, and epsilon."""
-    levels = curve.levels
     epsilon = max(0.0, max(float(reward.min()) for reward in rewards.values()) - curve.full)
     slack = epsilon + 1e-12
-    queue: list[tuple[float, tuple[int, ...], NDArray[np.intp], float | None, float]] = []
+    queue: list[tuple[float, tuple[int, ...], Plan]] = []
     seen: set[tuple[int, ...]] = set()
 
     def push(floor: NDArray[np.intp]) -> None:
-        if tuple(floor) not in seen:
-            seen.add(tuple(floor))
-            chosen, tau, bound, value = relaxed(floor)
-            heappush(queue, (bound, tuple(floor), chosen, tau, value))
+        if (key := tuple(floor)) not in seen:
+            seen.add(key)
+            plan = best(floor)
+            heappush(queue, (plan.certificate.bound, key, plan))
 
     push(np.zeros(len(b), dtype=np.intp))
     while True:
-        bound, floor, chosen, tau, value = heappop(queue)
-        blocking = max(rewards, key=lambda members: _margin(rewards[members], members, levels[chosen]))
-        if _margin(rewards[blocking], blocking, levels[chosen]) <= slack:
-            return proved(plan_of(chosen, curve, b, tau=tau), value, bound), epsilon
+        _, floor, plan = heappop(queue)
+        margins = {each: _margin(reward, each, plan.predicted_accuracy) for each, reward in rewards.items()}
+        blocking = max(rewards, key=margins.__getitem__)
+        if margins[blocking] <= slack:
+            return plan, epsilon
         for i, reward in zip(blocking, rewards[blocking]):
-            level = np.searchsorted(levels, reward - slack)
-            if level < len(levels):
+            level = np.searchsorted(curve.levels, reward - slack)
+            if level < len(curve.levels):
                 push(np.where(b >= b[i], np.maximum(floor, level), floor))
 
 
 def _satisfied_by_draws(
-    b: NDArray[np.float64],
-    curve: Curve,
-    reward: Callable[[Coalition], NDArray[np.float64]],
-    relaxed: Relaxed,
-    draw: Callable[[], list[Coalition]],
-    confidence: float,
+    b: Array, curve: Curve, game: Game, best: Best, draw: Callable[[], list[Coalition]], confidence: float
 ) -> tuple[Plan, Stability]:
     """The best plan that no coalition blocks that was met, and what the last fresh draws say of the others."""
-    everybody = tuple(range(len(b)))
-    known = {each: reward(each) for each in (*((i,) for i in everybody), everybody)}
-    asked = dict(known)
+    reward = cache(partial(rewards_of, game))
+    singles, everybody = [(i,) for i in range(len(b))], tuple(range(len(b)))
+    known = {each: reward(each) for each in (*singles, everybody)}
     for k in range(1, PASSES + 1):
-        plan, epsilon = _satisfied(b, curve, known, relaxed)
+        plan, epsilon = _satisfied(b, curve, known, best)
         drawn = draw()
-        asked |= {each: reward(each) for each in dict.fromkeys(drawn) if each not in asked}
-        hits = [each for each in drawn if _margin(asked[each], each, plan.predicted_accuracy) > epsilon + 1e-9]
+        hits = [each for each in drawn if _margin(reward(each), each, plan.predicted_accuracy) > epsilon + 1e-9]
         share = _upper_bound(len(hits), len(drawn), 1 - (1 - confidence) / (k * (k + 1)))
         if not hits:
             break
-        known |= {each: asked[each] for each in hits}
+        known |= {each: reward(each) for each in hits}
     return plan, Stability(epsilon, len(drawn), len(hits), share, confidence)
 
 
-def _with(plan: Plan, stability: Stability) -> StablePlan:
-    """The plan, with what is known of its stability."""
-    return StablePlan(*(getattr(plan, each.name) for each in fields(plan)), stability)
-
-
 @checked
-def marginal_value(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan:
+def marginal_value(contribution: Accuracies, curve: Curve, *, game: Game) -> Plan:
     r"""Give gains in proportion to marginal values: the attainable accuracy nearest to $B_i + s\,m_i$.
 
     $m_i = \max(0, v(N) - v(N \setminus \{i\}))$ is what the others would miss without $i$, with $v(S)$ the best accuracy
@@ -379,13 +560,13 @@ def marginal_value(contribution: ArrayLike, curve: Curve, *, game: Game) -> Plan
     References:
         The marginal product of economics, as in Vickrey-Clarke-Groves payments. Our choice.
     """
-    b, levels, everybody = check_inputs(contribution, curve), curve.levels, tuple(range(np.size(contribution)))
+    b, levels = np.array(contribution, dtype=float), curve.levels
+    everybody = tuple(range(len(b)))
     others = [tuple(j for j in everybody if j != i) for i in everybody]
     total = float(rewards_of(game, everybody).max())
     marginal = np.array([max(0.0, total - rewards_of(game, each).max()) if each else total for each in others])
     marginal = marginal if marginal.any() else np.ones(len(b))
     room, paid = curve.full - b, (marginal > 0) & (b < curve.full)
     scale = (room[paid] / marginal[paid]).min() if paid.any() else 0.0
-    nearest = np.searchsorted((levels[1:] + levels[:-1]) / 2, b + scale * marginal)
-    own = np.searchsorted(levels, b - 1e-12)
-    return plan_of(np.minimum(np.maximum(nearest, own), len(levels) - 1), curve, b)
+    own = np.minimum(np.searchsorted(levels, b - 1e-12), len(levels) - 1)
+    return plan_of(SearchProblem(b + scale * marginal, levels, own).nearest(0.0), curve, b)

@@ -10,11 +10,11 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import Count, Fraction, Level, Share, accuracies, checked, number, refusal, right_or_wrong
+from .._check import Accuracies, Count, Level, checked, refusal, right_or_wrong
 from ..config import stream
 from ..evaluation import Curve
 from ..metrics import cgs, holm, pearson
-from .exact import Plan, allocate, check_inputs
+from .exact import Plan, allocate
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +68,14 @@ def split_validation(curve: Curve, alone_correct: ArrayLike, seed: int = 0) -> t
     if curve.correct is None or curve.samples < 2:
         raise refusal("curve", "a Curve that knows which of at least two samples were right (accuracy_curve)", curve)
     alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
-    order = stream(seed, "confirmation").permutation(curve.samples)
-    parts = []
-    for half in (order[: curve.samples // 2], order[curve.samples // 2 :]):
-        half, right = np.sort(half), np.asarray(curve.correct)[:, np.sort(half)]
-        parts.append(ValidationPart(Curve(curve.widths, right.mean(1), len(half), right), alone[:, half]))
-    return parts[0], parts[1]
+    first, second = np.split(stream(seed, "confirmation").permutation(curve.samples), [curve.samples // 2])
+    return _part(curve, alone, np.sort(first)), _part(curve, alone, np.sort(second))
+
+
+def _part(curve: Curve, alone: NDArray[np.bool_], samples: NDArray[np.intp]) -> ValidationPart:
+    """What these samples measure."""
+    right = np.asarray(curve.correct)[:, samples]
+    return ValidationPart(Curve(curve.widths, right.mean(1), len(samples), right), alone[:, samples])
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +108,10 @@ class Confirmation:
         """The outcome in one sentence."""
         apart = self.measured - self.predicted
         if self.confirmed:
-            most = float(np.abs(apart).max())
-            return (
-                f"the plan is confirmed on fresh samples: predictions miss by at most {most:.3f}, which chance explains"
-            )
-        misses = (
-            f"participant {i} is {abs(apart[i]):.3f} {'below' if apart[i] < 0 else 'above'} its prediction"
-            for i in self.broken
-        )
+            miss = f"predictions miss by at most {np.abs(apart).max():.3f}, which chance explains"
+            return f"the plan is confirmed on fresh samples: {miss}"
+        sides = [f"{abs(apart[i]):.3f} {'below' if apart[i] < 0 else 'above'}" for i in self.broken]
+        misses = [f"participant {i} is {side} its prediction" for i, side in zip(self.broken, sides)]
         return f"the plan is not confirmed on fresh samples: {', '.join(misses)}"
 
 
@@ -205,24 +203,28 @@ def noise_ceiling(
     curve = Curve(widths, right.mean(1), right.shape[1], right)
     alone = right_or_wrong("alone_correct", alone_correct, curve.samples)
     curve = _perfect(curve, alone) if ideal else curve
-    both, n, rng = np.vstack([alone, curve.correct]).astype(np.float32), len(alone), stream(seed, "ceiling")
-    even = np.full(curve.samples, 1 / curve.samples)
-    validation = rng.multinomial(validation_samples, even, size=draws).astype(np.float32) @ both.T / validation_samples
-    test = rng.multinomial(test_samples, even, size=draws).astype(np.float32) @ both.T / test_samples
+    both, n, rng = np.vstack([alone, curve.correct]), len(alone), stream(seed, "ceiling")
+    validation, test = (
+        (_redrawn(rng, both, size, draws) / size).astype(float) for size in (validation_samples, test_samples)
+    )
     correlations, spreads = [], []
-    for measured, tested in zip(validation.astype(float), test.astype(float), strict=True):
-        plan = allocate(
-            np.clip(measured[:n], 0, 1), Curve(curve.widths, np.clip(measured[n:], 0, 1), validation_samples)
-        )
+    for measured, tested in zip(np.clip(validation, 0, 1), test, strict=True):
+        plan = allocate(measured[:n], Curve(curve.widths, measured[n:], validation_samples))
         rewards = tested[n:][np.searchsorted(curve.widths, plan.widths)]
         correlations.append(pearson(tested[:n], rewards))
         spreads.append(cgs(rewards - tested[:n]))
     known = [r for r in correlations if r is not None]
     return {
         "pearson_ceiling": round(float(np.mean(known)), 6) if known else None,
-        "pearson_ceiling_interval": _interval(known) if known else None,
+        "pearson_ceiling_interval": _interval(known),
         "cgs_ceiling_interval": _interval(spreads),
     }
+
+
+def _redrawn(rng: np.random.Generator, right: NDArray[np.bool_], size: int, draws: int) -> NDArray[np.float32]:
+    """How often each row is right when so many samples are drawn again, (draws, rows)."""
+    even = np.full(right.shape[1], 1 / right.shape[1])
+    return rng.multinomial(size, even, size=draws).astype(np.float32) @ right.T.astype(np.float32)
 
 
 def _perfect(curve: Curve, alone: NDArray[np.bool_]) -> Curve:
@@ -237,8 +239,10 @@ def _perfect(curve: Curve, alone: NDArray[np.bool_]) -> Curve:
     return Curve(np.linspace(0, 1, len(levels) + 1)[1:], levels / samples, samples, right)
 
 
-def _interval(values: Any) -> tuple[float, float]:
-    """The middle 95% of simulated values."""
+def _interval(values: Any) -> Any:
+    """The middle 95% of simulated values, (low, high); None of no values."""
+    if len(values) == 0:
+        return None
     low, high = np.quantile(values, [0.025, 0.975])
     return round(float(low), 6), round(float(high), 6)
 
@@ -266,7 +270,7 @@ class RewardIntervals:
 
 @checked
 def reward_intervals(
-    contribution: ArrayLike, curve: Curve, *, alone_correct: ArrayLike | None = None,
+    contribution: Accuracies, curve: Curve, *, alone_correct: ArrayLike | None = None,
     rule: Callable[[ArrayLike, Curve], Plan] = allocate, draws: Count = 500, seed: int = 0,
 ) -> RewardIntervals:  # fmt: skip
     r"""Carry the noise of contributions and curve through the allocation, by a bootstrap.
@@ -298,17 +302,19 @@ def reward_intervals(
     References:
         The bootstrap (Efron 1979). Our choice.
     """
-    b = check_inputs(contribution, curve)
+    b = np.array(contribution, dtype=float)
     paired = alone_correct is not None and curve.correct is not None
     if alone_correct is not None and len(right_or_wrong("alone_correct", alone_correct, curve.samples)) != len(b):
         raise refusal("alone_correct", f"one row for each of the {len(b)} participants", np.shape(alone_correct))
     truth = curve.accuracy if paired else curve.fitted
-    rng = stream(seed, "reward intervals")
-    rows = np.vstack([alone_correct, curve.correct]) if paired else np.append(b, truth)
-    again = _measured_again(rng, rows, curve.samples, draws)
+    rng, samples = stream(seed, "reward intervals"), curve.samples
+    if paired:
+        again = _redrawn(rng, np.vstack([alone_correct, curve.correct]), samples, draws).astype(float)
+    else:
+        again = rng.binomial(samples, np.append(b, truth), size=(draws, len(b) + len(truth)))
     plan, found = rule(b, curve), []
-    for measured in again:
-        drawn = rule(measured[: len(b)], Curve(curve.widths, measured[len(b) :], curve.samples))
+    for measured in np.clip(again / samples, 0, 1):
+        drawn = rule(measured[: len(b)], Curve(curve.widths, measured[len(b) :], samples))
         rewards = truth[np.searchsorted(curve.widths, drawn.widths)]
         found.append((drawn.predicted_accuracy - rewards, drawn.widths, rewards))
     miss, widths, rewards = (np.stack(each) for each in zip(*found, strict=True))  # (draws, n) each
@@ -317,58 +323,20 @@ def reward_intervals(
     return RewardIntervals(
         tuple((round(max(float(low), 0.0), 6), round(min(float(high), 1.0), 6)) for low, high in ends),
         tuple(_interval(column) for column in widths.T),
-        _interval(known) if known else None,
+        _interval(known),
         _interval([cgs(row - b) for row in rewards]),
     )
 
 
-def _measured_again(rng: np.random.Generator, truth: NDArray[Any], samples: int, draws: int) -> NDArray[np.float64]:
-    """Accuracies measured again: from rows of right and wrong by drawing samples, from accuracies by the binomial."""
-    if truth.ndim == 1:
-        return rng.binomial(samples, truth, size=(draws, len(truth))) / samples
-    times = rng.multinomial(samples, np.full(samples, 1 / samples), size=draws).astype(np.float32)
-    return np.clip((times @ truth.T.astype(np.float32)).astype(float) / samples, 0, 1)
-
-
-@checked
-def samples_needed(
-    gap: Fraction, accuracy: Share, power: Level = 0.8, level: Level = 0.05, disagreement: float | None = None
-) -> int:
-    r"""Return how many validation samples tell two rewards apart whose accuracies differ by `gap`.
-
-    $n = 2a(1-a)\,(z_{1-\alpha/2} + z_{1-\beta})^2 / \mathrm{gap}^2$ for independent measurements. Measured on the same
-    samples, only those matter on which exactly one of the two is right: with their share $d$,
-    $n = (d - \mathrm{gap}^2)\,(z_{1-\alpha/2} + z_{1-\beta})^2 / \mathrm{gap}^2$.
-
-    Args:
-        gap: Difference of the accuracies, in (0, 1].
-        accuracy: Their mean $a$, in [0, 1].
-        power: Probability $1 - \beta$ of seeing the difference, in (0, 1).
-        level: Probability $\alpha$ of a false alarm, in (0, 1).
-        disagreement: $d$, in [gap, 1], if both are measured on the same samples.
-
-    Raises:
-        ValueError: An argument is outside its range.
-
-    Example:
-        >>> samples_needed(0.02, 0.8), samples_needed(0.02, 0.8, disagreement=0.1)
-        (6280, 1955)
-
-    References:
-        The two-sample test of proportions; McNemar 1947 for the paired one.
-    """
-    if disagreement is not None:
-        number("disagreement", disagreement, gap, 1)
-    z = scipy.stats.norm.ppf(1 - level / 2) + scipy.stats.norm.ppf(power)
-    variance = 2 * accuracy * (1 - accuracy) if disagreement is None else disagreement - gap**2
-    return max(1, int(np.ceil(variance * z**2 / gap**2)))
-
-
 @checked
 def samples_for(plan: Plan, curve: Curve) -> int | None:
-    """Return how many validation samples tell all different rewards of a plan apart.
+    r"""Return how many validation samples tell all different rewards of a plan apart.
 
-    The two nearest rewards decide. Where the curve knows which samples were right, the paired test is meant.
+    Two rewards whose accuracies differ by $g$ around $a$ need $n = 2a(1-a)\,(z_{0.975} + z_{0.8})^2 / g^2$ independent
+    samples: the difference is then seen with probability 0.8, and a false alarm has probability 0.05. Measured on the same
+    samples, only those matter on which exactly one of the two is right: with their share $d$,
+    $n = (d - g^2)\,(z_{0.975} + z_{0.8})^2 / g^2$. The two nearest rewards decide. Where the curve knows which samples were
+    right, the paired test is meant.
 
     Args:
         plan: A plan on this curve.
@@ -386,21 +354,21 @@ def samples_for(plan: Plan, curve: Curve) -> int | None:
         95
 
     References:
-        Our choice.
+        The two-sample test of proportions; McNemar 1947 for the paired one.
     """
     rewards, first = np.unique(plan.predicted_accuracy, return_index=True)
-    at, right = measured_at("curve", curve, plan.widths[first]), curve.correct
-    needed = []
-    for k, (low, high) in enumerate(zip(rewards[:-1], rewards[1:])):
-        gap, apart = float(high - low), None
-        if right is not None:
-            apart = max(float((right[at[k]] != right[at[k + 1]]).mean()), gap)
-        needed.append(samples_needed(gap, float(low + high) / 2, disagreement=apart))
-    return max(needed, default=None)
+    at, gap, mean = measured_at("curve", curve, plan.widths[first]), np.diff(rewards), (rewards[1:] + rewards[:-1]) / 2
+    variance = 2 * mean * (1 - mean)
+    if curve.correct is not None:
+        right = curve.correct[at]
+        variance = np.maximum((right[1:] != right[:-1]).mean(1), gap) - gap**2
+    z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
+    needed = np.maximum(1, np.ceil(variance * z**2 / gap**2))
+    return int(needed.max()) if len(needed) else None
 
 
 @checked
-def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
+def curve_diagnostics(curve: Curve, contribution: Accuracies) -> dict[str, Any]:
     r"""Say whether a curve can reward these contributions.
 
     With the largest common gain $\tau = u - \max B$, rewards lie between
@@ -421,19 +389,19 @@ def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
     References:
         Our choice.
     """
-    b = accuracies("contribution", contribution)
-    levels, tau = curve.levels, curve.full - float(b.max())
+    b, levels = np.array(contribution, dtype=float), curve.levels
+    tau = curve.full - float(b.max())
     lowest = float(b.min()) + tau
-    place = np.searchsorted(levels, lowest + 1e-12, side="right")
-    first = max(int(place) - 1, 0)  # the level at or below the lowest reward
+    first = max(
+        int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0
+    )  # the level at or below the lowest reward
     near = curve.accuracy >= levels[first] - 1e-12
-    noise = 2 * float(np.median(curve.standard_error[near]))
     found = {
         "top": tau,
         "bottom": lowest - curve.least,
         "covers": bool(lowest >= curve.least - 1e-12),
         "largest_step": float(np.diff(levels[first:]).max(initial=0.0)),
-        "noise": max(0.01, noise),
+        "noise": max(0.01, 2 * float(np.median(curve.standard_error[near]))),
         "least_width": float(curve.level_widths[first]),
     }
     return {**found, "advice": _advice(found, float(curve.widths[0]))}
@@ -442,15 +410,12 @@ def curve_diagnostics(curve: Curve, contribution: ArrayLike) -> dict[str, Any]:
 def _advice(found: dict[str, Any], least: float) -> str:
     """The first thing to change, in one sentence."""
     if found["top"] < 0:
-        return (
-            "the full width is below the best participant alone: train "
-            "longer together, or weight the aggregate by contribution"
-        )
+        remedy = "train longer together, or weight the aggregate by contribution"
+        return f"the full width is below the best participant alone: {remedy}"
     if not found["covers"]:
         return "the least width is too good for the weakest participant: lower min_width"
     if found["largest_step"] > found["noise"]:
         return "neighbouring attainable accuracies are far apart: use fractional widths (reward_curve) or more units"
     if found["least_width"] > 2 * least:
-        width = found["least_width"]
-        return f"the curve reaches further down than any reward: min_width may be raised to {width:g}"
+        return f"the curve reaches further down than any reward: min_width may be raised to {found['least_width']:g}"
     return "the curve covers the contributions in small steps"

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._check import Fraction, accuracies, checked, number, one_each, one_of, refusal
-from ..allocation import continuous
+from ..allocation import rules as closed_form
 from ..allocation.exact import Plan, allocate, spread_minus_gain, spread_only
 from ..allocation.uncertainty import RewardIntervals
 from ..data.partition import class_counts
@@ -346,7 +346,7 @@ def water_filling(contribution: ArrayLike, least: float, full: float, ax: Axes |
         >>> water_filling([0.2, 0.5, 0.8], 0.4, 0.85).axes[0].get_xlabel()
         'participant'
     """
-    b, rewards = accuracies("contribution", contribution), continuous.water_filling(contribution, least, full)
+    b, rewards = accuracies("contribution", contribution), closed_form.water_filling(contribution, least, full)
     ax = axes(ax)
     ax.axhspan(0, least, color="#eeeeee", lw=0)
     ax.axhspan(full, 1, color="#eeeeee", lw=0)
@@ -390,8 +390,8 @@ def curve_range(contribution: ArrayLike) -> Figure:
     for span in tried:
         least = max(0.0, min(float(b.min()), 1 - span))  # only the span matters, not where it lies
         full = min(1.0, least + span)
-        spread.append(100 * continuous.smallest_spread(b, least, full))
-        follows.append(pearson(b, continuous.water_filling(b, least, full, spread_only())))
+        spread.append(100 * closed_form.smallest_spread(b, least, full))
+        follows.append(pearson(b, closed_form.water_filling(b, least, full, spread_only())))
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.0))
     for ax, values, label in ((left, spread, "smallest CGS (points)"), (right, follows, "Pearson there")):
         ax.plot(tried, np.array(values, dtype=float), color=INK, lw=1.6)
@@ -422,11 +422,11 @@ def critical_weight(contribution: ArrayLike, least: float, full: float, ax: Axes
         'weight of the mean gain'
     """
     b = accuracies("contribution", contribution)
-    limit, default = continuous.critical_weight(b), 0.5 / float(np.sqrt(max(len(b) - 1, 1)))
+    limit, default = closed_form.critical_weight(b), 0.5 / float(np.sqrt(max(len(b) - 1, 1)))
     finite = bool(np.isfinite(limit))
     near = [0.999 * limit, 1.001 * limit] if finite else []
     weights = np.unique([*np.linspace(0.01, 2 * limit if finite else 1.0, 60), *near])
-    best = [continuous.water_filling(b, least, full, spread_minus_gain(float(w))) for w in weights]
+    best = [closed_form.water_filling(b, least, full, spread_minus_gain(float(w))) for w in weights]
     gains = np.array(best) - b  # (weights, n)
     ax = axes(ax)
     ax.plot(weights, 100 * gains.mean(1), color=INK, lw=1.6, label="mean gain (MCG)")

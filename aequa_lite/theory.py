@@ -1,7 +1,12 @@
-r"""Federations of linear models: every constant of the theorems, and the recorded path of a run of the training loop.
+r"""What is proved about training together, as functions, and federations of linear models whose constants are known.
 
-The loop trains with cross-entropy. The logits $(-\log(e^q - 1),\ 0)$ have the cross-entropy $q > 0$ for class 0, so that
-least squares runs through the same code as image classification.
+The proofs are on the book's page of proofs. A round starts from the aggregated model; participant $i$, with aggregation weight
+$\omega_i$, takes $E$ steps of size $\eta$. Squares are weighted by $1/A_e$ where not everybody holds entry $e$, with $A_e$ the
+aggregation weight of those who do.
+
+A federation of linear models records the path of a run of the training loop, which trains with cross-entropy. The logits
+$(-\log(e^q - 1),\ 0)$ have the cross-entropy $q > 0$ for class 0, so that least squares runs through the same code as image
+classification.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,19 +24,323 @@ from scipy.special import expit
 from scipy.stats import beta
 from torch import Tensor, nn
 
-from .._check import Count, Decay, NotNegative, checked, number, one_each, refusal
-from ..config import Config, stream
-from ..federate import Policy, ServerOptimizer, Strategy, federate, fixed_widths, slimmable
-from ..local import WidthSampler, loss_shares
-from ..networks.base import n_units
-from ..types import Build, Round, Samples, Shard, State, Update
+from ._check import Accuracies, Count, Decay, Fraction, NotNegative, Positive, checked, number, one_each, refusal
+from .config import Config, stream
+from .evaluation import Curve
+from .federate import ServerOptimizer, Strategy, federate, slimmable
+from .local import WidthSampler, loss_shares
+from .networks.base import n_units
+from .training_time import upper_bounds
+from .types import Build, Round, Samples, Shard, State, Update
+
+__all__ = ["Bound", "Changes", "Distribution", "GemanMcClure", "LeastSquares", "LinearFederation", "Logistic", "Moments",
+           "TwoLayers", "bias_bound", "changing_widths", "distribution_of", "drift", "gap_bound", "held_margin",
+           "momentum_bound", "recorded_steps", "regression", "sampled_from", "stationarity_bound"]  # fmt: skip
 
 Array = NDArray[np.float64]
 Distribution = Sequence[tuple[tuple[float, ...], float]]  # the sets of widths that a step may train, with probabilities
+Distributions = Callable[[float], Distribution]  # one for each widest width
+ROUNDING = 1 + 1e-9  # by which a limit may be exceeded
 
 
 @checked
-def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
+@dataclass(frozen=True)
+class Bound:
+    """Hold the three parts of a bound, in the unit of a squared gradient.
+
+    Args:
+        start: What is left of the initial gap.
+        noise: What the random draws add.
+        drift: What it adds that participants move apart in a round.
+
+    Example:
+        >>> Bound(start=0.5, noise=0.25, drift=0.0).total
+        0.75
+    """
+
+    start: float
+    noise: float
+    drift: float
+
+    @property
+    def total(self) -> float:
+        """The bound: the sum of its parts."""
+        return self.start + self.noise + self.drift
+
+
+@checked
+def drift(
+    lr: Positive,
+    smoothness: Positive,
+    scatter: ArrayLike,
+    heterogeneity: ArrayLike,
+    steps: Count,
+    *,
+    convex: bool = False,
+) -> Array:
+    r"""Bound how far the participants are apart before each step of a round.
+
+    $V_0 = 0$ and $V_{k+1} = \big(c\sqrt{V_k} + \eta\zeta_k\big)^2 + \eta^2 s_k^2$ bound $\mathbb E\sum_i \omega_i
+    \|\theta_{i,k} - \bar\theta_k\|^2$, with $c = 1 + \eta L$, or 1 if the losses are convex.
+
+    Args:
+        lr: Step size $\eta$.
+        smoothness: $L$, the largest curvature of a participant's loss.
+        scatter: $s_k^2$, the part of the gradients' variance that averaging removes; a number or (..., steps).
+        heterogeneity: $\zeta_k^2$, the spread of the participants' gradients; a number or (..., steps).
+        steps: $E$, local steps of a round.
+        convex: Whether every loss is convex.
+
+    Returns:
+        (..., steps) bounds on the mean squared distance.
+
+    Raises:
+        ValueError: A number is outside its range, or an array does not have `steps` columns.
+
+    Example:
+        >>> drift(0.1, 1.0, 4.0, 1.0, steps=3).round(4).tolist()
+        [0.0, 0.05, 0.1597]
+
+    References:
+        Ours: Lemma 4 of the page of proofs.
+    """
+    if convex and lr * smoothness > 2:
+        raise refusal("lr", f"at most 2 / smoothness = {2 / smoothness:g} where losses are convex", lr)
+    shape = (*np.broadcast_shapes(np.shape(scatter)[:-1], np.shape(heterogeneity)[:-1]), steps)
+    s2, zeta = _shaped("scatter", scatter, shape), np.sqrt(_shaped("heterogeneity", heterogeneity, shape))
+    growth = 1.0 if convex else 1 + lr * smoothness
+    found = np.zeros(shape)
+    for k in range(steps - 1):
+        moved = growth * np.sqrt(found[..., k]) + lr * zeta[..., k]
+        found[..., k + 1] = moved**2 + lr**2 * s2[..., k]
+    return found
+
+
+@checked
+def stationarity_bound(
+    gap: NotNegative, lr: Positive, smoothness: Positive, *, noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike,
+    rounds: Count, steps: Count, dissimilarity: ArrayLike | None = None, convex: bool = False, change: float = 0.0,
+) -> Bound:  # fmt: skip
+    r"""Bound the mean squared gradient of the width-averaged objective over all local steps.
+
+    $\frac1{RE}\sum_t \mathbb E\|\nabla F(\bar\theta_t)\|^2 \le \frac{2(\Delta + \Gamma)}{\eta RE} + \frac{\eta L}{RE}\sum_t
+    S_t + \frac{\delta^2}{RE}\sum_t V_t$ for $\eta L \le 1$, with $V_t$ from `drift`. With one step there is no drift: plain SGD.
+
+    Args:
+        gap: $\Delta = F(\theta_0) - F^\star$.
+        lr: Step size $\eta$, at most $1 / L$.
+        smoothness: $L$.
+        noise: $S_t$, the variance of the aggregated gradient; a number or (rounds, steps).
+        scatter: $s_t^2$ of `drift`; a number or (rounds, steps).
+        heterogeneity: $\zeta_t^2$ of `drift`; a number or (rounds, steps).
+        rounds: $R$.
+        steps: $E$, local steps of a round.
+        dissimilarity: $\delta$, how differently the participants' losses are curved; a number or (rounds, 1) (default: $L$).
+        convex: Whether every loss is convex.
+        change: $\Gamma$ of `changing_widths`; 0 if the widths stay and the server takes the average.
+
+    Returns:
+        The bound, in three parts.
+
+    Raises:
+        ValueError: $\eta L > 1$, or a number is outside its range.
+
+    Example:
+        >>> stationarity_bound(1.0, 0.5, 1.0, noise=0.1, scatter=0.1, heterogeneity=1.0, rounds=40, steps=1)
+        Bound(start=0.1, noise=0.05, drift=0.0)
+
+    References:
+        Ours: Theorems 1 and 3 of the page of proofs, in the form of the known rates of local SGD.
+    """
+    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex, dissimilarity)
+    start = 2 * (gap + change) / (lr * rounds * steps)
+    return Bound(start=start, noise=float(lr * smoothness * s.mean()), drift=float(v.mean()))
+
+
+@checked
+def gap_bound(
+    gap: NotNegative, lr: Positive, smoothness: Positive, curvature: float, *, noise: ArrayLike, scatter: ArrayLike,
+    heterogeneity: ArrayLike, rounds: Count, steps: Count, dissimilarity: ArrayLike | None = None, convex: bool = False,
+) -> Array:  # fmt: skip
+    r"""Bound the gap between the objective and its minimum after each round, where the objective is curved.
+
+    $\Delta_{t+1} \le (1 - \eta\mu)\Delta_t + \tfrac12\eta^2 L S_t + \tfrac12\eta\delta^2 V_t$ if $\|\nabla F\|^2 \ge
+    2\mu (F - F^\star)$.
+
+    Args:
+        gap: $\Delta_0$.
+        lr: Step size $\eta$, at most $1 / L$.
+        smoothness: $L$.
+        curvature: $\mu$, in (0, $L$].
+        noise: $S_t$ of `stationarity_bound`; a number or (rounds, steps).
+        scatter: $s_t^2$ of `drift`; a number or (rounds, steps).
+        heterogeneity: $\zeta_t^2$ of `drift`; a number or (rounds, steps).
+        rounds: $R$.
+        steps: $E$, local steps of a round.
+        dissimilarity: $\delta$; a number or (rounds, 1) (default: $L$).
+        convex: Whether every loss is convex.
+
+    Returns:
+        (rounds + 1,) bounds, from the start.
+
+    Raises:
+        ValueError: $\eta L > 1$, or a number is outside its range.
+
+    Example:
+        >>> gap_bound(1.0, 0.5, 1.0, 1.0, noise=0.0, scatter=0.0, heterogeneity=0.0, rounds=2, steps=1).tolist()
+        [1.0, 0.5, 0.25]
+
+    References:
+        Ours: Theorem 2 of the page of proofs.
+    """
+    s, v = _per_step((rounds, steps), noise, scatter, heterogeneity, lr, smoothness, convex, dissimilarity)
+    number("curvature", curvature, 0, smoothness * ROUNDING, above=True)
+    found = [float(gap)]
+    for added in (0.5 * lr**2 * smoothness * s + 0.5 * lr * v).ravel():
+        found.append((1 - lr * curvature) * found[-1] + float(added))
+    return np.array(found[::steps])
+
+
+@checked
+def momentum_bound(
+    gap: NotNegative, lr: Positive, smoothness: Positive, momentum: Decay, *, noise: ArrayLike,
+    second_moment: ArrayLike, rounds: Count, steps: Count,
+) -> Bound:  # fmt: skip
+    r"""Bound the mean squared gradient where every participant trains with momentum.
+
+    $\frac1{RC}\sum_{r,k} c_k\,\mathbb E\|\nabla F(\psi_{r,k})\|^2 \le \frac{2\Delta}{\eta RC} + \frac{\eta L}{RC}\sum_{r,k}
+    c_k^2 S_{r,k} + \frac{4L^2\eta^2}{(1-\beta)^2 RC}\sum_{r,k} c_k\,k\sum_{j<k} G_{r,j}^2$ with $c_k =
+    \frac{1 - \beta^{E-k}}{1-\beta}$ and $C = \sum_k c_k$, for $\eta L \le 1 - \beta$.
+
+    Args:
+        gap: $\Delta = F(\theta_0) - F^\star$.
+        lr: Step size $\eta$, at most $(1 - \beta) / L$.
+        smoothness: $L$.
+        momentum: $\beta$, in [0, 1); it starts from zero in every round.
+        noise: $S_{r,k}$ of `stationarity_bound`; a number or (rounds, steps).
+        second_moment: $G_{r,k}^2$, the participants' mean squared gradient; a number or (rounds, steps).
+        rounds: $R$.
+        steps: $E$, local steps of a round.
+
+    Returns:
+        The bound, in three parts.
+
+    Raises:
+        ValueError: $\eta L > 1 - \beta$, or a number is outside its range.
+
+    Example:
+        >>> momentum_bound(1.0, 0.25, 1.0, 0.5, noise=0.0, second_moment=0.0, rounds=8, steps=1)
+        Bound(start=1.0, noise=0.0, drift=0.0)
+
+    References:
+        Ours: Theorem 4 of the page of proofs.
+    """
+    rest = 1 - momentum
+    number("lr", lr, 0, rest * ROUNDING / smoothness, above=True)
+    s, g2 = _shaped("noise", noise, (rounds, steps)), _shaped("second_moment", second_moment, (rounds, steps))
+    k = np.arange(steps)
+    c = (1 - momentum ** (steps - k)) / rest
+    whole, earlier = rounds * c.sum(), np.cumsum(g2, 1) - g2
+    return Bound(
+        start=float(2 * gap / (lr * whole)),
+        noise=float(lr * smoothness * (s @ c**2).sum() / whole),
+        drift=float((2 * smoothness * lr / rest) ** 2 * (earlier @ (c * k)).sum() / whole),
+    )
+
+
+@checked
+def bias_bound(shares: ArrayLike, weights: ArrayLike, spreads: ArrayLike) -> float:
+    r"""Bound the bias of the gradient that comes from widths that differ between participants.
+
+    $\|\nabla F(\theta) - \nabla F_{\bar\pi}(\theta)\| \le \sum_v \mathrm{sd}_a(\pi_i(v))\,\zeta_v(\theta)$, with
+    $F_{\bar\pi}$ the objective in which everybody trains the mean distribution of widths. It is zero if all train the same
+    widths, and if all have the same data.
+
+    Args:
+        shares: (participants, widths) loss weight $\pi_i(v)$ of each width at each participant.
+        weights: (participants,) aggregation weights $\omega_i$, which sum to one.
+        spreads: (widths,) $\zeta_v$, the standard deviation of the participants' gradients at that width.
+
+    Returns:
+        The bound on the norm of the bias.
+
+    Raises:
+        ValueError: An entry is negative or not finite, the weights do not sum to one, or shapes do not fit.
+
+    Example:
+        >>> round(bias_bound([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5], [0.2, 0.4]), 3)
+        0.3
+
+    References:
+        Ours: Proposition 5 of the page of proofs.
+    """
+    given = {"shares": shares, "weights": weights, "spreads": spreads}
+    pi, a, zeta = (_shaped(name, value, np.shape(value)) for name, value in given.items())
+    if pi.ndim != 2 or pi.shape != a.shape + zeta.shape:
+        raise refusal("shares", f"of shape {a.shape + zeta.shape}, as weights and spreads", pi.shape)
+    if abs(a.sum() - 1) > 1e-9:
+        raise refusal("weights", "numbers that sum to one", weights)
+    return float(np.sqrt(a @ (pi - a @ pi) ** 2) @ zeta)
+
+
+@checked
+def held_margin(curve: Curve, contribution: Accuracies, confidence: float, tests: int = 1) -> Array:
+    r"""Bound by how much a width sent without certification can exceed earned plus allowance.
+
+    With the fit $\tilde\phi$ and the `upper_bounds` $D(w)$ on $\phi(w) - \phi(1)$ and $U(w)$ on $\phi(w)$, the excess is at most
+    $\tilde\phi(1) - \tilde\phi(w) + D(w)$ where $\tilde\phi(1) \ge \max_j B_j$, and at most the larger of this and
+    $U(w) - \tilde\phi(w)$ before that.
+
+    Args:
+        curve: As measured after a round; it knows which samples were correct.
+        contribution: (n,) contributions $B$ that rewards are computed from.
+        confidence: In (0, 1), of all tests together.
+        tests: How many bounds shall hold at once: two for each width and round.
+
+    Returns:
+        (K,) margins, one for each width of the curve.
+
+    Raises:
+        ValueError: A number is outside its range, or the curve does not know which samples were correct.
+
+    Example:
+        >>> right = np.arange(1000) < np.array([[600], [800]])
+        >>> curve = Curve((0.5, 1.0), right.mean(1), 1000, right)
+        >>> held_margin(curve, [0.5, 0.7], 0.95).round(3).tolist()
+        [0.035, 0.0]
+
+    References:
+        Ours: Proposition 13 of the page of proofs.
+    """
+    paired, plain = upper_bounds(curve, confidence, tests)
+    relative = curve.full - curve.fitted + paired
+    return relative if curve.full >= np.max(contribution) else np.maximum(relative, plain - curve.fitted)
+
+
+def _per_step(
+    shape: tuple[int, int], noise: ArrayLike, scatter: ArrayLike, heterogeneity: ArrayLike, lr: float, smoothness: float,
+    convex: bool, dissimilarity: ArrayLike | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The noise of every step, and its drift times the squared dissimilarity, (rounds, steps); refused for long steps."""
+    number("lr", lr, 0, ROUNDING / smoothness, above=True)
+    s2, z2 = _shaped("scatter", scatter, shape), _shaped("heterogeneity", heterogeneity, shape)
+    delta = _shaped("dissimilarity", smoothness if dissimilarity is None else dissimilarity, shape)
+    return _shaped("noise", noise, shape), delta**2 * drift(lr, smoothness, s2, z2, shape[1], convex=convex)
+
+
+def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Finite numbers from 0, broadcast to this shape."""
+    try:
+        found = np.broadcast_to(np.asarray(value, dtype=float), shape)
+    except ValueError:
+        raise refusal(name, f"a number or an array of shape {shape}", value) from None
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise refusal(name, "finite numbers from 0", value)
+    return found
+
+
+@checked
+def sampled_from(distribution: Distributions) -> WidthSampler:
     """Make the width sampler of a finite distribution.
 
     Args:
@@ -51,18 +360,14 @@ def sampled_from(distribution: Callable[[float], Distribution]) -> WidthSampler:
     return partial(_sample, distribution)
 
 
-def _sample(
-    distribution: Callable[[float], Distribution], rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def _sample(distribution: Distributions, rng: np.random.Generator, widest: float, config: Config) -> tuple[float, ...]:
     """One set of widths."""
     sets, cumulative = _listed(distribution, widest)
     return sets[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(sets) - 1)]
 
 
 @lru_cache(maxsize=256)
-def _listed(
-    distribution: Callable[[float], Distribution], widest: float
-) -> tuple[list[tuple[float, ...]], NDArray[np.float64]]:
+def _listed(distribution: Distributions, widest: float) -> tuple[list[tuple[float, ...]], Array]:
     """The sets of widths, and their cumulative probabilities."""
     pairs = list(distribution(widest))
     sets, probabilities = [tuple(widths) for widths, _ in pairs], np.array([p for _, p in pairs], dtype=float)
@@ -72,7 +377,7 @@ def _listed(
 
 
 @checked
-def distribution_of(width_sampler: WidthSampler, config: Config, widest: float = 1.0) -> Distribution:
+def distribution_of(width_sampler: WidthSampler, config: Config, widest: Fraction = 1.0) -> Distribution:
     r"""Return the exact distribution of a width sampler that draws one random width, over the grid of widths.
 
     $P(w) = I(w) - I(w - 1 / \mathrm{grid})$ with $I$ the distribution function of the config's Beta variable, stretched over
@@ -97,16 +402,13 @@ def distribution_of(width_sampler: WidthSampler, config: Config, widest: float =
     """
     if config.widths_per_step != 1:
         raise refusal("widths_per_step", "1, for which the distribution is listed", config.widths_per_step)
-    low = min(config.min_width, number("widest", widest, 0, 1, above=True))
+    low = min(config.min_width, widest)
     if widest == low:
         return [(tuple(width_sampler(_FixedBeta(0.0), widest, config)), 1.0)]
     ends = np.clip((np.arange(config.grid + 1) / config.grid - low) / (widest - low), 0, 1)
-    below = beta.cdf(ends, config.width_alpha, config.width_beta)
-    return [
-        (tuple(width_sampler(_FixedBeta((ends[i] + ends[i + 1]) / 2), widest, config)), float(below[i + 1] - below[i]))
-        for i in range(config.grid)
-        if below[i + 1] > below[i]
-    ]
+    mass = np.diff(beta.cdf(ends, config.width_alpha, config.width_beta))
+    drawn = (tuple(width_sampler(_FixedBeta(share), widest, config)) for share in (ends[:-1] + ends[1:]) / 2)
+    return [(widths, float(p)) for widths, p in zip(drawn, mass) if p > 0]
 
 
 class _FixedBeta(np.random.Generator):
@@ -216,10 +518,10 @@ class LeastSquares(LinearModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
-        return logits_of(0.5 * (self.score(x) - x[:, -1]) ** 2 + LEAST_LOSS)
+        return logits_of(self.loss(self.score(x), x[:, -1]))
 
     @staticmethod
-    def loss(score: Array, y: Array) -> Array:
+    def loss(score: Any, y: Any) -> Any:
         """Return the loss of each score."""
         return 0.5 * (score - y) ** 2 + LEAST_LOSS
 
@@ -255,13 +557,8 @@ class GemanMcClure(LeastSquares):
     least_loss = LEAST_LOSS
     convex = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits, (samples, 2), whose cross-entropy for class 0 is the loss."""
-        squared = (self.score(x) - x[:, -1]).square()
-        return logits_of(0.5 * squared / (1 + squared) + LEAST_LOSS)
-
     @staticmethod
-    def loss(score: Array, y: Array) -> Array:
+    def loss(score: Any, y: Any) -> Any:
         """Return the loss of each score."""
         squared = (score - y) ** 2
         return 0.5 * squared / (1 + squared) + LEAST_LOSS
@@ -272,7 +569,6 @@ class GemanMcClure(LeastSquares):
         return (score - y) / (1 + (score - y) ** 2) ** 2
 
 
-@checked
 class Logistic(LinearModel):
     r"""Classify by logistic regression without a bias: cross-entropy is $\log(1 + e^z) - yz$ with $z = \theta^\top x$.
 
@@ -419,7 +715,7 @@ class LinearFederation:
     x: Array
     y: NDArray[np.generic]
     config: Config
-    distribution: Callable[[float], Distribution]
+    distribution: Distributions
     widths: Sequence[float] | None = None
     weights: ArrayLike | None = None
     start: ArrayLike | None = None
@@ -470,13 +766,12 @@ class LinearFederation:
             sets, probabilities = zip(*self.distribution(widest), strict=True)
             ordered = [sorted(widths, reverse=True) for widths in sets]
             units = [[n_units(w, d) for w in widths] for widths in ordered]
-            sizes = sorted({k for each in units for k in each})
+            sizes = np.unique(np.concatenate(units))
             shares = np.zeros((len(sets), len(sizes)))
             for row, widths, each in zip(shares, ordered, units, strict=True):
                 np.add.at(row, np.searchsorted(sizes, each), loss_shares(widths, self.config))
             members = np.flatnonzero(np.array(self.received) == widest)
-            masks = np.arange(d) < np.array(sizes)[:, None]
-            found.append(_Group(members, masks, shares, np.array(probabilities)))
+            found.append(_Group(members, np.arange(d) < sizes[:, None], shares, np.array(probabilities)))
         return found
 
     @cached_property
@@ -606,17 +901,19 @@ class LinearFederation:
 
     def run(self, seed: int = 0) -> Array:
         """Train once and return where every local step began, and the end: (rounds * steps + 1, participants, features)."""
-        path, rounds = self._trained(seed, partial(fixed_widths, widths=self.received))
+        path, rounds = self._trained(seed, [self.received])
         return np.concatenate([path, [self.holds * rounds[-1].theta["weight"].numpy()]])
 
-    def _trained(self, seed: int, policy: Policy, server: ServerOptimizer | None = None) -> tuple[Array, list[Round]]:
+    def _trained(
+        self, seed: int, schedule: list[tuple[float, ...]], server: ServerOptimizer | None = None
+    ) -> tuple[Array, list[Round]]:
         """Where every local step began, (rounds * steps, participants, features), and the rounds."""
         path: dict[tuple[int, int], State] = {}
         config = replace(self.config, seed=seed, norm_limit=0.0)
         strategy = recorded_steps(slimmable(self.build, sampled_from(self.distribution), server=server), path)
-        rounds = federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
-                          workers=1, vectorized=False, progress=False)  # fmt: skip
-        rounds = list(rounds)
+        policy = partial(_scheduled, schedule=schedule)
+        rounds = list(federate(self.build, self.shards, config, strategy=strategy, policy=policy, weights=self.a,
+                               workers=1, vectorized=False, progress=False))  # fmt: skip
         found = np.zeros((config.rounds * config.local_steps, *self.holds.shape))
         for (step, i), state in path.items():
             found[step, i] = self._padded(state)
@@ -629,8 +926,11 @@ class LinearFederation:
 
     def moments_along(self, path: Array) -> Moments:
         """Return the moments along a run, each (rounds, steps)."""
-        rows = np.array([self.moments(states) for states in path[:-1]])
-        return Moments(*rows.T.reshape(4, self.config.rounds, self.config.local_steps))
+        return self._by_step([self.moments(states) for states in path[:-1]])
+
+    def _by_step(self, moments: list[Moments]) -> Moments:
+        """The moments of every step of a run, each (rounds, steps)."""
+        return Moments(*np.array(moments).T.reshape(4, self.config.rounds, self.config.local_steps))
 
 
 class Changes(NamedTuple):
@@ -687,38 +987,30 @@ def changing_widths(
     rows = one_each("schedule", [tuple(row) for row in schedule], config.rounds, "rounds")
     known = {row: replace(federation, widths=row) for row in dict.fromkeys(rows)}
     each = [known[row] for row in rows]
-    path, rounds = federation._trained(seed, partial(_scheduled, rows=rows), server)
+    path, rounds = federation._trained(seed, rows, server)
     moments = [each[t // config.local_steps].moments(states) for t, states in enumerate(path)]
-    jumps = [
-        after.objective(rnd.theta["weight"].numpy()) - now.objective(_average(now, rnd))
-        for now, after, rnd in zip(each[:-1], each[1:], rounds[:-1], strict=True)
-    ]
-    first, lowest = path[0], min(one.lower_bound for one in known.values())
+    change = 0.0
+    for now, after, rnd in zip(each[:-1], each[1:], rounds[:-1], strict=True):
+        mean = now.average(np.array([now._padded(update.state) for update in rnd.updates]))  # over holders
+        change += after.objective(rnd.theta["weight"].numpy()) - now.objective(mean)
+    lowest = min(one.lower_bound for one in known.values())
     return Changes(
-        moments=Moments(*np.array(moments).T.reshape(4, config.rounds, config.local_steps)),
-        gap=each[0].objective(each[0].average(first)) - lowest,
-        change=float(sum(jumps)),
+        moments=federation._by_step(moments),
+        gap=each[0].objective(each[0].average(path[0])) - lowest,
+        change=change,
         smoothness=max(one.smoothness for one in known.values()),
         dissimilarity=np.array([[one.dissimilarity] for one in each]),
     )
 
 
-def _scheduled(config: Config, last: Round | None, rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+def _scheduled(config: Config, last: Round | None, schedule: list[tuple[float, ...]]) -> tuple[float, ...]:
     """The widths of the next round; after the last one they stay."""
-    return rows[0 if last is None else min(last.index + 1, len(rows) - 1)]
-
-
-def _average(federation: LinearFederation, rnd: Round) -> Array:
-    """The average over holders after a round's steps; what nobody holds keeps its value, and has no effect here."""
-    states = np.zeros(federation.holds.shape)
-    for update in rnd.updates:
-        states[update.participant] = federation._padded(update.state)
-    return federation.average(states)
+    return schedule[0 if last is None else min(last.index + 1, len(schedule) - 1)]
 
 
 @checked
 def regression(
-    config: Config, distribution: Callable[[float], Distribution], *, model: type[LinearModel] = LeastSquares,
+    config: Config, distribution: Distributions, *, model: type[LinearModel] = LeastSquares,
     features: Count = 8, samples: int = 16, correlation: Decay = 0.1, heterogeneity: NotNegative = 1.0,
     scales: Sequence[float] | None = None, widths: Sequence[float] | None = None,
 ) -> LinearFederation:  # fmt: skip
@@ -753,10 +1045,8 @@ def regression(
     h = [number("scales", s, 0, above=True) for s in one_each("scales", [1.0] * n if scales is None else scales, n)]
     rng = stream(config.seed, "regression")
     second = (1 - correlation) * np.eye(features) + correlation
-    normals = (rng.normal(size=(samples, features)) for _ in h)
-    x = np.stack(
-        [np.linalg.qr(z)[0] @ np.linalg.cholesky(samples * s * second).T for z, s in zip(normals, h, strict=True)]
-    )
+    normals = rng.normal(size=(n, samples, features))
+    x = np.stack([np.linalg.qr(z)[0] @ np.linalg.cholesky(samples * s * second).T for z, s in zip(normals, h)])
     theta = rng.normal(size=features) + heterogeneity * rng.normal(size=(n, features))
     y = np.einsum("isd,id->is", x, theta) + 0.1 * rng.normal(size=x.shape[:2])
     return LinearFederation(model, x, (y > 0).astype(int) if model is Logistic else y, config, distribution, widths)
