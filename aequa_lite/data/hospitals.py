@@ -81,15 +81,9 @@ def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, se
     for name in NEVER_ZERO if whole else ():
         cells[name] = ["" if value == "0" else value for value in cells[name]]
     digest = f"{[sha256 for _, sha256 in FILES.values()]} {whole}"
-    arrays = csv_table(
-        Table("hospitals", cells, range(1, len(rows) + 1), digest),
-        label="num",
-        participant="hospital",
-        categorical=[each for each in CATEGORICAL if each not in dropped],
-        drop=dropped,
-        fractions=fractions,
-        seed=seed,
-    )
+    table = Table("hospitals", cells, range(1, len(rows) + 1), digest)
+    coded = [each for each in CATEGORICAL if each not in dropped]
+    arrays = csv_table(table, "num", "hospital", categorical=coded, drop=dropped, fractions=fractions, seed=seed)
     return replace(arrays, labels=("no disease", "disease"))
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -121,7 +121,8 @@ def embedded() -> Arrays:
     References:
         Fashion-MNIST (MIT, Zalando SE); `scripts/make_fashion_mini.py` draws the subset.
     """
-    return _npz_arrays(EMBEDDED, io.BytesIO(intact(EMBEDDED, SHA256)), FASHION)
+    intact(EMBEDDED, SHA256)
+    return replace(npz(EMBEDDED), labels=FASHION)
 
 
 @checked
@@ -143,7 +144,22 @@ def npz(path: str | Path) -> Arrays:
         >>> npz(path).participants
         ('a', 'b')
     """
-    return _npz_arrays(Path(path), open_npz(path))
+    known = [f"{kind}_{split}" for split in ("train", "test", "validation") for kind in "xy"]
+    # The file is opened here, not by numpy, which leaves a damaged one open.
+    with reading(path), open_npz(path) as file, np.load(file, allow_pickle=False) as content:
+        found = {name: content[name] for name in (*known, "participant") if name in content.files}
+    needed = known if found.keys() & known[4:] else known[:4]
+    missing = ", ".join(name for name in needed if name not in found)
+    require(not missing, path, f"hold {', '.join(needed)}", f"none of {missing}", EMBEDDED_REMEDY)
+    pairs = [(found[x], found[y]) for x, y in zip(needed[::2], needed[1::2], strict=True)]
+    if "participant" not in found:
+        return Arrays(*pairs)
+    owner, samples = found["participant"], found["y_train"].size
+    right = owner.dtype.kind in "iuU" and owner.shape == (samples,)
+    must = f"hold a whole number or a name for each of {samples} training samples"
+    require(right, f"`participant` of {path}", must, f"{owner.dtype} of shape {owner.shape}")
+    names, codes = np.unique(owner, return_inverse=True)
+    return Arrays(*pairs, groups={"train": codes}, participants=tuple(map(str, names.tolist())))
 
 
 @contextmanager
@@ -160,26 +176,6 @@ def open_npz(path: str | Path) -> Iterator[IO[bytes]]:
             raise ValueError(f"its {size} bytes announce arrays of {total}, which is more than is allowed")
         file.seek(0)
         yield file
-
-
-def _npz_arrays(path: Path, opened: AbstractContextManager[IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
-    """Read the arrays of an .npz file; a missing name is named."""
-    known = [f"{kind}_{split}" for split in ("train", "test", "validation") for kind in "xy"]
-    # The file is opened here, not by numpy, which leaves a damaged one open.
-    with reading(path), opened as file, np.load(file, allow_pickle=False) as content:
-        found = {name: content[name] for name in (*known, "participant") if name in content.files}
-    needed = known if found.keys() & known[4:] else known[:4]
-    missing = ", ".join(name for name in needed if name not in found)
-    require(not missing, path, f"hold {', '.join(needed)}", f"none of {missing}", EMBEDDED_REMEDY)
-    pairs = [(found[x], found[y]) for x, y in zip(needed[::2], needed[1::2], strict=True)]
-    if "participant" not in found:
-        return Arrays(*pairs, labels=labels)
-    owner, samples = found["participant"], len(pairs[0][0])
-    right = owner.dtype.kind in "iuU" and owner.shape == (samples,)
-    must = f"hold a whole number or a name for each of {samples} training samples"
-    require(right, f"`participant` of {path}", must, f"{owner.dtype} of shape {owner.shape}")
-    names, codes = np.unique(owner, return_inverse=True)
-    return Arrays(*pairs, labels=labels, groups={"train": codes}, participants=tuple(map(str, names.tolist())))
 
 
 @checked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -108,7 +109,7 @@ class Column:
 
     def __post_init__(self) -> None:
         fills = self.fill in self.categories or as_number(self.fill) is not None
-        if not (fills and 0 < self.sd <= MOST_NUMBER and abs(self.mean) <= MOST_NUMBER):
+        if not (fills and math.isfinite(self.mean) and math.isfinite(self.sd) and self.sd > 0):
             raise ValueError(f"{short_repr(self)} is no encoded column")
 
     @property
@@ -173,7 +174,7 @@ def fit_column(name: str, cells: Sequence[str], categorical: bool = False) -> Co
     require(present, column, "have a training value", "none", "name it in `drop`")
     indicator, values = len(present) < len(cells), _numbers(cells)
     known = np.isfinite(values)
-    if categorical or 2 * sum(known) < len(present):
+    if categorical or 2 * known.sum() < len(present):
         commas = 0 if categorical else sum(bool(COMMA.fullmatch(each)) for each in present)
         require(2 * commas < len(present), column, "have a point as decimal mark", short_repr(present[0]))
         counts, categories = Counter(present), in_order(present)
@@ -364,16 +365,10 @@ def csv_table(
     encoder = _fitted(table, features, chosen, split == 0)
     x = encoder.encode(table.cells, table.lines)
     rows = {name: split == k for k, name in enumerate(SPLITS)}
-    digest = hashlib.sha256(f"{table.sha256} {(label, participant, features, sorted(chosen))}".encode())
-    return Arrays(
-        **{name: (x[where], y[where]) for name, where in rows.items()},
-        groups={k: owner[where] for k, where in rows.items() if names},
-        labels=labels,
-        classes=len(labels),
-        participants=names,
-        encoder=encoder,
-        sha256=digest.hexdigest(),
-    )
+    groups = {name: owner[where] for name, where in rows.items() if names}
+    digest = hashlib.sha256(f"{table.sha256} {(label, participant, features, sorted(chosen))}".encode()).hexdigest()
+    roles = {"groups": groups, "labels": labels, "classes": len(labels), "participants": names}
+    return Arrays(**{k: (x[where], y[where]) for k, where in rows.items()}, **roles, encoder=encoder, sha256=digest)
 
 
 def read_csv(path: str | Path) -> Table:
@@ -411,8 +406,8 @@ def _checked_header(header: Sequence[str], where: str) -> list[str]:
     for i, name in enumerate(names, start=1):
         must = f"have a name of 1 to {MOST_NAME} characters in the first line"
         require(1 <= len(name) <= MOST_NAME, f"column {i} of {where}", must, short_repr(name))
-        twice = name in names[: i - 1]
-        require(not twice, f"the columns of {where}", "have one name each", f"{short_repr(name)} twice")
+        got = f"{short_repr(name)} twice"
+        require(name not in names[: i - 1], f"the columns of {where}", "have one name each", got)
     return names
 
 

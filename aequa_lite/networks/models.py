@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -17,13 +19,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._check import Count, Positive, Range, checked, number, refusal
 from .._io import error_text, fault
 from .._parallel import arithmetic
-from ..slimmable import prefix, slim
-from ..types import Build, Samples, State
+from ..slimmable import n_parameters, prefix, slim
+from ..types import Build, Samples
 from .base import ScalePixels, n_units
 
 Norm = Callable[[int], nn.Module]  # channels -> normalisation layer
 KERNELS = (1, 3, 5)  # odd, so that each window is centred on a token
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ less
+
+
+def _perceptron(*sizes: int) -> list[nn.Module]:
+    """Linear layers from each size to the next, with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return layers[:-1]
 
 
 @checked
@@ -64,15 +74,7 @@ class MLP(nn.Sequential):
         ahead: Positive = 1,
     ) -> None:  # fmt: skip
         first, second = n_units(width, hidden), n_units(min(1.0, ahead * width), hidden)
-        super().__init__(
-            ScalePixels(),
-            nn.Flatten(),  # (samples, pixels)
-            nn.Linear(math.prod(shape), first),
-            nn.ReLU(),
-            nn.Linear(first, second),
-            nn.ReLU(),
-            nn.Linear(second, classes),
-        )
+        super().__init__(ScalePixels(), nn.Flatten(), *_perceptron(math.prod(shape), first, second, classes))
 
 
 @checked
@@ -113,20 +115,17 @@ class TabularMLP(nn.Sequential):
     def __init__(
         self, width: float = 1.0, *, shape: tuple[Count, ...] = (15,), classes: Count = 2, hidden: Count = 200
     ) -> None:
-        if not isinstance(shape, (tuple, list)) or len(shape) != 1:
+        if len(shape) != 1:
             raise refusal("shape", "(features,), as a table has it", shape)
-        features, units = shape[0], n_units(width, hidden)
-        super().__init__(
-            nn.Linear(features, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, classes)
-        )
+        units = n_units(width, hidden)
+        super().__init__(*_perceptron(shape[0], units, units, classes))
 
 
 def _image_shape(shape: tuple[int, ...], least: int = 1) -> tuple[int, ...]:
     """Return (channels, height, width), or refuse what is no image of this size."""
-    lows = (1, least, least)
-    if len(shape) != 3 or not all(Range(low).holds(size, whole=True) for low, size in zip(lows, shape)):
+    if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < least:
         raise refusal("shape", f"(channels, height, width) of at least {least} x {least} pixels", shape)
-    return tuple(shape)
+    return shape
 
 
 def group_norm(group: int, channels: int) -> nn.GroupNorm:
@@ -177,11 +176,7 @@ class LeNet(nn.Sequential):
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),  # (samples, b * rows * columns): channels outermost, so a prefix stays a prefix
-            nn.Linear(b * rows * columns, c),
-            nn.ReLU(),
-            nn.Linear(c, d),
-            nn.ReLU(),
-            nn.Linear(d, classes),
+            *_perceptron(b * rows * columns, c, d, classes),
         )
 
 
@@ -381,18 +376,18 @@ def recalibrate_batchnorm(net: nn.Module, samples: Samples, batch: Annotated[int
         static BatchNorm.
     """
     net = deepcopy(net).eval()
-    norms = [each for each in net.modules() if isinstance(each, _BatchNorm)]
+    momenta = {each: each.momentum for each in net.modules() if isinstance(each, _BatchNorm)}
+    norms = list(momenta)
     if norms and len(samples) < 2:
         raise refusal("samples", "two or more", len(samples))
     batches = max(1, min(-(-len(samples) // batch), len(samples) // 2))  # none of one sample
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over all batches
         norm.train()
     for x in samples.x.tensor_split(batches) if norms else ():
         net(x.to(norms[0].running_mean.device))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum in momenta.items():
         norm.momentum = momentum
     return net.eval()
 
@@ -583,93 +578,100 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         Nesting is ordered dropout's (FjORD, Horvath et al. 2021); the list
         of checks is ours.
     """
-    if not callable(build):
-        raise refusal("build", "a function of the width that returns a network", build)
-    if not isinstance(example, Tensor) or example.dim() < 2 or not len(example):
+    if example.dim() < 2 or not len(example):
         raise refusal("example", "a tensor (samples, ...)", example)
-    if len(widths) < 2 or not all(0 < a < b for a, b in zip(widths, widths[1:])) or widths[-1] != 1:
+    if len(widths) < 2 or not all(0 < a < b for a, b in pairwise(widths)) or widths[-1] != 1:
         raise refusal("widths", "rising numbers above 0 up to 1", widths)
     example = example.cpu()  # where `build` makes its networks
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        nets = [_built(build, width) for width in widths]
-        full = nets[-1]
-        for net, width in zip(nets, widths):
-            if [t.shape for t in net.parameters()] != [t.shape for t in _built(build, width).parameters()]:
-                raise _fault("return the same shapes for the same width", f"others in a second call at {width}")
-        for k in range(1, len(nets)):
-            _check_tensors(*nets[k - 1 : k + 1], *widths[k - 1 : k + 1])
-        least, most = (sum(p.numel() for p in net.parameters()) for net in (nets[0], full))
-        if least == most:
-            raise _fault(f"have more parameters at width 1.0 than at {widths[0]}", f"{most:,} and {least:,}")
+        nets = {width: _built(build, width) for width in widths}
+        for width, net in nets.items():
+            first, second = ([t.shape for t in each.parameters()] for each in (net, _built(build, width)))
+            _require(
+                first == second, "return the same shapes for the same width", f"others in a second call at {width}"
+            )
+        for low, high in pairwise(widths):
+            _check_tensors(nets[low], nets[high], low, high)
+        full = nets[widths[-1]]
+        least, most = n_parameters(nets[widths[0]]), n_parameters(full)
+        _require(least < most, f"have more parameters at width 1.0 than at {widths[0]}", f"{most:,} and {least:,}")
         classes = _logits(full, example, 1.0).shape[1]
         _check_training(full, example)
-        theta = _changed(full)
+        with torch.no_grad():
+            for parameter in full.parameters():  # what is zero at first may mix units later
+                parameter += 0.1 * torch.randn_like(parameter)
+        theta = {k: t.clone() for k, t in full.state_dict().items()}
         for width in widths[:-1]:
-            narrow = _slimmed(build, theta, width)
+            narrow = slim(build, theta, width)
+            for name, t in narrow.named_buffers():  # `slim` fills what is in the state, and only that
+                _require(not t.is_meta, "keep its buffers in the state", f"{name!r} with persistent=False")
             logits = _logits(narrow, example, width)
-            if logits.shape[1] != classes:
-                raise _fault(f"return {classes} classes at every width", f"{logits.shape[1]} at width {width}")
-            _check_nesting(full, narrow, example, logits, width)
-            full.load_state_dict(theta)
+            found = logits.shape[1]
+            _require(found == classes, f"return {classes} classes at every width", f"{found} at width {width}")
+            masked = {k: torch.zeros_like(t) for k, t in theta.items()}
+            for name, t in narrow.state_dict().items():
+                masked[name][prefix(t.shape)] = t
+            full.load_state_dict(masked)
+            _check_equal(logits, _logits(full, example, 1.0), width)
 
 
-@torch.no_grad()
-def _changed(net: nn.Module) -> dict[str, Tensor]:
-    """Change every parameter a little, since what is zero at first may mix units later; return all tensors."""
-    for parameter in net.parameters():
-        parameter += 0.1 * torch.randn_like(parameter)
-    return {k: t.clone() for k, t in net.state_dict().items()}
+def _check_equal(narrow: Tensor, masked: Tensor, width: float) -> None:
+    """Refuse a network that is not the full one with fewer units: their logits differ."""
+    nests = (masked - narrow).abs().max() <= TOLERANCE * max(1e-3, float(narrow.abs().max()))
+    must, got = "nest: with fewer units the full network is the narrow one", f"other logits at width {width}"
+    remedy = "LayerNorm over all units, concatenated branches and factors that depend on the width do not nest"
+    _require(nests, must, got, remedy)
 
 
-def _fault(must: str, got: object, remedy: str = "") -> ValueError:
-    """Return the error that says what a network must do, and does; an exception is what the user's own code raised."""
-    got = f"{type(got).__name__}: {error_text(got)}" if isinstance(got, Exception) else got
-    return fault("`build`", must, got, remedy)
+def _require(holds: object, must: str, got: object, remedy: str = "") -> None:
+    """Refuse a network of which something does not hold."""
+    if not holds:
+        raise fault("`build`", must, got, remedy)
+
+
+@contextmanager
+def _users_code(must: str) -> Iterator[None]:
+    """Say what a network must do where the user's own code raises an exception."""
+    try:
+        yield
+    except Exception as error:
+        raise fault("`build`", must, f"{type(error).__name__}: {error_text(error)}") from error
 
 
 def _built(build: Build, width: float) -> nn.Module:
     """Return the network of a width."""
-    try:
+    with _users_code(f"return a network at width {width}"):
         net = build(width)
-    except Exception as error:
-        raise _fault(f"return a network at width {width}", error) from error
-    if not isinstance(net, nn.Module):
-        raise _fault(f"return a torch.nn.Module at width {width}", f"a {type(net).__name__}")
-    if len(list(net.named_parameters(remove_duplicate=False))) != len(list(net.parameters())):
-        raise _fault("use each parameter in one layer", "one in two layers")
+    _require(isinstance(net, nn.Module), f"return a torch.nn.Module at width {width}", f"a {type(net).__name__}")
+    layers = len(list(net.named_parameters(remove_duplicate=False)))
+    _require(layers == len(list(net.parameters())), "use each parameter in one layer", "one in two layers")
     return net
 
 
 def _check_tensors(narrow: nn.Module, wide: nn.Module, low: float, high: float) -> None:
     """Refuse tensors that are no leading blocks of the wider network's."""
     small, large = narrow.state_dict(), wide.state_dict()
-    if odd := sorted(set(small) ^ set(large)):
-        raise _fault("have the same tensors at every width", f"{odd[0]!r} at {low if odd[0] in small else high} only")
+    odd = "".join(f"{name!r} at {low if name in small else high} only" for name in sorted(set(small) ^ set(large))[:1])
+    _require(not odd, "have the same tensors at every width", odd)
     for name, t in small.items():
         whole = large[name]
-        inside = all(a <= b for a, b in zip(t.shape, whole.shape))
-        if t.dim() != whole.dim() or t.dtype != whole.dtype or not inside:
-            raise _fault(
-                "nest: a tensor is a leading block of any wider network's",
-                f"{name!r} {t.dtype} {tuple(t.shape)} at width {low} and {whole.dtype} {tuple(whole.shape)} at {high}",
-            )
+        nests = t.dtype == whole.dtype and t.dim() == whole.dim() and all(a <= b for a, b in zip(t.shape, whole.shape))
+        here, there = (f"{each.dtype} {tuple(each.shape)} at" for each in (t, whole))
+        got = f"{name!r} {here} width {low} and {there} {high}"
+        _require(nests, "nest: a tensor is a leading block of any wider network's", got)
 
 
 def _logits(net: nn.Module, example: Tensor, width: float) -> Tensor:
     """Return the logits of a network, or say why there are none."""
-    try:
-        with torch.no_grad():
-            found = net.eval()(example)
-    except Exception as error:
-        raise _fault(f"run on `example` at width {width}", error) from error
+    with _users_code(f"run on `example` at width {width}"), torch.no_grad():
+        found = net.eval()(example)
     shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-    if len(shape) != 2 or shape[0] != len(example) or not shape[1]:
-        got = f"shape {shape}" if shape else f"a {type(found).__name__}"
-        raise _fault(f"return logits ({len(example)}, classes) at width {width}", got)
-    if not found.is_floating_point() or not bool(found.isfinite().all()):
-        got = f"{found.dtype} {found.flatten()[0].item()}, ..."
-        raise _fault(f"return finite floating-point logits at width {width}", got)
+    right = len(shape) == 2 and shape[0] == len(example) and shape[1] > 0
+    got = f"shape {shape}" if shape else f"a {type(found).__name__}"
+    _require(right, f"return logits ({len(example)}, classes) at width {width}", got)
+    finite, got = found.is_floating_point() and bool(found.isfinite().all()), f"{found.dtype} {found[0, 0].item()}, ..."
+    _require(finite, f"return finite floating-point logits at width {width}", got)
     return found
 
 
@@ -677,37 +679,11 @@ def _check_training(net: nn.Module, example: Tensor) -> None:
     """Refuse parameters without gradient, and buffers that change."""
     before = {name: t.clone() for name, t in net.named_buffers()}
     names, params = zip(*net.named_parameters())
-    try:
+    with _users_code("have gradients"):
         grads = torch.autograd.grad(net.train()(example).logsumexp(1).sum(), params, allow_unused=True)
-    except Exception as error:
-        raise _fault("have gradients", error) from error
     for name, grad in zip(names, grads):
-        if grad is None:
-            raise _fault("use every parameter", f"no gradient for {name!r}")
+        _require(grad is not None, "use every parameter", f"no gradient for {name!r}")
     for name, t in net.named_buffers():
-        if not torch.equal(t, before[name]):
-            remedy = "BatchNorm does not nest: use GroupNorm with a fixed number of channels in a group"
-            raise _fault("keep no running statistics", f"a buffer {name!r} that changes in training", remedy)
-
-
-def _slimmed(build: Build, theta: State, width: float) -> nn.Module:
-    """Return the narrow network with the full one's leading blocks."""
-    net = slim(build, theta, width)
-    for name, t in net.named_buffers():
-        if t.is_meta:  # `slim` fills what is in the state, and only that
-            raise _fault("keep its buffers in the state", f"{name!r} with persistent=False")
-    return net
-
-
-def _check_nesting(full: nn.Module, narrow: nn.Module, example: Tensor, logits: Tensor, width: float) -> None:
-    """Refuse a network that is not the full one with fewer units."""
-    masked = {k: torch.zeros_like(t) for k, t in full.state_dict().items()}
-    for name, t in narrow.state_dict().items():
-        masked[name][prefix(t.shape)] = t
-    full.load_state_dict(masked)
-    difference = (_logits(full, example, 1.0) - logits).abs().max()
-    if difference > TOLERANCE * max(1e-3, float(logits.abs().max())):
-        remedy = "LayerNorm over all units, concatenated branches and factors that depend on the width do not nest"
-        raise _fault(
-            "nest: with fewer units the full network is the narrow one", f"other logits at width {width}", remedy
-        )
+        remedy = "BatchNorm does not nest: use GroupNorm with a fixed number of channels in a group"
+        got = f"a buffer {name!r} that changes in training"
+        _require(torch.equal(t, before[name]), "keep no running statistics", got, remedy)
