@@ -23,8 +23,6 @@ from . import readers
 from .readers import Array, Arrays, require
 from .tabular import csv_table
 
-Device = str | torch.device | None
-
 SHAPES = "shape (n, h, w), (n, c, h, w), (n, h, w, c) or (n, d), none of them 0, and but for n the same in all splits"
 TOKENS = {2: ("int64",)}  # number of axes -> types, for text
 PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # for images and tables
@@ -35,7 +33,7 @@ def load(
     name: str | Path,
     *,
     root: str | Path | None = None,
-    device: Device = None,
+    device: str | torch.device | None = None,
     seed: int = 0,
     validation: Count | None = None,
     **options: Any,
@@ -116,7 +114,7 @@ def _reader(name: str, root: str | Path | None) -> Callable[..., Arrays]:
         return partial(readers.tsv if any(path.glob("*.tsv")) else readers.leaf, path)
     allowed = f"one of {', '.join(known)}, or the path of a .csv or .npz file or of a folder as LEAF or SST-2 has it"
     near = nearest(name.lower(), known)
-    raise refusal("name", allowed, name, f"the nearest is {near!r} ({readers.EMBEDDED_REMEDY})")
+    raise refusal("name", allowed, name, f"the nearest is {near!r} ({readers.REMEDY})")
 
 
 def checked_arrays(arrays: Arrays) -> Arrays:

@@ -21,7 +21,7 @@ from torch import Tensor
 from .._check import Count, checked, one_of, refusal
 from .._io import error_text, fault, printable, read_limited, regular_file, short_repr
 
-EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
+REMEDY = "'fashion-mini' is embedded and needs no file"
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FEMNIST = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mini.npz"
@@ -84,12 +84,10 @@ def reading(what: str | Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{what} is missing; check the path ({EMBEDDED_REMEDY})") from error
+        raise FileNotFoundError(f"{what} is missing; check the path ({REMEDY})") from error
     except Exception as error:  # whatever it is, the file is damaged or of another kind
         reason = f"{type(error).__name__}: {error_text(error)}"
-        raise ValueError(
-            f"{what} cannot be read ({reason}); replace it by an intact one ({EMBEDDED_REMEDY})"
-        ) from error
+        raise ValueError(f"{what} cannot be read ({reason}); replace it by an intact one ({REMEDY})") from error
 
 
 def require(holds: object, what: str, must: str, got: object, remedy: str = "") -> None:
@@ -150,7 +148,7 @@ def npz(path: str | Path) -> Arrays:
         found = {name: content[name] for name in (*known, "participant") if name in content.files}
     needed = known if found.keys() & known[4:] else known[:4]
     missing = ", ".join(name for name in needed if name not in found)
-    require(not missing, path, f"hold {', '.join(needed)}", f"none of {missing}", EMBEDDED_REMEDY)
+    require(not missing, path, f"hold {', '.join(needed)}", f"none of {missing}", REMEDY)
     pairs = [(found[x], found[y]) for x, y in zip(needed[::2], needed[1::2], strict=True)]
     if "participant" not in found:
         return Arrays(*pairs)
@@ -208,7 +206,7 @@ def _leaf_split(folder: Path, split: str) -> tuple[Array, Array, Array, tuple[st
     """All samples of one split, writer after writer; the writers' codes and names."""
     files = sorted((folder / split).glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({EMBEDDED_REMEDY})")
+        raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({REMEDY})")
     codes: dict[str, int] = {}
     parts = [part for file in files for part in _writers(file, codes)]
     require(parts, f"{folder}/{split}", "hold a writer", "none", "make the folder again with LEAF")
@@ -231,11 +229,8 @@ def _writers(file: Path, codes: dict[str, int]) -> Iterator[tuple[Array, Array, 
         right = right and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()
         must = f"hold {short_repr(size)} rows of 784 pixels in [0, 1] and as many whole labels from 0 to 61"
         require(right, what, must, f"x {x.shape} and y {y.shape}", "make the folder again with LEAF")
-        yield (
-            np.rint(255 * x).astype(np.uint8),
-            y.astype(np.int64),
-            np.full(len(y), codes.setdefault(writer, len(codes))),
-        )
+        code = codes.setdefault(writer, len(codes))
+        yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(len(y), code)
 
 
 @checked
@@ -246,7 +241,7 @@ def data_folder(root: str | Path | None = None) -> Path:
         >>> data_folder("data").name
         'data'
     """
-    named = root or os.environ.get("AEQUA_DATA") or os.path.join("~", ".cache", "aequa-lite")
+    named = root or os.environ.get("AEQUA_DATA") or "~/.cache/aequa-lite"
     return Path(os.path.expanduser(named))  # also where no home is known
 
 
@@ -290,7 +285,7 @@ def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
         except Exception as error:  # no network, no such page, no place to write, a broken download
             raise FileNotFoundError(
                 f"{name} is not complete in {folder} and could not be downloaded ({error_text(error)}); "
-                f"put its files there, or name the folder in root or AEQUA_DATA ({EMBEDDED_REMEDY})"
+                f"put its files there, or name the folder in root or AEQUA_DATA ({REMEDY})"
             ) from error
     with reading(f"{name} in {folder}"):
         found = opened(download=False)
@@ -391,7 +386,7 @@ def _tsv_lines(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     for line, row in enumerate(rows, start=start + 1):
         right = len(row) == 2 and row[0].split() and row[1] in ("0", "1")
         must = "be a sentence, a tab and a label, 0 or 1"
-        require(right, f"line {line} of {file}", must, short_repr("\t".join(row)), EMBEDDED_REMEDY)
+        require(right, f"line {line} of {file}", must, short_repr("\t".join(row)), REMEDY)
     return [sentence for sentence, _ in rows], np.array([int(label) for _, label in rows])
 
 
