@@ -364,11 +364,12 @@ def csv_table(
     _check_splits(y, labels, split)
     encoder = _fitted(table, features, chosen, split == 0)
     x = encoder.encode(table.cells, table.lines)
-    rows = {name: split == k for k, name in enumerate(SPLITS)}
-    groups = {name: owner[where] for name, where in rows.items() if names}
+    splits = {name: (x[split == k], y[split == k]) for k, name in enumerate(SPLITS)}
+    groups = {name: owner[split == k] for k, name in enumerate(SPLITS) if names}
     digest = hashlib.sha256(f"{table.sha256} {(label, participant, features, sorted(chosen))}".encode()).hexdigest()
-    roles = {"groups": groups, "labels": labels, "classes": len(labels), "participants": names}
-    return Arrays(**{k: (x[where], y[where]) for k, where in rows.items()}, **roles, encoder=encoder, sha256=digest)
+    return Arrays(
+        **splits, groups=groups, labels=labels, classes=len(labels), participants=names, encoder=encoder, sha256=digest
+    )
 
 
 def read_csv(path: str | Path) -> Table:
