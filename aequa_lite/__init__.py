@@ -10,8 +10,7 @@ from .types import Dataset, Round, Samples, Shard, Update, ServerState
 from ._parallel import runtime
 from .data.load import load
 from .networks.base import for_dataset, init_params
-from .networks.mlp import MLP
-from .networks.conv import LeNet
+from .networks.models import MLP, LeNet
 from .slimmable import aggregate, fractional_slim, n_parameters, prefix, slice_of, slim, view
 from .local import full_and_random, full_only, local_sgd, one_random, sandwich
 from .federate import Strategy, aggregation_weights, federate, federate_many, full_width, slimmable, standalone

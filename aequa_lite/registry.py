@@ -24,11 +24,7 @@ __all__ = ["TABLES", "algorithm", "allocation", "lookup", "network", "word_list"
 
 # kind -> file -> its functions that are words; "word=function" where they differ; "()" behind it: a factory, which is called
 FUNCTIONS: Mapping[str, Mapping[str, str]] = {
-    "network": {
-        "networks.mlp": "MLP TabularMLP",
-        "networks.conv": "LeNet ConvNet ResNet18 BatchResNet18",
-        "networks.text": "TextCNN Transformer",
-    },
+    "network": {"networks.models": "MLP TabularMLP LeNet ConvNet ResNet18 BatchResNet18 TextCNN Transformer"},
     "data": {"data.readers": "fashion-mini=embedded", "data.hospitals": "hospitals"},
     "partition": {
         "data.partition": "by_size class_imbalance dirichlet fedrac_dirichlet homogeneous imbalanced label_skew natural "

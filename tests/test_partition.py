@@ -308,8 +308,6 @@ IMPOSSIBLE = {
         t, N5, (1.5, 1, 1, 1, 1)
     ),
     "`sizes` must be at most 600 in total, .*, got 601": lambda t: by_size(t, N5, (597, 1, 1, 1, 1)),
-    f"`shape` {NUMBER} .*, got 0$": lambda t: power_law(t, N5, shape=0),
-    "`shape` must be large enough .*, got 0.1": lambda t: power_law(t, N5, shape=0.1),
     "`classes_each` must be a whole number .*, got 11": lambda t: label_skew(t, N5, classes_each=11),
     "`classes_each` must be a whole number .*, got 0": lambda t: label_skew(t, N5, classes_each=0),
     "class 0 must have a sample for each of its 100 holders, got 60": lambda t: label_skew(

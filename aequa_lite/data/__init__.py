@@ -8,5 +8,5 @@ __getattr__, __dir__, __all__ = attach(__name__, {
     "partition": ["by_size", "class_counts", "class_imbalance", "dirichlet", "fedrac_dirichlet", "homogeneous",
                   "imbalanced", "label_noise", "label_skew", "natural", "power_law"],
     "readers": ["NAMES", "Arrays", "data_folder", "embedded", "frequent", "leaf", "npz", "tokens", "torchvision_set", "tsv"],
-    "tabular": ["Column", "Encoder", "Table", "csv_table"],
+    "tabular": ["Column", "Encoder", "csv_table"],
 })  # fmt: skip

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .._check import flag
+from .._check import checked
 from .readers import Arrays, intact
 from .tabular import FRACTIONS, Table, as_number, cell, csv_table
 
@@ -27,6 +27,7 @@ CATEGORICAL = ("cp", "restecg", "slope", "thal")
 NEVER_ZERO = ("trestbps", "chol")  # in a living patient
 
 
+@checked
 def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> Arrays:
     """Read the embedded UCI heart disease tables.
 
@@ -73,41 +74,24 @@ def hospitals(whole: bool = False, *, fractions: Sequence[float] = FRACTIONS, se
         hospital and drops one category of each column; the encoding and
         the splits are our choice.
     """
-    flag("whole", whole)
-    rows = [row for name in FILES for row in _patients(name)]
-    kept = [row for row in rows if whole or all(value for k, value in row.items() if k not in MOSTLY_MISSING)]
     dropped = () if whole else MOSTLY_MISSING
-    if whole:
-        kept = [{k: "" if k in NEVER_ZERO and value == "0" else value for k, value in row.items()} for row in kept]
-    table = Table(
-        name="hospitals",
-        cells={k: [row[k] for row in kept] for k in rows[0]},
-        lines=range(1, len(kept) + 1),
-        sha256=f"{[sha256 for _, sha256 in FILES.values()]} {whole}",
-    )
-    arrays = csv_table(
-        table,
-        label="num",
-        participant="hospital",
-        categorical=[each for each in CATEGORICAL if each not in dropped],
-        drop=dropped,
-        fractions=fractions,
-        seed=seed,
-    )
+    rows = [row for name in FILES for row in _patients(name)]
+    rows = [row for row in rows if whole or all(value for k, value in row.items() if k not in dropped)]
+    cells = {name: [row[name] for row in rows] for name in rows[0]}
+    for name in NEVER_ZERO if whole else ():
+        cells[name] = ["" if value == "0" else value for value in cells[name]]
+    digest = f"{[sha256 for _, sha256 in FILES.values()]} {whole}"
+    table = Table("hospitals", cells, range(1, len(rows) + 1), digest)
+    coded = [each for each in CATEGORICAL if each not in dropped]
+    arrays = csv_table(table, "num", "hospital", categorical=coded, drop=dropped, fractions=fractions, seed=seed)
     return replace(arrays, labels=("no disease", "disease"))
 
 
-def _patients(hospital: str) -> list[dict[str, str]]:
-    """Return the patients of one hospital."""
+def _patients(hospital: str) -> Iterator[dict[str, str]]:
+    """Return the values of each patient of a hospital by column."""
     file, sha256 = FILES[hospital]
-    lines = csv.reader(intact(HOSPITALS / file, sha256).decode("ascii").splitlines())
-    return [_patient(hospital, row) for row in lines if row]
-
-
-def _patient(hospital: str, row: Sequence[str]) -> dict[str, str]:
-    """Return the values of a patient by column."""
-    # Cleveland writes 1.0 and Budapest 1 for the same category.
-    found = dict(zip(COLUMNS, (cell(as_number(each)) for each in row), strict=True))
-    # Budapest does not tell the stages 1 to 4 apart.
-    found["num"] = "0" if found["num"] == "0" else "1"
-    return {**found, "hospital": hospital}
+    for row in csv.reader(intact(HOSPITALS / file, sha256).decode("ascii").split()):
+        # Cleveland writes 1.0 and Budapest 1 for the same category.
+        found = dict(zip(COLUMNS, (cell(as_number(each)) for each in row), strict=True))
+        # Budapest does not tell the stages 1 to 4 apart.
+        yield {**found, "num": "0" if found["num"] == "0" else "1", "hospital": hospital}

@@ -15,16 +15,15 @@ import torch
 from numpy.typing import NDArray
 
 from .. import registry
-from .._check import Count, Range, checked, nearest, one_of, refusal
+from .._check import Count, checked, nearest, one_of, refusal
 from .._parallel import default_device, usable_device  # noqa: F401  (default_device is public here)
 from ..config import stream
 from ..types import Dataset, Samples
 from . import readers
-from .readers import Array, Arrays
+from .readers import Array, Arrays, require
 from .tabular import csv_table
 
-Device = str | torch.device | None
-
+SHAPES = "shape (n, h, w), (n, c, h, w), (n, h, w, c) or (n, d), none of them 0, and but for n the same in all splits"
 TOKENS = {2: ("int64",)}  # number of axes -> types, for text
 PIXELS = {2: ("uint8", "float32"), 3: ("uint8",), 4: ("uint8",)}  # for images and tables
 
@@ -34,7 +33,7 @@ def load(
     name: str | Path,
     *,
     root: str | Path | None = None,
-    device: Device = None,
+    device: str | torch.device | None = None,
     seed: int = 0,
     validation: Count | None = None,
     **options: Any,
@@ -77,7 +76,8 @@ def load(
         The data sets' own publications; how samples are set aside is our choice.
     """
     place, _ = usable_device(device), stream(seed)  # a bad device or seed is refused before any file is read
-    name = str(name) if str(name) in registry.TABLES["data"] else _replacement(name, root)
+    name, own = str(name), readers.data_folder(root) / f"{name}.npz"
+    name = str(own) if name in readers.NAMES and own.is_file() else name
     arrays = checked_arrays(_read(name, root, seed, options))
     if validation is not None and arrays.validation is not None:
         raise refusal("validation", f"left out, since {name} has its own validation split", validation)
@@ -89,83 +89,61 @@ def load(
     return Dataset(name=Path(name).name, sha256=digest, **names, **splits)
 
 
-def _replacement(name: str | Path, root: str | Path | None) -> str | Path:
-    """The .npz file that stands for a known data set in the folder of data sets, else the name itself."""
-    own = readers.data_folder(root) / f"{name}.npz"
-    return own if name in readers.NAMES and own.is_file() else name
-
-
-def _reader(name: str | Path, root: str | Path | None) -> Callable[..., Arrays]:
-    """Return the reader that a name belongs to."""
-    path, embedded_sets = Path(name).expanduser(), registry.TABLES["data"]
-    if name in embedded_sets:
-        return registry.lookup("data", str(name))
-    if name in readers.NAMES:
-        return partial(readers.torchvision_set, str(name), root)
-    if path.suffix.lower() in (".npz", ".csv"):
-        return partial(readers.npz if path.suffix.lower() == ".npz" else csv_table, path)
-    if path.is_dir():
-        return partial(readers.tsv if any(path.glob("*.tsv")) else readers.leaf, path)
-    known = [*embedded_sets, *readers.NAMES]
-    near = nearest(str(name).lower(), known)
-    allowed = f"one of {', '.join(known)}, or the path of a .csv or .npz file or of a folder as LEAF or SST-2 has it"
-    raise refusal("name", allowed, str(name), f"the nearest is {near!r} ({readers.EMBEDDED_REMEDY})")
-
-
-def _read(name: str | Path, root: str | Path | None, seed: int, options: Mapping[str, Any]) -> Arrays:
+def _read(name: str, root: str | Path | None, seed: int, options: Mapping[str, Any]) -> Arrays:
     """Read a data set; an option that its reader does not have is refused."""
     reader = _reader(name, root)
     known = [each for each in signature(reader).parameters if each != "seed"]
     seeded = {"seed": seed} if "seed" in signature(reader).parameters else {}
     for option in options:
         if not known:
-            raise refusal(f"options of {str(name)!r}", "left out", option)
-        one_of(f"options of {str(name)!r}", option, known)
+            raise refusal(f"options of {name!r}", "left out", option)
+        one_of(f"options of {name!r}", option, known)
     return reader(**options, **seeded)
+
+
+def _reader(name: str, root: str | Path | None) -> Callable[..., Arrays]:
+    """Return the reader that a name belongs to."""
+    path, known = Path(name).expanduser(), [*registry.TABLES["data"], *readers.NAMES]
+    if name in registry.TABLES["data"]:
+        return registry.lookup("data", name)
+    if name in readers.NAMES:
+        return partial(readers.torchvision_set, name, root)
+    if path.suffix.lower() in (".npz", ".csv"):
+        return partial(readers.npz if path.suffix.lower() == ".npz" else csv_table, path)
+    if path.is_dir():
+        return partial(readers.tsv if any(path.glob("*.tsv")) else readers.leaf, path)
+    allowed = f"one of {', '.join(known)}, or the path of a .csv or .npz file or of a folder as LEAF or SST-2 has it"
+    near = nearest(name.lower(), known)
+    raise refusal("name", allowed, name, f"the nearest is {near!r} ({readers.REMEDY})")
 
 
 def checked_arrays(arrays: Arrays) -> Arrays:
     """Refuse wrong shapes, types and labels; return images as (n, c, h, w)."""
-    shape = arrays.train[0].shape[1:]
+    first, kinds = arrays.train[0], TOKENS if arrays.words else PIXELS
     for split, (x, y) in arrays.splits.items():
-        if x.dtype != arrays.train[0].dtype:
-            raise ValueError(f"`x_{split}` must be {arrays.train[0].dtype} as `x_train` is, got {x.dtype}")
-        _check_inputs(f"x_{split}", x, shape, TOKENS if arrays.words else PIXELS)
-        if y.dtype.kind not in "iu" or y.shape != (len(x),):
-            raise ValueError(
-                f"`y_{split}` must be whole numbers of shape ({len(x)},), got {y.dtype} of shape {y.shape}"
-            )
+        what = f"`x_{split}`"
+        require(x.dtype == first.dtype, what, f"be {first.dtype} as `x_train` is", x.dtype)
+        allowed = kinds.get(x.ndim, ("uint8",))
+        remedy = "pixels from 0 to 1 become uint8 by np.rint(255 * x).astype('uint8')" if x.dtype.kind == "f" else ""
+        require(str(x.dtype) in allowed, what, f"be {' or '.join(allowed)}", f"{x.dtype} with {x.ndim} axes", remedy)
+        require(x.ndim in kinds and x.size and x.shape[1:] == first.shape[1:], what, f"have {SHAPES}", x.shape)
+        require(x.dtype.kind != "f" or np.isfinite(x).all(), what, "hold finite numbers", "NaN or infinity")
+        right, got = y.dtype.kind in "iu" and y.shape == (len(x),), f"{y.dtype} of shape {y.shape}"
+        require(right, f"`y_{split}`", f"be whole numbers of shape ({len(x)},)", got)
     classes = arrays.classes or _count_classes(arrays.train[1])
     for split, (_, y) in arrays.splits.items():
-        if y.min() < 0 or y.max() >= classes:
-            raise ValueError(f"`y_{split}` must hold labels from 0 to {classes - 1}, got {y.min()} to {y.max()}")
+        right, got = y.min() >= 0 and y.max() < classes, f"{y.min()} to {y.max()}"
+        require(right, f"`y_{split}`", f"hold labels from 0 to {classes - 1}", got)
     pairs = {split: (_channels_first(x), y.astype(np.int64)) for split, (x, y) in arrays.splits.items()}
     return replace(arrays, classes=classes, **pairs)
-
-
-def _check_inputs(name: str, x: Array, shape: tuple[int, ...], kinds: dict[int, tuple[str, ...]]) -> None:
-    """Refuse inputs that are neither pixels nor tokens, empty, or unlike the training inputs."""
-    allowed = kinds.get(x.ndim, ("uint8",))
-    if str(x.dtype) not in allowed:
-        remedy = "; pixels from 0 to 1 become uint8 by np.rint(255 * x).astype('uint8')" if x.dtype.kind == "f" else ""
-        raise ValueError(f"`{name}` must be {' or '.join(allowed)}, got {x.dtype} with {x.ndim} axes{remedy}")
-    if x.ndim not in kinds or not x.size or x.shape[1:] != shape:
-        raise ValueError(
-            f"`{name}` must have shape (n, h, w), (n, c, h, w), (n, h, w, c) or (n, d), none of them 0, and but for n "
-            f"the same in all splits, got {x.shape}"
-        )
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise ValueError(f"`{name}` must hold finite numbers, got NaN or infinity")
 
 
 def _count_classes(y: Array) -> int:
     """The number of classes of labels that must be 0, 1, ... without a gap."""
     found = np.unique(y)
-    if len(found) < 2 or not np.array_equal(found, np.arange(len(found))):
-        raise ValueError(
-            f"`y_train` must hold two or more labels 0, 1, 2, ... without a gap, got {len(found)} from {found[0]} to "
-            f"{found[-1]}; renumber them by np.unique(y, return_inverse=True)"
-        )
+    right, got = np.array_equal(found, np.arange(max(2, len(found)))), f"{len(found)} from {found[0]} to {found[-1]}"
+    remedy = "renumber them by np.unique(y, return_inverse=True)"
+    require(right, "`y_train`", "hold two or more labels 0, 1, 2, ... without a gap", got, remedy)
     return len(found)
 
 
@@ -191,11 +169,11 @@ def _set_aside(arrays: Arrays, size: int | None, seed: int) -> Arrays:
     """Move a class-balanced part of the training split to a validation split."""
     (x, y), sizes = arrays.train, np.bincount(arrays.train[1], minlength=arrays.classes)
     most = int((sizes // 2).sum())  # at least half of every class stays for training
-    wanted = min(len(y) // 6, 10_000, max(5_000, len(y) // 20), most) if size is None else size
-    if most < 1:
+    if not most:
         raise refusal("validation", "in the data, since no class has two training samples", "none")
-    wanted = max(wanted, 1) if size is None else wanted
-    if not Range(1, most).holds(wanted, whole=True):
+    usual = min(max(len(y) // 6, 1), 10_000, max(5_000, len(y) // 20), most)
+    wanted = usual if size is None else size
+    if wanted > most:
         raise refusal("validation", f"a whole number in [1, {most}] (at most half of each class)", size)
     rng = stream(seed, "data", "validation")
     orders = [rng.permutation(np.flatnonzero(y == c)) for c in range(arrays.classes)]
@@ -215,6 +193,6 @@ def _level(caps: NDArray[np.int64], total: int) -> NDArray[np.int64]:
 
 def _samples(x: Array, y: Array, classes: int, groups: Array | None, place: torch.device) -> Samples:
     """One split as tensors on the device."""
-    owners = None if groups is None else torch.from_numpy(np.ascontiguousarray(groups)).to(place)
-    tensors = (torch.from_numpy(np.ascontiguousarray(part)).to(place) for part in (x, y))
-    return Samples(*tensors, classes, owners)
+    parts = (x, y) if groups is None else (x, y, groups)
+    x, y, *owners = (torch.from_numpy(np.ascontiguousarray(each)).to(place) for each in parts)
+    return Samples(x, y, classes, *owners)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .._check import Count, Share, checked, flag, number, one_each, refusal
+from .._check import Count, Share, checked, number, one_each, refusal
+from .._io import fault
 from ..config import Config, stream
 from ..types import Samples, Shard
 
@@ -20,6 +21,7 @@ Whole = NDArray[np.int64]
 MOST_DRAWS = 1_000  # before a partition is called impossible
 MOST_SAMPLES_EACH = 1_000_000  # where samples are drawn with replacement
 ALPHA = (1e-3, 1e6)
+POWER = 1.65911332899  # CGSV's
 
 
 @checked
@@ -37,14 +39,8 @@ def class_counts(shards: Sequence[Shard]) -> Whole:
         >>> class_counts([Shard(0, Samples(y[:, None], y, classes=3), [0, 1, 2])])
         array([[1, 0, 2]])
     """
-    if not len(shards):
-        raise refusal("shards", "one Shard or more", shards)
-    return np.stack([np.bincount(labels_of(each.samples), minlength=each.samples.classes) for each in shards])
-
-
-def labels_of(samples: Samples) -> Whole:
-    """The labels as an array."""
-    return torch.as_tensor(samples.y).cpu().numpy()
+    held = [each.samples for each in shards]
+    return np.stack([np.bincount(each.y.cpu().numpy(), minlength=each.classes) for each in held])
 
 
 def _checked(train: Samples, config: Config, each: int = 1) -> Whole:
@@ -56,7 +52,7 @@ def _checked(train: Samples, config: Config, each: int = 1) -> Whole:
     if config.participants * each > len(train):
         allowed = f"at most {len(train) // each}, since `train` holds {len(train)} samples and each needs {each}"
         raise refusal("participants", allowed, config.participants)
-    return labels_of(train)
+    return train.y.cpu().numpy()
 
 
 def _by_class(y: Whole, classes: int, rng: np.random.Generator) -> list[Whole]:
@@ -81,28 +77,13 @@ def apportion(weights: ArrayLike, total: int) -> Whole:
     return sizes
 
 
-def _redrawn(draw: Callable[[np.random.Generator], Whole], least: int, config: Config) -> Whole:
-    """The first of seeded draws of counts, (participants, classes), in which everyone holds `least` samples."""
-    for attempt in range(MOST_DRAWS):
-        counts = draw(stream(config.seed, "partition", "dirichlet", attempt))
-        if counts.sum(axis=1).min() >= least:
-            return counts
-    raise ValueError(
-        f"`dirichlet` must give each of {config.participants} participants at least {least} samples, got fewer in all "
-        f"{MOST_DRAWS} draws; raise `alpha`, or lower `least` or the number of participants"
-    )
-
-
 def _shards(train: Samples, positions: Iterable[Whole]) -> list[Shard]:
     """One shard for each list of positions, its samples in ascending order of position."""
-    device = torch.as_tensor(train.y).device
     ordered = [np.sort(np.asarray(each, dtype=np.int64)) for each in positions]
     if empty := [i for i, each in enumerate(ordered) if not len(each)]:
-        raise ValueError(
-            f"each participant must hold a sample, got none for participant {empty[0]}; "
-            "use fewer participants or another partition"
-        )
-    return [Shard(i, train.take(torch.from_numpy(each).to(device)), each) for i, each in enumerate(ordered)]
+        remedy = "use fewer participants or another partition"
+        raise fault("each participant", "hold a sample", f"none for participant {empty[0]}", remedy)
+    return [Shard(i, train.take(torch.from_numpy(each).to(train.y.device)), each) for i, each in enumerate(ordered)]
 
 
 def _of_sizes(train: Samples, config: Config, name: str, sizes: ArrayLike) -> list[Shard]:
@@ -195,23 +176,22 @@ def imbalanced(train: Samples, config: Config, share: float, holders: int) -> li
     return _shards(train, _cut(rng.permutation(total), apportion(weights, total)))
 
 
-def power_law(train: Samples, config: Config, shape: float = 1.65911332899) -> list[Shard]:
+def power_law(train: Samples, config: Config) -> list[Shard]:
     r"""Give participants sizes that grow evenly between two quantiles of a power law.
 
     Size $i$ is proportional to the $i$-th of $n$ evenly spaced numbers from $q(0.01)$ to
-    $q(0.99)$ with $q(p) = p^{1/\mathrm{shape}}$: participant 0 holds the least, the last
-    one the most. Every sample is used.
+    $q(0.99)$ with $q(p) = p^{1/1.659}$: participant 0 holds the least, the last one the
+    most. Every sample is used.
 
     Args:
         train: Training samples.
         config: Participants and seed.
-        shape: Shape of the power-function distribution; the smaller, the more uneven.
 
     Returns:
         One shard for each participant.
 
     Raises:
-        ValueError: `shape` is out of range, or so small that someone holds nothing.
+        ValueError: There are so few samples that someone holds nothing.
 
     Example:
         >>> import aequa_lite as aq
@@ -223,13 +203,8 @@ def power_law(train: Samples, config: Config, shape: float = 1.65911332899) -> l
         The power-law split of CGSV (Xu et al. 2021), with its shape.
     """
     _checked(train, config)
-    low, high = np.array([0.01, 0.99]) ** (1 / number("shape", shape, *ALPHA))
-    weights = np.linspace(low, high, config.participants) if config.participants > 1 else np.ones(1)
-    sizes = apportion(weights, len(train))
-    if sizes[0] < 1:
-        allowed = f"large enough to leave each of {config.participants} participants one of {len(train)} samples"
-        raise refusal("shape", allowed, shape)
-    return _of_sizes(train, config, "power_law", sizes)
+    weights = np.linspace(*np.array([0.01, 0.99]) ** (1 / POWER), config.participants)
+    return _of_sizes(train, config, "power_law", apportion(weights, len(train)))
 
 
 def natural(train: Samples, config: Config) -> list[Shard]:
@@ -261,7 +236,7 @@ def natural(train: Samples, config: Config) -> list[Shard]:
     _checked(train, config)
     if train.groups is None:
         raise refusal("train", "samples with natural owners (`groups`), such as those of a LEAF folder", "none")
-    owners, owner = np.unique(torch.as_tensor(train.groups).cpu().numpy(), return_inverse=True)
+    owners, owner = np.unique(train.groups.cpu().numpy(), return_inverse=True)
     if config.participants > len(owners):
         raise refusal("participants", f"at most {len(owners)}, the number of natural owners", config.participants)
     positions = _cut(np.argsort(owner, kind="stable"), np.bincount(owner))
@@ -331,12 +306,15 @@ def dirichlet(train: Samples, config: Config, alpha: float, least: int = 10) -> 
     y = _checked(train, config, number("least", least, 1, whole=True))
     concentration = np.full(config.participants, float(number("alpha", alpha, *ALPHA)))
     sizes = np.bincount(y, minlength=train.classes)[:, None]
-
-    def draw(rng: np.random.Generator) -> Whole:
+    for attempt in range(MOST_DRAWS):
+        rng = stream(config.seed, "partition", "dirichlet", attempt)
         ends = np.rint(np.cumsum(rng.dirichlet(concentration, size=train.classes), axis=1)[:, :-1] * sizes)
-        return np.diff(np.hstack([0 * sizes, np.minimum(ends, sizes).astype(int), sizes]), axis=1).T
-
-    return _of_counts(train, config, "dirichlet", y, _redrawn(draw, least, config))
+        counts = np.diff(np.hstack([0 * sizes, np.minimum(ends, sizes).astype(int), sizes]), axis=1).T
+        if counts.sum(axis=1).min() >= least:
+            return _of_counts(train, config, "dirichlet", y, counts)
+    must = f"give each of {config.participants} participants at least {least} samples"
+    remedy = "raise `alpha`, or lower `least` or the number of participants"
+    raise fault("`dirichlet`", must, f"fewer in all {MOST_DRAWS} draws", remedy)
 
 
 def fedrac_dirichlet(train: Samples, config: Config, alpha: float, samples_each: int | None = None) -> list[Shard]:
@@ -432,10 +410,8 @@ def label_skew(train: Samples, config: Config, classes_each: int) -> list[Shard]
     sizes, holders = np.bincount(y, minlength=train.classes), holds.sum(axis=0)
     if (short := np.flatnonzero(sizes < holders)).size:
         c = short[0]
-        raise ValueError(
-            f"class {c} must have a sample for each of its {holders[c]} holders, got {sizes[c]}; "
-            "lower `classes_each` or `participants`"
-        )
+        must = f"have a sample for each of its {holders[c]} holders"
+        raise fault(f"class {c}", must, sizes[c], "lower `classes_each` or `participants`")
     rank = np.cumsum(holds, axis=0) - 1  # a participant's place among the holders of a class
     each, rest = np.divmod(sizes, np.maximum(holders, 1))
     return _of_counts(train, config, "label_skew", y, holds * (each + (rank < rest)))
@@ -488,16 +464,15 @@ def class_imbalance(
     def short(each: int) -> bool:
         return bool((needed(each).sum(axis=0) > sizes).any())
 
-    if flag("replace", replace):
+    if replace:
         each = number("samples_each", samples_each, total, MOST_SAMPLES_EACH, whole=True)
         return _with_replacement(train, config, y, needed(each))
     # What is short stays short with more samples each.
     most = total - 1 + bisect_left(range(total, len(y) // n + 1), True, key=short)
     if most < total:
-        few = f"{total} samples for each of {n} participants, got {len(y)}, {sizes.min()} of its rarest class"
-        raise ValueError(f"`train` must have {few}; use fewer participants")
-    each = most if samples_each is None else samples_each
-    number("samples_each", each, total, most, whole=True)
+        must, got = f"have {total} samples for each of {n} participants", f"{len(y)}, {sizes.min()} of its rarest class"
+        raise fault("`train`", must, got, "use fewer participants")
+    each = most if samples_each is None else number("samples_each", samples_each, total, most, whole=True)
     return _of_counts(train, config, "class_imbalance", y, needed(each))
 
 
@@ -505,8 +480,8 @@ def _with_replacement(train: Samples, config: Config, y: Whole, counts: Whole) -
     """Shards with these counts, (participants, classes), each sample drawn from all of its class."""
     rng = stream(config.seed, "partition", "class_imbalance", "replace")
     pools = _by_class(y, train.classes, rng)
-    if not all(map(len, pools)):
-        raise ValueError(f"each class must have a sample, got none of class {[*map(len, pools)].index(0)}")
+    if empty := [c for c, pool in enumerate(pools) if not len(pool)]:
+        raise fault("each class", "have a sample", f"none of class {empty[0]}")
     drawn = [[rng.choice(pool, size) for pool, size in zip(pools, row, strict=True)] for row in counts]
     return _shards(train, map(np.concatenate, drawn))
 
@@ -525,7 +500,7 @@ def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[Share])
         The shards with flipped labels.
 
     Raises:
-        ValueError: Not one rate in [0, 1] for each shard, or fewer than two classes.
+        ValueError: Not one rate in [0, 1] for each shard.
 
     Example:
         >>> import aequa_lite as aq
@@ -540,14 +515,11 @@ def label_noise(shards: Sequence[Shard], config: Config, rates: Sequence[Share])
     """
     one_each("shards", shards, config.participants)
     one_each("rates", rates, config.participants)
-    if (classes := shards[0].samples.classes) < 2:
-        raise refusal("shards", "samples of at least 2 classes", classes)
-    return [_flipped(shard, config, rate) for shard, rate in zip(shards, rates, strict=True)]
-
-
-def _flipped(shard: Shard, config: Config, rate: float) -> Shard:
-    """The shard with a share of its labels moved to other classes."""
-    rng, y = stream(config.seed, "partition", "label_noise", shard.participant), labels_of(shard.samples).copy()
-    chosen = rng.permutation(len(y))[: round(rate * len(y))]
-    y[chosen] = (y[chosen] + rng.integers(1, shard.samples.classes, size=len(chosen))) % shard.samples.classes
-    return replace(shard, samples=replace(shard.samples, y=torch.from_numpy(y).to(shard.samples.y.device)))
+    noisy = []
+    for shard, rate in zip(shards, rates, strict=True):
+        rng, clean = stream(config.seed, "partition", "label_noise", shard.participant), shard.samples
+        y = clean.y.cpu().numpy().copy()
+        chosen = rng.permutation(len(y))[: round(rate * len(y))]
+        y[chosen] = (y[chosen] + rng.integers(1, clean.classes, size=len(chosen))) % clean.classes
+        noisy.append(replace(shard, samples=replace(clean, y=torch.from_numpy(y).to(clean.y.device))))
+    return noisy

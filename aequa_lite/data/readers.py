@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._check import Count, checked, one_of, refusal
-from .._io import error_text, read_limited, regular_file, short_repr
+from .._io import error_text, fault, printable, read_limited, regular_file, short_repr
 
-EMBEDDED_REMEDY = "'fashion-mini' is embedded and needs no file"
+REMEDY = "'fashion-mini' is embedded and needs no file"
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FEMNIST = tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 EMBEDDED = Path(__file__).parent / "embedded" / "fashion-mini.npz"
@@ -85,12 +84,16 @@ def reading(what: str | Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{what} is missing; check the path ({EMBEDDED_REMEDY})") from error
+        raise FileNotFoundError(f"{what} is missing; check the path ({REMEDY})") from error
     except Exception as error:  # whatever it is, the file is damaged or of another kind
         reason = f"{type(error).__name__}: {error_text(error)}"
-        raise ValueError(
-            f"{what} cannot be read ({reason}); replace it by an intact one ({EMBEDDED_REMEDY})"
-        ) from error
+        raise ValueError(f"{what} cannot be read ({reason}); replace it by an intact one ({REMEDY})") from error
+
+
+def require(holds: object, what: str, must: str, got: object, remedy: str = "") -> None:
+    """Refuse data of which something does not hold."""
+    if not holds:
+        raise fault(what, must, got, remedy)
 
 
 def intact(path: Path, sha256: str) -> bytes:
@@ -116,7 +119,8 @@ def embedded() -> Arrays:
     References:
         Fashion-MNIST (MIT, Zalando SE); `scripts/make_fashion_mini.py` draws the subset.
     """
-    return _npz_arrays(EMBEDDED, partial(io.BytesIO, intact(EMBEDDED, SHA256)), FASHION)
+    intact(EMBEDDED, SHA256)
+    return replace(npz(EMBEDDED), labels=FASHION)
 
 
 @checked
@@ -138,47 +142,38 @@ def npz(path: str | Path) -> Arrays:
         >>> npz(path).participants
         ('a', 'b')
     """
-    return _npz_arrays(Path(path), partial(open_npz, path))
+    known = [f"{kind}_{split}" for split in ("train", "test", "validation") for kind in "xy"]
+    # The file is opened here, not by numpy, which leaves a damaged one open.
+    with reading(path), open_npz(path) as file, np.load(file, allow_pickle=False) as content:
+        found = {name: content[name] for name in (*known, "participant") if name in content.files}
+    needed = known if found.keys() & known[4:] else known[:4]
+    missing = ", ".join(name for name in needed if name not in found)
+    require(not missing, path, f"hold {', '.join(needed)}", f"none of {missing}", REMEDY)
+    pairs = [(found[x], found[y]) for x, y in zip(needed[::2], needed[1::2], strict=True)]
+    if "participant" not in found:
+        return Arrays(*pairs)
+    owner, samples = found["participant"], found["y_train"].size
+    right = owner.dtype.kind in "iuU" and owner.shape == (samples,)
+    must = f"hold a whole number or a name for each of {samples} training samples"
+    require(right, f"`participant` of {path}", must, f"{owner.dtype} of shape {owner.shape}")
+    names, codes = np.unique(owner, return_inverse=True)
+    return Arrays(*pairs, groups={"train": codes}, participants=tuple(map(str, names.tolist())))
 
 
-def open_npz(path: str | Path) -> IO[bytes]:
+@contextmanager
+def open_npz(path: str | Path) -> Iterator[IO[bytes]]:
     """Open an .npz file whose arrays fit into memory; a few bytes can announce terabytes.
 
     Raises:
         ValueError: It is no archive, no regular file, or its arrays are too large.
     """
-    file = regular_file(path).open("rb")
-    try:
+    with regular_file(path).open("rb") as file:
         with zipfile.ZipFile(file) as archive:
             size, total = file.seek(0, io.SEEK_END), sum(each.file_size for each in archive.infolist())
         if total > min(MOST_ARRAY_BYTES, (1 << 26) + MOST_EXPANSION * size):
             raise ValueError(f"its {size} bytes announce arrays of {total}, which is more than is allowed")
         file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _npz_arrays(path: Path, opened: Callable[[], IO[bytes]], labels: tuple[str, ...] = ()) -> Arrays:
-    """Read the arrays of an .npz file; a missing name is named."""
-    known = [f"{kind}_{split}" for split in ("train", "test", "validation") for kind in "xy"]
-    # The file is opened here, not by numpy, which leaves a damaged one open.
-    with reading(path), opened() as file, np.load(file, allow_pickle=False) as content:
-        found = {name: content[name] for name in (*known, "participant") if name in content.files}
-    needed = known if found.keys() & known[4:] else known[:4]
-    if missing := [name for name in needed if name not in found]:
-        raise ValueError(f"{path} must hold {', '.join(needed)}, got none of {', '.join(missing)}; {EMBEDDED_REMEDY}")
-    pairs = [(found[x], found[y]) for x, y in zip(needed[::2], needed[1::2], strict=True)]
-    if (owner := found.get("participant")) is None:
-        return Arrays(*pairs, labels=labels)
-    if owner.dtype.kind not in "iuU" or owner.shape != (len(pairs[0][0]),):
-        raise ValueError(
-            f"`participant` of {path} must hold a whole number or a name for each of {len(pairs[0][0])} training "
-            f"samples, got {owner.dtype} of shape {owner.shape}"
-        )
-    names, codes = np.unique(owner, return_inverse=True)
-    return Arrays(*pairs, labels=labels, groups={"train": codes}, participants=tuple(map(str, names.tolist())))
+        yield file
 
 
 @checked
@@ -211,11 +206,10 @@ def _leaf_split(folder: Path, split: str) -> tuple[Array, Array, Array, tuple[st
     """All samples of one split, writer after writer; the writers' codes and names."""
     files = sorted((folder / split).glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({EMBEDDED_REMEDY})")
+        raise FileNotFoundError(f"{folder} holds no {split}/*.json; LEAF writes train/ and test/ ({REMEDY})")
     codes: dict[str, int] = {}
     parts = [part for file in files for part in _writers(file, codes)]
-    if not parts:
-        raise ValueError(f"{folder}/{split} must hold a writer, got none; make the folder again with LEAF")
+    require(parts, f"{folder}/{split}", "hold a writer", "none", "make the folder again with LEAF")
     x, y, owner = (np.concatenate(column) for column in zip(*parts, strict=True))
     return x.reshape(-1, 28, 28), y, owner, tuple(map(str, codes))
 
@@ -227,18 +221,16 @@ def _writers(file: Path, codes: dict[str, int]) -> Iterator[tuple[Array, Array, 
         sizes = dict(zip(content["users"], content["num_samples"], strict=True))
         by_writer = dict(content["user_data"])
     for writer, size in sizes.items():
-        name = writer if isinstance(writer, str) and writer.isprintable() and len(writer) < 80 else short_repr(writer)
-        with reading(f"writer {name} in {file}"):
+        what = f"writer {printable(str(writer))[:80]} in {file}"
+        with reading(what):
             x = np.asarray(by_writer[writer]["x"], dtype=np.float64)  # (size, 784)
             y = np.asarray(by_writer[writer]["y"])
-        right = type(size) is int and y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
-        if not (right and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()):
-            raise ValueError(
-                f"writer {name} in {file} must hold {short_repr(size)} rows of 784 pixels in [0, 1] and as many whole "
-                f"labels from 0 to 61, got x {x.shape} and y {y.shape}; make the folder again with LEAF"
-            )
+        right = y.dtype.kind in "iu" and x.shape == (size, 784) and y.shape == (size,)
+        right = right and ((x >= 0) & (x <= 1)).all() and ((y >= 0) & (y < len(FEMNIST))).all()
+        must = f"hold {short_repr(size)} rows of 784 pixels in [0, 1] and as many whole labels from 0 to 61"
+        require(right, what, must, f"x {x.shape} and y {y.shape}", "make the folder again with LEAF")
         code = codes.setdefault(writer, len(codes))
-        yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(size, code)
+        yield np.rint(255 * x).astype(np.uint8), y.astype(np.int64), np.full(len(y), code)
 
 
 @checked
@@ -249,7 +241,7 @@ def data_folder(root: str | Path | None = None) -> Path:
         >>> data_folder("data").name
         'data'
     """
-    named = root or os.environ.get("AEQUA_DATA") or os.path.join("~", ".cache", "aequa-lite")
+    named = root or os.environ.get("AEQUA_DATA") or "~/.cache/aequa-lite"
     return Path(os.path.expanduser(named))  # also where no home is known
 
 
@@ -279,13 +271,27 @@ def torchvision_set(name: str, root: str | Path | None = None) -> Arrays:
     from torchvision import datasets  # late: see NAMES
 
     one_of("name", name, NAMES)
-    kind, folder = getattr(datasets, NAMES[name]), data_folder(root)
+    kind, folder, svhn = getattr(datasets, NAMES[name]), data_folder(root), name == "svhn"
+    splits = [{"split": "train"}, {"split": "test"}] if svhn else [{"train": True}, {"train": False}]
+
+    def opened(download: bool) -> list[Any]:
+        """Both splits as torchvision's own objects."""
+        return [kind(str(folder), download=download, **split) for split in splits]
+
     if not all(file.exists() for file in _set_files(kind, folder)):
-        _download(name, kind, folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            opened(download=True)
+        except Exception as error:  # no network, no such page, no place to write, a broken download
+            raise FileNotFoundError(
+                f"{name} is not complete in {folder} and could not be downloaded ({error_text(error)}); "
+                f"put its files there, or name the folder in root or AEQUA_DATA ({REMEDY})"
+            ) from error
     with reading(f"{name} in {folder}"):
-        train, test = (_open_split(kind, folder, split) for split in ("train", "test"))
-        labels = getattr(train, "classes", "0123456789")
-        return Arrays(_image_pair(train), _image_pair(test), labels=tuple(labels), classes=len(labels))
+        found = opened(download=False)
+        train, test = ((np.asarray(each.data), np.asarray(each.labels if svhn else each.targets)) for each in found)
+        labels = tuple("0123456789" if svhn else found[0].classes)
+        return Arrays(train, test, labels=labels, classes=len(labels))
 
 
 def _set_files(kind: Any, folder: Path) -> list[Path]:
@@ -296,30 +302,6 @@ def _set_files(kind: Any, folder: Path) -> list[Path]:
         names = [name for name, _ in (*kind.train_list, *kind.test_list)]
         return [folder / kind.base_folder / name for name in (*names, kind.meta["filename"])]
     return [folder / kind.__name__ / "raw" / name.removesuffix(".gz") for name, _ in kind.resources]
-
-
-def _open_split(kind: Any, folder: Path, split: str, download: bool = False) -> Any:
-    """One split as torchvision's own object."""
-    which = {"split": split} if hasattr(kind, "split_list") else {"train": split == "train"}
-    return kind(str(folder), download=download, **which)
-
-
-def _download(name: str, kind: Any, folder: Path) -> None:
-    """Let torchvision download a data set; say what to do where it cannot."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for split in ("train", "test"):
-            _open_split(kind, folder, split, download=True)
-    except Exception as error:  # no network, no such page, no place to write, a broken download
-        raise FileNotFoundError(
-            f"{name} is not complete in {folder} and could not be downloaded ({error_text(error)}); "
-            f"put its files there, or name the folder in root or AEQUA_DATA ({EMBEDDED_REMEDY})"
-        ) from error
-
-
-def _image_pair(split: Any) -> Pair:
-    """Images and labels as arrays, whatever the reader calls them."""
-    return np.asarray(split.data), np.asarray(split.labels if hasattr(split, "labels") else split.targets)
 
 
 LENGTH = 56  # tokens a sentence; SST-2's longest has 53
@@ -361,13 +343,8 @@ def tokens(sentences: Iterable[str], words: Sequence[str], length: Count = LENGT
     if isinstance(sentences, str):
         raise refusal("sentences", "a list of sentences", sentences)
     places = {word: place for place, word in enumerate(words) if place > UNKNOWN}
-    rows = [[places.get(word, UNKNOWN) for word in _words_of(each)[:length]] for each in sentences]
+    rows = [[places.get(word, UNKNOWN) for word in each.lower().split()[:length]] for each in sentences]
     return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)
-
-
-def _words_of(sentence: str) -> list[str]:
-    """The words of a sentence."""
-    return sentence.lower().split()
 
 
 @checked
@@ -392,7 +369,7 @@ def tsv(folder: str | Path) -> Arrays:
     """
     files = {split: Path(folder) / name for split, name in TSV_FILES.items()}
     found = {split: _tsv_lines(file) for split, file in files.items() if split != "validation" or file.exists()}
-    distinct = sorted({word for sentences, _ in found.values() for each in sentences for word in _words_of(each)})
+    distinct = sorted({word for sentences, _ in found.values() for word in " ".join(sentences).lower().split()})
     words = (*RESERVED, *(word for word in distinct if word not in RESERVED))
     pairs = {split: (tokens(sentences, words).numpy(), y) for split, (sentences, y) in found.items()}
     return Arrays(**pairs, labels=("negative", "positive"), classes=2, words=words)
@@ -402,18 +379,15 @@ def _tsv_lines(file: Path) -> tuple[list[str], NDArray[np.int64]]:
     """The sentences and the labels of one file."""
     with reading(file):
         text = read_limited(file, MOST_TSV_BYTES).decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
-        rows = [line.split("\t") for line in text.split("\n")] if text else []
-        if len(rows) > MOST_LINES:
-            raise ValueError(f"it has {len(rows)} lines; allowed are {MOST_LINES}")
-    start = 1 if rows and rows[0] == ["sentence", "label"] else 0
-    for line, row in enumerate(rows[start:], start=start + 1):
-        if len(row) != 2 or not _words_of(row[0]) or row[1] not in ("0", "1"):
-            allowed = "a sentence, a tab and a label, 0 or 1"
-            came = short_repr("\t".join(row))
-            raise ValueError(f"line {line} of {file} must be {allowed}, got {came}; {EMBEDDED_REMEDY}")
-    if len(rows) == start:
-        raise ValueError(f"{file} must hold a sentence, got none; {EMBEDDED_REMEDY}")
-    return [row[0] for row in rows[start:]], np.array([int(row[1]) for row in rows[start:]])
+        lines = text.split("\n")
+        require(len(lines) <= MOST_LINES, "it", f"have at most {MOST_LINES} lines", len(lines))
+    start = 1 if len(lines) > 1 and lines[0] == "sentence\tlabel" else 0
+    rows = [line.split("\t") for line in lines[start:]]
+    for line, row in enumerate(rows, start=start + 1):
+        right = len(row) == 2 and row[0].split() and row[1] in ("0", "1")
+        must = "be a sentence, a tab and a label, 0 or 1"
+        require(right, f"line {line} of {file}", must, short_repr("\t".join(row)), REMEDY)
+    return [sentence for sentence, _ in rows], np.array([int(label) for _, label in rows])
 
 
 @checked

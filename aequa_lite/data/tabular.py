@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from .._check import Positive, checked, listed, one_of, refusal
 from .._io import error_text, fault, printable, read_limited, short_repr
 from ..config import stream
-from .readers import Arrays, reading
+from .readers import Arrays, reading, require
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "<na>", "nat"})
 TRUTH = ("true", "false")  # written True by Python, TRUE by spreadsheets
@@ -39,8 +39,6 @@ def cell(value: object) -> str:
         >>> [cell(each) for each in (4, 4.0, "4.0", 0.5, " yes ", "?", None)]
         ['4', '4', '4', '0.5', 'yes', '', '']
     """
-    if isinstance(value, (float, np.floating)) and value.is_integer():
-        value = int(value)
     text = "" if value is None else str(value).strip()
     if whole := WHOLE.fullmatch(text):
         return whole[1] if whole[1] != "-0" else "0"  # pandas makes 4.0 of a category "4" and writes it so
@@ -58,6 +56,11 @@ def as_number(text: str) -> float | None:
     return value if abs(value) <= MOST_NUMBER and "_" not in text else None
 
 
+def _numbers(cells: Sequence[str]) -> NDArray[np.float64]:
+    """Return the numbers of some cells, NaN where one holds none."""
+    return np.array([as_number(each) for each in cells], dtype=np.float64)
+
+
 def in_order(values: Iterable[str]) -> tuple[str, ...]:
     """Return the distinct values: numbers by size, then the others.
 
@@ -65,12 +68,7 @@ def in_order(values: Iterable[str]) -> tuple[str, ...]:
         >>> in_order(["10", "b", "9", "a", "9"])
         ('9', '10', 'a', 'b')
     """
-
-    def key(value: str) -> tuple[bool, float, str]:
-        number = as_number(value)
-        return number is None, number or 0.0, value
-
-    return tuple(sorted(set(values), key=key))
+    return tuple(sorted(set(values), key=lambda each: (as_number(each) is None, as_number(each) or 0.0, each)))
 
 
 @checked
@@ -110,9 +108,8 @@ class Column:
     indicator: bool = False
 
     def __post_init__(self) -> None:
-        fits = all(isinstance(each, str) for each in (self.name, self.fill, *self.categories))
-        fits = fits and math.isfinite(self.mean) and 0 < self.sd < math.inf
-        if not fits or (self.fill not in self.categories and as_number(self.fill) is None):
+        fills = self.fill in self.categories or as_number(self.fill) is not None
+        if not (fills and math.isfinite(self.mean) and math.isfinite(self.sd) and self.sd > 0):
             raise ValueError(f"{short_repr(self)} is no encoded column")
 
     @property
@@ -141,25 +138,19 @@ class Column:
             codes = np.array([code.get(each, -1) for each in filled], int)
             block = codes[:, None] == np.arange(len(code))
         else:
-            values = numbers(self.name, filled, lines)
+            values = _numbers(filled)
+            if np.isnan(values).any():
+                i = int(np.isnan(values).argmax())
+                got = short_repr(filled[i]) + (f" in line {lines[i]}" if lines else "")
+                remedy = "if it holds categories, name it in `categorical`"
+                raise fault(f"column {short_repr(self.name)}", "hold finite numbers", got, remedy)
             block = np.clip((values - self.mean) / self.sd, -MOST_SDS, MOST_SDS)[:, None]
         if self.indicator:
             block = np.hstack([block, np.array([not each for each in cells], bool)[:, None]])
         return block.astype(np.float32)
 
 
-def numbers(name: str, cells: Sequence[str], lines: Sequence[int] = ()) -> NDArray[np.float64]:
-    """Return the numbers of a column, (rows,); refuse what is none."""
-    found = [as_number(each) for each in cells]
-    if None in found:
-        i = found.index(None)
-        got = short_repr(cells[i]) + (f" in line {lines[i]}" if lines else "")
-        remedy = "if it holds categories, name it in `categorical`"
-        raise fault(f"column {short_repr(name)}", "hold finite numbers", got, remedy)
-    return np.array(found, dtype=np.float64)
-
-
-def fit_column(name: str, cells: Sequence[str], categorical: bool = False, lines: Sequence[int] = ()) -> Column:
+def fit_column(name: str, cells: Sequence[str], categorical: bool = False) -> Column:
     """Learn from the training rows how a column becomes features.
 
     It is a column of numbers where at least half of its cells are numbers
@@ -169,44 +160,34 @@ def fit_column(name: str, cells: Sequence[str], categorical: bool = False, lines
         name: Name of the column.
         cells: (training rows,) text, "" where a value is missing.
         categorical: Whether numbers are names of categories.
-        lines: (training rows,) line of each cell in its file.
 
     Raises:
-        ValueError: No row has a value, a column of numbers holds something
-            else, or there are too many categories.
+        ValueError: No row has a value, a number has a decimal comma, or there
+            are too many categories.
 
     Example:
         >>> column = fit_column("age", ["50", "", "60"])
         >>> column.fill, column.mean, column.indicator
         ('55.0', 55.0, True)
     """
-    present = [each for each in cells if each]
-    if not present:
-        raise fault(f"column {short_repr(name)}", "have a training value", "none", "name it in `drop`")
-    indicator = len(present) < len(cells)
-    numeric = sum(as_number(each) is not None for each in present)
-    if not categorical and 2 * sum(bool(COMMA.fullmatch(each)) for each in present) >= len(present):
-        raise fault(f"column {short_repr(name)}", "have a point as decimal mark", short_repr(present[0]))
-    if categorical or 2 * numeric < len(present):
-        return _fit_categories(name, present, len(cells), indicator)
-    here = [line for line, each in zip(lines, cells) if each]
-    fill = repr(float(np.median(numbers(name, present, here))))
-    # Mean and sd are those of the column as it is used: gaps filled.
-    values = numbers(name, [each or fill for each in cells])
+    column, present = f"column {short_repr(name)}", [each for each in cells if each]
+    require(present, column, "have a training value", "none", "name it in `drop`")
+    indicator, values = len(present) < len(cells), _numbers(cells)
+    known = np.isfinite(values)
+    if categorical or 2 * known.sum() < len(present):
+        commas = 0 if categorical else sum(bool(COMMA.fullmatch(each)) for each in present)
+        require(2 * commas < len(present), column, "have a point as decimal mark", short_repr(present[0]))
+        counts, categories = Counter(present), in_order(present)
+        # More categories than half of the rows identify rows, as a name does.
+        most = min(MOST_CATEGORIES, len(cells) // 2)
+        must = f"have at most {most} categories in {len(cells)} training rows"
+        require(len(categories) <= most, column, must, len(categories), "name it in `drop`")
+        fill = max(categories, key=counts.__getitem__)  # of equals, the first
+        return Column(name, fill, categories, indicator=indicator)
+    fill = float(np.median(values[known]))
+    values[~known] = fill  # mean and sd are those of the column as it is used
     sd = float(values.std()) if np.ptp(values) else 0.0
-    return Column(name, fill, mean=float(values.mean()), sd=sd or 1.0, indicator=indicator)
-
-
-def _fit_categories(name: str, present: Sequence[str], rows: int, indicator: bool) -> Column:
-    """Return the encoding of a column of categories."""
-    counts, categories = Counter(present), in_order(present)
-    # More categories than half of the rows identify rows, as a name does.
-    most = min(MOST_CATEGORIES, rows // 2)
-    if len(categories) > most:
-        must = f"have at most {most} categories in {rows} training rows"
-        raise fault(f"column {short_repr(name)}", must, len(categories), "name it in `drop`")
-    fill = max(categories, key=counts.__getitem__)  # of equals, the first
-    return Column(name, fill, categories, indicator=indicator)
+    return Column(name, repr(fill), mean=float(values.mean()), sd=sd or 1.0, indicator=indicator)
 
 
 @checked
@@ -249,11 +230,13 @@ class Encoder:
         """
         if not isinstance(records, Sequence) or not all(isinstance(each, Mapping) for each in records):
             raise refusal("records", "a sequence of mappings, one for each record", records)
-        for each in records:
-            if lacking := [c.name for c in self.columns if c.name not in each]:
-                allowed = f"mappings that have {lacking[0]!r}"
-                raise refusal("records", allowed, each, "None stands for a missing value")
-        return torch.from_numpy(self.encode({c.name: [cell(each[c.name]) for each in records] for c in self.columns}))
+        names = [each.name for each in self.columns]
+        for record in records:
+            if lacking := [name for name in names if name not in record]:
+                raise refusal(
+                    "records", f"mappings that have {lacking[0]!r}", record, "None stands for a missing value"
+                )
+        return torch.from_numpy(self.encode({name: [cell(record[name]) for record in records] for name in names}))
 
     def encode(self, cells: Mapping[str, Sequence[str]], lines: Sequence[int] = ()) -> NDArray[np.float32]:
         """Return the features of a table's cells, (rows, features)."""
@@ -286,28 +269,21 @@ class Encoder:
 MOST_CSV_BYTES = 1 << 26
 MOST_ROWS, MOST_COLUMNS, MOST_NAME = 1_000_000, 1_000, 100
 MOST_VALUES = 1 << 28  # rows x features: 1 GiB of float32
-LEAST_ROWS, LEAST_OF_LABEL, LEAST_OF_PARTICIPANT = 20, 5, 5
+LEAST_ROWS, LEAST_OF_EACH = 20, 5  # of each label and of each participant
 FRACTIONS = (0.6, 0.2, 0.2)
 SPLITS = ("train", "validation", "test")
 
 Codes = NDArray[np.int64]
 
 
-@checked
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Hold the cells of a table as text.
 
-    Args:
+    Attributes:
         name: Name of its file, for the errors.
         cells: (rows,) text of each column by name, "" where missing.
         lines: (rows,) line of each row in the file.
         sha256: SHA-256 of the file.
-
-    Example:
-        >>> table = Table("two.csv", {"age": ["63", ""]}, [2, 3], "")
-        >>> table.cells["age"]
-        ['63', '']
     """
 
     name: str
@@ -376,26 +352,23 @@ def csv_table(
         raise refusal("fractions", "3 numbers above 0 that sum to 1", fractions)
     features = _features(table, label, participant, drop)
     chosen = [one_of("categorical", each, features, "the columns ") for each in categorical]
-    y, labels = _codes(table, label)
-    _check_labels(table, y, labels)
+    require(len(table.lines) >= LEAST_ROWS, table.name, f"have at least {LEAST_ROWS} rows", len(table.lines))
+    y, labels = _codes(table, "label", label)
+    require(len(labels) > 1, table.name, "have at least 2 labels", f"only {short_repr(labels[0])}")
     owner, names = np.zeros_like(y), ()
     if participant is not None:
-        owner, names = _codes(table, participant)
-        _check_participants(table, y, owner, names, allow_single_class)
+        owner, names = _codes(table, "participant", participant)
+        if not allow_single_class:
+            _check_participants(table, y, owner, names)
     split = _split(y, owner, fractions, seed)
     _check_splits(y, labels, split)
     encoder = _fitted(table, features, chosen, split == 0)
     x = encoder.encode(table.cells, table.lines)
-    rows = {name: split == k for k, name in enumerate(SPLITS)}
-    digest = hashlib.sha256(f"{table.sha256} {(label, participant, features, sorted(chosen))}".encode())
+    splits = {name: (x[split == k], y[split == k]) for k, name in enumerate(SPLITS)}
+    groups = {name: owner[split == k] for k, name in enumerate(SPLITS) if names}
+    digest = hashlib.sha256(f"{table.sha256} {(label, participant, features, sorted(chosen))}".encode()).hexdigest()
     return Arrays(
-        **{name: (x[where], y[where]) for name, where in rows.items()},
-        groups={k: owner[where] for k, where in rows.items() if names},
-        labels=labels,
-        classes=len(labels),
-        participants=names,
-        encoder=encoder,
-        sha256=digest.hexdigest(),
+        **splits, groups=groups, labels=labels, classes=len(labels), participants=names, encoder=encoder, sha256=digest
     )
 
 
@@ -412,41 +385,31 @@ def read_csv(path: str | Path) -> Table:
     header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])  # a quoted name may hold any of them
     separator = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines, rows = [], []
     try:
         columns = _checked_header(next(reader, []), name)
-        # A blank line is no row; the line of a row is that of its end.
-        found = ((reader.line_num, row) for row in reader if row)
-        rows = _checked_rows(found, len(columns), name)
+        for row in filter(None, reader):  # a blank line is no row
+            line = f"line {reader.line_num} of {name}"  # where the row ends
+            require(len(row) == len(columns), line, f"have {len(columns)} fields", len(row))
+            require(len(rows) < MOST_ROWS, name, f"have at most {MOST_ROWS:,} rows", "more")
+            lines.append(reader.line_num)
+            rows.append([cell(each) for each in row])
     except csv.Error as error:
         raise fault(f"line {reader.line_num} of {name}", "be CSV", error_text(error)) from error
-    cells = {k: [row[i] for _, row in rows] for i, k in enumerate(columns)}
-    return Table(name, cells, [line for line, _ in rows], hashlib.sha256(content).hexdigest())
+    cells = {column: [row[i] for row in rows] for i, column in enumerate(columns)}
+    return Table(name, cells, lines, hashlib.sha256(content).hexdigest())
 
 
 def _checked_header(header: Sequence[str], where: str) -> list[str]:
     """Return the names of the columns, or refuse them."""
     names = [each.strip() for each in header]
-    if not 1 <= len(names) <= MOST_COLUMNS:
-        raise fault(where, f"have 1 to {MOST_COLUMNS} columns", len(names))
+    require(1 <= len(names) <= MOST_COLUMNS, where, f"have 1 to {MOST_COLUMNS} columns", len(names))
     for i, name in enumerate(names, start=1):
-        if not 1 <= len(name) <= MOST_NAME:
-            must = f"have a name of 1 to {MOST_NAME} characters in the first line"
-            raise fault(f"column {i} of {where}", must, short_repr(name))
-        if name in names[: i - 1]:
-            raise fault(f"the columns of {where}", "have one name each", f"{short_repr(name)} twice")
+        must = f"have a name of 1 to {MOST_NAME} characters in the first line"
+        require(1 <= len(name) <= MOST_NAME, f"column {i} of {where}", must, short_repr(name))
+        got = f"{short_repr(name)} twice"
+        require(name not in names[: i - 1], f"the columns of {where}", "have one name each", got)
     return names
-
-
-def _checked_rows(rows: Iterable[tuple[int, list[str]]], width: int, where: str) -> list[tuple[int, list[str]]]:
-    """Return the line and the cells of each row, or refuse it."""
-    found: list[tuple[int, list[str]]] = []
-    for line, row in rows:
-        if len(row) != width:
-            raise fault(f"line {line} of {where}", f"have {width} fields", len(row))
-        if len(found) == MOST_ROWS:
-            raise fault(where, f"have at most {MOST_ROWS:,} rows", "more")
-        found.append((line, [cell(each) for each in row]))
-    return found
 
 
 def _features(table: Table, label: str | None, participant: str | None, drop: Collection[str]) -> list[str]:
@@ -457,48 +420,33 @@ def _features(table: Table, label: str | None, participant: str | None, drop: Co
         names.remove(one_of("participant", participant, names, "the columns "))
     left_out = [one_of("drop", each, names, "the columns ") for each in drop]
     features = [each for each in names if each not in left_out]
-    if not features:
-        raise fault(table.name, "have a column besides `label`, `participant` and `drop`", listed(table.cells))
+    must = "have a column besides `label`, `participant` and `drop`"
+    require(features, table.name, must, listed(table.cells))
     return features
 
 
-def _codes(table: Table, name: str) -> tuple[Codes, tuple[str, ...]]:
-    """Return the code of each row's value, and the ordered values."""
+def _codes(table: Table, kind: str, name: str) -> tuple[Codes, tuple[str, ...]]:
+    """Return the code of each row's label or participant, and their ordered names; refuse one with too few rows."""
     cells = table.cells[name]
     if "" in cells:
         what = f"line {table.lines[cells.index('')]} of {table.name}"
         raise fault(what, f"have a value in column {short_repr(name)}", "none", "remove the line or fill it in")
     values = in_order(cells)
     code = {each: i for i, each in enumerate(values)}
-    return np.array([code[each] for each in cells], dtype=np.int64), values
-
-
-def _check_labels(table: Table, y: Codes, labels: Sequence[str]) -> None:
-    """Refuse a table with too few labels, or too few rows of one."""
-    if len(y) < LEAST_ROWS:
-        raise fault(table.name, f"have at least {LEAST_ROWS} rows", len(y))
-    if len(labels) < 2:
-        raise fault(table.name, "have at least 2 labels", f"only {short_repr(labels[0])}")
-    _check_sizes("label", table, y, labels, LEAST_OF_LABEL)
-
-
-def _check_sizes(kind: str, table: Table, codes: Codes, names: Sequence[str], least: int) -> None:
-    """Refuse a label or a participant with too few rows."""
+    codes = np.array([code[each] for each in cells], dtype=np.int64)
     counts = np.bincount(codes)
-    if counts.min() < least:
-        what = f"{kind} {short_repr(names[counts.argmin()])} of {table.name}"
-        raise fault(what, f"have at least {least} rows", counts.min())
+    what = f"{kind} {short_repr(values[counts.argmin()])} of {table.name}"
+    require(counts.min() >= LEAST_OF_EACH, what, f"have at least {LEAST_OF_EACH} rows", counts.min())
+    return codes, values
 
 
-def _check_participants(table: Table, y: Codes, owner: Codes, names: Sequence[str], allow: bool) -> None:
-    """Refuse a participant with too few rows, or with one label."""
-    _check_sizes("participant", table, owner, names, LEAST_OF_PARTICIPANT)
+def _check_participants(table: Table, y: Codes, owner: Codes, names: Sequence[str]) -> None:
+    """Refuse a participant with one label."""
     pairs = np.unique(np.stack([owner, y]), axis=1)
     kinds = np.bincount(pairs[0])  # labels of each participant
-    if kinds.min() < 2 and not allow:
-        what = f"participant {short_repr(names[kinds.argmin()])} of {table.name}"
-        remedy = "trained alone it predicts a constant; allow_single_class=True keeps it"
-        raise fault(what, "have rows of at least 2 labels", 1, remedy)
+    what = f"participant {short_repr(names[kinds.argmin()])} of {table.name}"
+    remedy = "trained alone it predicts a constant; allow_single_class=True keeps it"
+    require(kinds.min() > 1, what, "have rows of at least 2 labels", 1, remedy)
 
 
 def _split(y: Codes, owner: Codes, fractions: Sequence[float], seed: int) -> Codes:
@@ -529,18 +477,17 @@ def _check_splits(y: Codes, labels: Sequence[str], split: Codes) -> None:
     """Refuse a split that lacks a label."""
     for k, name in enumerate(SPLITS):
         counts = np.bincount(y[split == k], minlength=len(labels))
-        if not counts.min():
-            few, remedy = counts.argmin(), "use more rows of each participant, or other `fractions`"
-            raise fault(f"label {short_repr(labels[few])}", f"have a {name} row", f"none of {(y == few).sum()}", remedy)
+        few, remedy = counts.argmin(), "use more rows of each participant, or other `fractions`"
+        what, got = f"label {short_repr(labels[few])}", f"none of {(y == few).sum()}"
+        require(counts.min(), what, f"have a {name} row", got, remedy)
 
 
 def _fitted(table: Table, features: Sequence[str], categorical: Collection[str], train: NDArray[np.bool_]) -> Encoder:
     """Return the encoder that is learnt from the training rows."""
     rows = np.flatnonzero(train).tolist()
-    lines = [table.lines[i] for i in rows]
     cells = {name: [table.cells[name][i] for i in rows] for name in features}
-    encoder = Encoder(tuple(fit_column(name, cells[name], name in categorical, lines) for name in features))
+    encoder = Encoder(tuple(fit_column(name, cells[name], name in categorical) for name in features))
     values = len(train) * len(encoder.features)
-    if values > MOST_VALUES:
-        raise fault(table.name, f"become at most {MOST_VALUES:,} values", f"{values:,}", "name columns in `drop`")
+    must = f"become at most {MOST_VALUES:,} values"
+    require(values <= MOST_VALUES, table.name, must, f"{values:,}", "name columns in `drop`")
     return encoder

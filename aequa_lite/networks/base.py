@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .._check import checked, number, refusal
-from .._parallel import default_device
+from .._check import Fraction, checked, number, refusal
+from .._parallel import usable_device
 from ..config import stream
 from ..types import Build, Dataset
 
@@ -83,13 +83,12 @@ def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: An
         >>> build(0.5)[1].out_channels
         6
     """
-    shape = tuple(dataset.train.x.shape[1:])
+    shape, network = tuple(dataset.train.x.shape[1:]), getattr(build, "func", build)
     if ("words" in signature(build).parameters) != bool(dataset.words):
         kind = "text, such as TextCNN" if dataset.words else f"samples of shape {shape}, such as MLP"
-        name = getattr(getattr(build, "func", build), "__name__", build)
+        name = getattr(network, "__name__", build)
         raise refusal("build", f"a network for the data set {dataset.name!r}, that is for {kind}", name)
-    pixels = getattr(getattr(build, "func", build), "reads_pixels", True)
-    if len(shape) == 1 and dataset.train.x.dtype == torch.uint8 and not pixels:
+    if len(shape) == 1 and dataset.train.x.dtype == torch.uint8 and not getattr(network, "reads_pixels", True):
         raise refusal("dataset", "one of float32 features, which are not scaled", f"{dataset.name!r} of uint8")
     text = {"words": len(dataset.words)} if dataset.words else {}
     fitted = partial(build, shape=shape, classes=dataset.classes, **text, **options)
@@ -99,7 +98,7 @@ def for_dataset(build: Callable[..., nn.Module], dataset: Dataset, **options: An
 
 
 @checked
-def flops(build: Build, width: float, x: Tensor) -> int:
+def flops(build: Build, width: Fraction, x: Tensor) -> int:
     """Count the floating-point operations for one sample at a width.
 
     A multiplication and an addition count as two. Convolutions and matrix products are
@@ -122,10 +121,10 @@ def flops(build: Build, width: float, x: Tensor) -> int:
     References:
         PyTorch's own counter, `torch.utils.flop_counter`.
     """
-    if not isinstance(x, Tensor) or not x.numel():
+    if not x.numel():
         raise refusal("x", "a tensor of one sample or more", x)
     with torch.device("meta"):
-        net = build(number("width", width, 0, 1, above=True)).eval()
+        net = build(width).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x.to("meta"))
     return int(counter.get_total_flops()) // len(x)
@@ -154,11 +153,7 @@ def init_params(build: Build, seed: int, device: str | torch.device | None = Non
         PyTorch's own initial distributions; its generator is seeded for this call and
         restored afterwards.
     """
-    try:
-        device = default_device() if device is None else torch.device(device)
-    except (RuntimeError, TypeError):
-        raise refusal("device", "a device of torch such as 'cpu'", device) from None
-    rng = stream(seed, "initial")
+    device, rng = usable_device(device), stream(seed, "initial")
     with _generator, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(int(rng.integers(2**62)))
         net = build(1.0)
