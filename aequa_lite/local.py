@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,19 +23,17 @@ __all__ = [
     "one_random", "sandwich",
 ]  # fmt: skip
 
+Rng = np.random.Generator
+Widths = tuple[float, ...]
 # (generator, widest width, config) -> the widths that one step trains
-WidthSampler = Callable[
-    [np.random.Generator, float, Config], Sequence[float]
-]
+WidthSampler = Callable[[Rng, float, Config], Sequence[float]]
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> loss
 # (width, (classes,) what the loss adds to the logits up to it), ascending
 Offsets = Sequence[tuple[float, Sequence[float]]]
 
 
 @checked
-def full_only(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def full_only(rng: Rng, widest: float, config: Config) -> Widths:
     """Train the widest width alone in every step: plain FedAvg.
 
     Example:
@@ -49,9 +47,7 @@ def full_only(
 
 
 @checked
-def full_and_random(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def full_and_random(rng: Rng, widest: float, config: Config) -> Widths:
     r"""Train the widest width and `widths_per_step` random ones.
 
     $w = w_{\min} + (w_{\max} - w_{\min}) B$ with
@@ -71,9 +67,7 @@ def full_and_random(
 
 
 @checked
-def one_random(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def one_random(rng: Rng, widest: float, config: Config) -> Widths:
     """Train one random width in every step: ordered dropout.
 
     Example:
@@ -87,9 +81,7 @@ def one_random(
 
 
 @checked
-def sandwich(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def sandwich(rng: Rng, widest: float, config: Config) -> Widths:
     """Train the widest, the least and `widths_per_step` random widths.
 
     Example:
@@ -104,9 +96,7 @@ def sandwich(
     return widest, least, *drawn
 
 
-def _random(
-    rng: np.random.Generator, widest: float, config: Config, count: int
-) -> tuple[float, ...]:
+def _random(rng: Rng, widest: float, config: Config, count: int) -> Widths:
     """Random widths between the least and the widest, on the grid."""
     low = min(config.min_width, widest)
     share = rng.beta(config.width_alpha, config.width_beta, count)
@@ -115,7 +105,7 @@ def _random(
 
 
 def batches(
-    rng: np.random.Generator, size: int, config: Config, steps: int
+    rng: Rng, size: int, config: Config, steps: int
 ) -> NDArray[np.int64]:
     """Positions of each step's samples, (steps, batch), by epochs."""
     batch = min(config.batch, size)
@@ -169,11 +159,10 @@ def checked_offsets(offsets: Offsets, classes: int) -> list[Tensor]:
     widths = [number("offsets", w, 0, 1, above=True) for w, _ in offsets]
     if widths != sorted(set(widths)):
         raise refusal("offsets", "rows of ascending widths", widths)
-    for _, row in offsets:
-        one_each("offsets", row, classes, "classes")
+    rows = [one_each("offsets", r, classes, "classes") for _, r in offsets]
     return [
         torch.tensor([number("offsets", o, -100, 100) for o in row])
-        for _, row in offsets
+        for row in rows
     ]
 
 
@@ -258,34 +247,24 @@ def sgd_step(
         torch._foreach_add_(list(block), push, alpha=-lr)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Layers without numbers, and the blocks of theta that they use."""
+class _Parts(NamedTuple):
+    """The network of a width, cut in two, and what it reads of theta."""
 
-    layers: nn.Module
-    trained: dict[str, tuple[slice, ...]]
-    fixed: dict[str, tuple[slice, ...]]  # buffers, and tied names
-
-    def __call__(self, leaves: State, theta: State, x: Tensor) -> Tensor:
-        tensors = {k: leaves[k][block] for k, block in self.trained.items()}
-        for k, block in self.fixed.items():
-            tensors[k] = theta[k][block]
-        return bind(self.layers, tensors)(x)
+    stem: nn.Module
+    head: nn.Module
+    units: int | None  # of the stem's output
+    trained: frozenset[str]
+    blocks: dict[str, tuple[slice, ...]]
 
 
 @lru_cache(maxsize=1024)
-def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
-    """The network of this width: its stem, and what follows."""
-
-    def part(layers: nn.Module) -> _Part:
-        names = dict(layers.named_parameters(remove_duplicate=False))
-        shapes = layers.state_dict().items()
-        fixed = {k: prefix(t.shape) for k, t in shapes if k not in names}
-        trained = {k: prefix(t.shape) for k, t in layers.named_parameters()}
-        return _Part(layers, trained, fixed)
-
-    stem, head = split_stem(template(build, width))
-    return part(stem), part(head)
+def _parts(build: Build, width: float) -> _Parts:
+    net = template(build, width)
+    stem, head = split_stem(net)
+    units = next((p.shape[0] for p in stem.parameters()), None)
+    trained = frozenset(k for k, _ in net.named_parameters())
+    blocks = {k: prefix(t.shape) for k, t in net.state_dict().items()}
+    return _Parts(stem, head, units, trained, blocks)
 
 
 def gradient(
@@ -305,20 +284,20 @@ def gradient(
     """
     order = sorted(widths, reverse=True)
     parts = [_parts(build, width) for width in order]
-    widest = {**parts[0][0].trained, **parts[0][1].trained}
     leaves = {
         k: theta[k][block].detach().requires_grad_()
-        for k, block in widest.items()
+        for k, block in parts[0].blocks.items()
+        if k in parts[0].trained
     }
-    features = parts[0][0](leaves, theta, x)
-    outputs = []
-    for stem, head in parts:
-        units = (
-            next(iter(stem.trained.values()))[0].stop
-            if stem.trained
-            else None
-        )
-        outputs.append(head(leaves, theta, features[:, :units]))
+    outputs: list[Tensor] = []
+    for each in parts:
+        own = {
+            k: leaves.get(k, theta[k])[block]
+            for k, block in each.blocks.items()
+        }
+        if not outputs:
+            features = bind(each.stem, own)(x)
+        outputs.append(bind(each.head, own)(features[:, : each.units]))
     shares = loss_shares(order, config)
     added = offsets or [None] * len(order)
     loss = loss_over_widths(outputs, y, shares, added, config.distill)
@@ -339,7 +318,7 @@ def local_sgd(
     shard: Shard,
     width: float,
     config: Config,
-    rng: np.random.Generator,
+    rng: Rng,
     *,
     width_sampler: WidthSampler = full_and_random,
     offsets: Offsets = (),
