@@ -119,6 +119,13 @@ def shards_digest(shards: Sequence[Shard]) -> str:
     return digest(parts)
 
 
+def run_identity(
+    parts: Mapping[str, Any], shards: Sequence[Shard], name: str
+) -> dict[str, Any]:
+    """Describe what is trained: these parts, on these shards."""
+    return describe(parts, name) | {"shards": shards_digest(shards)}
+
+
 def save_checkpoint(path: Path, last: Round) -> None:
     """Write a round's outcome, whole or not at all.
 

@@ -37,12 +37,7 @@ from ._check import (
 from ._parallel import arithmetic, one_thread, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
-from .checkpoint import (
-    describe,
-    load_checkpoint,
-    save_checkpoint,
-    shards_digest,
-)
+from .checkpoint import load_checkpoint, run_identity, save_checkpoint
 from .config import Config
 from .local import (
     Offsets,
@@ -419,9 +414,8 @@ def _trained(
 
     with arithmetic(task.deterministic):
         if task.at_once:
-            sent, shards, widths, rngs, weights, offsets = map(
-                list, zip(*jobs)
-            )
+            columns = map(list, zip(*jobs))
+            sent, shards, widths, rngs, weights, offsets = columns
             rest = {"offsets": offsets} if any(offsets) else {}
             found = strategy.vectorized(
                 sent, shards, widths, config, rngs, weights=weights,
@@ -429,25 +423,13 @@ def _trained(
             )  # fmt: skip
         else:
             found = spread(local, jobs)
+        device = jobs[0].shard.samples.y.device
+        pairs = zip(found, jobs, strict=True)
         read = iter([
-            readable_update(
-                u, job.shard.participant, job.width,
-                job.shard.samples.y.device,
-            )
-            for u, job in zip(found, jobs, strict=True)
+            readable_update(u, job.shard.participant, job.width, device)
+            for u, job in pairs
         ])  # fmt: skip
     return [[next(read) for _ in each.jobs] for each in tasks]
-
-
-def _trained_with(config: Config, policy: Policy) -> dict[str, Any]:
-    """The numbers that change training; `fractions` change rewards only.
-
-    They stay in where the policy may read them: a schedule settles by them.
-    """
-    found = config.to_dict()
-    if getattr(policy, "func", policy) in (full_width, fixed_widths):
-        del found["fractions"]
-    return found
 
 
 def _begun(
@@ -484,18 +466,18 @@ def federation(
     """The loop of `federate`, which trains nobody itself."""
     one_each("shards", shards, config.participants)
     strategy = strategy or slimmable(build)
-    mass = by_size(shards)
-    if weights is not None:
-        mass = _checked_weights(weights, len(shards))
+    mass = _mass(shards, weights)
     in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
+    numbers = config.to_dict()
+    if getattr(policy, "func", policy) in (full_width, fixed_widths):
+        del numbers["fractions"]  # which other policies may read
     parts = {
-        "config": _trained_with(config, policy), "build": build,
-        "weights": mass.tolist(), "strategy": strategy,
-        "policy": policy, "vectorized": in_a_pass, "tf32": tf32(),
-        "deterministic": deterministic,
+        "config": numbers, "build": build, "weights": mass.tolist(),
+        "strategy": strategy, "policy": policy, "vectorized": in_a_pass,
+        "tf32": tf32(), "deterministic": deterministic,
     }  # fmt: skip
     name = name or ("" if checkpoint else "unnamed")
-    identity = describe(parts, name) | {"shards": shards_digest(shards)}
+    identity = run_identity(parts, shards, name)
     path = Path(checkpoint) if checkpoint else None
     last = _begun(build, shards, config, policy, path, identity)
     begin = last.index + 1
@@ -522,9 +504,7 @@ def federation(
             for i in here
         }
         # 3. train locally
-        offsets: Offsets = ()
-        if labels:
-            offsets = logit_offsets(labels, held, strength, used)
+        offsets = logit_offsets(labels, held, strength, used)
         jobs = [
             Job(
                 sent[i], shards[i], held[i],
@@ -555,12 +535,14 @@ def federation(
                 f"lower lr (now {config.lr:g})"
             )
         state = strategy.aggregate(last.state, valid)
-        count = strategy.sent or partial(_numbers, sent)
-        numbers = count(state, updates)
+        count = (strategy.sent or partial(_numbers, sent))(state, updates)
+        loss = np.average(
+            [u.loss for u in valid], weights=[u.weight for u in valid]
+        )
         last = Round(
-            index, state, tuple(held), _mean_loss(valid), numbers,
+            index, state, tuple(held), float(loss), count,
             left_out=tuple(refused), updates=tuple(updates),
-            before=last.state, total_sent=last.total_sent + numbers,
+            before=last.state, total_sent=last.total_sent + count,
             total_left_out=last.total_left_out + tuple(refused),
             next_widths=chosen, identity=identity,
         )  # fmt: skip
@@ -596,23 +578,19 @@ def _numbers(
     return sum(t.numel() for each in states for t in each.values())
 
 
-def _mean_loss(updates: Sequence[Update]) -> float:
-    """The loss of all, each with its weight."""
-    weights = [u.weight for u in updates]
-    return float(np.average([u.loss for u in updates], weights=weights))
-
-
 def by_size(shards: Sequence[Shard]) -> NDArray[np.float64]:
     """FedAvg's weights: each one's share of the samples, (n,)."""
     sizes = np.array([float(len(shard)) for shard in shards])
     return sizes / sizes.sum()
 
 
-def _checked_weights(
-    weights: ArrayLike, participants: int
+def _mass(
+    shards: Sequence[Shard], weights: ArrayLike | None
 ) -> NDArray[np.float64]:
-    """Refuse weights that are not one positive number for each."""
-    found = one_each("weights", vector("weights", weights), participants)
+    """Everybody's weight in the aggregate; by size if none are given."""
+    if weights is None:
+        return by_size(shards)
+    found = one_each("weights", vector("weights", weights), len(shards))
     if (found <= 0).any():
         raise refusal("weights", "finite numbers above 0", weights)
     return found
@@ -717,10 +695,9 @@ def standalone_many(
         theta = init_params(build, own.seed, device)
         for shard in shards:
             rng = stream(own.seed, "alone", shard.participant)
-            offsets: Offsets = ()
-            if strength:  # who is alone holds everything alone
-                labels = [class_shares(shard.samples)]
-                offsets = logit_offsets(labels, [1.0], strength)
+            # who is alone holds everything alone
+            labels = [class_shares(s.samples) for s in [shard] if strength]
+            offsets = logit_offsets(labels, [1.0], strength)
             jobs.append(Job(theta, shard, 1.0, rng, 1.0, offsets))
     rule = slimmable(build, full_only)
     at_once = _in_a_pass(rule, build, some, config, vectorized) > 0

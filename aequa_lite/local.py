@@ -136,7 +136,7 @@ def logit_offsets(
     ($w_i \ge v$): the labels of the steps that train it.
 
     Args:
-        shares: Each participant's class shares.
+        shares: Each participant's class shares; none for no adjustment.
         widths: Which each one holds, 0 if absent.
         strength: $b$.
         label_shares: $p$, of the labels where the network is used.
@@ -144,12 +144,13 @@ def logit_offsets(
     Returns:
         A row for each width that somebody holds.
     """
-    used = list(label_shares) or [1.0] * len(shares[0])
     rows = []
-    for width in sorted(set(widths) - {0.0}):
+    for width in sorted(set(widths) - {0.0}) if shares else []:
         own = [s.double() for s, w in zip(shares, widths) if w >= width]
         share = torch.stack(own).mean(0)
-        row = strength * (share / share.new_tensor(used)).log()
+        if label_shares:
+            share = share / share.new_tensor(label_shares)
+        row = strength * share.log()
         rows.append((width, row.tolist()))
     return rows
 
@@ -191,29 +192,28 @@ def loss_over_widths(
     $\sum_v s_v [(1 - d)\,\ell(z_v + o_v, y) + d\,\ell(z_v, \hat y)]$ with
     $\hat y$ the widest width's softmax; for the widest itself $d = 0$.
     """
-    total: Tensor | None = None
     soft = outputs[0].detach().softmax(-1) if distill else None
+    values: list[Tensor] = []
     each = zip(outputs, shares, offsets, strict=True)
     for logits, share, offset in each:
         adjusted = logits if offset is None else logits + offset
         value = share * loss(adjusted, y)
-        if soft is not None and total is not None:
+        if soft is not None and values:
             teacher = distill * share * loss(logits, soft)
             value = (1 - distill) * value + teacher
-        total = value if total is None else total + value
-    assert total is not None
-    return total
+        values.append(value)
+    return sum(values[1:], values[0])
 
 
 @torch.no_grad()
 def sgd_step(
-    block: Sequence[Tensor],
-    velocity: Sequence[Tensor],
+    block: list[Tensor],
+    velocity: list[Tensor],
     grads: Sequence[Tensor],
-    start: Sequence[Tensor],
+    start: list[Tensor],
     config: Config,
     lr: float | Tensor,
-    masks: Sequence[Tensor] | None = None,
+    masks: list[Tensor] | None = None,
 ) -> None:
     """One step of SGD with momentum, in place, on the trained entries only.
 
@@ -223,28 +223,26 @@ def sgd_step(
     """
     push = list(grads)
     if config.proximal:
-        apart = torch._foreach_sub(list(block), list(start))
+        apart = torch._foreach_sub(block, start)
         torch._foreach_add_(push, apart, alpha=config.proximal)
     if config.weight_decay:
-        torch._foreach_add_(push, list(block), alpha=config.weight_decay)
+        torch._foreach_add_(push, block, alpha=config.weight_decay)
     if masks is not None:
-        push = torch._foreach_mul(push, list(masks))
+        push = torch._foreach_mul(push, masks)
     if config.momentum:
-        memory = list(velocity)
-        if masks is None:
-            torch._foreach_mul_(memory, config.momentum)
-        else:
-            keep = torch._foreach_mul(list(masks), config.momentum - 1)
-            torch._foreach_add_(keep, 1)  # 1 where it is not trained
-            torch._foreach_mul_(memory, keep)
-        torch._foreach_add_(memory, push)
-        push = memory
+        keep: float | list[Tensor] = config.momentum
         if masks is not None:
-            push = torch._foreach_mul(memory, list(masks))
+            keep = torch._foreach_mul(masks, config.momentum - 1)
+            torch._foreach_add_(keep, 1)  # 1 where it is not trained
+        torch._foreach_mul_(velocity, keep)
+        torch._foreach_add_(velocity, push)
+        push = velocity
+        if masks is not None:
+            push = torch._foreach_mul(velocity, masks)
     if isinstance(lr, Tensor):
-        torch._foreach_sub_(list(block), torch._foreach_mul(push, lr))
+        torch._foreach_sub_(block, torch._foreach_mul(push, lr))
     else:
-        torch._foreach_add_(list(block), push, alpha=-lr)
+        torch._foreach_add_(block, push, alpha=-lr)
 
 
 class _Parts(NamedTuple):
@@ -381,6 +379,5 @@ def local_sgd(
         lr = config.lr_at(first + step)
         sgd_step(*tensors, list(grads.values()), start, config, lr)
         losses += loss
-    return Update(
-        shard.participant, width, theta, weight, float(losses) / steps
-    )
+    loss = float(losses) / steps
+    return Update(shard.participant, width, theta, weight, loss)
