@@ -144,8 +144,8 @@ def logit_offsets(
     Returns:
         A row for each width that somebody holds.
     """
-    rows = []
-    for width in sorted(set(widths) - {0.0}) if shares else []:
+    rows, held = [], sorted(set(widths) - {0.0}) if shares else []
+    for width in held:
         own = [s.double() for s, w in zip(shares, widths) if w >= width]
         share = torch.stack(own).mean(0)
         if label_shares:
