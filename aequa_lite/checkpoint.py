@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -48,27 +47,27 @@ def describe(value: Any, name: str = "") -> Any:
         >>> describe(partial(sorted, reverse=True))["keywords"]
         {'reverse': True}
     """
-    inner = partial(describe, name=name)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        plain = not isinstance(value, float) or math.isfinite(value)
-        return value if plain else str(value)  # JSON has no infinity
+    text = json.dumps(value, default=partial(_plain, name=name))
+    return json.loads(text, parse_constant=str)  # JSON has no infinity
+
+
+def _plain(value: Any, name: str) -> Any:
+    """What JSON does not know, in terms of what it knows."""
     if isinstance(value, np.generic):
-        return inner(value.item())
-    if isinstance(value, (list, tuple)):
-        return [inner(each) for each in value]
+        return value.item()
     if isinstance(value, Mapping):
-        return {str(k): inner(v) for k, v in value.items()}
+        return dict(value)
     if isinstance(value, (Tensor, np.ndarray)):
         return {"sha256": digest([value])}
     if isinstance(value, (torch.dtype, torch.device, Path)):
         return str(value)
     if isinstance(value, partial):
-        return {"function": inner(value.func), "args": inner(value.args),
-                "keywords": inner(value.keywords)}  # fmt: skip
+        return {"function": value.func, "args": value.args,
+                "keywords": value.keywords}  # fmt: skip
     if hasattr(value, "__identity__"):
-        return inner(value.__identity__())
+        return value.__identity__()
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: inner(getattr(value, f.name)) for f in fields(value)}
+        own = {f.name: getattr(value, f.name) for f in fields(value)}
         return {"type": _path(type(value), name), **own}
     return _path(value, name)
 
@@ -185,7 +184,7 @@ def load_checkpoint(
             f"checkpoint {path} cannot be used: {error_text(error)}; "
             "delete it to start afresh"
         ) from error
-    if difference := _difference(saved, json.loads(json.dumps(identity))):
+    if difference := _difference(saved, identity):
         raise ValueError(
             f"checkpoint {path} was made with {difference}; "
             "use the same run or another file"

@@ -272,8 +272,8 @@ def federate(
             if the network has no buffers). Equal up to rounding.
         deterministic: Let a GPU train with deterministic algorithms.
         workers: Threads; the result does not depend on it.
-        checkpoint: File from which a killed run goes on, written every
-            `every` rounds. A run with another identity is refused.
+        checkpoint: File from which a killed run goes on, written after
+            every round. A run with another identity is refused.
         name: Vouches for functions that cannot be imported.
 
     Yields:
@@ -459,7 +459,6 @@ def federation(
     vectorized: bool | None = None,
     deterministic: bool = False,
     checkpoint: Path | str | None = None,
-    every: Count = 1,
     name: str = "",
     progress: bool = False,
 ) -> Federation:
@@ -548,8 +547,7 @@ def federation(
         )  # fmt: skip
         ahead = _checked_widths(policy(config, last), config)
         last = replace(last, next_widths=ahead)
-        due = (index + 1) % every == 0 or index + 1 == config.rounds
-        if path and due:
+        if path:
             save_checkpoint(path, last)
         bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
         yield last

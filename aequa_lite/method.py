@@ -354,7 +354,7 @@ def aequa(
         alone: Models trained alone before.
         partition: Name of the partition, for the report.
         options: Of `federate`: vectorized, deterministic, workers,
-            checkpoint, every, name, progress.
+            checkpoint, name, progress.
 
     Returns:
         Rewards, curve, plan and report.

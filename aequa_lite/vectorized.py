@@ -11,7 +11,7 @@ pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from typing import Any
@@ -188,26 +188,18 @@ def _axis_sizes(build: Build, width: float) -> tuple[int, ...]:
 class _Plan:
     """A round's random choices, on the device before its first step.
 
-    K widths a step, P participants, batches of B. `axes` holds, to be
-    broadcast, the entries of an axis that a width holds, (steps, K, P, ...,
-    size, ...) bool, for each distinct axis that some width cuts; `cut` says
-    for each tensor which of them are its own.
+    K widths a step, P participants, batches of B. For each step: positions
+    of samples (K P, B), weights of the widths' losses (K, P), the rate (),
+    what is added to the logits (K, P, 1, classes) or None, and for each
+    distinct axis that some width cuts the entries that a width holds,
+    (K, P, ..., size, ...) bool, to be broadcast. `cut` says for each tensor
+    which of these axes are its own.
     """
 
-    positions: Tensor  # of samples, (steps, K P, B)
+    steps: list[tuple[Any, ...]]
     samples: Tensor  # weights within a batch, (P, B)
-    shares: Tensor  # weights of the widths' losses, (steps, K, P)
-    rates: Tensor  # (steps,)
-    offsets: Tensor | None  # of the logits, (steps, K, P, 1, classes)
-    axes: list[Tensor]
     cut: list[tuple[int, ...]]
     whole: bool  # every step trains all that a participant holds
-
-    def at(self, step: int) -> tuple[Any, ...]:
-        """What one step needs: views, for `_Stack.step`."""
-        added = None if self.offsets is None else self.offsets[step]
-        each = self.positions[step], self.shares[step], self.rates[step]
-        return *each, added, [t[step] for t in self.axes]
 
 
 class _Stack:
@@ -260,21 +252,25 @@ class _Stack:
             [[_axis_sizes(self.build, w) for w in ws] for ws in s]
             for s in drawn
         ]  # [steps][P][K][axes]
-        return _Plan(
-            *self._positions(rows, many=len(drawn[0][0])),
-            self._upload(np.float32(shares).transpose(0, 2, 1)),
-            self._upload(np.float32(rates)),
-            self._offsets(drawn),
-            *self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
-            all(ws[0] == w for s in drawn for ws, w in zip(s, self.widths)),
+        positions, samples = self._positions(rows, len(drawn[0][0]))
+        shares = self._upload(np.float32(shares).transpose(0, 2, 1))
+        rates, added = self._upload(np.float32(rates)), self._offsets(drawn)
+        axes, cut = self._axes(np.int32(sizes).transpose(0, 2, 1, 3))
+        whole = all(
+            ws[0] == w for s in drawn for ws, w in zip(s, self.widths)
         )
+        each = [
+            (*own, [t[k] for t in axes])
+            for k, own in enumerate(zip(positions, shares, rates, added))
+        ]
+        return _Plan(each, samples, cut, whole)
 
     def _offsets(
         self, drawn: Sequence[Sequence[Sequence[float]]]
-    ) -> Tensor | None:
-        """What each loss adds to its logits: zero for who has none."""
+    ) -> Iterable[Tensor | None]:
+        """What each step adds to the logits: zero for who has none."""
         if not any(self.offsets):
-            return None
+            return [None] * len(drawn)
         classes = self.shards[0].samples.classes
         own = [each or [(1.0, [0.0] * classes)] for each in self.offsets]
         rows = [
@@ -346,9 +342,7 @@ class _Stack:
 
         A step that overflowed is in no mean; NaN where every step did.
         """
-        steps = range(len(plan.rates))
-        losses = [self.step(plan, *plan.at(step)) for step in steps]
-        every = torch.stack(losses)
+        every = torch.stack([self.step(plan, *own) for own in plan.steps])
         half = self.precision == torch.float16
         return every.nanmean(0) if half else every.mean(0)
 
