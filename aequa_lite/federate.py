@@ -265,15 +265,17 @@ def federate(
 
     Args:
         strategy: How to send, train and aggregate (default: `slimmable`).
-        policy: Which width each participant receives.
+        policy: Which width each participant receives (default: all full).
         weights: (n,) aggregation weights (default: shard sizes, as FedAvg;
             `aequa` passes `aggregation_weights`).
         vectorized: Train all participants in one pass (default: on a GPU,
             if the network has no buffers). Equal up to rounding.
-        deterministic: Let a GPU train with deterministic algorithms.
+        deterministic: Let a GPU train with deterministic algorithms
+            (default: False).
         workers: Threads; the result does not depend on it.
         checkpoint: File from which a killed run goes on, written after
-            every round. A run with another identity is refused.
+            every round (default: none). A run with another identity is
+            refused.
         name: Vouches for functions that cannot be imported.
 
     Yields:
