@@ -303,6 +303,112 @@ def federate(
 
 
 @checked
+def federation(
+    build: Build,
+    shards: Sequence[Shard],
+    config: Config,
+    *,
+    strategy: Strategy | None = None,
+    policy: Policy = full_width,
+    weights: ArrayLike | None = None,
+    vectorized: bool | None = None,
+    deterministic: bool = False,
+    checkpoint: Path | str | None = None,
+    name: str = "",
+    progress: bool = False,
+) -> Federation:
+    """The loop of `federate`, which trains nobody itself."""
+    one_each("shards", shards, config.participants)
+    strategy = strategy or slimmable(build)
+    mass = _mass(shards, weights)
+    in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
+    numbers = config.to_dict()
+    if getattr(policy, "func", policy) in (full_width, fixed_widths):
+        del numbers["fractions"]  # which other policies may read
+    parts = {
+        "config": numbers, "build": build, "weights": mass.tolist(),
+        "strategy": strategy, "policy": policy, "vectorized": in_a_pass,
+        "tf32": tf32(), "deterministic": deterministic,
+    }  # fmt: skip
+    name = name or ("" if checkpoint else "unnamed")
+    identity = run_identity(parts, shards, name)
+    path = Path(checkpoint) if checkpoint else None
+    last = _begun(build, shards, config, policy, path, identity)
+    begin = last.index + 1
+    if begin == config.rounds:
+        yield last
+    strength, used = config.logit_adjustment, strategy.label_shares
+    labels = [class_shares(s.samples) for s in shards if strength]
+    if labels and used:
+        one_each("label_shares", used, len(labels[0]), "classes")
+    bar = tqdm(
+        range(begin, config.rounds), "rounds", initial=begin,
+        total=config.rounds, disable=not progress,
+    )  # fmt: skip
+    for index in bar:
+        # 1. choose: who takes part, and at which width
+        chosen = last.next_widths
+        here = present(config, index, np.flatnonzero(chosen).tolist())
+        held = [w if i in here else 0.0 for i, w in enumerate(chosen)]
+        # 2. send each its slice
+        sent = {
+            i: strategy.broadcast(
+                last.state, shards[i].participant, held[i]
+            )
+            for i in here
+        }
+        # 3. train locally
+        offsets = logit_offsets(labels, held, strength, used)
+        jobs = [
+            Job(
+                sent[i], shards[i], held[i],
+                stream(config.seed, "local", index, shards[i].participant),
+                float(mass[i]), offsets,
+            )
+            for i in here
+        ]  # fmt: skip
+        written = _versions(last.state)
+        updates = yield Task(
+            strategy, config, jobs, {"first": index * config.local_steps},
+            in_a_pass > 0, deterministic,
+        )  # fmt: skip
+        if _versions(last.state) != written:  # slices are views
+            raise ValueError(
+                "`strategy.local` must not write into what it was "
+                "sent; copy it first"
+            )
+        # 4. aggregate what is valid
+        with one_thread():
+            why = refusals(updates, sent, held, config.norm_limit)
+        refused = {shards[i].participant: r for i, r in why.items()}
+        valid = [u for u in updates if u.participant not in refused]
+        if not valid:
+            each = "; ".join(f"{k}: {r}" for k, r in refused.items())
+            raise FloatingPointError(
+                f"round {index}: every update was refused ({each}); "
+                f"lower lr (now {config.lr:g})"
+            )
+        state = strategy.aggregate(last.state, valid)
+        count = (strategy.sent or partial(_numbers, sent))(state, updates)
+        loss = np.average(
+            [u.loss for u in valid], weights=[u.weight for u in valid]
+        )
+        last = Round(
+            index, state, tuple(held), float(loss), count,
+            left_out=tuple(refused), updates=tuple(updates),
+            before=last.state, total_sent=last.total_sent + count,
+            total_left_out=last.total_left_out + tuple(refused),
+            next_widths=chosen, identity=identity,
+        )  # fmt: skip
+        ahead = _checked_widths(policy(config, last), config)
+        last = replace(last, next_widths=ahead)
+        if path:
+            save_checkpoint(path, last)
+        bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
+        yield last
+
+
+@checked
 def federate_many(
     build: Build,
     runs: Sequence[tuple[Sequence[Shard], Config]],
@@ -447,112 +553,6 @@ def _begun(
     return Round(
         -1, state, (), math.nan, 0, next_widths=widths, identity=identity
     )
-
-
-@checked
-def federation(
-    build: Build,
-    shards: Sequence[Shard],
-    config: Config,
-    *,
-    strategy: Strategy | None = None,
-    policy: Policy = full_width,
-    weights: ArrayLike | None = None,
-    vectorized: bool | None = None,
-    deterministic: bool = False,
-    checkpoint: Path | str | None = None,
-    name: str = "",
-    progress: bool = False,
-) -> Federation:
-    """The loop of `federate`, which trains nobody itself."""
-    one_each("shards", shards, config.participants)
-    strategy = strategy or slimmable(build)
-    mass = _mass(shards, weights)
-    in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
-    numbers = config.to_dict()
-    if getattr(policy, "func", policy) in (full_width, fixed_widths):
-        del numbers["fractions"]  # which other policies may read
-    parts = {
-        "config": numbers, "build": build, "weights": mass.tolist(),
-        "strategy": strategy, "policy": policy, "vectorized": in_a_pass,
-        "tf32": tf32(), "deterministic": deterministic,
-    }  # fmt: skip
-    name = name or ("" if checkpoint else "unnamed")
-    identity = run_identity(parts, shards, name)
-    path = Path(checkpoint) if checkpoint else None
-    last = _begun(build, shards, config, policy, path, identity)
-    begin = last.index + 1
-    if begin == config.rounds:
-        yield last
-    strength, used = config.logit_adjustment, strategy.label_shares
-    labels = [class_shares(s.samples) for s in shards if strength]
-    if labels and used:
-        one_each("label_shares", used, len(labels[0]), "classes")
-    bar = tqdm(
-        range(begin, config.rounds), "rounds", initial=begin,
-        total=config.rounds, disable=not progress,
-    )  # fmt: skip
-    for index in bar:
-        # 1. choose: who takes part, and at which width
-        chosen = last.next_widths
-        here = present(config, index, np.flatnonzero(chosen).tolist())
-        held = [w if i in here else 0.0 for i, w in enumerate(chosen)]
-        # 2. send each its slice
-        sent = {
-            i: strategy.broadcast(
-                last.state, shards[i].participant, held[i]
-            )
-            for i in here
-        }
-        # 3. train locally
-        offsets = logit_offsets(labels, held, strength, used)
-        jobs = [
-            Job(
-                sent[i], shards[i], held[i],
-                stream(config.seed, "local", index, shards[i].participant),
-                float(mass[i]), offsets,
-            )
-            for i in here
-        ]  # fmt: skip
-        written = _versions(last.state)
-        updates = yield Task(
-            strategy, config, jobs, {"first": index * config.local_steps},
-            in_a_pass > 0, deterministic,
-        )  # fmt: skip
-        if _versions(last.state) != written:  # slices are views
-            raise ValueError(
-                "`strategy.local` must not write into what it was "
-                "sent; copy it first"
-            )
-        # 4. aggregate what is valid
-        with one_thread():
-            why = refusals(updates, sent, held, config.norm_limit)
-        refused = {shards[i].participant: r for i, r in why.items()}
-        valid = [u for u in updates if u.participant not in refused]
-        if not valid:
-            each = "; ".join(f"{k}: {r}" for k, r in refused.items())
-            raise FloatingPointError(
-                f"round {index}: every update was refused ({each}); "
-                f"lower lr (now {config.lr:g})"
-            )
-        state = strategy.aggregate(last.state, valid)
-        count = (strategy.sent or partial(_numbers, sent))(state, updates)
-        loss = np.average(
-            [u.loss for u in valid], weights=[u.weight for u in valid]
-        )
-        last = Round(
-            index, state, tuple(held), float(loss), count,
-            left_out=tuple(refused), updates=tuple(updates),
-            before=last.state, total_sent=last.total_sent + count,
-            total_left_out=last.total_left_out + tuple(refused),
-            next_widths=chosen, identity=identity,
-        )  # fmt: skip
-        ahead = _checked_widths(policy(config, last), config)
-        last = replace(last, next_widths=ahead)
-        if path:
-            save_checkpoint(path, last)
-        bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
-        yield last
 
 
 def present(config: Config, index: int, able: Sequence[int]) -> list[int]:
