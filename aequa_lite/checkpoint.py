@@ -24,10 +24,8 @@ from .types import Round, ServerState, Shard, State
 __all__ = ["describe", "digest", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "aequa-lite checkpoint 3"
-FIELDS = (  # of a round, beside its tensors
-    "index", "widths", "loss", "parameters_sent", "left_out", "total_sent",
-    "total_left_out", "next_widths",
-)  # fmt: skip
+APART = "state", "updates", "before", "identity"
+PLAIN = [f.name for f in fields(Round) if f.name not in APART]
 
 
 def describe(value: Any, name: str = "") -> Any:
@@ -138,7 +136,7 @@ def save_checkpoint(path: Path, last: Round) -> None:
     """
     tensors = {f"theta/{k}": t for k, t in last.state.theta.items()}
     tensors |= {f"memory/{k}": t for k, t in last.state.memory.items()}
-    about = {name: getattr(last, name) for name in FIELDS}
+    about = {name: getattr(last, name) for name in PLAIN}
     identity = json.dumps(last.identity)
     words = {"round": json.dumps(about), "identity": identity}
     words |= {"format": FORMAT, "sha256": _checksum(tensors, words)}
