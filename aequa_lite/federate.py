@@ -317,7 +317,11 @@ def federation(
     name: str = "",
     progress: bool = False,
 ) -> Federation:
-    """The loop of `federate`, which trains nobody itself."""
+    """The loop of `federate`, which trains nobody itself.
+
+    In each round it yields a task, is sent everybody's updates, and yields
+    the round. So many loops can wait side by side.
+    """
     one_each("shards", shards, config.participants)
     strategy = strategy or slimmable(build)
     mass = _mass(shards, weights)
@@ -478,7 +482,7 @@ class Task:
         return own
 
 
-# tasks, each of which is sent its updates, and a round after each
+# yields a task, is sent its updates, yields the round, and so on
 Federation = Generator[Task | Round, list[Update], None]
 
 
