@@ -246,23 +246,27 @@ def sgd_step(
 
 
 class _Parts(NamedTuple):
-    """The network of a width, cut in two, and what it reads of theta."""
+    """The network of a width, cut in two, and what each reads of theta."""
 
     stem: nn.Module
     head: nn.Module
+    below: dict[str, tuple[slice, ...]]  # by the stem
+    above: dict[str, tuple[slice, ...]]  # by the head
     units: int | None  # of the stem's output
     trained: frozenset[str]
-    blocks: dict[str, tuple[slice, ...]]
 
 
 @lru_cache(maxsize=1024)
 def _parts(build: Build, width: float) -> _Parts:
     net = template(build, width)
     stem, head = split_stem(net)
+    below, above = (
+        {k: prefix(t.shape) for k, t in layers.state_dict().items()}
+        for layers in (stem, head)
+    )
     units = next((p.shape[0] for p in stem.parameters()), None)
     trained = frozenset(k for k, _ in net.named_parameters())
-    blocks = {k: prefix(t.shape) for k, t in net.state_dict().items()}
-    return _Parts(stem, head, units, trained, blocks)
+    return _Parts(stem, head, below, above, units, trained)
 
 
 def gradient(
@@ -282,20 +286,22 @@ def gradient(
     """
     order = sorted(widths, reverse=True)
     parts = [_parts(build, width) for width in order]
+    widest = parts[0]
     leaves = {
         k: theta[k][block].detach().requires_grad_()
-        for k, block in parts[0].blocks.items()
-        if k in parts[0].trained
+        for k, block in (widest.below | widest.above).items()
+        if k in widest.trained
     }
-    outputs: list[Tensor] = []
-    for each in parts:
-        own = {
-            k: leaves.get(k, theta[k])[block]
-            for k, block in each.blocks.items()
-        }
-        if not outputs:
-            features = bind(each.stem, own)(x)
-        outputs.append(bind(each.head, own)(features[:, : each.units]))
+
+    def read(blocks: Mapping[str, tuple[slice, ...]]) -> State:
+        own = blocks.items()
+        return {k: leaves.get(k, theta[k])[block] for k, block in own}
+
+    features = bind(widest.stem, read(widest.below))(x)
+    outputs = [
+        bind(each.head, read(each.above))(features[:, : each.units])
+        for each in parts
+    ]
     shares = loss_shares(order, config)
     added = offsets or [None] * len(order)
     loss = loss_over_widths(outputs, y, shares, added, config.distill)
