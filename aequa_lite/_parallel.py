@@ -43,29 +43,25 @@ def default_device() -> torch.device:
         True
     """
     if name := os.environ.get("AEQUA_DEVICE"):
-        return _usable("AEQUA_DEVICE", name)
+        return usable_device(name, "AEQUA_DEVICE")
     if torch.cuda.is_available():
         return torch.device("cuda")
     try:
-        return _usable("device", "mps")
+        return usable_device("mps")
     except ValueError:
         return torch.device("cpu")
 
 
-def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for, or the default; refused if torch cannot use it."""
-    return default_device() if device is None else _usable("device", device)
-
-
-def _usable(name: str, device: str | torch.device) -> torch.device:
-    """A device on which torch can add two numbers."""
+def usable_device(device: str | torch.device | None, name: str = "device") -> torch.device:
+    """The device that was asked for, or the default; refused if torch cannot add two numbers on it."""
+    if device is None:
+        return default_device()
     try:
         place = torch.device(device)
         torch.ones(2, device=place).sum().item()
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise refusal(
-            name, "a device that torch can use here, such as 'cpu', or 'cuda:0' with a GPU", device
-        ) from error
+        allowed = "a device that torch can use here, such as 'cpu', or 'cuda:0' with a GPU"
+        raise refusal(name, allowed, device) from error
     return place
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,9 @@ from .types import Round, ServerState, Shard, State
 
 __all__ = ["describe", "digest", "load_checkpoint", "save_checkpoint"]
 
-FORMAT = "aequa-lite checkpoint 2"
-FIELDS = (  # of a round, beside its tensors
-    "index", "widths", "loss", "parameters_sent", "left_out", "total_sent",
-    "total_left_out", "next_widths",
-)  # fmt: skip
+FORMAT = "aequa-lite checkpoint 3"
+APART = "state", "updates", "before", "identity"
+PLAIN = [f.name for f in fields(Round) if f.name not in APART]
 
 
 def describe(value: Any, name: str = "") -> Any:
@@ -48,27 +45,27 @@ def describe(value: Any, name: str = "") -> Any:
         >>> describe(partial(sorted, reverse=True))["keywords"]
         {'reverse': True}
     """
-    inner = partial(describe, name=name)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        plain = not isinstance(value, float) or math.isfinite(value)
-        return value if plain else str(value)  # JSON has no infinity
+    text = json.dumps(value, default=partial(_plain, name=name))
+    return json.loads(text, parse_constant=str)  # JSON has no infinity
+
+
+def _plain(value: Any, name: str) -> Any:
+    """What JSON does not know, in terms of what it knows."""
     if isinstance(value, np.generic):
-        return inner(value.item())
-    if isinstance(value, (list, tuple)):
-        return [inner(each) for each in value]
+        return value.item()
     if isinstance(value, Mapping):
-        return {str(k): inner(v) for k, v in value.items()}
+        return dict(value)
     if isinstance(value, (Tensor, np.ndarray)):
         return {"sha256": digest([value])}
     if isinstance(value, (torch.dtype, torch.device, Path)):
         return str(value)
     if isinstance(value, partial):
-        return {"function": inner(value.func), "args": inner(value.args),
-                "keywords": inner(value.keywords)}  # fmt: skip
+        return {"function": value.func, "args": value.args,
+                "keywords": value.keywords}  # fmt: skip
     if hasattr(value, "__identity__"):
-        return inner(value.__identity__())
+        return value.__identity__()
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: inner(getattr(value, f.name)) for f in fields(value)}
+        own = {f.name: getattr(value, f.name) for f in fields(value)}
         return {"type": _path(type(value), name), **own}
     return _path(value, name)
 
@@ -76,14 +73,11 @@ def describe(value: Any, name: str = "") -> Any:
 def _path(value: Any, name: str) -> str:
     """Import path of a function or class; `name` where it has none."""
     module = getattr(value, "__module__", None)
-    path = getattr(value, "__qualname__", "")
-    kinds = (type, types.FunctionType, types.BuiltinFunctionType)
-    if isinstance(value, kinds) and module not in (None, "__main__"):
-        found: Any = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part, None)
-        if found is value:
-            return f"{module}:{path}"
+    path = f"{module}:{getattr(value, '__qualname__', '')}"
+    if module != "__main__":
+        with suppress(ImportError, AttributeError, ValueError):
+            if resolve_name(path) is value:
+                return path
     if name:
         return f"named:{name}"
     raise refusal(
@@ -122,6 +116,13 @@ def shards_digest(shards: Sequence[Shard]) -> str:
     return digest(parts)
 
 
+def run_identity(
+    parts: Mapping[str, Any], shards: Sequence[Shard], name: str
+) -> dict[str, Any]:
+    """Describe what is trained: these parts, on these shards."""
+    return describe(parts, name) | {"shards": shards_digest(shards)}
+
+
 def save_checkpoint(path: Path, last: Round) -> None:
     """Write a round's outcome, whole or not at all.
 
@@ -135,23 +136,19 @@ def save_checkpoint(path: Path, last: Round) -> None:
     """
     tensors = {f"theta/{k}": t for k, t in last.state.theta.items()}
     tensors |= {f"memory/{k}": t for k, t in last.state.memory.items()}
-    about = {name: getattr(last, name) for name in FIELDS}
-    about["next"] = about.pop("next_widths")
-    words = {
-        "round": json.dumps(about),
-        "identity": json.dumps(last.identity),
-    }
+    about = {name: getattr(last, name) for name in PLAIN}
+    identity = json.dumps(last.identity)
+    words = {"round": json.dumps(about), "identity": identity}
     words |= {"format": FORMAT, "sha256": _checksum(tensors, words)}
     save_tensors(path, tensors, words)
 
 
 def _checksum(tensors: State, words: Mapping[str, str]) -> str:
     """SHA-256 over all that a checkpoint says."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        total.update(f"{name}{digest([tensors[name]])}".encode())
-    total.update((words["round"] + words["identity"]).encode())
-    return total.hexdigest()
+    names = sorted(tensors)
+    text = json.dumps([names, words["round"], words["identity"]])
+    plain = np.frombuffer(text.encode(), np.uint8)
+    return digest([plain, *(tensors[name] for name in names)])
 
 
 def load_checkpoint(
@@ -176,7 +173,7 @@ def load_checkpoint(
     try:
         tensors, words = tensors_at(path)
         if words.get("format") != FORMAT:
-            raise ValueError("it is of version 0.1 or no checkpoint")
+            raise ValueError("it is of another version or no checkpoint")
         if _checksum(tensors, words) != words.get("sha256"):
             raise ValueError("its checksum does not fit its contents")
         about, saved = (parse_json(words[k]) for k in ("round", "identity"))
@@ -185,7 +182,7 @@ def load_checkpoint(
             f"checkpoint {path} cannot be used: {error_text(error)}; "
             "delete it to start afresh"
         ) from error
-    if difference := _difference(saved, json.loads(json.dumps(identity))):
+    if difference := _difference(saved, identity):
         raise ValueError(
             f"checkpoint {path} was made with {difference}; "
             "use the same run or another file"
@@ -212,20 +209,22 @@ def _restored(
     identity: Mapping[str, Any],
 ) -> Round:  # fmt: skip
     """The saved round, its tensors in the network's order."""
-    part: Callable[[str], dict[str, Tensor]] = lambda head: {
-        k.removeprefix(head): t
-        for k, t in tensors.items() if k.startswith(head)
-    }  # fmt: skip
-    theta = checked_update(part("theta/"), network)
-    plain = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
-    }
-    plain["next_widths"] = plain.pop("next")
+
+    def part(head: str) -> dict[str, Tensor]:
+        return {
+            k.removeprefix(head): t
+            for k, t in tensors.items()
+            if k.startswith(head)
+        }
+
+    theta, memory = checked_update(part("theta/"), network), part("memory/")
     place = next(iter(network.values())).device
     kinds = {t.dtype for t in network.values()}  # MPS has no float64
     memory = {
-        k: t.to(place) if t.dtype in kinds else t
-        for k, t in part("memory/").items()
+        k: t.to(place) if t.dtype in kinds else t for k, t in memory.items()
+    }
+    plain = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
     }
     state = ServerState(theta, memory)
     return Round(state=state, identity=identity, **plain)

@@ -17,7 +17,7 @@ from collections.abc import (
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,22 +29,15 @@ from ._check import (
     Count,
     Fraction,
     checked,
-    flag,
     number,
     one_each,
     refusal,
     vector,
 )
-from ._io import write_whole
 from ._parallel import arithmetic, one_thread, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
-from .checkpoint import (
-    describe,
-    load_checkpoint,
-    save_checkpoint,
-    shards_digest,
-)
+from .checkpoint import load_checkpoint, run_identity, save_checkpoint
 from .config import Config, stream
 from .local import (
     Offsets,
@@ -88,13 +81,14 @@ def full_width(config: Config, last: Round | None) -> tuple[float, ...]:
     return (1.0,) * config.participants
 
 
+@checked
 def fixed_widths(
-    config: Config, last: Round | None, *, widths: Sequence[float]
+    config: Config, last: Round | None, *, widths: Sequence[Fraction]
 ) -> tuple[float, ...]:
     """Send everyone a fixed width: use `partial(fixed_widths, widths=...)`.
 
     Raises:
-        ValueError: There is not one width in (0, 1] for each participant.
+        ValueError: A width is outside (0, 1].
 
     Example:
         >>> two = Config(participants=2)
@@ -104,8 +98,7 @@ def fixed_widths(
     References:
         HeteroFL's fixed complexity levels (Diao et al. 2021).
     """
-    one_each("widths", widths, config.participants)
-    return tuple(number("widths", w, 0, 1, above=True) for w in widths)
+    return tuple(widths)
 
 
 @checked
@@ -260,16 +253,9 @@ def federate(
     shards: Sequence[Shard],
     config: Config,
     *,
-    strategy: Strategy | None = None,
-    policy: Policy = full_width,
-    weights: ArrayLike | None = None,
-    vectorized: bool | None = None,
-    deterministic: bool = False,
     workers: Count | None = None,
-    checkpoint: Path | str | None = None,
-    every: Count = 1,
-    name: str = "",
     progress: bool = True,
+    **options: Any,
 ) -> Iterator[Round]:
     """Train one network together and yield every round.
 
@@ -278,15 +264,17 @@ def federate(
 
     Args:
         strategy: How to send, train and aggregate (default: `slimmable`).
-        policy: Which width each participant receives.
+        policy: Which width each participant receives (default: all full).
         weights: (n,) aggregation weights (default: shard sizes, as FedAvg;
             `aequa` passes `aggregation_weights`).
         vectorized: Train all participants in one pass (default: on a GPU,
             if the network has no buffers). Equal up to rounding.
-        deterministic: Let a GPU train with deterministic algorithms.
+        deterministic: Let a GPU train with deterministic algorithms
+            (default: False).
         workers: Threads; the result does not depend on it.
-        checkpoint: File from which a killed run goes on, written every
-            `every` rounds. A run with another identity is refused.
+        checkpoint: File from which a killed run goes on, written after
+            every round (default: none). A run with another identity is
+            refused.
         name: Vouches for functions that cannot be imported.
 
     Yields:
@@ -308,20 +296,119 @@ def federate(
     References:
         FedAvg's loop (McMahan et al. 2017).
     """
-    run = federation(
-        build, shards, config, strategy=strategy, policy=policy,
-        weights=weights, vectorized=vectorized, deterministic=deterministic,
-        checkpoint=checkpoint, every=every, name=name, progress=progress,
-    )  # fmt: skip
-    found = next(run, None)
+    run = federation(build, shards, config, progress=progress, **options)
     device = shards[0].samples.y.device
-    with pool(workers, device) as spread:
-        while found:
-            if isinstance(found, _Task):
-                (updates,) = _trained([found], spread)
-                found = run.send(updates)
-            yield found
-            found = next(run, None)
+    return (last for _, last in side_by_side([run], device, workers))
+
+
+@checked
+def federation(
+    build: Build,
+    shards: Sequence[Shard],
+    config: Config,
+    *,
+    strategy: Strategy | None = None,
+    policy: Policy = full_width,
+    weights: ArrayLike | None = None,
+    vectorized: bool | None = None,
+    deterministic: bool = False,
+    checkpoint: Path | str | None = None,
+    name: str = "",
+    progress: bool = False,
+) -> Federation:
+    """The loop of `federate`, which trains nobody itself.
+
+    In each round it yields a task, is sent everybody's updates, and yields
+    the round. So many loops can wait side by side.
+    """
+    one_each("shards", shards, config.participants)
+    strategy = strategy or slimmable(build)
+    mass = _mass(shards, weights)
+    in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
+    numbers = config.to_dict()
+    if getattr(policy, "func", policy) in (full_width, fixed_widths):
+        del numbers["fractions"]  # which other policies may read
+    parts = {
+        "config": numbers, "build": build, "weights": mass.tolist(),
+        "strategy": strategy, "policy": policy, "vectorized": in_a_pass,
+        "tf32": tf32(), "deterministic": deterministic,
+    }  # fmt: skip
+    name = name or ("" if checkpoint else "unnamed")
+    identity = run_identity(parts, shards, name)
+    path = Path(checkpoint) if checkpoint else None
+    last = _begun(build, shards, config, policy, path, identity)
+    begin = last.index + 1
+    if begin == config.rounds:
+        yield last
+    strength, used = config.logit_adjustment, strategy.label_shares
+    labels = [class_shares(s.samples) for s in shards if strength]
+    if labels and used:
+        one_each("label_shares", used, len(labels[0]), "classes")
+    bar = tqdm(
+        range(begin, config.rounds), "rounds", initial=begin,
+        total=config.rounds, disable=not progress,
+    )  # fmt: skip
+    for index in bar:
+        # 1. choose: who takes part, and at which width
+        chosen = last.next_widths
+        here = present(config, index, np.flatnonzero(chosen).tolist())
+        held = [w if i in here else 0.0 for i, w in enumerate(chosen)]
+        # 2. send each its slice
+        sent = {
+            i: strategy.broadcast(
+                last.state, shards[i].participant, held[i]
+            )
+            for i in here
+        }
+        # 3. train locally
+        offsets = logit_offsets(labels, held, strength, used)
+        jobs = [
+            Job(
+                sent[i], shards[i], held[i],
+                stream(config.seed, "local", index, shards[i].participant),
+                float(mass[i]), offsets,
+            )
+            for i in here
+        ]  # fmt: skip
+        written = _versions(last.state)
+        updates = yield Task(
+            strategy, config, jobs, {"first": index * config.local_steps},
+            in_a_pass > 0, deterministic,
+        )  # fmt: skip
+        if _versions(last.state) != written:  # slices are views
+            raise ValueError(
+                "`strategy.local` must not write into what it was "
+                "sent; copy it first"
+            )
+        # 4. aggregate what is valid
+        with one_thread():
+            why = refusals(updates, sent, held, config.norm_limit)
+        refused = {shards[i].participant: r for i, r in why.items()}
+        valid = [u for u in updates if u.participant not in refused]
+        if not valid:
+            each = "; ".join(f"{k}: {r}" for k, r in refused.items())
+            raise FloatingPointError(
+                f"round {index}: every update was refused ({each}); "
+                f"lower lr (now {config.lr:g})"
+            )
+        state = strategy.aggregate(last.state, valid)
+        count = (strategy.sent or partial(_numbers, sent))(state, updates)
+        loss = np.average(
+            [u.loss for u in valid], weights=[u.weight for u in valid]
+        )
+        last = Round(
+            index, state, tuple(held), float(loss), count,
+            left_out=tuple(refused), updates=tuple(updates),
+            before=last.state, total_sent=last.total_sent + count,
+            total_left_out=last.total_left_out + tuple(refused),
+            next_widths=chosen, identity=identity,
+        )  # fmt: skip
+        ahead = _checked_widths(policy(config, last), config)
+        last = replace(last, next_widths=ahead)
+        if path:
+            save_checkpoint(path, last)
+        bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
+        yield last
 
 
 @checked
@@ -355,183 +442,120 @@ def federate_many(
         >>> len(aq.federate_many(aq.MLP, [run, run]))
         2
     """
-    device = runs[0][0][0].samples.y.device if runs else "cpu"
     each = [federation(build, *run, **options) for run in runs]
-    with pool(workers, device) as spread:
-        return side_by_side(each, spread, progress)
+    device = runs[0][0][0].samples.y.device if runs else "cpu"
+    rounds = side_by_side(each, device, workers)
+    last = dict(tqdm(rounds, "rounds", disable=not progress))
+    return [last[k] for k in range(len(each))]
 
 
-def side_by_side(
-    runs: Sequence[Federation],
-    spread: Callable[..., Iterator[Update]],
-    progress: bool = False,
-) -> list[Round]:
-    """The last round of each; tasks of one kind share a pass."""
-    last: dict[int, Round] = {}
-    bar = tqdm(desc="rounds", disable=not progress)
-    while found := {
-        k: t for k, r in enumerate(runs) if (t := next(r, None))
-    }:
-        groups: dict[Any, list[int]] = {}
-        for k, task in found.items():
-            if isinstance(task, Round):  # it had ended
-                last[k] = task
-            else:
-                groups.setdefault(task.kind(k), []).append(k)
-        for ks in groups.values():
-            updates = _trained([found[k] for k in ks], spread)
-            for k, own in zip(ks, updates, strict=True):
-                last[k] = runs[k].send(own)
-        bar.update()
-    bar.close()
-    return [last[k] for k in range(len(runs))]
+class Job(NamedTuple):
+    """What one participant trains on its own."""
+
+    sent: State
+    shard: Shard
+    width: float
+    rng: np.random.Generator
+    weight: float
+    offsets: Offsets
 
 
 @dataclass(frozen=True)
-class _Task:
-    """The local training of one round."""
+class Task:
+    """The local training of a round; `options` say which steps it takes."""
 
     strategy: Strategy
-    sent: Mapping[int, State]
-    shards: Sequence[Shard]
-    widths: Sequence[float]
-    mass: NDArray[np.float64]
     config: Config
-    index: int
+    jobs: Sequence[Job]
+    options: Mapping[str, int]
     at_once: bool
     deterministic: bool
-    offsets: Offsets
 
     def kind(self, own: int) -> Any:
         """Equal where tasks may share a pass; else their own number."""
         rule = self.strategy.vectorized
         if self.at_once and getattr(rule, "func", None) is vectorized_sgd:
             config = replace(self.config, seed=0, participants=1)
-            return self.index, config, rule.args, *rule.keywords.items()
+            steps = *self.options.items(), *rule.keywords.items()
+            return config, rule.args, *steps
         return own
 
 
-def _trained_with(config: Config, policy: Policy) -> dict[str, Any]:
-    """The numbers that change training; `fractions` change rewards only.
+# yields a task, is sent its updates, yields the round, and so on
+Federation = Generator[Task | Round, list[Update], None]
 
-    They stay in where the policy may read them: a schedule settles by them.
+
+def side_by_side(
+    runs: Sequence[Federation], device: Any, workers: int | None = None
+) -> Iterator[tuple[int, Round]]:
+    """Train federations; yield each one's number with each of its rounds.
+
+    Tasks of one kind are trained together.
     """
-    found = config.to_dict()
-    if getattr(policy, "func", policy) in (full_width, fixed_widths):
-        del found["fractions"]
-    return found
+    with pool(workers, device) as spread:
+        while found := {
+            k: t for k, run in enumerate(runs) if (t := next(run, None))
+        }:
+            groups: dict[Any, list[int]] = {}
+            for k, task in found.items():
+                if isinstance(task, Round):  # it had ended
+                    yield k, task
+                else:
+                    groups.setdefault(task.kind(k), []).append(k)
+            for ks in groups.values():
+                updates = _trained([found[k] for k in ks], spread)
+                for k, own in zip(ks, updates, strict=True):
+                    yield k, runs[k].send(own)
+
+
+def _trained(
+    tasks: Sequence[Task], spread: Callable[..., Iterable[Update]]
+) -> list[list[Update]]:
+    """Everybody's update, for each task; one by one or in one pass."""
+    task, *_ = tasks
+    strategy, config = task.strategy, task.config
+    jobs = [job for each in tasks for job in each.jobs]
+
+    def local(job: Job) -> Update:
+        rest = {"offsets": job.offsets} if job.offsets else {}
+        return strategy.local(
+            job.sent, job.shard, job.width, config, job.rng,
+            weight=job.weight, **task.options, **rest,
+        )  # fmt: skip
+
+    with arithmetic(task.deterministic):
+        if task.at_once:
+            columns = map(list, zip(*jobs))
+            sent, shards, widths, rngs, weights, offsets = columns
+            rest = {"offsets": offsets} if any(offsets) else {}
+            found = strategy.vectorized(
+                sent, shards, widths, config, rngs, weights=weights,
+                **task.options, **rest,
+            )  # fmt: skip
+        else:
+            found = spread(local, jobs)
+        device = jobs[0].shard.samples.y.device
+        pairs = zip(found, jobs, strict=True)
+        read = iter([
+            readable_update(u, job.shard.participant, job.width, device)
+            for u, job in pairs
+        ])  # fmt: skip
+    return [[next(read) for _ in each.jobs] for each in tasks]
 
 
 def _begun(
     build: Build, shards: Sequence[Shard], config: Config, policy: Policy,
-    checkpoint: Path | str | None, identity: Mapping[str, Any],
+    path: Path | None, identity: Mapping[str, Any],
 ) -> Round:  # fmt: skip
     """The last round that is saved, or the state before the first."""
     device = shards[0].samples.y.device
     state = ServerState(init_params(build, config.seed, device))
-    if checkpoint:
-        path = Path(checkpoint)
-        if saved := load_checkpoint(path, identity, state.theta):
-            return saved
+    if path and (saved := load_checkpoint(path, identity, state.theta)):
+        return saved
     widths = _checked_widths(policy(config, None), config)
     return Round(
         -1, state, (), math.nan, 0, next_widths=widths, identity=identity
     )
-
-
-# rounds, and before each the task whose updates it is sent
-Federation = Generator[Any, list[Update], None]
-
-
-def federation(
-    build: Build,
-    shards: Sequence[Shard],
-    config: Config,
-    *,
-    strategy: Strategy | None = None,
-    policy: Policy = full_width,
-    weights: ArrayLike | None = None,
-    vectorized: bool | None = None,
-    deterministic: bool = False,
-    checkpoint: Path | str | None = None,
-    every: int = 1,
-    name: str = "",
-    progress: bool = False,
-) -> Federation:
-    """The loop of `federate`, which trains nobody itself."""
-    strategy = strategy or slimmable(build)
-    mass = _checked_weights(shards, config, weights)
-    in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
-    parts = {
-        "config": _trained_with(config, policy), "build": build,
-        "weights": mass.tolist(), "strategy": strategy,
-        "policy": policy, "vectorized": in_a_pass, "tf32": tf32(),
-        "deterministic": flag("deterministic", deterministic),
-    }  # fmt: skip
-    name = name or ("" if checkpoint else "unnamed")
-    identity = describe(parts, name) | {"shards": shards_digest(shards)}
-    last = _begun(build, shards, config, policy, checkpoint, identity)
-    if last.index + 1 == config.rounds:
-        yield last
-    strength = config.logit_adjustment
-    labels = [class_shares(s.samples) for s in shards if strength]
-    used = strategy.label_shares
-    if labels and used:
-        one_each("label_shares", used, len(labels[0]), "classes")
-    bar = tqdm(
-        range(last.index + 1, config.rounds),
-        initial=last.index + 1,
-        total=config.rounds,
-        desc="rounds",
-        disable=not progress,
-    )
-    for index in bar:
-        # 1. choose: who takes part, and at which width
-        widths = last.next_widths
-        able = [i for i, width in enumerate(widths) if width]
-        here = present(config, index, able)
-        # 2. send each its slice
-        sent = {
-            i: strategy.broadcast(
-                last.state, shards[i].participant, widths[i]
-            )
-            for i in here
-        }
-        # 3. train locally
-        held = [w if i in here else 0.0 for i, w in enumerate(widths)]
-        written = _versions(last.state)
-        updates = yield _Task(
-            strategy, sent, shards, widths, mass, config, index,
-            in_a_pass > 0, deterministic,
-            logit_offsets(labels, held, strength, used) if labels else (),
-        )  # fmt: skip
-        if _versions(last.state) != written:  # slices are views
-            raise ValueError(
-                "`strategy.local` must not write into what it was "
-                "sent; copy it first"
-            )
-        # 4. aggregate what is valid
-        with one_thread():
-            why = refusals(updates, sent, widths, config.norm_limit)
-        refused = {shards[i].participant: r for i, r in why.items()}
-        valid = [u for u in updates if u.participant not in refused]
-        if not valid:
-            each = "; ".join(f"{k}: {r}" for k, r in refused.items())
-            raise FloatingPointError(
-                f"round {index}: every update was refused ({each}); "
-                f"lower lr (now {config.lr:g})"
-            )
-        state = strategy.aggregate(last.state, valid)
-        last = _round(
-            index, state, last, updates, refused, sent, widths, strategy
-        )
-        ahead = _checked_widths(policy(config, last), config)
-        last = replace(last, next_widths=ahead)
-        due = (index + 1) % every == 0 or index + 1 == config.rounds
-        if checkpoint and due:
-            _save(Path(checkpoint), last)
-        bar.set_postfix(loss=f"{last.loss:.3f}", refresh=False)
-        yield last
 
 
 def present(config: Config, index: int, able: Sequence[int]) -> list[int]:
@@ -543,107 +567,33 @@ def present(config: Config, index: int, able: Sequence[int]) -> list[int]:
     return sorted(able[k] for k in rng.permutation(len(able))[:count])
 
 
-def _trained(
-    tasks: Sequence[_Task], spread: Callable[..., Iterator[Update]]
-) -> list[list[Update]]:
-    """Everybody's update, for each task; one by one or in one pass."""
-    task, *_ = tasks
-    strategy, config = task.strategy, task.config
-    first = task.index * config.local_steps
-    who = [(t, i) for t in tasks for i in t.sent]
-    rngs = [
-        stream(t.config.seed, "local", t.index, t.shards[i].participant)
-        for t, i in who
-    ]
-    sent, shards, widths, weights = zip(
-        *[
-            (t.sent[i], t.shards[i], t.widths[i], float(t.mass[i]))
-            for t, i in who
-        ]
-    )
-    offsets = [t.offsets for t, _ in who]
-
-    def local(
-        state: State, shard: Shard, width: float,
-        rng: np.random.Generator, weight: float, own: Offsets,
-    ) -> Update:  # fmt: skip
-        rest: dict[str, Any] = {"first": first, "weight": weight}
-        rest |= {"offsets": own} if own else {}
-        return strategy.local(state, shard, width, config, rng, **rest)
-
-    with arithmetic(task.deterministic):
-        if not task.at_once or strategy.vectorized is None:
-            each = sent, shards, widths, rngs, weights, offsets
-            found = spread(local, *each)
-        else:
-            found = strategy.vectorized(
-                list(sent), list(shards), list(widths), config, rngs,
-                first=first, weights=list(weights),
-                **({"offsets": offsets} if task.offsets else {}),
-            )  # fmt: skip
-        read = iter([
-            readable_update(u, s.participant, width, s.samples.y.device)
-            for u, s, width in zip(found, shards, widths, strict=True)
-        ])  # fmt: skip
-    return [[next(read) for _ in t.sent] for t in tasks]
-
-
 def _versions(state: ServerState) -> int:
     """How often the server's tensors have been written to."""
     tensors = (*state.theta.values(), *state.memory.values())
     return sum(t._version for t in tensors)
 
 
-def _round(
-    index: int,
-    state: ServerState,
-    before: Round,
-    updates: Sequence[Update],
-    refused: Mapping[int, str],
-    sent: Mapping[int, State],
-    widths: Sequence[float],
-    strategy: Strategy,
-) -> Round:
-    """The record of a round."""
-    valid = [u for u in updates if u.participant not in refused]
-    loss = np.average(
-        [u.loss for u in valid], weights=[u.weight for u in valid]
-    )
-    numbers = sum(
-        t.numel()
-        for each in (*sent.values(), *(u.state for u in updates))
-        for t in each.values()
-    )
-    if strategy.sent:
-        numbers = strategy.sent(state, updates)
-    left_out = tuple(refused)
-    return Round(
-        index=index,
-        state=state,
-        widths=tuple(
-            float(w) if i in sent else 0.0 for i, w in enumerate(widths)
-        ),
-        loss=float(loss),
-        parameters_sent=numbers,
-        left_out=left_out,
-        updates=tuple(updates),
-        before=before.state,
-        total_sent=before.total_sent + numbers,
-        total_left_out=before.total_left_out + left_out,
-        next_widths=tuple(widths),  # until the policy decides
-        identity=before.identity,
-    )
+def _numbers(
+    sent: Mapping[int, State], state: ServerState, updates: Sequence[Update]
+) -> int:
+    """How many numbers have travelled, there and back."""
+    states = *sent.values(), *(u.state for u in updates)
+    return sum(t.numel() for each in states for t in each.values())
 
 
-def _checked_weights(
-    shards: Sequence[Shard], config: Config, weights: ArrayLike | None
-) -> NDArray[np.float64]:
-    """Refuse what does not fit together; return the weights."""
-    one_each("shards", shards, config.participants)
+def by_size(shards: Sequence[Shard]) -> NDArray[np.float64]:
+    """FedAvg's weights: each one's share of the samples, (n,)."""
     sizes = np.array([float(len(shard)) for shard in shards])
+    return sizes / sizes.sum()
+
+
+def _mass(
+    shards: Sequence[Shard], weights: ArrayLike | None
+) -> NDArray[np.float64]:
+    """Everybody's weight in the aggregate; by size if none are given."""
     if weights is None:
-        return sizes / sizes.sum()
-    found = one_each("weights", vector("weights", weights), len(sizes))
+        return by_size(shards)
+    found = one_each("weights", vector("weights", weights), len(shards))
     if (found <= 0).any():
         raise refusal("weights", "finite numbers above 0", weights)
     return found
@@ -674,29 +624,20 @@ def _in_a_pass(
     on a CPU, also where it is faster there: both ways agree to 1e-5 only
     (see the book's page on speed).
     """
-    device = shards[0].samples.y.device
-    if vectorized is None:
-        if device.type != "cuda" or strategy.vectorized is None:
-            return 0
-        if list(template(build, 1.0).buffers()):
-            return 0
-    elif not flag("vectorized", vectorized):
-        return 0
-    elif strategy.vectorized is None:
-        raise refusal("vectorized", "False with this strategy", True)
     largest = max(shards, key=len)
+    able, least = strategy.vectorized is not None, 1
+    if vectorized is None:
+        plain = not list(template(build, 1.0).buffers())
+        vectorized = able and plain and largest.samples.y.is_cuda
+        least = 2
+    if not vectorized:
+        return 0
+    if not able:
+        raise refusal("vectorized", "False with this strategy", True)
     if largest.samples.x is None:  # they train on other machines
         return len(shards)
     fit = participants_per_pass(build, 1.0, largest, config)
-    return 0 if vectorized is None and fit < 2 else min(fit, len(shards))
-
-
-def _save(path: Path, last: Round) -> None:
-    """Write the checkpoint; keep the one before a round with refusals."""
-    if last.left_out and path.exists():
-        kept = path.with_name(f"{path.stem}-before-refusal{path.suffix}")
-        write_whole(kept, path.read_bytes())
-    save_checkpoint(path, last)
+    return min(fit, len(shards)) if fit >= least else 0
 
 
 @checked
@@ -705,10 +646,8 @@ def standalone(
     shards: Sequence[Shard],
     config: Config,
     *,
-    vectorized: bool | None = None,
-    deterministic: bool = False,
-    workers: Count | None = None,
     progress: bool = True,
+    **options: Any,
 ) -> list[nn.Module]:
     """Train for each participant the network it could have had alone.
 
@@ -716,7 +655,7 @@ def standalone(
     local steps on its own shard, as many as when training together.
 
     Args:
-        vectorized, deterministic: As in `federate`.
+        vectorized, deterministic, workers: As in `federate`.
 
     Returns:
         One full network for each participant.
@@ -736,58 +675,43 @@ def standalone(
         Aequa measures contribution by stand-alone accuracy.
     """
     one_each("shards", shards, config.participants)
-    (found,) = standalone_many(
-        build, [(shards, config)], vectorized=vectorized,
-        deterministic=deterministic, workers=workers, progress=progress,
-    )  # fmt: skip
-    return found
+    runs = [(shards, config)]
+    (nets,) = standalone_many(build, runs, progress=progress, **options)
+    return nets
 
 
+@checked
 def standalone_many(
     build: Build,
     runs: Sequence[tuple[Sequence[Shard], Config]],
     *,
     vectorized: bool | None = None,
     deterministic: bool = False,
-    workers: int | None = None,
+    workers: Count | None = None,
     progress: bool = False,
 ) -> list[list[nn.Module]]:
     """`standalone` of runs that differ in seed and shards, side by side."""
     (some, config), *_ = runs
-    device = some[0].samples.y.device
-    who = [(shard, own.seed) for shards, own in runs for shard in shards]
-    starts = {seed: init_params(build, seed, device) for _, seed in who}
-    shards, seeds = zip(*who)
-    thetas = [starts[seed] for seed in seeds]
-    rngs = [stream(seed, "alone", s.participant) for s, seed in who]
-    steps = config.rounds * config.local_steps
-    options = {"width_sampler": full_only, "steps": steps}
-
-    offsets: list[Offsets] = [()] * len(who)
-    if strength := config.logit_adjustment:  # who is alone holds all alone
-        labels = [class_shares(shard.samples) for shard in shards]
-        offsets = [logit_offsets([s], [1.0], strength) for s in labels]
-
-    def alone(
-        theta: State, shard: Shard, rng: np.random.Generator, own: Offsets
-    ) -> Update:
-        rest = {"offsets": own, **options}
-        return local_sgd(build, theta, shard, 1.0, config, rng, **rest)
-
-    rule = slimmable(build)
+    device, strength = some[0].samples.y.device, config.logit_adjustment
+    jobs = []
+    for shards, own in runs:
+        theta = init_params(build, own.seed, device)
+        for shard in shards:
+            rng = stream(own.seed, "alone", shard.participant)
+            # who is alone holds everything alone
+            labels = [class_shares(s.samples) for s in [shard] if strength]
+            offsets = logit_offsets(labels, [1.0], strength)
+            jobs.append(Job(theta, shard, 1.0, rng, 1.0, offsets))
+    rule = slimmable(build, full_only)
     at_once = _in_a_pass(rule, build, some, config, vectorized) > 0
-    with (
-        arithmetic(flag("deterministic", deterministic)),
-        pool(workers, device) as spread,
-    ):
-        if at_once:
-            full = [1.0] * len(who)
-            updates: Iterable[Update] = vectorized_sgd(
-                build, thetas, shards, full, config, rngs,
-                offsets=offsets, **options,
-            )  # fmt: skip
-        else:
-            updates = spread(alone, thetas, shards, rngs, offsets)
-        bar = tqdm(updates, "alone", total=len(who), disable=not progress)
-        nets = iter([slim(build, u.state, 1.0) for u in bar])
+    steps = {"steps": config.rounds * config.local_steps}
+    task = Task(rule, config, jobs, steps, at_once, deterministic)
+    with pool(workers, device) as spread:
+
+        def shown(local: Callable[..., Update], jobs: Any) -> Any:
+            each = spread(local, jobs)
+            return tqdm(each, "alone", len(jobs), disable=not progress)
+
+        (updates,) = _trained([task], shown)
+    nets = iter([slim(build, u.state, 1.0) for u in updates])
     return [[next(nets) for _ in shards] for shards, _ in runs]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,19 +23,17 @@ __all__ = [
     "one_random", "sandwich",
 ]  # fmt: skip
 
+Rng = np.random.Generator
+Widths = tuple[float, ...]
 # (generator, widest width, config) -> the widths that one step trains
-WidthSampler = Callable[
-    [np.random.Generator, float, Config], Sequence[float]
-]
+WidthSampler = Callable[[Rng, float, Config], Sequence[float]]
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, targets) -> loss
 # (width, (classes,) what the loss adds to the logits up to it), ascending
 Offsets = Sequence[tuple[float, Sequence[float]]]
 
 
 @checked
-def full_only(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def full_only(rng: Rng, widest: float, config: Config) -> Widths:
     """Train the widest width alone in every step: plain FedAvg.
 
     Example:
@@ -49,9 +47,7 @@ def full_only(
 
 
 @checked
-def full_and_random(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def full_and_random(rng: Rng, widest: float, config: Config) -> Widths:
     r"""Train the widest width and `widths_per_step` random ones.
 
     $w = w_{\min} + (w_{\max} - w_{\min}) B$ with
@@ -71,9 +67,7 @@ def full_and_random(
 
 
 @checked
-def one_random(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def one_random(rng: Rng, widest: float, config: Config) -> Widths:
     """Train one random width in every step: ordered dropout.
 
     Example:
@@ -87,9 +81,7 @@ def one_random(
 
 
 @checked
-def sandwich(
-    rng: np.random.Generator, widest: float, config: Config
-) -> tuple[float, ...]:
+def sandwich(rng: Rng, widest: float, config: Config) -> Widths:
     """Train the widest, the least and `widths_per_step` random widths.
 
     Example:
@@ -104,9 +96,7 @@ def sandwich(
     return widest, least, *drawn
 
 
-def _random(
-    rng: np.random.Generator, widest: float, config: Config, count: int
-) -> tuple[float, ...]:
+def _random(rng: Rng, widest: float, config: Config, count: int) -> Widths:
     """Random widths between the least and the widest, on the grid."""
     low = min(config.min_width, widest)
     share = rng.beta(config.width_alpha, config.width_beta, count)
@@ -115,7 +105,7 @@ def _random(
 
 
 def batches(
-    rng: np.random.Generator, size: int, config: Config, steps: int
+    rng: Rng, size: int, config: Config, steps: int
 ) -> NDArray[np.int64]:
     """Positions of each step's samples, (steps, batch), by epochs."""
     batch = min(config.batch, size)
@@ -146,7 +136,7 @@ def logit_offsets(
     ($w_i \ge v$): the labels of the steps that train it.
 
     Args:
-        shares: Each participant's class shares.
+        shares: Each participant's class shares; none for no adjustment.
         widths: Which each one holds, 0 if absent.
         strength: $b$.
         label_shares: $p$, of the labels where the network is used.
@@ -154,12 +144,13 @@ def logit_offsets(
     Returns:
         A row for each width that somebody holds.
     """
-    used = list(label_shares) or [1.0] * len(shares[0])
-    rows = []
-    for width in sorted(set(widths) - {0.0}):
+    rows, held = [], sorted(set(widths) - {0.0}) if shares else []
+    for width in held:
         own = [s.double() for s, w in zip(shares, widths) if w >= width]
         share = torch.stack(own).mean(0)
-        row = strength * (share / share.new_tensor(used)).log()
+        if label_shares:
+            share = share / share.new_tensor(label_shares)
+        row = strength * share.log()
         rows.append((width, row.tolist()))
     return rows
 
@@ -169,11 +160,10 @@ def checked_offsets(offsets: Offsets, classes: int) -> list[Tensor]:
     widths = [number("offsets", w, 0, 1, above=True) for w, _ in offsets]
     if widths != sorted(set(widths)):
         raise refusal("offsets", "rows of ascending widths", widths)
-    for _, row in offsets:
-        one_each("offsets", row, classes, "classes")
+    rows = [one_each("offsets", r, classes, "classes") for _, r in offsets]
     return [
         torch.tensor([number("offsets", o, -100, 100) for o in row])
-        for _, row in offsets
+        for row in rows
     ]
 
 
@@ -202,29 +192,28 @@ def loss_over_widths(
     $\sum_v s_v [(1 - d)\,\ell(z_v + o_v, y) + d\,\ell(z_v, \hat y)]$ with
     $\hat y$ the widest width's softmax; for the widest itself $d = 0$.
     """
-    total: Tensor | None = None
     soft = outputs[0].detach().softmax(-1) if distill else None
+    values: list[Tensor] = []
     each = zip(outputs, shares, offsets, strict=True)
     for logits, share, offset in each:
         adjusted = logits if offset is None else logits + offset
         value = share * loss(adjusted, y)
-        if soft is not None and total is not None:
+        if soft is not None and values:
             teacher = distill * share * loss(logits, soft)
             value = (1 - distill) * value + teacher
-        total = value if total is None else total + value
-    assert total is not None
-    return total
+        values.append(value)
+    return sum(values[1:], values[0])
 
 
 @torch.no_grad()
 def sgd_step(
-    block: Sequence[Tensor],
-    velocity: Sequence[Tensor],
+    block: list[Tensor],
+    velocity: list[Tensor],
     grads: Sequence[Tensor],
-    start: Sequence[Tensor],
+    start: list[Tensor],
     config: Config,
     lr: float | Tensor,
-    masks: Sequence[Tensor] | None = None,
+    masks: list[Tensor] | None = None,
 ) -> None:
     """One step of SGD with momentum, in place, on the trained entries only.
 
@@ -234,58 +223,50 @@ def sgd_step(
     """
     push = list(grads)
     if config.proximal:
-        apart = torch._foreach_sub(list(block), list(start))
+        apart = torch._foreach_sub(block, start)
         torch._foreach_add_(push, apart, alpha=config.proximal)
     if config.weight_decay:
-        torch._foreach_add_(push, list(block), alpha=config.weight_decay)
+        torch._foreach_add_(push, block, alpha=config.weight_decay)
     if masks is not None:
-        push = torch._foreach_mul(push, list(masks))
+        push = torch._foreach_mul(push, masks)
     if config.momentum:
-        memory = list(velocity)
-        if masks is None:
-            torch._foreach_mul_(memory, config.momentum)
-        else:
-            keep = torch._foreach_mul(list(masks), config.momentum - 1)
-            torch._foreach_add_(keep, 1)  # 1 where it is not trained
-            torch._foreach_mul_(memory, keep)
-        torch._foreach_add_(memory, push)
-        push = memory
+        keep: float | list[Tensor] = config.momentum
         if masks is not None:
-            push = torch._foreach_mul(memory, list(masks))
+            keep = torch._foreach_mul(masks, config.momentum - 1)
+            torch._foreach_add_(keep, 1)  # 1 where it is not trained
+        torch._foreach_mul_(velocity, keep)
+        torch._foreach_add_(velocity, push)
+        push = velocity
+        if masks is not None:
+            push = torch._foreach_mul(velocity, masks)
     if isinstance(lr, Tensor):
-        torch._foreach_sub_(list(block), torch._foreach_mul(push, lr))
+        torch._foreach_sub_(block, torch._foreach_mul(push, lr))
     else:
-        torch._foreach_add_(list(block), push, alpha=-lr)
+        torch._foreach_add_(block, push, alpha=-lr)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Layers without numbers, and the blocks of theta that they use."""
+class _Parts(NamedTuple):
+    """The network of a width, cut in two, and what each reads of theta."""
 
-    layers: nn.Module
-    trained: dict[str, tuple[slice, ...]]
-    fixed: dict[str, tuple[slice, ...]]  # buffers, and tied names
-
-    def __call__(self, leaves: State, theta: State, x: Tensor) -> Tensor:
-        tensors = {k: leaves[k][block] for k, block in self.trained.items()}
-        for k, block in self.fixed.items():
-            tensors[k] = theta[k][block]
-        return bind(self.layers, tensors)(x)
+    stem: nn.Module
+    head: nn.Module
+    below: dict[str, tuple[slice, ...]]  # by the stem
+    above: dict[str, tuple[slice, ...]]  # by the head
+    units: int | None  # of the stem's output
+    trained: frozenset[str]
 
 
 @lru_cache(maxsize=1024)
-def _parts(build: Build, width: float) -> tuple[_Part, _Part]:
-    """The network of this width: its stem, and what follows."""
-
-    def part(layers: nn.Module) -> _Part:
-        names = dict(layers.named_parameters(remove_duplicate=False))
-        shapes = layers.state_dict().items()
-        fixed = {k: prefix(t.shape) for k, t in shapes if k not in names}
-        trained = {k: prefix(t.shape) for k, t in layers.named_parameters()}
-        return _Part(layers, trained, fixed)
-
-    stem, head = split_stem(template(build, width))
-    return part(stem), part(head)
+def _parts(build: Build, width: float) -> _Parts:
+    net = template(build, width)
+    stem, head = split_stem(net)
+    below, above = (
+        {k: prefix(t.shape) for k, t in layers.state_dict().items()}
+        for layers in (stem, head)
+    )
+    units = next((p.shape[0] for p in stem.parameters()), None)
+    trained = frozenset(k for k, _ in net.named_parameters())
+    return _Parts(stem, head, below, above, units, trained)
 
 
 def gradient(
@@ -305,20 +286,22 @@ def gradient(
     """
     order = sorted(widths, reverse=True)
     parts = [_parts(build, width) for width in order]
-    widest = {**parts[0][0].trained, **parts[0][1].trained}
+    widest = parts[0]
     leaves = {
         k: theta[k][block].detach().requires_grad_()
-        for k, block in widest.items()
+        for k, block in (widest.below | widest.above).items()
+        if k in widest.trained
     }
-    features = parts[0][0](leaves, theta, x)
-    outputs = []
-    for stem, head in parts:
-        units = (
-            next(iter(stem.trained.values()))[0].stop
-            if stem.trained
-            else None
-        )
-        outputs.append(head(leaves, theta, features[:, :units]))
+
+    def read(blocks: Mapping[str, tuple[slice, ...]]) -> State:
+        own = blocks.items()
+        return {k: leaves.get(k, theta[k])[block] for k, block in own}
+
+    features = bind(widest.stem, read(widest.below))(x)
+    outputs = [
+        bind(each.head, read(each.above))(features[:, : each.units])
+        for each in parts
+    ]
     shares = loss_shares(order, config)
     added = offsets or [None] * len(order)
     loss = loss_over_widths(outputs, y, shares, added, config.distill)
@@ -339,7 +322,7 @@ def local_sgd(
     shard: Shard,
     width: float,
     config: Config,
-    rng: np.random.Generator,
+    rng: Rng,
     *,
     width_sampler: WidthSampler = full_and_random,
     offsets: Offsets = (),
@@ -402,6 +385,5 @@ def local_sgd(
         lr = config.lr_at(first + step)
         sgd_step(*tensors, list(grads.values()), start, config, lr)
         losses += loss
-    return Update(
-        shard.participant, width, theta, weight, float(losses) / steps
-    )
+    loss = float(losses) / steps
+    return Update(shard.participant, width, theta, weight, loss)

@@ -28,6 +28,7 @@ from .federate import (
     ServerOptimizer,
     Strategy,
     aggregation_weights,
+    by_size,
     federate,
     full_width,
     slimmable,
@@ -108,10 +109,7 @@ class Problem:
     @property
     def by_size(self) -> NDArray[np.float64]:
         """FedAvg's weights: each one's share of the samples, (n,)."""
-        powers = {"size_power": 1.0, "contribution_power": 0.0}
-        return aggregation_weights(
-            self.shards, replace(self.config, **powers)
-        )
+        return by_size(self.shards)
 
 
 @checked
@@ -224,6 +222,8 @@ def assess(
 ) -> Problem:  # fmt: skip
     """Train everyone alone and measure what each contributes.
 
+    These are the steps 1 and 2 of `aequa`.
+
     Args:
         contribution: A function, or (n,) numbers on the accuracy scale.
         alone: Models trained alone before (default: train them now).
@@ -244,8 +244,10 @@ def assess(
     """
     started = time.perf_counter()
     one_each("shards", shards, config.participants)
+    # 1. everyone trains alone
     if alone is None:
         alone = standalone(build, shards, config, **options)
+    # 2. that is what each contributes
     found = contribution
     if callable(contribution):
         found = contribution(alone, shards, data)
@@ -263,7 +265,7 @@ def slimmable_rewards(
 ) -> Outcome:  # fmt: skip
     """Train one network of every width and reward with sub-networks.
 
-    These are the steps of `aequa` after the contributions are known.
+    These are the steps 3 to 6 of `aequa`.
 
     Example:
         >>> import aequa_lite as aq
@@ -281,31 +283,33 @@ def slimmable_rewards(
         strength = config.schedule_logit_adjustment
         config = replace(config, logit_adjustment=strength)
         problem = replace(problem, config=config)
-    contribution, label_shares = problem.contribution, []
+    contribution, shares = problem.contribution, []
     if config.logit_adjustment:  # to the labels as the server sees them
-        label_shares = class_shares(problem.validation).tolist()
+        shares = class_shares(problem.validation).tolist()
+    # 3. all train one network
     strategy = slimmable(
         build, width_sampler, server=server, aggregate=aggregate,
         reweight=reweight, precision=precision,
-        label_shares=label_shares if len(set(label_shares)) > 1 else (),
+        label_shares=shares if len(set(shares)) > 1 else (),
     )  # fmt: skip
     policy = full_width
     if schedule:
         policy = schedule(build, problem.validation, contribution)
     weights = aggregation_weights(problem.shards, config, contribution)
     last = train(problem, strategy, policy=policy, weights=weights)
+    # 4. the server measures it at every width
     curve = reward_curve(build, last.theta, problem.validation, config)
+    # 5. each is allocated a width
     plan = allocation(contribution, curve)
     if schedule:  # nobody's reward is wider than what it holds
         plan = settle(plan, last.next_widths, curve, contribution)
+    # 6. rewards are cut
     models = [model_at(build, last.theta, curve, w) for w in plan.widths]
+    own = {"allocation": allocation, "fractions": config.fractions}
     return Outcome(
         problem, models, last, curve, plan,
         seconds=time.perf_counter() - problem.started,
-        rewarding=describe(
-            {"allocation": allocation, "fractions": config.fractions},
-            "unnamed",
-        ),
+        rewarding=describe(own, "unnamed"),
     )  # fmt: skip
 
 
@@ -330,12 +334,13 @@ def aequa(
 ) -> Outcome:
     r"""Train together and reward each participant with what it earned.
 
-    1. Everyone trains alone; that accuracy is the contribution $B_i$.
-    2. All train one slimmable network.
-    3. The server measures its accuracy at every width, on validation.
-    4. The allocation gives each the width whose accuracy is nearest to
+    1. Everyone trains alone.
+    2. The accuracy of that, on validation, is the contribution $B_i$.
+    3. All train one slimmable network.
+    4. The server measures its accuracy at every width, on validation.
+    5. The allocation gives each the width whose accuracy is nearest to
        $B_i + \tau$, one $\tau$ for all.
-    5. Rewards are cut: ordinary, smaller networks.
+    6. Rewards are cut: ordinary, smaller networks.
 
     Args:
         build: width -> network.
@@ -351,7 +356,7 @@ def aequa(
         alone: Models trained alone before.
         partition: Name of the partition, for the report.
         options: Of `federate`: vectorized, deterministic, workers,
-            checkpoint, every, name, progress.
+            checkpoint, name, progress.
 
     Returns:
         Rewards, curve, plan and report.
@@ -374,12 +379,11 @@ def aequa(
         is our choice: see each step.
     """
     alike = "vectorized", "deterministic", "workers", "progress"
-    shared = {k: options[k] for k in alike if k in options}
-    problem = assess(
-        build, shards, config, data,
-        contribution=contribution, alone=alone, **shared,
+    problem = assess(  # steps 1 and 2
+        build, shards, config, data, contribution=contribution,
+        alone=alone, **{k: options[k] for k in alike if k in options},
     )  # fmt: skip
-    outcome = slimmable_rewards(
+    outcome = slimmable_rewards(  # steps 3 to 6
         problem, schedule=schedule, allocation=allocation,
         width_sampler=width_sampler, server=server, aggregate=aggregate,
         reweight=reweight, precision=precision,

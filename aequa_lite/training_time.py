@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -106,47 +105,34 @@ def training_time(
     """
     if confidence is not None and allocation is not None:
         raise refusal("confidence", "None with an `allocation`", confidence)
-    options = {
-        "allowance": allowance, "confidence": confidence,
-        "tolerance": tolerance, "allocation": allocation,
-    }  # fmt: skip
-    given = {
-        k: v if callable(v) else float(v)
-        for k, v in options.items() if v is not None
-    }  # fmt: skip
-    return partial(_schedule, grid=tuple(sorted({*grid, 1.0})), **given)
-
-
-def _schedule(
-    build: Build,
-    validation: Samples,
-    contribution: NDArray[np.float64],
-    **options: Any,
-) -> Policy:
+    # called with network, samples and contributions, it binds them too
     return partial(
+        partial,
         _policy,
-        build=build,
-        validation=validation,
-        contribution=accuracies("contribution", contribution),
-        **options,
+        allowance=allowance,
+        grid=tuple(sorted({*grid, 1.0})),
+        confidence=confidence,
+        tolerance=tolerance,
+        allocation=allocation,
     )
 
 
 def _policy(
-    config: Config,
-    last: Round | None,
-    *,
     build: Build,
     validation: Samples,
     contribution: NDArray[np.float64],
+    config: Config,
+    last: Round | None,
+    *,
     allowance: float,
-    grid: tuple[float, ...],
-    confidence: float | None = None,
-    tolerance: float | None = None,
-    allocation: Rule | None = None,
+    grid: Sequence[float],
+    confidence: float | None,
+    tolerance: float | None,
+    allocation: Rule | None,
 ) -> tuple[float, ...]:
     """Widths of the next round; everyone full before the first."""
-    one_each("contribution", contribution, config.participants)
+    b = accuracies("contribution", contribution)
+    one_each("contribution", b, config.participants)
     if last is None:  # an untrained network is worth nothing
         return (1.0,) * config.participants
     if last.index + 1 < config.rounds:
@@ -156,19 +142,19 @@ def _policy(
     else:  # for the settlement: what rewards are chosen from
         curve = reward_curve(build, last.theta, validation, config)
         candidates = config.grid * max(1, config.fractions)
-    target = _earned(curve, contribution, allocation) + allowance
-    refuted = _refuted(build, last, validation, contribution, tolerance)
-    cap = (1 - (tolerance or 0)) * contribution
+    target = _earned(curve, b, allocation) + allowance
+    refuted = _refuted(build, last, validation, b, tolerance)
+    cap = (1 - (tolerance or 0)) * b
     target = np.where(refuted, np.minimum(target, cap), target)
-    most = _limits(last)
+    # who was absent receives nothing wider than was decided before
+    absent = np.equal(last.widths, 0) & np.greater(last.next_widths, 0)
+    most = np.where(absent, last.next_widths, 1.0)
     if confidence is None:
         chosen = np.minimum(widest_within(curve, target), most)
     else:
-        within = curve.fitted <= target[:, None] + 1e-12  # (n, K)
         tests = 2 * candidates * config.rounds
-        within &= certified(
-            curve, contribution, allowance, confidence, tests
-        )
+        within = certified(curve, b, allowance, confidence, tests)  # (n, K)
+        within &= curve.fitted <= target[:, None] + 1e-12
         within &= curve.widths <= most[:, None] + 1e-9
         within[:, 0] = True  # nobody can hold less
         place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
@@ -188,15 +174,6 @@ def _earned(
         return earned_accuracy(curve, contribution)
     # what one has alone gives nothing away
     return np.maximum(paid, np.minimum(curve.full, contribution))
-
-
-def _limits(last: Round) -> NDArray[np.float64]:
-    """The widest each may receive: without an update, no more than before.
-
-    That is what was decided for the round that has ended.
-    """
-    pairs = zip(last.widths, last.next_widths, strict=True)
-    return np.array([b if w == 0 < b else 1.0 for w, b in pairs])
 
 
 def _refuted(
@@ -425,18 +402,15 @@ class HeldModels:
         widths: (n,) widths received.
         accuracy: (n,) of what was received, NaN for who was absent.
         full: Accuracy of the whole network.
-        parameters_sent: Numbers sent and received in the round.
 
     Example:
-        >>> HeldModels(0, (0.5, 1.0), np.array([0.5, 0.7]), 0.7, 8).full
+        >>> HeldModels((0.5, 1.0), np.array([0.5, 0.7]), 0.7).full
         0.7
     """
 
-    index: int
     widths: tuple[float, ...]
     accuracy: NDArray[np.float64]
     full: float
-    parameters_sent: int
 
 
 def held_models(
@@ -458,5 +432,4 @@ def held_models(
         nets = [slim(build, last.before.theta, w) for w in sizes]
         found = dict(zip(sizes, accuracy(nets, samples).tolist()))
         each = np.array([found.get(w, np.nan) for w in last.widths])
-        full, sent = found[1.0], last.parameters_sent
-        yield HeldModels(last.index, last.widths, each, full, sent)
+        yield HeldModels(last.widths, each, found[1.0])

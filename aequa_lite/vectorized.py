@@ -11,7 +11,7 @@ pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
 from typing import Any
@@ -96,11 +96,10 @@ def vectorized_sgd(
     References:
         Our choice; vectorised gradients by torch.func.
     """
-    one_each("sent", sent, len(shards))
-    one_each("widths", widths, len(shards))
-    one_each("rngs", rngs, len(shards))
     offsets = offsets or [()] * len(shards)
-    one_each("offsets", offsets, len(shards))
+    lists = {"sent": sent, "widths": widths, "rngs": rngs}
+    for name, each in {**lists, "offsets": offsets}.items():
+        one_each(name, each, len(shards))
     if buffers := [k for k, _ in template(build, 1.0).named_buffers()]:
         raise refusal("build", "a network without buffers", buffers[0],
                       "train it with vectorized=False")  # fmt: skip
@@ -189,26 +188,18 @@ def _axis_sizes(build: Build, width: float) -> tuple[int, ...]:
 class _Plan:
     """A round's random choices, on the device before its first step.
 
-    K widths a step, P participants, batches of B. `axes` holds, to be
-    broadcast, the entries of an axis that a width holds, (steps, K, P, ...,
-    size, ...) bool, for each distinct axis that some width cuts; `cut` says
-    for each tensor which of them are its own.
+    K widths a step, P participants, batches of B. For each step: positions
+    of samples (K P, B), weights of the widths' losses (K, P), the rate (),
+    what is added to the logits (K, P, 1, classes) or None, and for each
+    distinct axis that some width cuts the entries that a width holds,
+    (K, P, ..., size, ...) bool, to be broadcast. `cut` says for each tensor
+    which of these axes are its own.
     """
 
-    positions: Tensor  # of samples, (steps, K P, B)
+    steps: list[tuple[Any, ...]]
     samples: Tensor  # weights within a batch, (P, B)
-    shares: Tensor  # weights of the widths' losses, (steps, K, P)
-    rates: Tensor  # (steps,)
-    rows: Tensor  # of the offsets, (steps, K, P)
-    axes: list[Tensor]
     cut: list[tuple[int, ...]]
     whole: bool  # every step trains all that a participant holds
-
-    def at(self, step: int) -> tuple[Any, ...]:
-        """What one step needs: views, for `_Stack.step`."""
-        axes = [t[step] for t in self.axes]
-        each = (self.positions, self.shares, self.rates, self.rows)
-        return *(t[step] for t in each), axes
 
 
 class _Stack:
@@ -241,15 +232,7 @@ class _Stack:
         begin = np.cumsum([0, *map(len, distinct.values())])
         where = dict(zip(distinct, begin))
         self.begin = [where[id(shard.samples)] for shard in shards]
-        classes = shards[0].samples.classes
-        if any(offsets):  # who has none beside others adds zero
-            offsets = [o or [(1.0, [0.0] * classes)] for o in offsets]
         self.offsets = offsets
-        rows = [checked_offsets(each, classes) for each in offsets]
-        self.first_row = np.cumsum([0, *map(len, rows)])
-        every = [t for each in rows for t in each]
-        joined = torch.stack(every).numpy() if every else None
-        self.rows = None if joined is None else self._upload(joined)
 
     def plan(
         self, rngs: Sequence[np.random.Generator], sampler: WidthSampler,
@@ -265,26 +248,44 @@ class _Stack:
         ]  # [steps][P][K]
         shares = [[loss_shares(ws, config) for ws in s] for s in drawn]
         rates = [config.lr_at(first + step) for step in range(steps)]
-        places = list(zip(self.first_row, self.offsets))
-        rows_at = [
-            [
-                [k + row_at(o, w) for w in ws]
-                for (k, o), ws in zip(places, s)
-            ]
-            for s in drawn
-        ]  # [steps][P][K]
         sizes = [
-            [[_axis_sizes(self.build, w) for w in ws] for ws in step]
-            for step in drawn
+            [[_axis_sizes(self.build, w) for w in ws] for ws in s]
+            for s in drawn
         ]  # [steps][P][K][axes]
-        return _Plan(
-            *self._positions(rows, many=len(drawn[0][0])),
-            self._upload(np.float32(shares).transpose(0, 2, 1)),
-            self._upload(np.float32(rates)),
-            self._upload(np.int64(rows_at).transpose(0, 2, 1)),
-            *self._axes(np.int32(sizes).transpose(0, 2, 1, 3)),
-            all(ws[0] == w for s in drawn for ws, w in zip(s, self.widths)),
+        positions, samples = self._positions(rows, len(drawn[0][0]))
+        shares = self._upload(np.float32(shares).transpose(0, 2, 1))
+        rates, added = self._upload(np.float32(rates)), self._offsets(drawn)
+        axes, cut = self._axes(np.int32(sizes).transpose(0, 2, 1, 3))
+        whole = all(
+            ws[0] == w for s in drawn for ws, w in zip(s, self.widths)
         )
+        each = [
+            (*own, [t[k] for t in axes])
+            for k, own in enumerate(zip(positions, shares, rates, added))
+        ]
+        return _Plan(each, samples, cut, whole)
+
+    def _offsets(
+        self, drawn: Sequence[Sequence[Sequence[float]]]
+    ) -> Iterable[Tensor | None]:
+        """What each step adds to the logits: zero for who has none."""
+        if not any(self.offsets):
+            return [None] * len(drawn)
+        classes = self.shards[0].samples.classes
+        own = [each or [(1.0, [0.0] * classes)] for each in self.offsets]
+        rows = [
+            [row.numpy() for row in checked_offsets(each, classes)]
+            for each in own
+        ]
+        added = [
+            [
+                [table[row_at(each, w)] for w in ws]
+                for each, table, ws in zip(own, rows, widths)
+            ]
+            for widths in drawn
+        ]  # [steps][P][K]
+        added = np.array(added).transpose(0, 2, 1, 3)
+        return self._upload(added[..., None, :])
 
     def _upload(self, array: NDArray[Any]) -> Tensor:
         """A tensor on the device; from pinned memory, so nothing waits."""
@@ -316,56 +317,49 @@ class _Stack:
     ) -> tuple[list[Tensor], list[tuple[int, ...]]]:
         """The distinct axes that some width cuts, and whose they are."""
         kept, column = self._upload(sizes), 0  # (steps, K, P, axes)
-        place: dict[tuple[Any, ...], int] = {}
-        axes: list[Tensor] = []
+        axes: dict[tuple[Any, ...], Tensor] = {}
         cut: list[tuple[int, ...]] = []
-        for t in self.theta:
+        for shape in [t.shape[1:] for t in self.theta]:
             own: list[int] = []
-            for axis, size in enumerate(shape := t.shape[1:]):
+            for axis, size in enumerate(shape):
                 held = sizes[..., column]
-                key = (axis, len(shape), size, held.tobytes())
-                if (held < size).any() and key not in place:
-                    view = [1] * len(shape)
-                    view[axis] = size
+                key = axis, len(shape), size, held.tobytes()
+                if key not in axes and (held < size).any():
                     inside = torch.arange(size, device=self.device)
                     inside = inside < kept[..., column, None]
-                    place[key] = len(axes)
-                    axes.append(inside.view(*held.shape, *view))
-                own += [place[key]] if key in place else []
+                    behind = [1] * (len(shape) - axis - 1)
+                    axes[key] = inside.view(
+                        *held.shape, *[1] * axis, size, *behind
+                    )
+                if key in axes:
+                    own.append(list(axes).index(key))
                 column += 1
             cut.append(tuple(own))
-        return axes, cut
+        return list(axes.values()), cut
 
     def train(self, plan: _Plan) -> Tensor:
         """Take all local steps; return the mean losses, (P,).
 
         A step that overflowed is in no mean; NaN where every step did.
         """
-        steps = range(len(plan.rates))
-        losses = [self.step(plan, *plan.at(step)) for step in steps]
-        every = torch.stack(losses)
+        every = torch.stack([self.step(plan, *own) for own in plan.steps])
         half = self.precision == torch.float16
         return every.nanmean(0) if half else every.mean(0)
 
     def step(
         self, plan: _Plan, chosen: Tensor, shares: Tensor, rate: Tensor,
-        rows: Tensor, axes: list[Tensor],
+        added: Tensor | None, axes: list[Tensor],
     ) -> Tensor:  # fmt: skip
         """Take one step in place; return everybody's loss, (P,).
 
         It is NaN for whom the step overflowed: that one does not move.
         """
         masks = _masks(axes, plan.cut)
-        x, y = self.x[chosen], self.y[chosen]  # (K P, B, ...), (K P, B)
         # small numbers of half the bits would vanish
         scale = 1024.0 if self.precision == torch.float16 else 1.0
-
         leaves = [t.detach().requires_grad_() for t in self.theta]
-        added = None  # (K, P, 1, classes)
-        if self.rows is not None:
-            added = self.rows[rows][..., None, :]
         losses = self._losses(
-            leaves, masks, x, y, plan.samples, shares, added
+            leaves, masks, chosen, plan.samples, shares, added
         )
         # networks do not meet in the forward pass, so the gradient of the
         # sum of their losses is everybody's own
@@ -386,10 +380,11 @@ class _Stack:
 
     def _losses(
         self, theta: list[Tensor], masks: Sequence[Tensor | None],
-        x: Tensor, y: Tensor, samples: Tensor, shares: Tensor,
+        chosen: Tensor, samples: Tensor, shares: Tensor,
         added: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """Everybody's loss over its widths, (P,)."""
+        x, y = self.x[chosen], self.y[chosen]  # (K P, B, ...), (K P, B)
         masked = [
             t.expand(len(shares), *t.shape) if m is None else t * m
             for t, m in zip(theta, masks, strict=True)

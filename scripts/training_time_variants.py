@@ -293,7 +293,7 @@ class Masked:
             clean = aq.slice_of(self.problem.build, theta, width)
             best.append(max(self.worth(recent[-1], 1.0), self.worth(average, 1.0), self.worth(clean, width)))
         full = self.worth(theta, 1.0)
-        self.held.append(HeldModels(len(self.held), tuple(self.widths), np.array(best), full, 0))
+        self.held.append(HeldModels(tuple(self.widths), np.array(best), full))
 
 
 @dataclass(frozen=True)

@@ -270,23 +270,6 @@ def test_a_huge_update_is_left_out_of_two_as_well(few: aq.Dataset) -> None:
     assert found.left_out == (1,)
 
 
-def test_the_checkpoint_before_a_refusal_is_kept(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:
-    honest, path = aq.slimmable(aq.MLP), tmp_path / "state.safetensors"
-
-    def local(*args, first: int = 0, **kwargs) -> aq.Update:
-        update = honest.local(*args, first=first, **kwargs)
-        return HOSTILE["huge"](update) if update.participant == 1 and first else update
-
-    rounds = aq.federate(
-        aq.MLP, shards_of(few, config), config, strategy=replace(honest, local=local), checkpoint=path, name="t",
-        progress=False,
-    )  # fmt: skip
-    next(rounds)
-    before = path.read_bytes()
-    next(rounds)
-    assert (tmp_path / "state-before-refusal.safetensors").read_bytes() == before
-
-
 def test_a_local_function_that_writes_into_what_it_was_sent_is_caught(few: aq.Dataset, config: aq.Config) -> None:
     honest = aq.slimmable(aq.MLP)
 
@@ -428,28 +411,11 @@ def test_a_round_keeps_its_accounts_of_those_who_were_not_refused(few: aq.Datase
         assert each.total_left_out == (1,) * index
 
 
-def test_a_checkpoint_is_written_every_so_many_rounds_and_after_the_last(
-    few: aq.Dataset, config: aq.Config, tmp_path: Path
-) -> None:
+def test_a_checkpoint_is_written_after_every_round(few: aq.Dataset, config: aq.Config, tmp_path: Path) -> None:
     path, saved = tmp_path / "state.safetensors", []
-    for each in aq.federate(aq.MLP, shards_of(few, config), config, checkpoint=path, every=2, progress=False):
+    for each in aq.federate(aq.MLP, shards_of(few, config), config, checkpoint=path, progress=False):
         saved.append(load_checkpoint(path, each.identity, each.theta))
-    assert [found and found.index for found in saved] == [None, 1, 2]
-
-
-def test_a_refusal_in_the_first_round_does_not_need_a_checkpoint_before_it(
-    few: aq.Dataset, config: aq.Config, tmp_path: Path
-) -> None:
-    honest, path = aq.slimmable(aq.MLP), tmp_path / "state.safetensors"
-
-    def local(*args, **kwargs) -> aq.Update:
-        update = honest.local(*args, **kwargs)
-        return HOSTILE["NaN"](update) if update.participant == 1 else update
-
-    shards, options = shards_of(few, config), {"strategy": replace(honest, local=local), "name": "t", "progress": False}
-    first = next(aq.federate(aq.MLP, shards, config, checkpoint=path, **options))
-    assert first.left_out == (1,)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert [found.index for found in saved] == [0, 1, 2]
 
 
 def test_a_local_function_that_writes_into_what_the_server_remembers_is_caught(

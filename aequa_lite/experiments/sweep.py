@@ -46,7 +46,6 @@ from tqdm import tqdm
 from .._check import Count, checked, number, one_of, refusal
 from .._io import error_text, parse_json, read_limited, short_repr, write_whole
 from .._parallel import available
-from .._parallel import workers as spread_over
 from ..checkpoint import describe
 from ..config import Config
 from ..federate import Strategy, federation, side_by_side, standalone_many
@@ -384,8 +383,8 @@ class RunGroup:
 
     def _train(self, requests: Sequence[tuple[Problem, dict[str, Any]]]) -> list[Round]:
         runs = [federation(p.build, p.shards, p.config, **options) for p, options in requests]
-        with spread_over(None, requests[0][0].validation.y.device) as spread:
-            return side_by_side(runs, spread)
+        last = dict(side_by_side(runs, requests[0][0].validation.y.device))
+        return [last[k] for k in range(len(runs))]
 
     def run(self, values: Mapping[str, Any]) -> None:
         """Do what `notebooks/reproduce.ipynb` does with these parameters, without its figures.
