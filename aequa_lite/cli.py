@@ -203,7 +203,7 @@ def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentPars
     from .flower.wire import Settings
 
     parser, own = _Parser(prog=f"aequa {command}", description=FLOWER[command]), signature(run).parameters
-    about = _described(run)
+    about = {each.name: each.metadata["about"] for each in fields(Config)} | _described(Settings) | _described(run)
     for name, each in own.items():
         if name == "folder":
             _add_option(parser, name, f"runs/{command}", about[name])
@@ -213,5 +213,5 @@ def fleet_parser(command: str, run: Callable[..., Any]) -> argparse.ArgumentPars
             parser.add_argument(name, type={"int": int}.get(each.annotation, str), help=about[name])
     for field in (*fields(Settings), *fields(Config)) if "config" in own else ():
         if field.name not in {*own, "keys"}:
-            _add_option(parser, field.name, field.default, field.metadata["about"])
+            _add_option(parser, field.name, field.default, about[field.name])
     return parser
