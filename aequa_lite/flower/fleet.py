@@ -68,7 +68,7 @@ class Server(Processes):
         return f"{self.reach}:{self.port}"
 
     def start_server(self) -> None:
-        """Start the SuperLink, also again after it was killed, and wait until it listens.
+        """Start the SuperLink, also again after it was killed, and what starts its apps.
 
         Raises:
             RuntimeError: It has ended, or does not listen within five minutes.
@@ -81,16 +81,16 @@ class Server(Processes):
         safe += ["--ssl-keyfile", f"{keys}/server.key", "--enable-supernode-auth"]
         command = ["flower-superlink", *(safe if self.roster else ["--insecure"]), "--isolation", "process"]
         command += ["--host", self.host, "--port", str(self.port), "--database", str(place / "superlink.db")]
-        process = self.start("server", command, place / "flwr")
-        until = time.monotonic() + START
-        while time.monotonic() < until and process.poll() is None:
+        process, until = self.start("server", command, place / "flwr"), time.monotonic() + START
+        while process.poll() is None and time.monotonic() < until:
             with suppress(OSError), socket.create_connection((self.reach, self.port), timeout=1):
-                trust = ["--root-certificates", f"{keys}/ca.crt"] if self.roster else ["--insecure"]
-                command = ["flower-superexec", *trust, "--runtime-api-address", f"{self.reach}:{self.port}"]
-                self.start("apps", command, place / "flwr")
-                return
+                break
             time.sleep(0.1)
-        raise RuntimeError(f"the server does not listen; the end of its log:\n{self.tail('server')}")
+        else:
+            raise RuntimeError(f"the server does not listen; the end of its log:\n{self.tail('server')}")
+        trust = ["--root-certificates", f"{keys}/ca.crt"] if self.roster else ["--insecure"]
+        command = ["flower-superexec", *trust, "--runtime-api-address", f"{self.reach}:{self.port}"]
+        self.start("apps", command, place / "flwr")
 
     def register(self) -> None:
         """Admit the keys of the roster."""
@@ -125,11 +125,12 @@ class Server(Processes):
         Raises:
             RuntimeError: The run has ended without writing a result.
         """
-        for line in self.told("run"):
+        names = "run", "server", "apps"
+        for line in self.told(*names):
             self._tell(line)
         path = Path(settings.folder) / "outcome.json"
         if not path.exists():
-            name = "run" if self.processes["server"].poll() is None else "server"
+            name = [each for each in names if self.processes[each].poll() is not None][-1]
             raise RuntimeError(f"the run ended without a result; the end of the {name}'s log:\n{self.tail(name)}")
         return str(json.loads(path.read_text())["outcome"])
 
@@ -145,12 +146,11 @@ class Server(Processes):
             RuntimeError: The run failed; the sentence says why.
         """
         self.start_all()
-        self._tell(
-            f"waiting for participants at {self.address_for(0)}; {Path(settings.folder) / LOG} keeps what follows"
-        )
+        log = Path(settings.folder) / LOG
+        self._tell(f"waiting for participants at {self.address_for(0)}; {log} keeps what follows")
         self.submit(settings, config)
         if (outcome := self.wait(settings)) != COMPLETED:
-            raise RuntimeError(f"{outcome}\n(the server's log: {self.folder / 'logs' / 'server.log'})")
+            raise RuntimeError(f"{outcome}\n(the run's log: {self.log('run')})")
         return Report.load(settings.folder)
 
 

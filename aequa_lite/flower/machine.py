@@ -39,8 +39,8 @@ PEM = serialization.Encoding.PEM
 PLAIN = serialization.NoEncryption()
 STOP = 8.0  # seconds that a process has to stop by itself
 TOLD = "aequa: "  # begins a line of a log that is meant for the operator of the machine
-# reads the leaders of groups until the process that writes them has ended, however it ends, and kills the groups
-GUARD = 'while read -r pid; do all="$all -$pid"; done; kill -s KILL -- $all'
+# reads a line of groups after each start until the process that writes them has ended, however it ends; kills the last
+GUARD = "while read -r line; do groups=$line; done; kill -s KILL -- $groups"
 
 
 def tell(sentence: str) -> None:
@@ -56,8 +56,7 @@ def send_signal(group: int, number: int) -> None:
 
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
 
 
@@ -114,6 +113,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
         """Start one of Flower's programs in a session of its own, with its state in the folder `home`."""
+        self.stop(name)  # of an earlier start
         log = self.log(name)
         for each in (log.parent, home):
             each.mkdir(parents=True, exist_ok=True)
@@ -125,16 +125,17 @@ class Processes:
             self.processes[name] = subprocess.Popen(
                 list(command), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, start_new_session=True
             )
-        print(self.processes[name].pid, file=self._guard.stdin, flush=True)
+        running = [f"-{each.pid}" for each in self.processes.values() if each.poll() is None]
+        print(*running, file=self._guard.stdin, flush=True)
         return self.processes[name]
 
-    def told(self, name: str) -> Iterator[str]:
-        """Yield what a process tells the operator of this machine, until it ends."""
+    def told(self, name: str, *others: str) -> Iterator[str]:
+        """Yield what a process tells the operator of this machine, until it ends, or one of the others does."""
         line, ended = "", False
         with self.log(name).open(errors="replace") as log:
             log.seek(self._began[name])
             while not ended:
-                ended = self.processes[name].poll() is not None
+                ended = any(self.processes[each].poll() is not None for each in (name, *others))
                 for part in log:
                     line += part
                     if line.endswith("\n"):
@@ -149,7 +150,7 @@ class Processes:
 
     def stop(self, *names: str) -> None:
         """Stop these processes (default: all), the last one first, each with all that it started."""
-        chosen = [self.processes.pop(name) for name in names or list(reversed(self.processes))]
+        chosen = [self.processes.pop(name) for name in list(reversed(self.processes)) if not names or name in names]
         for process in chosen:
             send_signal(process.pid, signal.SIGTERM)
         for process in chosen:

@@ -70,9 +70,8 @@ class RunState:
             self.participants = {int(i): each for i, each in found["participants"].items()}
             self.rounds = found["rounds"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error_text(error)}); delete the folder to start afresh"
-            ) from error
+            why = error_text(error)
+            raise ValueError(f"{self.path} is damaged ({why}); delete the folder to start afresh") from error
         for name, value in self.identity.items():
             if theirs.get(name) != value:
                 raise ValueError(
@@ -120,9 +119,8 @@ class RunState:
                 raise ValueError("its checksum does not fit its contents")
             return checked_update(tensors, template(build, 1.0).state_dict())
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self._file(number)} cannot be read ({error_text(error)}); delete the folder to start afresh"
-            ) from error
+            why = f"{self._file(number)} cannot be read ({error_text(error)})"
+            raise ValueError(f"{why}; delete the folder to start afresh") from error
 
     def note(self, row: dict[str, Any]) -> None:
         """Add the row of a round, in place of an earlier one of the same round."""
@@ -156,10 +154,9 @@ class _Node:
 class ParticipantRegistry:
     """Send messages to participants and wait for replies until a deadline.
 
-    A node is known by its key. With a roster the key decides which participant it is. Without one its own statement
-    does, and the first node keeps the number, unless `allow_replacement` gives it to the newest. A node is asked once who
-    it is; again after `AGAIN` seconds if it was refused, after `SILENT` seconds if it does not reply, and at once if it
-    has left and returned. `participants.log` keeps what became of it.
+    With a roster a node's key decides which participant it is. Without one its own statement does, and the first node
+    keeps the number, unless `allow_replacement` gives it to the newest. A node is asked once who it is; again if it was
+    refused, does not reply, or has left and returned. `participants.log` keeps what became of it.
 
     Args:
         grid: Flower's connection to the nodes.
@@ -181,10 +178,7 @@ class ParticipantRegistry:
         self._looked = -NODES
 
     def gather(self, patience: float) -> None:
-        """Wait until everybody has introduced itself; known participants are waited for until patience ends.
-
-        Args:
-            patience: Seconds.
+        """Wait until everybody has introduced itself, also known participants, for at most `patience` seconds.
 
         Raises:
             TooFewError: A participant has never introduced itself.
@@ -207,7 +201,7 @@ class ParticipantRegistry:
     ) -> dict[int, RecordDict]:
         """Send one message to each participant that is connected, and wait for the replies.
 
-        New nodes introduce themselves meanwhile, and take part from the next exchange on.
+        New nodes introduce themselves meanwhile, and take part in the next exchange.
 
         Args:
             kind: Flower's type of the message, such as `train.round`.
@@ -252,7 +246,7 @@ class ParticipantRegistry:
             if self._looked < known.due:
                 continue
             if self.keys and known.key not in self.keys:
-                self._refuse(node, "its key is not on the roster", pause=math.inf)
+                self._refuse(node, "its key is not on the roster", math.inf)
             else:
                 self._ask(node, known)
 
@@ -264,17 +258,19 @@ class ParticipantRegistry:
         known.question = self._push(content, node, "query.introduce", 86400, "introduction")
         known.due = time.monotonic() + SILENT
 
-    def _refuse(self, node: int, sentence: str, *, pause: float) -> bool:
-        """Ask a node again after a pause; note why it was refused, and return whether that is news."""
+    def _refuse(self, node: int, sentence: str, pause: float, *, inform: bool = False) -> None:
+        """Ask a node again after a pause; if the reason is news, note it, and inform the node's operator."""
         known = self._known[node]
         known.due, known.question = time.monotonic() + pause, ""
         if sentence == known.reason:
-            return False
+            return
         known.reason = sentence
         number = self.keys.get(known.key)
         who = f"node {node}" if number is None else f"participant {number} (node {node})"
         self.note(f"{who}: refused, {sentence}")
-        return True
+        if inform:
+            content = RecordDict({"asked": ConfigRecord({"sentence": sentence})})
+            self._push(content, node, "query.notice", NOTICE, "notice")
 
     def note(self, sentence: str) -> None:
         """Tell the operator a sentence and append it to the log, with the time."""
@@ -295,20 +291,14 @@ class ParticipantRegistry:
         """Replies that have arrived; introductions are handled here."""
         questions = {known.question: node for node, known in self._known.items() if known.question}
         for reply in self.grid.pull_messages([*waiting, *questions]) if waiting or questions else []:
-            if node := questions.get(reply.metadata.reply_to_message_id):
-                self._introduced(node, reply)
-            else:
+            node = questions.get(reply.metadata.reply_to_message_id)
+            if node is None:
                 yield reply
-
-    def _introduced(self, node: int, reply: Message) -> None:
-        """Admit a node, or refuse it and tell it why."""
-        try:
-            self._admit(node, reply)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            sentence = error_text(error, 400)
-            if self._refuse(node, sentence, pause=AGAIN) and not reply.has_error():  # else the node knows why
-                told = RecordDict({"asked": ConfigRecord({"sentence": sentence})})
-                self._push(told, node, "query.notice", NOTICE, "notice")
+                continue
+            try:
+                self._admit(node, reply)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self._refuse(node, error_text(error, 400), AGAIN, inform=not reply.has_error())  # else it knows why
 
     def _admit(self, node: int, reply: Message) -> None:
         """Take a node for the participant that it states, if its key allows it."""
