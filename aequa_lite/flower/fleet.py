@@ -53,6 +53,7 @@ class Server(Processes):
         self.roster, self.progress = Path(roster) if roster else None, True
         self.address, self.host, self.port = address, host, port or free_port()
         self.reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # from this machine
+        self.here = f"{self.reach}:{self.port}"
 
     def start_all(self) -> None:
         """Start the SuperLink and admit the keys of the roster; other nodes are refused.
@@ -65,7 +66,7 @@ class Server(Processes):
 
     def address_for(self, participant: int) -> str:
         """Return where a participant on this machine finds the server."""
-        return f"{self.reach}:{self.port}"
+        return self.here
 
     def start_server(self) -> None:
         """Start the SuperLink, also again after it was killed, and what starts its apps.
@@ -89,7 +90,7 @@ class Server(Processes):
         else:
             raise RuntimeError(f"the server does not listen; the end of its log:\n{self.tail('server')}")
         trust = ["--root-certificates", f"{keys}/ca.crt"] if self.roster else ["--insecure"]
-        command = ["flower-superexec", *trust, "--runtime-api-address", f"{self.reach}:{self.port}"]
+        command = ["flower-superexec", *trust, "--runtime-api-address", self.here]
         self.start("apps", command, place / "flwr")
 
     def register(self) -> None:
@@ -104,8 +105,8 @@ class Server(Processes):
         home, trust = self.folder / "flwr", {"insecure": True}
         if self.roster:
             trust = {"root-certificates": str((self.folder / "keys" / "ca.crt").resolve())}
-        here = {"address": self.address_for(0), **trust}
-        write_whole(home / "config.toml", tomli_w.dumps({"superlink": {"default": "here", "here": here}}))
+        link = {"address": self.here, **trust}
+        write_whole(home / "config.toml", tomli_w.dumps({"superlink": {"default": "here", "here": link}}))
         return self.start(name, ["flwr", *arguments, "here"], home)
 
     def settings(self, **options: object) -> Settings:
@@ -140,14 +141,13 @@ class Server(Processes):
             print(line, file=sys.stderr, flush=True)
 
     def run(self, settings: Settings, config: Config) -> Report:
-        """Start everything, run to the end and return the report.
+        """Run to the end and return the report.
 
         Raises:
             RuntimeError: The run failed; the sentence says why.
         """
-        self.start_all()
         log = Path(settings.folder) / LOG
-        self._tell(f"waiting for participants at {self.address_for(0)}; {log} keeps what follows")
+        self._tell(f"waiting for participants at {self.here}; {log} keeps what follows")
         self.submit(settings, config)
         if (outcome := self.wait(settings)) != COMPLETED:
             raise RuntimeError(f"{outcome}\n(the run's log: {self.log('run')})")
@@ -232,6 +232,7 @@ def run_fleet(
     rule(prepare(settings, config)[0].train, config)
     fleet.progress = flag("progress", progress)
     with fleet:
+        fleet.start_all()
         return fleet.run(settings, config)
 
 
@@ -260,4 +261,5 @@ def serve(
         read_roster(server.roster, config.participants)
     prepare(settings, config)
     with server:
+        server.start_all()
         return server.run(settings, config)

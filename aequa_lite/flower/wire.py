@@ -39,17 +39,17 @@ class Settings:
     participant it is.
 
     Args:
-        network: name of a network
-        data: name of the server's data set; its validation and test splits are used
-        algorithm: name of an algorithm
-        partition: name of the partition, for the report
-        folder: where the server writes
-        keys: folder with a public key participant-NN.pub for each participant
-        allow_replacement: without keys, the newest node that claims a number takes its place
-        device: device of the server
-        quorum: updates that a round needs
-        deadline: seconds that a round waits for updates
-        patience: seconds that the start waits for participants
+        network: Name of a network.
+        data: Name of the server's data set; its validation and test splits are used.
+        algorithm: Name of an algorithm.
+        partition: Name of the partition, for the report.
+        folder: Where the server writes.
+        keys: Folder with a public key participant-NN.pub for each participant.
+        allow_replacement: Without keys, the newest node that claims a number takes its place.
+        device: Device of the server.
+        quorum: Updates that a round needs.
+        deadline: Seconds that a round waits for updates.
+        patience: Seconds that the start waits for participants.
 
     Raises:
         ValueError: A field is outside its range, or a name is unknown.
