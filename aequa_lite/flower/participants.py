@@ -14,14 +14,13 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from .._io import error_text, opened, parse_json, read_limited, seal, short_repr, write_whole
-from .._validation import checked_metadata, checked_update, numbers, save_tensors, tensors_at
-from ..checkpoint import digest
+from .._validation import checked_metadata, numbers
+from ..checkpoint import load_checkpoint, save_checkpoint
 from ..config import Config
 from ..slimmable import template
-from ..types import Build, State
+from ..types import Build, Round, ServerState, State
 from .machine import fingerprint, tell
 from .wire import unpacked
 
@@ -98,7 +97,8 @@ class RunState:
     ) -> None:
         """Store a participant's key; its number of samples, labels and model stay those of the first time."""
         if alone is not None and number not in self.participants:
-            save_tensors(self._file(number), alone, {"sha256": digest([alone[k] for k in sorted(alone)])})
+            kept = Round(0, ServerState(alone), (1.0,), 0.0, 0, identity=self.identity)
+            save_checkpoint(self._file(number), kept)  # which notices damage
         first = {"samples": samples, "labels": list(labels)} if labels else {"samples": samples}
         self.participants.setdefault(number, first)["key"] = key
         self.save()
@@ -107,20 +107,16 @@ class RunState:
         """The file of the model that a participant trained alone."""
         return self.folder / "alone" / f"participant-{number:02d}.safetensors"
 
-    def alone(self, number: int, build: Build) -> dict[str, Tensor]:
+    def alone(self, number: int, build: Build) -> State:
         """Return the state of the model that a participant trained alone.
 
         Raises:
             ValueError: Its file is missing, damaged, or not of this network.
         """
-        try:
-            tensors, words = tensors_at(self._file(number))
-            if words.get("sha256") != digest([tensors[k] for k in sorted(tensors)]):
-                raise ValueError("its checksum does not fit its contents")
-            return checked_update(tensors, template(build, 1.0).state_dict())
-        except (OSError, ValueError) as error:
-            why = f"{self._file(number)} cannot be read ({error_text(error)})"
-            raise ValueError(f"{why}; delete the folder to start afresh") from error
+        path = self._file(number)
+        if (kept := load_checkpoint(path, self.identity, template(build, 1.0).state_dict())) is None:
+            raise ValueError(f"{path} is missing; delete the folder to start afresh")
+        return kept.theta
 
     def note(self, row: dict[str, Any]) -> None:
         """Add the row of a round, in place of an earlier one of the same round."""
