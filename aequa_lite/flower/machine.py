@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import distribution
 from ipaddress import ip_address
 from pathlib import Path
-from types import TracebackType
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -99,9 +98,7 @@ class Processes:
         )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop what was started, whatever happened."""
         self.stop()
         self._guard.kill()
