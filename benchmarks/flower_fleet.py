@@ -83,6 +83,7 @@ def measured(participants: int, rounds: int) -> tuple[list[dict[str, Any]], list
     """The rows of one run: of the rounds, and of the participants."""
     config = aq.Config(participants=participants, rounds=rounds)
     with tempfile.TemporaryDirectory() as folder, CountedFleet(folder, participants, partition=PARTITION) as fleet:
+        fleet.start_all()
         settings, started = fleet.settings(algorithm="aequa(schedule='training_time(0.0)')"), time.perf_counter()
         report = fleet.run(settings, config)
         whole, link = time.perf_counter() - started, most_memory(fleet.processes["server"].pid)

@@ -389,7 +389,7 @@ def test_colab_has_what_the_package_needs_and_gets_the_flower_that_it_wants() ->
     has = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
     for each in map(Requirement, project["dependencies"]):  # the notebooks install the package without them
         assert each.specifier.contains(has[each.name]), each
-    flower, _ = project["optional-dependencies"]["flower"]
+    flower, *_ = project["optional-dependencies"]["flower"]
     assert flower in (ROOT / "scripts" / "colab_check.py").read_text()
 
 

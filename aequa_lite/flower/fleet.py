@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -11,20 +10,21 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import tomli_w
+
 from .._check import flag
+from .._io import write_whole
 from ..config import Config
 from ..registry import lookup
 from ..report import Report
-from .introductions import LOG
-from .keys import roster as read_roster
-from .keys import valid_certificate, write_certificates, write_key
+from .machine import Processes, free_port, valid_certificate, write_certificate, write_key
+from .machine import roster as read_roster
 from .participant import node_command
-from .processes import AppendedLines, Processes, free_port
+from .participants import LOG
 from .server import prepare
-from .wire import COMPLETED, Settings, toml_lines, writable, write_app
+from .wire import COMPLETED, Settings, write_app
 
-GONE = 10.0  # seconds without the server's app after which the run has ended
-START = 290.0  # more seconds for an app to start
+START = 300.0  # seconds that a server has to start
 
 
 class Server(Processes):
@@ -50,60 +50,64 @@ class Server(Processes):
         host: str = "127.0.0.1", port: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(folder)
-        self.roster = Path(roster) if roster else None
+        self.roster, self.progress = Path(roster) if roster else None, True
         self.address, self.host, self.port = address, host, port or free_port()
-        self.noted, self.progress = AppendedLines(self.folder / "server" / LOG), True
         self.reach = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # from this machine
+        self.here = f"{self.reach}:{self.port}"
+
+    def start_all(self) -> None:
+        """Start the SuperLink and admit the keys of the roster; other nodes are refused.
+
+        Raises:
+            RuntimeError: It does not listen, or refuses a key.
+        """
+        self.start_server()
+        self.register()
 
     def address_for(self, participant: int) -> str:
         """Return where a participant on this machine finds the server."""
-        return f"{self.reach}:{self.port}"
+        return self.here
 
     def start_server(self) -> None:
-        """Start the SuperLink, also again after it was killed, and wait until it listens.
+        """Start the SuperLink, also again after it was killed, and what starts its apps.
 
         Raises:
-            RuntimeError: It has ended, or does not listen within a minute.
+            RuntimeError: It has ended, or does not listen within five minutes.
         """
-        keys, place = self.folder / "keys", writable(self.folder / "server")
+        keys, place = self.folder / "keys", self.folder / "server"
         names = self.address, self.reach
         if self.roster and not valid_certificate(keys, *names):
-            write_certificates(keys, *names)
-        safe = ["--ssl-ca-certfile", f"{keys}/ca.crt", "--ssl-certfile", f"{keys}/server.pem"]
+            write_certificate(keys, *names)
+        safe = ["--ssl-ca-certfile", f"{keys}/ca.crt", "--ssl-certfile", f"{keys}/ca.crt"]
         safe += ["--ssl-keyfile", f"{keys}/server.key", "--enable-supernode-auth"]
-        command = ["flower-superlink", *(safe if self.roster else ["--insecure"]), "--host", self.host]
-        command += ["--port", str(self.port), "--database", str(place / "superlink.db")]
-        process = self.start("server", [*command, "--disable-runtime-dependency-installation"], place / "flwr")
-        until = time.monotonic() + 60
-        while time.monotonic() < until and process.poll() is None:
+        command = ["flower-superlink", *(safe if self.roster else ["--insecure"]), "--isolation", "process"]
+        command += ["--host", self.host, "--port", str(self.port), "--database", str(place / "superlink.db")]
+        process, until = self.start("server", command, place / "flwr"), time.monotonic() + START
+        while process.poll() is None and time.monotonic() < until:
             with suppress(OSError), socket.create_connection((self.reach, self.port), timeout=1):
-                return
+                break
             time.sleep(0.1)
-        raise RuntimeError(f"the server does not listen; the end of its log:\n{self.tail('server')}")
+        else:
+            raise RuntimeError(f"the server does not listen; the end of its log:\n{self.tail('server')}")
+        trust = ["--root-certificates", f"{keys}/ca.crt"] if self.roster else ["--insecure"]
+        command = ["flower-superexec", *trust, "--runtime-api-address", self.here]
+        self.start("apps", command, place / "flwr")
 
     def register(self) -> None:
-        """Admit the keys of the roster; other nodes are refused.
-
-        Raises:
-            RuntimeError: The server refuses a key.
-        """
+        """Admit the keys of the roster."""
         for path in sorted(self.roster.glob("participant-*.pub")) if self.roster else []:
-            try:
-                self._flwr("register", "supernode", "register", str(path))
-            except RuntimeError:
-                if "already in use" not in self.tail("register", 4):  # of an earlier start with this folder
-                    raise
+            failed = self._flwr("register", "supernode", "register", str(path)).wait(600)
+            if failed and "already in use" not in self.tail("register", 4):  # of an earlier start with this folder
+                raise RuntimeError(f"the server does not admit the key {path}:\n{self.tail('register')}")
 
-    def _flwr(self, name: str, *arguments: str) -> None:
-        """Run the command `flwr` on this server."""
+    def _flwr(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the command `flwr` for this server."""
         home, trust = self.folder / "flwr", {"insecure": True}
-        home.mkdir(parents=True, exist_ok=True)
         if self.roster:
             trust = {"root-certificates": str((self.folder / "keys" / "ca.crt").resolve())}
-        lines = ["[superlink]", 'default = "here"', "[superlink.here]"]
-        lines += toml_lines({"address": self.address_for(0), **trust})
-        (home / "config.toml").write_text("\n".join(lines) + "\n")
-        self.complete(name, ["flwr", *arguments, "here"], home)
+        link = {"address": self.here, **trust}
+        write_whole(home / "config.toml", tomli_w.dumps({"superlink": {"default": "here", "here": link}}))
+        return self.start(name, ["flwr", *arguments, "here"], home)
 
     def settings(self, **options: object) -> Settings:
         """Return settings with this server's folder and roster."""
@@ -113,51 +117,28 @@ class Server(Processes):
     def submit(self, settings: Settings, config: Config) -> None:
         """Start a run; it goes on from the folder's checkpoint, if there is one."""
         (Path(settings.folder) / "outcome.json").unlink(missing_ok=True)
-        self.noted = AppendedLines(Path(settings.folder) / LOG)
         write_app(self.folder / "app", settings, config)
-        self._flwr("run", "run", str(self.folder / "app"))
+        self._flwr("run", "run", "--stream", str(self.folder / "app"))
 
-    def wait(self, settings: Settings, patience: float = 30 * 86400) -> str:
+    def wait(self, settings: Settings) -> str:
         """Wait until the run has ended and return how; print meanwhile who is admitted or refused, and who is missing.
 
         Raises:
-            RuntimeError: The server has died, or its app has ended without writing a result.
-            TimeoutError: The run has not ended within `patience` seconds.
+            RuntimeError: The run has ended without writing a result.
         """
-        began, path = time.monotonic(), Path(settings.folder) / "outcome.json"
-        seen = began + START  # when its app was last seen, or should have been
-        while not path.exists():
-            self._print_noted()
-            if self.processes["server"].poll() is not None:
-                raise RuntimeError(f"the server died; the end of its log:\n{self.tail('server')}")
-            if time.monotonic() > began + patience:
-                raise TimeoutError(f"the run has not ended in {patience:g} s; see {self.folder / 'logs'}")
-            if self._app_runs():
-                seen = time.monotonic()
-            elif time.monotonic() > seen + GONE and not path.exists():
-                self._flwr("log", "log", "--show", *re.findall(r"started run (\d+)", self.tail("run"))[-1:])
-                raise RuntimeError(f"the run ended without a result; the end of its log:\n{self.tail('log')}")
-            time.sleep(1)
-        self._print_noted()
-        return str(json.loads(path.read_text())["outcome"])
-
-    def _print_noted(self) -> None:
-        """Print what the server's app has noted of participants."""
-        for line in self.noted():
+        names = "run", "server", "apps"
+        for line in self.told(*names):
             self._tell(line)
+        path = Path(settings.folder) / "outcome.json"
+        if not path.exists():
+            name = [each for each in names if self.processes[each].poll() is not None][-1]
+            raise RuntimeError(f"the run ended without a result; the end of the {name}'s log:\n{self.tail(name)}")
+        return str(json.loads(path.read_text())["outcome"])
 
     def _tell(self, line: str) -> None:
         """Print a line beside the report, which is the output."""
         if self.progress:
             print(line, file=sys.stderr, flush=True)
-
-    def _app_runs(self) -> bool:
-        """Whether the process that runs `flower.server` is alive."""
-        try:
-            listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
-        except FileNotFoundError:  # a small image without ps: nobody can say that it has ended
-            return True
-        return any("flwr-serverapp" in line and f":{self.port} " in line for line in listed.splitlines())
 
     def run(self, settings: Settings, config: Config) -> Report:
         """Run to the end and return the report.
@@ -165,12 +146,11 @@ class Server(Processes):
         Raises:
             RuntimeError: The run failed; the sentence says why.
         """
-        self._tell(
-            f"waiting for participants at {self.address_for(0)}; {Path(settings.folder) / LOG} keeps what follows"
-        )
+        log = Path(settings.folder) / LOG
+        self._tell(f"waiting for participants at {self.here}; {log} keeps what follows")
         self.submit(settings, config)
         if (outcome := self.wait(settings)) != COMPLETED:
-            raise RuntimeError(f"{outcome}\n(the server's log: {self.folder / 'logs' / 'server.log'})")
+            raise RuntimeError(f"{outcome}\n(the run's log: {self.log('run')})")
         return Report.load(settings.folder)
 
 
@@ -196,20 +176,13 @@ class Fleet(Server):
         super().__init__(folder, Path(folder) / "keys" if secure else None)
         self.participants, self.data, self.partition = participants, data, partition
 
-    def __enter__(self) -> Fleet:
+    def start_all(self) -> None:
         """Start the server, then the participants."""
-        super().__enter__()
-        try:
-            for i in range(self.participants) if self.roster else []:
-                write_key(self.folder / "keys", f"participant-{i:02d}")
-            self.start_server()
-            self.register()
-            for i in range(self.participants):
-                self.start_participant(i)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+        for i in range(self.participants) if self.roster else []:
+            write_key(self.folder / "keys", f"participant-{i:02d}")
+        super().start_all()
+        for i in range(self.participants):
+            self.start_participant(i)
 
     def settings(self, **options: object) -> Settings:
         """Return settings for this fleet, in which a participant that starts again without a key keeps its place."""
@@ -259,6 +232,7 @@ def run_fleet(
     rule(prepare(settings, config)[0].train, config)
     fleet.progress = flag("progress", progress)
     with fleet:
+        fleet.start_all()
         return fleet.run(settings, config)
 
 
@@ -287,6 +261,5 @@ def serve(
         read_roster(server.roster, config.participants)
     prepare(settings, config)
     with server:
-        server.start_server()
-        server.register()
+        server.start_all()
         return server.run(settings, config)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from .._check import number, refusal
-from .._io import error_text, printable, short_repr, write_whole
+from .._io import check_folder, error_text, printable, short_repr, write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config, stream
@@ -27,16 +27,27 @@ from ..federate import standalone
 from ..local import local_sgd
 from ..networks.base import for_dataset
 from ..registry import lookup, network
-from ..rewards import MOST_BYTES, MOST_MANIFEST_BYTES, MOST_VOCABULARY_BYTES, VOCABULARY, load_reward, load_vocabulary
+from ..rewards import VOCABULARY, load_reward, load_vocabulary
 from ..types import Build, Dataset, Samples, Shard, Update
-from .processes import AppendedLines, Processes, free_port
-from .wire import packed, read_config, toml_lines, unpacked, unpacked_bytes, unpacked_offsets, writable
+from .machine import Processes, free_port, tell
+from .wire import packed, read_config, unpacked, unpacked_bytes, unpacked_offsets
 
-app = ClientApp()
+RAISED = 2  # Flower's code of an app that raised an error
+# what a message states of the data, and whether labels are to be counted
+DATA = {"classes": (2, 65536), "words": (0, 1_000_000), "features": (1, 1 << 28), "labels": (0, 1)}
 
 
-TOLD = "aequa join: "  # begins a line of the node's log that is meant for its operator
-DATA = {"classes": (2, 65536), "words": (0, 1_000_000), "features": (1, 1 << 28)}  # what a message states of the data
+def refuse(message: Message, context: Context, handle: Callable[[Message, Context], Message]) -> Message:
+    """Reply why a message is refused, in one sentence, which is also told to the operator of this node."""
+    try:
+        return handle(message, context)
+    except (OSError, ValueError) as error:
+        sentence = error_text(error, 400)
+        tell(f"refused: {sentence}")
+        return Message(Error(RAISED, sentence), reply_to=message)
+
+
+app = ClientApp(mods=[refuse])
 
 
 def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) -> Shard:
@@ -59,13 +70,13 @@ def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) 
         2000
     """
     mine = number("participant", node.get("participant"), 0, config.participants - 1, whole=True)
-    name, device = str(node.get("data", data)), str(node.get("device", "cpu"))
-    if "data" not in node and name not in ("fashion-mini", *NAMES):
-        raise refusal("data", "a known data set; a node's own configuration names its files", name)
-    if "partition" in node:
-        train = load(name, device=device, seed=config.seed).train
-        return lookup("partition", str(node["partition"]))(train, config)[mine]
-    x, y = _own_arrays(name, classes)
+    own, partition, device = str(node.get("data", "")), str(node.get("partition", "")), str(node.get("device", "cpu"))
+    if not own and data not in ("fashion-mini", *NAMES):
+        raise refusal("data", "a known data set; a node's own configuration names its files", data)
+    if partition:
+        train = load(own or data, device=device, seed=config.seed).train
+        return lookup("partition", partition)(train, config)[mine]
+    x, y = _own_arrays(own or data, classes)
     samples = Samples(*(torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (x, y)), classes)
     return Shard(mine, samples, range(len(y)))
 
@@ -73,10 +84,9 @@ def own_shard(node: Mapping[str, Any], config: Config, data: str, classes: int) 
 def _own_arrays(name: str, classes: int) -> Pair:
     """x and y of an .npz file, checked."""
     with reading(name), open_npz(name) as file, np.load(file, allow_pickle=False) as content:
-        found = {each: content[each] for each in ("x", "y") if each in content.files}
-        names = list(map(str, content.files))
+        found = {each: content[each] for each in content.files if each in ("x", "y")}
     if len(found) < 2:
-        raise ValueError(f"{name} must hold x and y, got {short_repr(names)}")
+        raise ValueError(f"{name} must hold x and y, got {short_repr(content.files)}")
     pair = found["x"], found["y"]
     words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
     try:
@@ -85,26 +95,10 @@ def _own_arrays(name: str, classes: int) -> Pair:
         raise ValueError(f"{name} must hold x and y with labels 0 to {classes - 1}: {error}") from error
 
 
-def _tell(sentence: str) -> None:
-    """Print what the operator of this node should know; it reaches the node's log, and from there `aequa join`."""
-    print(f"{TOLD}{sentence}", flush=True)
-
-
 def _asked(
     message: Message, context: Context, **allowed: tuple[float, float]
 ) -> tuple[dict[str, int | float], Config, Shard, Build]:
     """The numbers of a message, checked, and what this node needs for its work."""
-    try:
-        return _checked(message, context, **allowed)
-    except (OSError, ValueError) as error:
-        _tell(f"refused: {error_text(error, 400)}")
-        raise
-
-
-def _checked(
-    message: Message, context: Context, **allowed: tuple[float, float]
-) -> tuple[dict[str, int | float], Config, Shard, Build]:
-    """Check as `_asked`."""
     settings, config = read_config(context.run_config)
     others = "width_sampler", "offset_widths", "offsets"  # no numbers: checked where they are used
     asked = {k: v for k, v in message.content["asked"].items() if k not in others}
@@ -125,9 +119,9 @@ def _reply(message: Message, content: Mapping[str, Any], **stated: Any) -> Messa
 @app.query("introduce")
 def introduce(message: Message, context: Context) -> Message:
     """State who this is and how many samples it holds; of each class, and the model trained alone, only if asked."""
-    asked, config, shard, build = _asked(message, context, alone=(0, 1), labels=(0, 1))
+    asked, config, shard, build = _asked(message, context, alone=(0, 1))
     content, y = {}, shard.samples.y
-    _tell(f"participant {shard.participant} introduces itself" + ", and trains alone first" * int(asked["alone"]))
+    tell(f"participant {shard.participant} introduces itself" + ", and trains alone first" * int(asked["alone"]))
     stated: dict[str, Any] = {"participant": shard.participant, "samples": len(shard)}
     if asked["labels"]:
         stated["labels"] = torch.bincount(y, minlength=shard.samples.classes).tolist()
@@ -144,7 +138,7 @@ def train(message: Message, context: Context) -> Message:
     asked, config, shard, build = _asked(message, context, round=(0, rounds - 1), width=(1e-6, 1.0))
     sampler = lookup("width_sampler", str(message.content["asked"]["width_sampler"]))
     index, width = int(asked["round"]), float(asked["width"])
-    _tell(f"round {index}")
+    tell(f"round {index}")
     offsets = unpacked_offsets(message.content["asked"], shard.samples.classes)
     sent = unpacked(message.content["slice"], build, width, shard.samples.y.device)
 
@@ -164,11 +158,9 @@ def reward(message: Message, context: Context) -> Message:
     mine = number("participant", context.node_config["participant"], 0, whole=True)
     path = Path(str(context.node_config.get("rewards", "rewards"))) / f"participant-{mine:02d}.safetensors"
     manifest = str(message.content["asked"]["manifest"]).encode()
-    if len(manifest) > MOST_MANIFEST_BYTES:
-        raise ValueError(f"the manifest must have at most {MOST_MANIFEST_BYTES} bytes, got {len(manifest)}")
-    files = {path: unpacked_bytes(message.content["reward"], MOST_BYTES), path.with_suffix(".json"): manifest}
+    files = {path: unpacked_bytes(message.content["reward"]), path.with_suffix(".json"): manifest}
     if "vocabulary" in message.content:
-        files[path.with_name(VOCABULARY)] = unpacked_bytes(message.content["vocabulary"], MOST_VOCABULARY_BYTES)
+        files[path.with_name(VOCABULARY)] = unpacked_bytes(message.content["vocabulary"])
     with tempfile.TemporaryDirectory() as aside:
         for each, content in files.items():
             (Path(aside) / each.name).write_bytes(content)
@@ -177,14 +169,14 @@ def reward(message: Message, context: Context) -> Message:
             load_vocabulary(Path(aside) / path.name)
     for each, content in files.items():
         write_whole(each, content)
-    _tell(f"the reward is stored as {path}")
+    tell(f"the reward is stored as {path}")
     return _reply(message, {}, stored=len(files))
 
 
 @app.query("notice")
 def notice(message: Message, context: Context) -> Message:
     """Print why the server refuses this node; nothing else happens with the sentence."""
-    _tell(f"refused by the server: {printable(str(message.content['asked']['sentence']))[:400]}")
+    tell(f"refused by the server: {printable(str(message.content['asked']['sentence']))[:400]}")
     return _reply(message, {})
 
 
@@ -210,19 +202,15 @@ def join(
     """
     number("participant", participant, 0, whole=True)
     held = _check_join(address, data, partition, key, authority)
+    check_folder("folder", folder)
     node = {"participant": participant, "device": device, "partition": partition}
     node["data"] = str(Path(data).resolve()) if Path(data).is_file() else data
     node["rewards"] = str((Path(folder) / "rewards").resolve())
-    with Processes(writable(folder)) as own:
-        configuration = {name: value for name, value in node.items() if value != ""}
-        command = node_command(own.folder, address, configuration, key, authority)
+    with Processes(folder) as own:
+        own.start("participant", node_command(own.folder, address, node, key, authority), own.folder / "flwr")
         print(f"waiting for {address}, as participant {participant}{held}", file=sys.stderr, flush=True)
-        lines = AppendedLines(own.log("participant"))
-        process = own.start("participant", command, own.folder / "flwr")
-        while process.poll() is None:
-            _print_told(lines())
-            time.sleep(1)
-        _print_told(lines())
+        for sentence in own.told("participant"):
+            print(sentence, file=sys.stderr, flush=True)
         raise RuntimeError(_why_ended(address, own.tail("participant")))
 
 
@@ -235,25 +223,15 @@ def _check_join(address: str, data: str, partition: str, key: str, authority: st
         lookup("partition", partition)
     elif not Path(data).is_file():
         raise refusal("data", "an .npz file, or a known data set with a partition", data)
-    if bool(key) != bool(authority):
-        raise refusal("key", "given together with authority", key)
     for name, path in (("key", key), ("authority", authority)):
-        if path and not Path(path).is_file():
-            raise refusal(name, "a file that exists", path)
+        if (key or authority) and not Path(path).is_file():
+            raise refusal(name, "a file that exists (key and authority go together)", path)
     if partition:
         return ""
     _, y = _own_arrays(data, DATA["classes"][1])  # how many classes there are only the server knows
     least, most = int(y.min()), int(y.max())
-    return f", with {len(y)} samples " + (
-        f"that all have label {least}" if least == most else f"of labels {least} to {most}"
-    )
-
-
-def _print_told(lines: Iterable[str]) -> None:
-    """Print what this node's apps have told, of the lines of its log."""
-    for line in lines:
-        if TOLD in line:
-            print(line.partition(TOLD)[2], file=sys.stderr, flush=True)
+    labels = f"that all have label {least}" if least == most else f"of labels {least} to {most}"
+    return f", with {len(y)} samples {labels}"
 
 
 def _why_ended(address: str, tail: str) -> str:
@@ -271,7 +249,7 @@ def node_command(
 ) -> list[str]:
     """The command of a SuperNode, whose configuration is written to `home/node.toml`."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "node.toml").write_text("\n".join(toml_lines(node)) + "\n")
+    (home / "node.toml").write_text(tomli_w.dumps(node))
     safe = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
     command = ["flower-supernode", *(safe if key and authority else ["--insecure"]), "--superlink", address]
     return [*command, "--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(home / "node.toml")]

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from .._io import error_text, opened, parse_json, read_limited, seal, short_repr, write_whole
-from .._validation import checked_metadata, checked_update, numbers, save_tensors, tensors_at
-from ..checkpoint import digest
+from .._validation import checked_metadata, numbers
+from ..checkpoint import load_checkpoint, save_checkpoint
 from ..config import Config
 from ..slimmable import template
-from ..types import Build, State
-from .introductions import LOG, Introductions, reason_of
+from ..types import Build, Round, ServerState, State
+from .machine import fingerprint, tell
 from .wire import unpacked
 
 MOST_BYTES = 1 << 28  # of run.json; a round of a thousand participants takes a tenth of a megabyte
@@ -36,7 +38,6 @@ class RunState:
         folder: Of the run.
         config: Of the run.
         about: What else must not change between restarts, by name.
-        classes: How many label counts each participant states; 0 if none are asked for.
 
     Raises:
         ValueError: `run.json` is damaged, or belongs to another run.
@@ -49,10 +50,8 @@ class RunState:
         [1]
     """
 
-    def __init__(
-        self, folder: Path | str, config: Config, about: Mapping[str, str] | None = None, classes: int = 0
-    ) -> None:
-        self.folder, self.config, self.classes = Path(folder), config, classes
+    def __init__(self, folder: Path | str, config: Config, about: Mapping[str, str] | None = None) -> None:
+        self.folder, self.config = Path(folder), config
         self.identity = {**config.to_dict(), **(about or {})}
         self.path = self.folder / "run.json"
         self.participants: dict[int, dict[str, Any]] = {}
@@ -64,37 +63,20 @@ class RunState:
         """Go on from what an earlier start has written."""
         try:
             found = parse_json(read_limited(self.path, MOST_BYTES))
-            self.participants = {int(i): self._participant(int(i), each) for i, each in found["participants"].items()}
-            self.rounds = [self._row(each) for each in found["rounds"]]
-            theirs = dict(opened(found)["identity"])
+            if "sha256" not in found:
+                raise ValueError("it has no checksum")
+            theirs = opened(found)["identity"]
+            self.participants = {int(i): each for i, each in found["participants"].items()}
+            self.rounds = found["rounds"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{self.path} is damaged ({error_text(error)}); delete the folder to start afresh"
-            ) from error
+            why = error_text(error)
+            raise ValueError(f"{self.path} is damaged ({why}); delete the folder to start afresh") from error
         for name, value in self.identity.items():
             if theirs.get(name) != value:
                 raise ValueError(
                     f"{self.path} belongs to a run with {name} = {short_repr(theirs.get(name))}, this run has "
                     f"{short_repr(value)}; use the same run or another folder"
                 )
-
-    def _participant(self, number: int, each: Any) -> dict[str, Any]:
-        """What is known of a participant, checked."""
-        right = isinstance(each["key"], str) and numbers([each["samples"]], 1, 1, MOST_SAMPLES, whole=True)
-        if labels := each.get("labels"):
-            right = right and numbers(labels, len(labels), 0, whole=True) and sum(labels) == each["samples"]
-        if not right or not 0 <= number < self.config.participants:
-            raise ValueError(f"participant {number} is {short_repr(each)}")
-        return dict(each)
-
-    def _row(self, row: Any) -> dict[str, Any]:
-        """The row of a round, checked."""
-        received, out = row["participants"], row.get("left_out", [])
-        right = numbers([row["round"], row.get("numbers", 0)], 2, 0, whole=True)
-        right = right and numbers(out, len(out), 0, self.config.participants - 1, whole=True)
-        if not right or not numbers([received[i]["width"] for i in received], len(received), 0, 1):
-            raise ValueError(f"a round is {short_repr(row)}")
-        return dict(row)
 
     def save(self) -> None:
         """Write `run.json`, whole or not at all."""
@@ -107,45 +89,34 @@ class RunState:
 
     @property
     def missing(self) -> list[int]:
-        """Participants that have never introduced themselves, or have not stated their labels."""
-        known = {i for i, each in self.participants.items() if len(each.get("labels", ())) >= self.classes}
-        return [number for number in range(self.config.participants) if number not in known]
-
-    def owner(self, key: str) -> int | None:
-        """Return the participant that has introduced itself with this key, if there is one."""
-        return next((number for number, each in self.participants.items() if each["key"] == key), None)
+        """Participants that have never introduced themselves."""
+        return [number for number in range(self.config.participants) if number not in self.participants]
 
     def admit(
         self, number: int, key: str, samples: int, alone: State | None = None, labels: Sequence[int] = ()
     ) -> None:
         """Store a participant's key; its number of samples, labels and model stay those of the first time."""
         if alone is not None and number not in self.participants:
-            save_tensors(self._file(number), alone, {"sha256": digest([alone[k] for k in sorted(alone)])})
-        known = self.participants.setdefault(number, {"samples": samples})
-        known["key"] = key
-        if labels and sum(labels) == known["samples"]:
-            known.setdefault("labels", list(labels))
+            kept = Round(0, ServerState(alone), (1.0,), 0.0, 0, identity=self.identity)
+            save_checkpoint(self._file(number), kept)  # which notices damage
+        first = {"samples": samples, "labels": list(labels)} if labels else {"samples": samples}
+        self.participants.setdefault(number, first)["key"] = key
         self.save()
 
     def _file(self, number: int) -> Path:
         """The file of the model that a participant trained alone."""
         return self.folder / "alone" / f"participant-{number:02d}.safetensors"
 
-    def alone(self, number: int, build: Build) -> dict[str, Tensor]:
+    def alone(self, number: int, build: Build) -> State:
         """Return the state of the model that a participant trained alone.
 
         Raises:
             ValueError: Its file is missing, damaged, or not of this network.
         """
-        try:
-            tensors, words = tensors_at(self._file(number))
-            if words.get("sha256") != digest([tensors[k] for k in sorted(tensors)]):
-                raise ValueError("its checksum does not fit its contents")
-            return checked_update(tensors, template(build, 1.0).state_dict())
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self._file(number)} cannot be read ({error_text(error)}); delete the folder to start afresh"
-            ) from error
+        path = self._file(number)
+        if (kept := load_checkpoint(path, self.identity, template(build, 1.0).state_dict())) is None:
+            raise ValueError(f"{path} is missing; delete the folder to start afresh")
+        return kept.theta
 
     def note(self, row: dict[str, Any]) -> None:
         """Add the row of a round, in place of an earlier one of the same round."""
@@ -153,8 +124,11 @@ class RunState:
         self.save()
 
 
+LOG = "participants.log"
 REPLIES = 0.2  # seconds between two looks for replies
 NODES = 2.0  # seconds between two looks for new nodes
+AGAIN = 60.0  # seconds until a node that was refused is asked again; its operator may have mended what was wrong
+SILENT = 3600.0  # seconds until a node that does not reply is asked again; it may train alone for so long
 NOTICE = 3600.0  # seconds in which a node may fetch why it was refused
 
 
@@ -162,11 +136,23 @@ class TooFewError(RuntimeError):
     """Too few participants have introduced themselves or replied."""
 
 
+@dataclass
+class _Node:
+    """Hold what is known of a connected node."""
+
+    key: str
+    activated: str  # when it connected, as Flower states it
+    due: float = 0.0  # from when on it is asked to introduce itself; never again if infinite
+    question: str = ""  # the message that asks it
+    reason: str = ""  # why it was refused
+
+
 class ParticipantRegistry:
     """Send messages to participants and wait for replies until a deadline.
 
-    A node is known by its key. With a roster the key decides which participant it is. Without one its own statement
-    does, and the first node keeps the number, unless `allow_replacement` gives it to the newest.
+    With a roster a node's key decides which participant it is. Without one its own statement does, and the first node
+    keeps the number, unless `allow_replacement` gives it to the newest. A node is asked once who it is; again if it was
+    refused, does not reply, or has left and returned. `participants.log` keeps what became of it.
 
     Args:
         grid: Flower's connection to the nodes.
@@ -182,31 +168,23 @@ class ParticipantRegistry:
         keys: Mapping[str, int] | None = None, allow_replacement: bool = False,
     ) -> None:  # fmt: skip
         self.grid, self.state, self.build, self.asked = grid, state, build, dict(asked)
-        self.keys, self.allow_replacement = keys, allow_replacement
+        self.keys, self.allow_replacement = keys or {}, allow_replacement
         self.nodes: dict[int, int] = {}  # participant -> node
-        self._introductions = Introductions(state.folder, keys)
+        self._known: dict[int, _Node] = {}
         self._looked = -NODES
 
     def gather(self, patience: float) -> None:
-        """Wait until everybody has introduced itself; known participants are waited for until patience ends.
-
-        Args:
-            patience: Seconds.
+        """Wait until everybody has introduced itself, also known participants, for at most `patience` seconds.
 
         Raises:
             TooFewError: A participant has never introduced itself.
         """
-        until = time.monotonic() + patience
-        self._introductions.note(f"waiting for at most {patience:g} seconds{self._missing()}")
-        while time.monotonic() < until and len(self.nodes) < self.state.config.participants:
-            self._look()
-            list(self._replies({}))
-            time.sleep(REPLIES)
+        self.note(f"waiting for at most {patience:g} seconds{self._missing()}")
+        list(self._replies(patience, lambda: len(self.nodes) == self.state.config.participants, {}))
         if self.state.missing:
             raise TooFewError(
                 f"participants {', '.join(map(str, self.state.missing))} did not introduce themselves within "
-                f"{patience:g} seconds; start their nodes, or raise patience; {self.state.folder / LOG} says who was "
-                "refused and why"
+                f"{patience:g} seconds; start their nodes, or raise patience; {LOG} says who was refused and why"
             )
 
     def _missing(self) -> str:
@@ -219,7 +197,7 @@ class ParticipantRegistry:
     ) -> dict[int, RecordDict]:
         """Send one message to each participant that is connected, and wait for the replies.
 
-        New nodes introduce themselves meanwhile, and take part from the next exchange on.
+        New nodes introduce themselves meanwhile, and take part in the next exchange.
 
         Args:
             kind: Flower's type of the message, such as `train.round`.
@@ -231,22 +209,17 @@ class ParticipantRegistry:
             Replies by participant; without those that were late or report an error.
         """
         self._look()
-        waiting: dict[str, int] = {}
+        waiting: dict[str, int] = {}  # message -> participant
         replies: dict[int, RecordDict] = {}
         for number, content in messages:
             if (node := self.nodes.get(number)) is not None:
                 waiting[self._push(content, node, kind, deadline, group)] = number
-        until = time.monotonic() + deadline
-        while waiting and time.monotonic() < until:
-            self._look()
-            for reply in self._replies(waiting):
-                number = waiting.pop(reply.metadata.reply_to_message_id)
-                if reply.has_error():
-                    print(f"participant {number}: {short_repr(reply.error.reason, 400)}", flush=True)
-                else:
-                    replies[number] = reply.content
-            if waiting:
-                time.sleep(REPLIES)
+        for reply in self._replies(deadline, lambda: not waiting, waiting):
+            number = waiting.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                print(f"participant {number}: {short_repr(reply.error.reason, 400)}", flush=True)
+            else:
+                replies[number] = reply.content
         return replies
 
     def _push(self, content: RecordDict, node: int, kind: str, deadline: float, group: str) -> str:
@@ -255,64 +228,99 @@ class ParticipantRegistry:
         return sent
 
     def _look(self) -> None:
-        """Ask nodes to introduce themselves where that is due, with the model trained alone if one is still missing."""
+        """Ask nodes to introduce themselves where that is due."""
         if time.monotonic() < self._looked + NODES:
             return
         self._looked = time.monotonic()
-        for node in self._introductions.due(self.grid.get_nodes()):
-            key = self._introductions.key(node)
-            if self.keys is not None and key not in self.keys:
-                self._introductions.refused(node, "its key is not on the roster", pause=math.inf)
+        here = {each.node_id: each for each in self.grid.get_nodes()}
+        for node, known in list(self._known.items()):
+            same = node in here and here[node].last_activated_at == known.activated
+            if not same and known.due < math.inf:  # it has left: asked anew when it is back
+                del self._known[node]
+        for node, each in here.items():
+            known = self._known.setdefault(node, _Node(fingerprint(each.public_key), each.last_activated_at))
+            if self._looked < known.due:
                 continue
-            alone = bool(self.state.missing) and self.state.owner(key) is None
-            own = {"alone": int(alone), "labels": int(self.state.classes > 0)}
-            asked = RecordDict({"asked": ConfigRecord(self.asked | own)})
-            self._introductions.asked(node, self._push(asked, node, "query.introduce", 86400, "introduction"))
+            if self.keys and known.key not in self.keys:
+                self._refuse(node, "its key is not on the roster", math.inf)
+            else:
+                self._ask(node, known)
 
-    def _replies(self, waiting: Mapping[str, int]) -> Iterator[Message]:
-        """Replies that have arrived; introductions are handled here."""
-        questions = self._introductions.questions
-        if not waiting and not questions:
+    def _ask(self, node: int, known: _Node) -> None:
+        """Ask a node to introduce itself, with the model trained alone if one is still missing."""
+        new = known.key not in [each["key"] for each in self.state.participants.values()]
+        asked = {**self.asked, "alone": int(new and bool(self.state.missing))}
+        content = RecordDict({"asked": ConfigRecord(asked)})
+        known.question = self._push(content, node, "query.introduce", 86400, "introduction")
+        known.due = time.monotonic() + SILENT
+
+    def _refuse(self, node: int, sentence: str, pause: float, *, inform: bool = False) -> None:
+        """Ask a node again after a pause; if the reason is news, note it, and inform the node's operator."""
+        known = self._known[node]
+        known.due, known.question = time.monotonic() + pause, ""
+        if sentence == known.reason:
             return
-        for reply in self.grid.pull_messages([*waiting, *questions]):
-            question = reply.metadata.reply_to_message_id
-            if question in waiting:
+        known.reason = sentence
+        number = self.keys.get(known.key)
+        who = f"node {node}" if number is None else f"participant {number} (node {node})"
+        self.note(f"{who}: refused, {sentence}")
+        if inform:
+            content = RecordDict({"asked": ConfigRecord({"sentence": sentence})})
+            self._push(content, node, "query.notice", NOTICE, "notice")
+
+    def note(self, sentence: str) -> None:
+        """Tell the operator a sentence and append it to the log, with the time."""
+        line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {sentence}"
+        tell(line)
+        with suppress(OSError), (self.state.folder / LOG).open("a") as file:  # a full disk ends the run at its state
+            file.write(f"{line}\n")
+
+    def _replies(self, patience: float, done: Callable[[], bool], waiting: Mapping[str, int]) -> Iterator[Message]:
+        """Replies as they arrive, until all is done or patience ends; nodes introduce themselves meanwhile."""
+        until = time.monotonic() + patience
+        while not done() and time.monotonic() < until:
+            self._look()
+            yield from self._arrived(waiting)
+            time.sleep(REPLIES)
+
+    def _arrived(self, waiting: Mapping[str, int]) -> Iterator[Message]:
+        """Replies that have arrived; introductions are handled here."""
+        questions = {known.question: node for node, known in self._known.items() if known.question}
+        for reply in self.grid.pull_messages([*waiting, *questions]) if waiting or questions else []:
+            node = questions.get(reply.metadata.reply_to_message_id)
+            if node is None:
                 yield reply
-            elif (node := self._introductions.answered(question)) is not None:
-                try:
-                    self._admit(node, reply)
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    sentence = error_text(error, 400)
-                    if self._introductions.refused(node, sentence, question=question) and not reply.has_error():
-                        told = RecordDict({"asked": ConfigRecord({"sentence": sentence})})  # else the node knows why
-                        self._push(told, node, "query.notice", NOTICE, "notice")
+                continue
+            try:
+                self._admit(node, reply)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self._refuse(node, error_text(error, 400), AGAIN, inform=not reply.has_error())  # else it knows why
 
     def _admit(self, node: int, reply: Message) -> None:
         """Take a node for the participant that it states, if its key allows it."""
         if reply.has_error():
-            raise ValueError(reason_of(reply.error.reason))
+            raise ValueError(reply.error.reason)
+        key, stated = self._known[node].key, dict(reply.content["stated"])
+        labels = stated.pop("labels", [])
         allowed = {"participant": (0, self.state.config.participants - 1), "samples": (1, MOST_SAMPLES)}
-        words, key = dict(reply.content["stated"]), self._introductions.key(node)
-        labels = words.pop("labels", [])
-        stated = checked_metadata(words, allowed)
-        number, samples = int(stated["participant"]), int(stated["samples"])
-        classes = self.state.classes
-        if not numbers(labels, classes, 0, whole=True) or (classes and sum(labels) != samples):
+        number, samples = map(int, checked_metadata(stated, allowed).values())
+        counted = self.asked["labels"]
+        if not numbers(labels, counted * self.asked["classes"], 0, whole=True) or sum(labels) != counted * samples:
             raise ValueError(
                 f"it must state how many of its {samples} samples are of each class, got {short_repr(labels)}"
             )
-        known = self.state.participants.get(number)
-        if self.keys is not None and self.keys[key] != number:
+        if self.keys and self.keys[key] != number:
             raise ValueError(f"it states that it is participant {number}, but its key is that of {self.keys[key]}")
-        if self.keys is None and known and known["key"] != key:
+        first = self.state.participants.get(number)
+        if first and not self.keys and first["key"] != key:
             if not self.allow_replacement:
                 raise ValueError(
                     f"participant {number} has introduced itself with another key; give every participant a key "
                     "(`keys`), or set allow_replacement = true"
                 )
-            print(f"participant {number}: node {node} takes its place", flush=True)
-        alone = None if known else unpacked(reply.content["alone"], self.build, 1.0)
+            self.note(f"participant {number}: node {node} takes its place")
+        alone = None if first else unpacked(reply.content["alone"], self.build, 1.0)
         self.state.admit(number, key, samples, alone, labels)
         self.nodes[number] = node
-        sentence = f"participant {number} (node {node}): admitted, with {samples} samples"
-        self._introductions.admitted(node, f"{sentence}{self._missing()}")
+        self._known[node].due, self._known[node].question = math.inf, ""
+        self.note(f"participant {number} (node {node}): admitted, with {samples} samples{self._missing()}")

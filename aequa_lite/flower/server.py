@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from safetensors import SafetensorError
 
 from .._check import number, refusal
-from .._io import error_text, write_whole
+from .._io import check_folder, error_text, write_whole
 from .._validation import checked_metadata
 from ..config import Config
 from ..data.load import load
@@ -33,9 +32,9 @@ from ..report import Report
 from ..rewards import VOCABULARY, save_rewards
 from ..slimmable import n_parameters, slim
 from ..types import Build, Dataset, Round, Samples, Shard, State, Update
-from .keys import roster
+from .machine import roster
 from .participants import ParticipantRegistry, RunState, TooFewError
-from .wire import COMPLETED, Settings, packed, packed_bytes, packed_offsets, read_config, unpacked, writable
+from .wire import COMPLETED, Settings, packed, packed_bytes, packed_offsets, read_config, unpacked
 
 LOSS = {"loss": (0.0, 1e6)}  # what a participant states beside its tensors: a cross entropy is not negative
 
@@ -150,28 +149,21 @@ def remote_train(
         options: Of `federate`.
 
     Raises:
-        OSError: The folder cannot be written to.
+        OSError: The folder cannot be written to; the last checkpoint is whole.
         TooFewError: A round has fewer updates than the quorum.
         ValueError: Participants cannot train this strategy, or the checkpoint is of another run.
     """
     remote = RemoteTraining(registry, settings, strategy, sampler_name(problem.build, strategy))
     path = Path(settings.folder) / "state.safetensors"
-    rounds, last = federate(
+    rounds = federate(
         problem.build, problem.shards, problem.config, strategy=replace(strategy, vectorized=remote), vectorized=True,
         checkpoint=path, progress=False, **options,
-    ), None  # fmt: skip
-    try:
-        for last in rounds:
-            for row in registry.state.rounds[-1:]:
-                row |= {"loss": last.loss, "numbers": last.parameters_sent, "left_out": list(last.left_out)}
-            registry.state.save()
-            print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"folder {path.parent} cannot be written to ({error}); the last checkpoint is whole: make room, and start the "
-            "same run again"
-        ) from error
-    assert last is not None  # a config has at least one round
+    )  # fmt: skip
+    for last in rounds:  # a config has at least one
+        for row in registry.state.rounds[-1:]:
+            row |= {"loss": last.loss, "numbers": last.parameters_sent, "left_out": list(last.left_out)}
+        registry.state.save()
+        print(f"round {last.index}: loss {last.loss:.4f}, left out {list(last.left_out)}", flush=True)
     return last
 
 
@@ -218,12 +210,12 @@ class RemoteShard(Shard):
 
 def remote_shards(known: Sequence[Mapping[str, Any]], device: str, classes: int) -> list[Shard]:
     """Shards with the stated numbers of samples and labels, without samples."""
-
-    def labels(counts: Sequence[int]) -> Samples:
-        y = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
-        return Samples(None, y.to(device), classes)
-
-    return [RemoteShard(i, labels(k.get("labels", ())), range(k["samples"])) for i, k in enumerate(known)]
+    shards: list[Shard] = []
+    for i, each in enumerate(known):
+        counts = torch.tensor(each.get("labels", ()), dtype=torch.int64)
+        y = torch.arange(len(counts)).repeat_interleave(counts).to(device)
+        shards.append(RemoteShard(i, Samples(None, y, classes), range(each["samples"])))
+    return shards
 
 
 def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorithm, bool]:
@@ -241,22 +233,24 @@ def prepare(settings: Settings, config: Config) -> tuple[Dataset, Build, Algorit
         >>> prepare(Settings(), Config()).count(None)
         0
     """
-    number("quorum", settings.quorum, 1, config.participants, whole=True)
+    n = config.participants
+    number("quorum", settings.quorum, 1, n, whole=True)
     data = load(settings.data, device=settings.device, seed=config.seed)
     build, chosen = for_dataset(network(settings.network), data), algorithm(settings.algorithm)
-    n = config.participants
     shards = remote_shards([{"samples": 1}] * n, settings.device, data.classes)
     trial = Problem(build, shards, config, data, [build(1.0).to(settings.device)] * n, np.full(n, 0.5))
-    counted = False
     try:
         chosen(trial, train=_trial)
     except _TrainableError as found:  # the algorithm ends where its training would begin
-        counted = bool(found.args[0])
-    return data, build, chosen, counted
+        return data, build, chosen, found.counted
+    return data, build, chosen, False
 
 
+@dataclass
 class _TrainableError(Exception):
     """Participants can train this strategy; whether with logit adjustment."""
+
+    counted: bool
 
 
 def _trial(problem: Problem, strategy: Strategy, **options: Any) -> Round:
@@ -277,15 +271,17 @@ def run_over(grid: Grid, settings: Settings, config: Config) -> Report:
         ValueError: The folder belongs to another run, or settings, config and data do not fit together.
     """
     started = time.perf_counter()
-    folder = writable(settings.folder)
+    folder, device = Path(settings.folder), settings.device
+    check_folder("folder", folder)
     keys = roster(settings.keys, config.participants) if settings.keys else None
     data, build, chosen, counted = prepare(settings, config)
-    about = {"network": settings.network, "data": data.sha256}
-    state = RunState(folder, config, about, data.classes if counted else 0)
+    about = {"network": settings.network, "algorithm": settings.algorithm, "data": data.sha256}
+    state = RunState(folder, config, about)
     asked = {"classes": data.classes, "words": len(data.words), "features": data.validation.x[0].numel()}
+    asked["labels"] = int(counted)
     registry = ParticipantRegistry(grid, state, build, asked, keys, settings.allow_replacement)
     registry.gather(settings.patience)
-    everyone, device = range(config.participants), settings.device
+    everyone = range(config.participants)
     shards = remote_shards([state.participants[i] for i in everyone], device, data.classes)
     alone = [slim(build, state.alone(i, build), 1.0).to(device) for i in everyone]
     problem = replace(assess(build, shards, config, data, alone=alone), started=started)
@@ -323,8 +319,4 @@ def _send_rewards(registry: ParticipantRegistry, paths: Sequence[Path], deadline
 
     stored = registry.exchange("query.reward", messages(), deadline, "reward")
     if away := [i for i in range(len(paths)) if i not in stored]:
-        missed = f"participants {away} did not fetch their reward"
-        print(f"{missed}; start the same run again once they are back", flush=True)
-    state = registry.state
-    state.participants |= {i: {**state.participants[i], "rewarded": True} for i in stored}
-    state.save()
+        registry.note(f"participants {away} did not fetch their reward; start the same run again once they are back")

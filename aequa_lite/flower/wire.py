@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
+import tomli_w
 import torch
 from flwr.app import Array, ArrayRecord
 from safetensors.torch import save
 from torch import Tensor
 
-from .._check import flag, number, one_of, refusal
+from .._check import Count, Range, checked, one_of
 from .._io import write_whole
 from .._validation import parse_update
 from ..config import Config
 from ..local import Offsets, row_at
-from ..registry import LONGEST, algorithm, lookup
+from ..registry import algorithm, lookup
 from ..slimmable import template
 from ..types import Build, State
 
 COMPLETED = "completed"  # what `outcome.json` says of a run that ended without an error
 PREFIX = "config."  # of the fields of `Config` in a run's configuration
+KIND = "safetensors"
+Seconds = Annotated[float, Range(1, 86400)]
 
 
-def _option(default: Any, about: str) -> Any:
-    """A setting with its meaning."""
-    return field(default=default, metadata={"about": about})
-
-
+@checked
 @dataclass(frozen=True)
 class Settings:
     """Hold what a run over Flower needs besides its `Config`.
@@ -39,6 +37,19 @@ class Settings:
     `network` and `algorithm` are names as in `registry`, such as `LeNet(multiple=2)` and
     `aequa(schedule='training_time(0.02)', server='fedavgm(0.5)')`. Without `keys`, a node's own statement decides which
     participant it is.
+
+    Args:
+        network: Name of a network.
+        data: Name of the server's data set; its validation and test splits are used.
+        algorithm: Name of an algorithm.
+        partition: Name of the partition, for the report.
+        folder: Where the server writes.
+        keys: Folder with a public key participant-NN.pub for each participant.
+        allow_replacement: Without keys, the newest node that claims a number takes its place.
+        device: Device of the server.
+        quorum: Updates that a round needs.
+        deadline: Seconds that a round waits for updates.
+        patience: Seconds that the start waits for participants.
 
     Raises:
         ValueError: A field is outside its range, or a name is unknown.
@@ -48,27 +59,19 @@ class Settings:
         'aequa'
     """
 
-    network: str = _option("MLP", "name of a network")
-    data: str = _option("fashion-mini", "name of the server's data set; its validation and test splits are used")
-    algorithm: str = _option("aequa", "name of an algorithm")
-    partition: str = _option("", "name of the partition, for the report")
-    folder: str = _option("runs/fleet", "where the server writes")
-    keys: str = _option("", "folder with a public key participant-NN.pub for each participant")
-    allow_replacement: bool = _option(False, "without keys, the newest node that claims a number takes its place")
-    device: str = _option("cpu", "device of the server")
-    quorum: int = _option(1, "updates that a round needs")
-    deadline: float = _option(600.0, "seconds that a round waits for updates")
-    patience: float = _option(3600.0, "seconds that the start waits for participants")
+    network: str = "MLP"
+    data: str = "fashion-mini"
+    algorithm: str = "aequa"
+    partition: str = ""
+    folder: str = "runs/fleet"
+    keys: str = ""
+    allow_replacement: bool = False
+    device: str = "cpu"
+    quorum: Count = 1
+    deadline: Seconds = 600.0
+    patience: Seconds = 3600.0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type == "str" and not (isinstance(value, str) and len(value) <= LONGEST):
-                raise refusal(each.name, f"a text of at most {LONGEST} characters", value)
-        flag("allow_replacement", self.allow_replacement)
-        number("quorum", self.quorum, 1, whole=True)
-        for name in ("deadline", "patience"):
-            number(name, getattr(self, name), 1, 86400)
         lookup("network", self.network)
         algorithm(self.algorithm)
 
@@ -90,29 +93,6 @@ def read_config(values: Mapping[str, Any]) -> tuple[Settings, Config]:
     return Settings(**own), config
 
 
-def writable(folder: Path | str) -> Path:
-    """Make the folder if it is missing, and check that files can be written there.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OSError: They cannot.
-
-    Example:
-        >>> import tempfile
-        >>> writable(tempfile.mkdtemp()).is_dir()
-        True
-    """
-    folder = Path(folder)
-    try:
-        write_whole(folder / "probe", bytes(1 << 16))
-        (folder / "probe").unlink()
-    except OSError as error:
-        raise OSError(f"folder {folder} cannot be written to ({error}); make room there or name another") from error
-    return folder
-
-
 def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
     """Write the app for `flwr run`: one pyproject.toml that names this package's two apps, and no code.
 
@@ -127,40 +107,15 @@ def write_app(folder: Path | str, settings: Settings, config: Config) -> Path:
         >>> tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]["config"]["rounds"]
         3
     """
+    app = {
+        "publisher": "aequa-lite",
+        "components": {"serverapp": "aequa_lite.flower.server:app", "clientapp": "aequa_lite.flower.participant:app"},
+        "config": {**asdict(settings), "config": config.to_dict()},
+    }
+    project = {"name": "aequa-fleet", "version": "1.0.0", "license": "MIT", "dependencies": []}
     path = Path(folder) / "pyproject.toml"
-    lines = toml_lines(asdict(settings))
-    lines += ["", "[tool.flwr.app.config.config]", *toml_lines(config.to_dict())]
-    write_whole(path, APP + "\n".join(lines) + "\n")
+    write_whole(path, tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}}))
     return path
-
-
-def toml_lines(values: Mapping[str, Any]) -> list[str]:
-    """Texts, numbers and flags as lines of TOML."""
-    texts = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in values.items()}
-    return [f"{name} = {text}" for name, text in texts.items()]
-
-
-APP = """\
-# The app for `flwr run`. It holds no code: it names the apps of the installed aequa-lite and their configuration.
-[project]
-name = "aequa-fleet"
-version = "1.0.0"
-description = "Federated training with model rewards"
-license = "MIT"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "aequa-lite"
-
-[tool.flwr.app.components]
-serverapp = "aequa_lite.flower.server:app"
-clientapp = "aequa_lite.flower.participant:app"
-
-[tool.flwr.app.config]
-"""
-
-
-KIND = "safetensors"
 
 
 def packed(state: State) -> ArrayRecord:
@@ -183,22 +138,19 @@ def packed_bytes(content: bytes) -> ArrayRecord:
     return ArrayRecord({"state": Array("uint8", (len(content),), KIND, content)})
 
 
-def unpacked_bytes(record: Any, most: float = math.inf) -> bytes:
-    """Return the bytes of a record that holds one array of at most `most` bytes.
+def unpacked_bytes(record: Any) -> bytes:
+    """Return the bytes of a record that holds one array of them.
 
     Raises:
         ValueError: It holds anything else.
 
     Example:
-        >>> unpacked_bytes(packed_bytes(b"abc"), most=3)
+        >>> unpacked_bytes(packed_bytes(b"abc"))
         b'abc'
     """
     if not isinstance(record, ArrayRecord) or list(record) != ["state"] or record["state"].stype != KIND:
         raise ValueError("the record must hold one array of safetensors bytes")
-    content = record["state"].data
-    if not isinstance(content, bytes) or len(content) > most:
-        raise ValueError(f"the record must hold at most {most} bytes, got {len(content)}")
-    return content
+    return record["state"].data
 
 
 def unpacked(record: Any, build: Build, width: float, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -240,6 +192,4 @@ def unpacked_offsets(values: Mapping[str, Any], classes: int) -> Offsets:
         [(0.5, [0.1, 0.2])]
     """
     widths, flat = values.get("offset_widths", []), values.get("offsets", [])
-    if not isinstance(widths, Sequence) or not isinstance(flat, Sequence) or len(flat) != len(widths) * classes:
-        raise refusal("offsets", f"{classes} numbers for each width", flat)
-    return [(w, flat[i * classes : (i + 1) * classes]) for i, w in enumerate(widths)]
+    return list(zip(widths, np.reshape(flat, (len(widths), classes)).tolist()))
