@@ -31,6 +31,7 @@ from tqdm import tqdm
 from ._check import (
     Count,
     Index,
+    NotNegative,
     Numbers,
     Positive,
     Share,
@@ -216,15 +217,23 @@ def leave_one_out(game: Game, participants: Count) -> Array:
 
 @checked
 def sampled_shapley(
-    game: Game, participants: Count, *, budget: Count, seed: Index = 0
-) -> Estimate:
+    game: Game, participants: Count, *, budget: Count,
+    error: Positive | None = None, tolerance: NotNegative = 0.0,
+    seed: Index = 0,
+) -> Estimate:  # fmt: skip
     r"""Estimate Shapley values from random orders and their reverses.
 
     $\hat\varphi_i$ is the mean over pairs of orders of what participant $i$
     adds to those before it; the standard error is that of the pairs' mean.
+    An order is cut short where its coalition's value is within `tolerance`
+    of $v(N)$; those who follow are taken to add nothing.
 
     Args:
         budget: Largest number of evaluations; at least eight pairs.
+        error: Stop, after each eight pairs, when no standard error is
+            larger.
+        tolerance: Of the truncation. In a game that never falls, it biases
+            each value by at most as much; 0 never truncates.
         seed: Of the orders.
 
     Raises:
@@ -240,28 +249,47 @@ def sampled_shapley(
         (True, 198)
 
     References:
-        Permutation sampling (Ghorbani and Zou 2019), without truncation;
-        the reversed orders are antithetic variates.
+        Truncated permutation sampling (Ghorbani and Zou 2019); the reversed
+        orders are antithetic variates.
     """
     n = number("participants", participants, 2, whole=True)
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
-    rng, orders = stream(seed, "orders"), []
-    for _ in range((budget - 2) // cost):
-        order = rng.permutation(n).tolist()
-        orders += [order, order[::-1]]
-    inner = [frozenset(o[:k]) for o in orders for k in range(1, n)]
-    ends = [frozenset(), frozenset(range(n))]
-    nobody, everyone, *found = _values(game, [*ends, *inner])
-    steps = np.full((len(orders), n + 1), nobody)
-    steps[:, 1:-1] = np.reshape(found, (-1, n - 1))
-    steps[:, -1] = everyone
-    added = np.empty((len(orders), n))
-    np.put_along_axis(added, np.array(orders), np.diff(steps), axis=1)
-    pairs = added.reshape(-1, 2, n).mean(1)
-    error = np.std(pairs, axis=0, ddof=1) / np.sqrt(len(pairs))
-    used = 2 + len(inner)
-    return Estimate(pairs.mean(0), error, len(orders), used)
+    ends = _values(game, [frozenset(), frozenset(range(n))])
+    rng, added, used = stream(seed, "orders"), [], len(ends)
+    while used + cost <= budget and len(added) < budget:
+        left = (budget - used) // cost  # pairs of orders
+        orders = []
+        for _ in range(min(left, MIN_PAIRS) if error else left):
+            order = rng.permutation(n).tolist()
+            orders += [order, order[::-1]]
+        if not tolerance and isinstance(game, CachedGame):  # at once
+            inner = [frozenset(o[:k]) for o in orders for k in range(1, n)]
+            game.prepare(inner)
+        for order in orders:
+            values = _truncated(game, order, *ends, tolerance)
+            used += min(len(values) - 1, n - 1)
+            steps = np.zeros(n)
+            steps[order[: len(values) - 1]] = np.diff(values)
+            added.append(steps)
+        pairs = np.reshape(added, (-1, 2, n)).mean(1)
+        deviation = pairs.std(0, ddof=1) / np.sqrt(len(pairs))
+        if error and (deviation <= error).all():
+            break
+    return Estimate(pairs.mean(0), deviation, len(added), used)
+
+
+def _truncated(
+    game: Game, order: list[int], nobody: float, everyone: float,
+    tolerance: float,
+) -> list[float]:  # fmt: skip
+    """The values of an order's coalitions, until little is left to add."""
+    values = [nobody]
+    for size in range(1, len(order)):
+        if abs(everyone - values[-1]) < tolerance:
+            return values
+        values += _values(game, [frozenset(order[:size])])
+    return [*values, everyone]
 
 
 def _values(
@@ -427,6 +455,7 @@ def contributions(
 def update_shapley(
     build: Build, validation: Samples, *,
     solve: Callable[[Game, int], Array] = shapley,
+    tolerance: NotNegative = 0.0,
 ) -> Score:  # fmt: skip
     r"""Make a score: the Shapley values of `replay_game`, summed up.
 
@@ -436,10 +465,11 @@ def update_shapley(
 
     Args:
         solve: (game, n) -> (n,) values, in place of the exact ones.
+        tolerance: A round that moves the accuracy by less is skipped.
 
     Raises:
-        ValueError: There is no validation sample, or `solve` is not
-            callable.
+        ValueError: There is no validation sample, `solve` is not callable,
+            or `tolerance` is negative.
 
     Example:
         >>> import aequa_lite as aq
@@ -457,9 +487,12 @@ def update_shapley(
     """
 
     def score(before: State, rnd: Round, scores: Carried = None) -> Array:
+        n = len(rnd.updates)
         game = replay_game(build, before, rnd, validation)
-        values = solve(game, len(rnd.updates))
-        return values if scores is None else scores + values
+        scores = np.zeros(n) if scores is None else scores
+        if abs(game(range(n)) - game(())) < tolerance:
+            return scores
+        return scores + solve(game, n)
 
     return score
 

@@ -97,6 +97,8 @@ def test_the_values_of_replayed_rounds_sum_to_the_gain_in_accuracy(few, rounds, 
     found = list(contributions(score, rounds, start))
     rises = [validated(few, rnd.theta) - validated(few, start) for rnd in rounds]
     assert [each.sum() for each in found] == pytest.approx(rises)
+    never = update_shapley(aq.MLP, few.validation, tolerance=2.0)  # no round moves the accuracy by 2
+    assert last(contributions(never, rounds, start)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_another_solver_may_replace_the_exact_one(few, rounds, start) -> None:
@@ -300,6 +302,7 @@ def test_a_class_wise_score_needs_a_matrix() -> None:
         (lambda few: alignment(START, ROUND, floor=0.0), "`floor` must be a number above 0, got 0.0"),
         (lambda few: update_shapley(aq.MLP, NO_SAMPLES), "`validation` must be Samples, at least one"),
         (lambda few: update_shapley(aq.MLP, few.validation, solve=3), "`solve` must be a function, got 3"),
+        (lambda few: update_shapley(aq.MLP, few.validation, tolerance=-1), "`tolerance` must be a number from 0, got"),
         (lambda few: replay_game(aq.MLP, START, ROUND, None), "`validation` must be Samples, at least one, got None"),
         (lambda few: replay_game(aq.MLP, START, None, few.validation), "`rnd` must be a Round, got None"),
         (lambda few: next(contributions(3, [ROUND], START)), "`score` must be a function.*, got 3"),

@@ -159,6 +159,8 @@ def test_a_value_that_is_not_finite_is_refused_with_its_coalition(solve) -> None
     [
         ({"budget": 65}, "`budget` must be a whole number from 66, got 65"),
         ({"budget": 1e3}, "`budget` must be a whole number from 1, got 1000.0"),
+        ({"tolerance": -0.1}, "`tolerance` must be a number from 0, got -0.1"),
+        ({"error": 0.0}, "`error` must be a number above 0 or None, got 0.0"),
         ({"seed": -1}, "`seed` must be a whole number from 0, got -1"),
     ],
 )
@@ -168,12 +170,17 @@ def test_a_sampling_that_makes_no_estimate_is_refused(wrong: dict, sentence: str
 
 
 @pytest.mark.parametrize(
-    "solve", [partial(sampled_shapley, budget=100, seed=-1), partial(sampled_shapley, budget=100.0)]
+    "solve",
+    [
+        partial(sampled_shapley, budget=100, seed=-1),
+        partial(sampled_shapley, budget=100.0),
+        partial(sampled_shapley, budget=100, error=0.0),
+    ],
 )
 def test_a_refused_argument_evaluates_nothing(solve) -> None:
     asked: list[frozenset[int]] = []
     game = CachedGame(len, lambda coalitions: asked.extend(coalitions) or [0.0] * len(coalitions))
-    with pytest.raises(ValueError, match=r"^`(seed|budget)` must be .*, got "):
+    with pytest.raises(ValueError, match=r"^`(seed|budget|error)` must be .*, got "):
         solve(game, 5)
     assert asked == []
 
@@ -232,12 +239,25 @@ def test_reversed_orders_estimate_pairwise_synergy_without_error() -> None:
     assert found.standard_error == pytest.approx(0, abs=1e-12)
 
 
-def test_sampling_stops_at_the_budget() -> None:
+def test_sampling_stops_at_the_budget_and_at_the_error() -> None:
     game, evaluated = uneven(6), []
     for budget in (82, 83, 150, 1001):
         evaluated.clear()
         found = sampled_shapley(lambda S: evaluated.append(S) or game[S], 6, budget=budget)
         assert len(evaluated) == found.evaluations <= budget < found.evaluations + 10
+    precise = sampled_shapley(game.__getitem__, 6, budget=10**6, error=0.05)
+    assert precise.standard_error.max() <= 0.05
+    assert precise.evaluations < 10_000
+
+
+def test_an_order_is_truncated_where_little_is_left_to_add() -> None:
+    worth = lambda S: 1 - 0.5 ** len(S)  # everyone halves what is missing
+    whole = sampled_shapley(worth, 10, budget=2000)
+    cut = sampled_shapley(worth, 10, budget=2000, tolerance=0.05)
+    assert cut.orders > 1.5 * whole.orders
+    assert np.abs(cut.value - aq.shapley(worth, 10)).max() < 0.05 + 4 * cut.standard_error.max()
+    flat = sampled_shapley(lambda S: 1.0, 3, budget=40, tolerance=0.1)  # evaluates nothing, and ends
+    assert flat.value.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_an_estimate_is_the_mean_over_the_seeds_orders_and_their_reverses() -> None:
@@ -251,6 +271,10 @@ def test_an_estimate_is_the_mean_over_the_seeds_orders_and_their_reverses() -> N
     assert (found.orders, found.evaluations) == (22, 68)
     assert found.value == pytest.approx(pairs.mean(0))
     assert found.standard_error == pytest.approx(pairs.std(0, ddof=1) / np.sqrt(11))
+
+
+def test_no_sampling_stops_before_eight_pairs_of_orders() -> None:
+    assert sampled_shapley(uneven(4).__getitem__, 4, budget=10**6, error=1e9).orders == 16
 
 
 def test_the_same_seed_draws_the_same_orders() -> None:

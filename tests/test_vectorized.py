@@ -378,3 +378,12 @@ def test_coalitions_train_side_by_side(name: str, few: aq.Dataset, monkeypatch: 
     at_once, plain = (solve(game, 3) for game in games)
     assert [len(each.shards) for each in passes] == [members] * config.rounds
     np.testing.assert_allclose(at_once, plain, atol=0.01)
+
+
+def test_orders_that_may_be_cut_short_train_no_coalition_beforehand() -> None:
+    asked: list[frozenset[int]] = []
+    game = aq.contribution.CachedGame(lambda S: float(bool(S)), lambda many: asked.extend(many) or [0.0] * len(many))
+    found = aq.contribution.sampled_shapley(game, 4, budget=100, tolerance=0.5)
+    assert not asked
+    assert len(game) == 6  # nobody, everybody, and each one alone
+    assert found.value.sum() == pytest.approx(1.0)
