@@ -673,7 +673,7 @@ def _changes(
         change = {k: torch.zeros_like(before[k]) for k in trained}
         for k, t in trained.items():
             block = prefix(t.shape)
-            change[k][block] = t - before[k][block]
+            change[k][block] = t.to(before[k].device) - before[k][block]
         found.append(join(change))
     return torch.stack(found)
 

@@ -224,7 +224,7 @@ def test_a_batch_counter_keeps_its_value(name):
 
 def test_a_limit_that_is_infinite_has_an_identity_that_json_holds() -> None:
     found = describe(partial(coordinate_median, limit=math.inf))
-    assert "inf" in json.dumps(found, allow_nan=False)
+    assert "Infinity" in json.dumps(found, allow_nan=False)
     assert found != describe(partial(coordinate_median, limit=None))
 
 

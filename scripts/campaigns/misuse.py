@@ -45,8 +45,8 @@ KINDS: dict[str, dict[str, list[Any]]] = {  # by the kind of parameter: what is 
     "object": {"type": [3, "text", [], {}, object()]},
 }  # fmt: skip
 KIND_OF = [  # the first pattern that an annotation matches says its kind
-    (r"(int|Count|Index)( \| None)?", "int"),
-    (r"(float|NotNegative|Positive|Share|Fraction|Decay|Level)( \| None)?", "float"),
+    (r"(int|Count|Index|Some|Annotated\[int, .*\])( \| None)?", "int"),
+    (r"(float|NotNegative|Positive|Share|Fraction|Decay|Level|Rate|Part|Shape|Power|Annotated\[float, .*\])( \| None)?", "float"),
     (r"bool( \| None)?", "bool"), (r".*(str|Path)\b(?!\]).*", "text"),
     (r".*(ArrayLike|NDArray|Array\b|Pairs).*", "numbers"), (r".*(Mapping|State\b|dict|Carried).*", "mapping"),
     (r".*Callable.*|Build|Policy|Rule|Game|Objective|Cost|Schedule|Score|WidthSampler|Aggregator|ServerOptimizer|Reweight|Train"
