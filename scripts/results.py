@@ -643,6 +643,8 @@ def against_fedavg() -> str:
 
 def difference_row(runs: pd.DataFrame) -> list[str]:
     """Count, mean, interval over the runs, interval over the means of data sets (or of seeds), and whether the aim is met."""
+    if len(runs) < 2:
+        return [str(len(runs)), f"{runs['difference'].mean():+.2f}", "-", "-", "not shown: one run"]
     mean, low, high = comparisons.interval(runs["difference"])
     group = next((name for name in ("data", "seed") if name in runs and runs[name].nunique() > 2), None)
     wide = "-"
