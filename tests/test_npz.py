@@ -68,6 +68,11 @@ def test_participants_that_do_not_fit_the_training_samples_are_refused(tmp_path,
         load(write_npz(tmp_path / "a.npz", participant=owner))
 
 
+def test_one_number_in_place_of_images_is_refused_beside_participants(tmp_path):
+    with pytest.raises(ValueError, match="^`x_train` must .*, got"):
+        load(write_npz(tmp_path / "a.npz", x_train=np.uint8(3), participant=np.zeros(24, int)))
+
+
 def float_images():
     """Images with pixels from 0 to 1."""
     return pixels(24, 3, 8, 8) / 255

@@ -243,3 +243,8 @@ def test_a_share_of_the_holders_is_whole_where_it_is_so_in_decimals(share: float
     counts = torch.arange(1, 400)
     exact = [int(Fraction(str(share)) * int(count)) for count in counts]
     assert aq.aggregation._dropped(counts, share).tolist() == exact
+
+
+def test_a_share_of_nearly_half_leaves_the_middle_value() -> None:
+    updates = [({"w": torch.tensor([value])}, 1.0) for value in (1.0, 2.0)]
+    assert trimmed_mean(0.49999)({"w": torch.zeros(1)}, updates)["w"].item() == 1.5
