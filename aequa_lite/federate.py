@@ -253,28 +253,33 @@ def federate(
     shards: Sequence[Shard],
     config: Config,
     *,
+    strategy: Strategy | None = None,
+    policy: Policy = full_width,
+    weights: ArrayLike | None = None,
+    vectorized: bool | None = None,
+    deterministic: bool = False,
     workers: Count | None = None,
+    checkpoint: Path | str | None = None,
+    name: str = "",
     progress: bool = True,
-    **options: Any,
 ) -> Iterator[Round]:
     """Train one network together and yield every round.
 
     An update that is not finite, does not fit what was sent, or is larger
-    than `config.norm_limit` median updates is left out and named.
+    than `config.norm_limit` median updates is left out and named. A round
+    holds its updates: a list of rounds takes as much memory as all of them.
 
     Args:
         strategy: How to send, train and aggregate (default: `slimmable`).
-        policy: Which width each participant receives (default: all full).
+        policy: Which width each participant receives.
         weights: (n,) aggregation weights (default: shard sizes, as FedAvg;
             `aequa` passes `aggregation_weights`).
         vectorized: Train all participants in one pass (default: on a GPU,
             if the network has no buffers). Equal up to rounding.
-        deterministic: Let a GPU train with deterministic algorithms
-            (default: False).
+        deterministic: Let a GPU train with deterministic algorithms.
         workers: Threads; the result does not depend on it.
         checkpoint: File from which a killed run goes on, written after
-            every round (default: none). A run with another identity is
-            refused.
+            every round. A run with another identity is refused.
         name: Vouches for functions that cannot be imported.
 
     Yields:
@@ -296,7 +301,11 @@ def federate(
     References:
         FedAvg's loop (McMahan et al. 2017).
     """
-    run = federation(build, shards, config, progress=progress, **options)
+    run = federation(
+        build, shards, config, strategy=strategy, policy=policy,
+        weights=weights, vectorized=vectorized, deterministic=deterministic,
+        checkpoint=checkpoint, name=name, progress=progress,
+    )  # fmt: skip
     device = shards[0].samples.y.device
     return (last for _, last in side_by_side([run], device, workers))
 
