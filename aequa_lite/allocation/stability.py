@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 from scipy.stats import beta
 
-from .._check import Accuracies, Count, Level, Share, accuracies, checked, number, one_each, refusal
+from .._check import Accuracies, Count, Index, Level, Share, accuracies, checked, number, one_each, refusal
 from ..config import stream
 from ..contribution import CachedGame
 from ..evaluation import Curve
@@ -354,7 +354,7 @@ def _blocking(rewards: Rewards, received: Array) -> Blocking:
 
 @checked
 def sampled_blocking(
-    plan: Plan, game: Game, *, samples: Count, confidence: Level = 0.95, seed: int = 0
+    plan: Plan, game: Game, *, samples: Count, confidence: Level = 0.95, seed: Index = 0
 ) -> tuple[Blocking, Stability]:
     r"""Draw coalitions, return those that block a plan, and bound the probability that another one does.
 
@@ -405,7 +405,7 @@ def stable(
     nearest_to: Plan | None = None,
     samples: Count | None = None,
     confidence: Level = 0.95,
-    seed: int = 0,
+    seed: Index = 0,
 ) -> StablePlan:
     r"""Allocate among the plans that no coalition blocks: the best by the default objective, or the nearest to a plan.
 
