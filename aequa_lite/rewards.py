@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -536,8 +537,7 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
         The path.
 
     Raises:
-        ValueError: `example` holds fewer than two samples.
-        ImportError: onnx or onnxscript is not installed: pip install 'aequa-lite[onnx]'.
+        ValueError: `example` holds fewer than two samples, or onnx and onnxscript are not installed.
         OSError: The file cannot be written.
 
     Example:
@@ -550,6 +550,8 @@ def export_onnx(net: nn.Module, example: Tensor, path: Path | str) -> Path:
     """
     if not example.ndim or len(example) < 2:
         raise ValueError(f"`example` must hold two or more samples, got shape {tuple(example.shape)}")
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise ValueError(f"{' and '.join(missing)} cannot be imported; pip install 'aequa-lite[onnx]'")
     from torch.export import Dim  # late: it takes a second to import
 
     program = torch.onnx.export(

@@ -616,3 +616,9 @@ def test_a_participant_verifies_its_own_reward_without_the_list(saved: Path, tmp
     (found,) = aq.rewards.verify(own / saved.name)
     assert "SHA-256" in str(found.fault)
     assert main(["verify", str(own / saved.name)]) == 1
+
+
+def test_an_export_without_onnx_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("aequa_lite.rewards.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^onnx and onnxscript cannot be imported; pip install 'aequa-lite\[onnx\]'$"):
+        aq.rewards.export_onnx(torch.nn.Linear(3, 2), torch.zeros(2, 3), tmp_path / "a.onnx")
