@@ -255,8 +255,9 @@ def sampled_shapley(
     n = number("participants", participants, 2, whole=True)
     cost = 2 * (n - 1)  # evaluations of a pair of orders
     number("budget", budget, 2 + MIN_PAIRS * cost, whole=True)
-    ends = _values(game, [frozenset(), frozenset(range(n))])
-    rng, added, used = stream(seed, "orders"), [], len(ends)
+    nobody, everyone = frozenset(), frozenset(range(n))
+    ends: list[float] = []
+    rng, added, used = stream(seed, "orders"), [], 2  # both ends
     while used + cost <= budget and len(added) < budget:
         left = (budget - used) // cost  # pairs of orders
         orders = []
@@ -264,8 +265,9 @@ def sampled_shapley(
             order = rng.permutation(n).tolist()
             orders += [order, order[::-1]]
         if not tolerance and isinstance(game, CachedGame):  # at once
-            inner = [frozenset(o[:k]) for o in orders for k in range(1, n)]
-            game.prepare(inner)
+            sizes = range(n + 1)
+            game.prepare([frozenset(o[:k]) for o in orders for k in sizes])
+        ends = ends or [_value(game, each) for each in (nobody, everyone)]
         for order in orders:
             values = _truncated(game, order, *ends, tolerance)
             used += min(len(values) - 1, n - 1)
@@ -288,7 +290,7 @@ def _truncated(
     for size in range(1, len(order)):
         if abs(everyone - values[-1]) < tolerance:
             return values
-        values += _values(game, [frozenset(order[:size])])
+        values.append(_value(game, frozenset(order[:size])))
     return [*values, everyone]
 
 
@@ -298,13 +300,16 @@ def _values(
     """Finite values, found together if the game can."""
     if isinstance(game, CachedGame):
         game.prepare(coalitions)
-    found = []
-    for each in tqdm(coalitions, "coalitions", disable=not progress):
-        found.append(float(game(each)))
-        if not isfinite(found[-1]):
-            of = f"game's value of the coalition {sorted(each)}"
-            raise refusal(of, "a finite number", found[-1])
-    return found
+    bar = tqdm(coalitions, "coalitions", disable=not progress)
+    return [_value(game, each) for each in bar]
+
+
+def _value(game: Game, coalition: Coalition) -> float:
+    value = float(game(coalition))
+    if not isfinite(value):
+        of = f"game's value of the coalition {sorted(coalition)}"
+        raise refusal(of, "a finite number", value)
+    return value
 
 
 # --- games: a coalition's value is the accuracy that it reaches ---
