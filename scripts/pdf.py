@@ -49,11 +49,11 @@ def chromium() -> str | None:
     return found if found and Path(found).exists() else None
 
 
-LEFT_OUT = ("book/api/", "book/changelog", "book/promises", "book/further_results")
+LEFT_OUT = ("book/api/", "book/changelog", "book/networks", "book/promises", "book/further_results")
 
 
 def pages(html: Path) -> list[Path]:
-    """The pages in the order of the contents; API, changelog, promises and older results are left to the screen."""
+    """The pages in the order of the contents; API, changelog, networks, promises and older results are left to the screen."""
     names = re.findall(r"(?:root|file): (\S+)", (ROOT / "_toc.yml").read_text())
     return [html / f"{name}.html" for name in names if not name.startswith(LEFT_OUT)]
 
