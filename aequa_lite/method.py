@@ -247,7 +247,7 @@ def assess(
     # 1. everyone trains alone
     if alone is None:
         alone = standalone(build, shards, config, **options)
-    # 2. that is what each contributes
+    # what that reaches is the contribution
     found = contribution
     if callable(contribution):
         found = contribution(alone, shards, data)
@@ -286,7 +286,7 @@ def slimmable_rewards(
     contribution, shares = problem.contribution, []
     if config.logit_adjustment:  # to the labels as the server sees them
         shares = class_shares(problem.validation).tolist()
-    # 3. all train one network
+    # 2. all train one network
     strategy = slimmable(
         build, width_sampler, server=server, aggregate=aggregate,
         reweight=reweight, precision=precision,
@@ -297,13 +297,13 @@ def slimmable_rewards(
         policy = schedule(build, problem.validation, contribution)
     weights = aggregation_weights(problem.shards, config, contribution)
     last = train(problem, strategy, policy=policy, weights=weights)
-    # 4. the server measures it at every width
+    # 3. the server measures it at every width
     curve = reward_curve(build, last.theta, problem.validation, config)
-    # 5. each is allocated a width
+    # 4. each is allocated a width
     plan = allocation(contribution, curve)
     if schedule:  # nobody's reward is wider than what it holds
         plan = settle(plan, last.next_widths, curve, contribution)
-    # 6. rewards are cut
+    # 5. rewards are cut
     models = [model_at(build, last.theta, curve, w) for w in plan.widths]
     own = {"allocation": allocation, "fractions": config.fractions}
     return Outcome(
@@ -334,13 +334,13 @@ def aequa(
 ) -> Outcome:
     r"""Train together and reward each participant with what it earned.
 
-    1. Everyone trains alone.
-    2. The accuracy of that, on validation, is the contribution $B_i$.
-    3. All train one slimmable network.
-    4. The server measures its accuracy at every width, on validation.
-    5. The allocation gives each the width whose accuracy is nearest to
+    1. Everyone trains alone; the accuracy of that, on validation, is the
+       contribution $B_i$.
+    2. All train one slimmable network.
+    3. The server measures its accuracy at every width, on validation.
+    4. The allocation gives each the width whose accuracy is nearest to
        $B_i + \tau$, one $\tau$ for all.
-    6. Rewards are cut: ordinary, smaller networks.
+    5. Rewards are cut: ordinary, smaller networks.
 
     Args:
         build: width -> network.

@@ -90,11 +90,11 @@ def credits(
 ) -> Array:
     """Credits after a round, (participants,), summing to one; 0 for the excluded, NaN before the first update.
 
-    A newcomer's earlier credit is 0. Credits are compared among all who have taken part so far, present or not.
+    The earlier credit of a first-time participant is 0. Credits are compared among all who have taken part, present or not.
     """
     credit, found = before.copy(), np.full(len(before), np.nan)
     found[list(here)] = accuracy
-    seen = [i for i in here if before[i] != 0]  # newcomers as well: NaN
+    seen = [i for i in here if before[i] != 0]  # NaN, of those who are new, is not 0 either
     share = found[seen] / max(found[seen].sum(), 1e-12)
     credit[seen] = memory * np.nan_to_num(before[seen]) + (1 - memory) * share
     known = np.flatnonzero(np.nan_to_num(credit) > 0)
