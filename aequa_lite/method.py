@@ -222,7 +222,7 @@ def assess(
 ) -> Problem:  # fmt: skip
     """Train everyone alone and measure what each contributes.
 
-    These are the steps 1 and 2 of `aequa`.
+    This is step 1 of `aequa`.
 
     Args:
         contribution: A function, or (n,) numbers on the accuracy scale.
@@ -265,7 +265,7 @@ def slimmable_rewards(
 ) -> Outcome:  # fmt: skip
     """Train one network of every width and reward with sub-networks.
 
-    These are the steps 3 to 6 of `aequa`.
+    These are the steps 2 to 5 of `aequa`.
 
     Example:
         >>> import aequa_lite as aq
@@ -379,11 +379,11 @@ def aequa(
         is our choice: see each step.
     """
     alike = "vectorized", "deterministic", "workers", "progress"
-    problem = assess(  # steps 1 and 2
+    problem = assess(  # step 1
         build, shards, config, data, contribution=contribution,
         alone=alone, **{k: options[k] for k in alike if k in options},
     )  # fmt: skip
-    outcome = slimmable_rewards(  # steps 3 to 6
+    outcome = slimmable_rewards(  # steps 2 to 5
         problem, schedule=schedule, allocation=allocation,
         width_sampler=width_sampler, server=server, aggregate=aggregate,
         reweight=reweight, precision=precision,
