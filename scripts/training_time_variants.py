@@ -26,11 +26,12 @@ from training_time import CONFIG, DATA, PARTITIONS, Recorder, falling, origin, o
 
 import aequa_lite as aq
 from aequa_lite._io import atomic_write
-from aequa_lite.federate import Policy
+from aequa_lite.aggregation import fedavgm
+from aequa_lite.federate import Policy, ServerOptimizer
 from aequa_lite.local import Offsets, class_shares, logit_offsets
 from aequa_lite.method import assess, slimmable_rewards
 from aequa_lite.slimmable import aggregate, coverage, prefix
-from aequa_lite.training_time import HeldModels, Schedule
+from aequa_lite.training_time import GRID, HeldModels, Schedule, earned_accuracy, widest_within
 from aequa_lite.types import State
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "training_time" / "variants.csv"
@@ -225,8 +226,8 @@ class Masked:
     received in the last ten rounds.
     """
 
-    def __init__(self, problem: aq.Problem, inner: Schedule) -> None:
-        self.problem, self.inner, self.held = problem, inner, list[HeldModels]()
+    def __init__(self, problem: aq.Problem, allowance: float) -> None:
+        self.problem, self.inner, self.held = problem, aq.training_time(allowance), list[HeldModels]()
         self.widths: Sequence[float] = ()
         self.sent: list[dict[int, State]] = []  # by round
 
@@ -296,6 +297,130 @@ class Masked:
         self.held.append(HeldModels(tuple(self.widths), np.array(best), full))
 
 
+class Older:
+    """Whoever may hold a wider slice of a network of the last three rounds than of the newest receives that one.
+
+    The server adds what changed in it to its own network. In the end rewards settle on the newest network alone.
+    """
+
+    def __init__(self, problem: aq.Problem, allowance: float, rounds: int = 3) -> None:
+        self.problem, self.allowance, self.rounds, self.held = problem, allowance, rounds, list[HeldModels]()
+        self.known: list[tuple[State, aq.Curve]] = []  # newest first
+        self.sent: dict[int, State] = {}  # the older network, by participant
+
+    def schedule(self, build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        """The widest slice of the networks that are kept; the newest of equally wide ones."""
+        settled, number = (
+            aq.training_time(self.allowance)(build, validation, contribution),
+            np.arange(len(contribution)),
+        )
+
+        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            if last is None or last.index + 1 == config.rounds:
+                return settled(config, last)
+            grid = [width for width in GRID if width >= config.min_width]
+            curve = aq.accuracy_curve(build, last.theta, validation, grid=grid)
+            target = earned_accuracy(curve, contribution) + self.allowance
+            self.known = [(last.theta, curve), *self.known[: self.rounds]]
+            fitting = [widest_within(each, target) * (each.fitted[0] <= target) for _, each in self.known[1:]]
+            widths = np.stack([widest_within(curve, target), *fitting])  # (networks, n)
+            chosen = widths.argmax(0)
+            self.sent = {i: self.known[k][0] for i, k in enumerate(chosen) if k}
+            found = widths[chosen, number]
+            curves = [self.known[k][1] for k in chosen]
+            got = [c.accuracy[np.searchsorted(c.widths, w - 1e-9)] for c, w in zip(curves, found)]
+            self.held.append(HeldModels(tuple(found), np.array(got), float(curve.accuracy[-1])))
+            return tuple(found.tolist())
+
+        return policy
+
+    def strategy(self, plain: aq.Strategy) -> aq.Strategy:
+        """The strategy with older networks for some."""
+
+        def broadcast(state: aq.ServerState, participant: int, width: float) -> State:
+            return aq.slice_of(self.problem.build, self.sent.get(participant, state.theta), width)
+
+        def aggregated(state: aq.ServerState, updates: Sequence[aq.Update]) -> aq.ServerState:
+            return plain.aggregate(state, [self.renewed(state.theta, u) for u in updates])
+
+        return replace(plain, broadcast=broadcast, aggregate=aggregated, vectorized=None)
+
+    def renewed(self, theta: State, update: aq.Update) -> aq.Update:
+        """An update of an older network as one of the newest."""
+        old = self.sent.get(update.participant, theta)
+        blocks = {name: prefix(t.shape) for name, t in update.state.items()}
+        return replace(update, state={n: theta[n][b] + (update.state[n] - old[n][b]) for n, b in blocks.items()})
+
+
+class LeftOut:
+    """Each participant lacks hidden units of its own, drawn once, instead of the outer ones: others hold those.
+
+    It lacks the fewest with which the network is worth no more than it has earned and is allowed. For an MLP.
+    """
+
+    shares = (0.03, 0.05, 0.08, 0.12, 0.16, *(k / 20 for k in range(4, 19)), 0.94, 0.97, 0.985, 1.0)
+
+    def __init__(self, problem: aq.Problem, allowance: float) -> None:
+        self.problem, self.allowance, self.held = problem, allowance, list[HeldModels]()
+        self.kept = dict.fromkeys(range(len(problem.shards)), 1.0)
+
+    def masks(self, participant: int, share: float, theta: State) -> State:
+        """Which entries a participant holds."""
+        draw, units, found = aq.stream(SEED, "left out", participant), None, {}
+        for name, t in theta.items():  # weight, bias, weight, ..., as the layers stand
+            if t.ndim == 2:
+                before = torch.ones(t.shape[1]) if units is None else units
+                units = torch.from_numpy(draw.permutation(t.shape[0]) < share * t.shape[0] - 1e-9).float()
+                units = torch.ones_like(units) if t.shape[0] == self.problem.data.classes else units
+                found[name] = units[:, None] * before
+            else:
+                found[name] = units
+        return found
+
+    def masked(self, theta: State, participant: int, share: float) -> State:
+        """The network without the units that a participant lacks: zeros, which training leaves as they are."""
+        masks = self.masks(participant, share, theta)
+        return {name: t * masks[name] for name, t in theta.items()}
+
+    def schedule(self, build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        """The full width for all, some units of which are left out; rewards settle in the end."""
+        settled = aq.training_time(self.allowance)(build, validation, contribution)
+
+        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            if last is None or last.index + 1 == config.rounds:
+                return settled(config, last)
+            full = aq.accuracy_curve(build, last.theta, validation, grid=(1.0,))
+            target, got = earned_accuracy(full, contribution) + self.allowance, np.full(len(contribution), full.full)
+            for i in range(len(contribution)):
+                self.kept[i] = 1.0
+                if target[i] < full.full:
+                    nets = [aq.slim(build, self.masked(last.theta, i, share), 1.0) for share in self.shares]
+                    curve = aq.Curve(self.shares, aq.accuracy(nets, validation), len(validation))
+                    self.kept[i] = float(widest_within(curve, target[i]))
+                    got[i] = curve.accuracy[self.shares.index(self.kept[i])]
+            self.held.append(HeldModels((1.0,) * len(got), got, full.full))
+            return (1.0,) * config.participants
+
+        return policy
+
+    def strategy(self, plain: aq.Strategy) -> aq.Strategy:
+        """The strategy with units left out; the server averages each entry over those who hold it."""
+
+        def broadcast(state: aq.ServerState, participant: int, width: float) -> State:
+            return self.masked(state.theta, participant, self.kept[participant])
+
+        def aggregated(state: aq.ServerState, updates: Sequence[aq.Update]) -> aq.ServerState:
+            masks = [self.masks(u.participant, self.kept[u.participant], state.theta) for u in updates]
+            new = {}
+            for name, t in state.theta.items():
+                held = torch.stack([u.weight * mask[name] for u, mask in zip(updates, masks)])
+                steps = torch.stack([u.state[name] - t for u in updates])
+                new[name] = t + (held * steps).sum(0) / held.sum(0).clamp_min(1e-30)
+            return aq.ServerState(new, state.memory)
+
+        return replace(plain, broadcast=broadcast, aggregate=aggregated, vectorized=None)
+
+
 @dataclass(frozen=True)
 class Variant:
     """What a variant changes."""
@@ -307,15 +432,20 @@ class Variant:
     aggregate: Callable[[aq.Problem], Aggregate] | None = None
     schedule: Callable[[float], Schedule] = aq.training_time
     strategy: Callable[[aq.Strategy], aq.Strategy] | None = None
-    masked: bool = False
+    server: ServerOptimizer | None = None
+    sender: Callable[[aq.Problem, float], Masked | Older | LeftOut] | None = None  # (problem, allowance)
 
 
 VARIANTS = {
     "after training": Variant(False),
     "after training, three times the rounds": Variant(False, {"rounds": 3 * CONFIG.rounds}),
     "after training, logit adjustment": Variant(False, {"logit_adjustment": 1.0}),
+    "after training, server momentum 0.5": Variant(False, server=fedavgm(0.5)),
+    "after training, server momentum 0.7": Variant(False, server=fedavgm(0.7)),
     "while training": Variant(),
     "while training, three times the rounds": Variant(config={"rounds": 3 * CONFIG.rounds}),
+    "server momentum 0.5": Variant(server=fedavgm(0.5)),
+    "server momentum 0.7": Variant(server=fedavgm(0.7)),
     "logits adjusted to own labels": Variant(strategy=to_own_labels),
     "no logit adjustment": Variant(config={"schedule_logit_adjustment": 0.0}),
     "half the logit adjustment": Variant(config={"schedule_logit_adjustment": 0.5}),
@@ -336,12 +466,16 @@ VARIANTS = {
     "allowance from four times to zero": Variant(schedule=falling),
     "allowance from four times to once": Variant(schedule=partial(falling, end=1.0)),
     "the full network for all in one of eight rounds": Variant(schedule=lending),
+    "older networks where a wider slice of them is within the limit": Variant(sender=Older),
+    "units left out at random instead of the outer ones": Variant(
+        config={"schedule_logit_adjustment": 0.0}, sender=LeftOut
+    ),
     "last 8 rounds without those who hold less than all": Variant(schedule=ending_together),
     "output biases fitted on validation": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
     ),
-    "all units for all, with noise on those not earned": Variant(masked=True),
-    "noise on units not earned, no logit adjustment": Variant(config={"schedule_logit_adjustment": 0.0}, masked=True),
+    "all units for all, with noise on those not earned": Variant(sender=Masked),
+    "noise on units not earned, no logit adjustment": Variant(config={"schedule_logit_adjustment": 0.0}, sender=Masked),
 }
 
 
@@ -351,10 +485,10 @@ def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     allowance = min(0.02, float(contribution.std()) / 4)
     grid = {} if variant.grid is None else {"grid": variant.grid}
     schedule = variant.schedule(allowance, **grid) if variant.while_training else None
-    mask, change = None, variant.strategy or (lambda plain: plain)
-    if variant.masked and schedule is not None:
-        mask = Masked(problem, schedule)
-        schedule, change = mask.schedule, mask.strategy
+    sender, change = None, variant.strategy or (lambda plain: plain)
+    if variant.sender:
+        sender = variant.sender(problem, allowance)
+        schedule, change = sender.schedule, sender.strategy
 
     def trained(problem: aq.Problem, strategy: aq.Strategy, **options: object) -> aq.Round:
         return recorder.train(problem, change(strategy), **options)
@@ -362,13 +496,14 @@ def measured(problem: aq.Problem, variant: Variant) -> dict[str, object]:
     outcome = slimmable_rewards(
         replace(problem, config=replace(problem.config, **variant.config)),
         schedule=schedule,
+        server=variant.server,
         aggregate=variant.aggregate(problem) if variant.aggregate else aggregate,
         reweight=partial(by_width, power=variant.power) if variant.power else None,
         train=trained,
     )
     rewards = aq.accuracy(outcome.models, problem.validation)
     gain, full = rewards - contribution, float(outcome.curve.accuracy[-1])
-    final, now = overpaid(contribution, mask.held if mask else recorder.held, full)
+    final, now = overpaid(contribution, sender.held if sender else recorder.held, full)
     return {
         "allowance": allowance, "best_alone": float(contribution.max()), "sd_alone": float(contribution.std()),
         "full": full, "pearson": aq.pearson(contribution, rewards),

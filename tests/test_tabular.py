@@ -487,9 +487,18 @@ def test_records_that_are_none_are_refused_in_one_sentence(wrong: object) -> Non
 
 
 def test_a_decimal_comma_is_refused_and_not_taken_for_a_category() -> None:
-    with pytest.raises(ValueError, match="column 'age' must have a point as decimal mark, got '50,5'"):
+    with pytest.raises(ValueError, match="column 'age' must hold numbers as 1234.5, without commas, got '50,5'"):
         fit_column("age", ["50,5", "60,25", "70"])
     assert fit_column("code", ["1,2", "1,3", "1,2", "1,3"], categorical=True).categories
+
+
+def test_commas_between_thousands_are_refused_with_their_remedy() -> None:
+    with pytest.raises(ValueError, match="column 'platelets' must hold numbers as 1234.5, without commas"):
+        fit_column("platelets", ["150,000", "1,200,000", "90,500.5"])
+    few = ["950", "980", "1,050"]
+    remedy = "column 'income' must hold finite numbers, got '1,050' in line 4; write them as 1234.5, without commas"
+    with pytest.raises(ValueError, match=remedy):
+        fit_column("income", few).encode(few, lines=(2, 3, 4))
 
 
 def test_a_spread_below_zero_is_no_column() -> None:

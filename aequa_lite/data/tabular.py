@@ -25,7 +25,7 @@ from .readers import Arrays, reading, require
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "<na>", "nat"})
 TRUTH = ("true", "false")  # written True by Python, TRUE by spreadsheets
-COMMA = re.compile(r"-?\d+,\d+")
+COMMA = re.compile(r"-?\d+(,\d+)+(\.\d+)?")  # decimal, or between thousands
 WHOLE = re.compile(r"(-?\d+)\.0+")  # a whole number as pandas writes it
 MOST_CATEGORIES = 1_000  # of one column: each becomes a feature
 MOST_NUMBER = 1e30  # larger ones overflow float32 when standardised
@@ -143,6 +143,8 @@ class Column:
                 i = int(np.isnan(values).argmax())
                 got = short_repr(filled[i]) + (f" in line {lines[i]}" if lines else "")
                 remedy = "if it holds categories, name it in `categorical`"
+                if COMMA.fullmatch(filled[i]):
+                    remedy = "write them as 1234.5, without commas"
                 raise fault(f"column {short_repr(self.name)}", "hold finite numbers", got, remedy)
             block = np.clip((values - self.mean) / self.sd, -MOST_SDS, MOST_SDS)[:, None]
         if self.indicator:
@@ -162,8 +164,8 @@ def fit_column(name: str, cells: Sequence[str], categorical: bool = False) -> Co
         categorical: Whether numbers are names of categories.
 
     Raises:
-        ValueError: No row has a value, a number has a decimal comma, or there
-            are too many categories.
+        ValueError: No row has a value, numbers have commas, or there are too
+            many categories.
 
     Example:
         >>> column = fit_column("age", ["50", "", "60"])
@@ -176,7 +178,7 @@ def fit_column(name: str, cells: Sequence[str], categorical: bool = False) -> Co
     known = np.isfinite(values)
     if categorical or 2 * known.sum() < len(present):
         commas = 0 if categorical else sum(bool(COMMA.fullmatch(each)) for each in present)
-        require(2 * commas < len(present), column, "have a point as decimal mark", short_repr(present[0]))
+        require(2 * commas < len(present), column, "hold numbers as 1234.5, without commas", short_repr(present[0]))
         counts, categories = Counter(present), in_order(present)
         # More categories than half of the rows identify rows, as a name does.
         most = min(MOST_CATEGORIES, len(cells) // 2)
