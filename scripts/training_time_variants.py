@@ -217,6 +217,21 @@ def lending(allowance: float, every: int = 8) -> Schedule:
     return schedule
 
 
+def nearly_all(allowance: float, least: float = 0.95) -> Schedule:
+    """The schedule, whose slices are never narrower than this until the end; beyond the limit, to find the cause."""
+
+    def schedule(build: aq.types.Build, validation: aq.Samples, contribution: np.ndarray) -> Policy:
+        inner = aq.training_time(allowance)(build, validation, contribution)
+
+        def policy(config: aq.Config, last: aq.Round | None) -> Sequence[float]:
+            ended = last is not None and last.index + 1 == config.rounds
+            return [width if ended else max(width, least) for width in inner(config, last)]
+
+        return policy
+
+    return schedule
+
+
 class Masked:
     """Everyone trains the full network; units beyond what one has earned arrive with noise, drawn anew in every round.
 
@@ -470,6 +485,7 @@ VARIANTS = {
     "units left out at random instead of the outer ones": Variant(
         config={"schedule_logit_adjustment": 0.0}, sender=LeftOut
     ),
+    "slices never narrower than 0.95 of the network": Variant(schedule=nearly_all),
     "last 8 rounds without those who hold less than all": Variant(schedule=ending_together),
     "output biases fitted on validation": Variant(
         config={"schedule_logit_adjustment": 0.0}, aggregate=with_fitted_biases
