@@ -83,12 +83,14 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
     if count is not None:
         number("workers", count, 1, whole=True)
     count = count or (available() if torch.device(device).type == "cpu" else 1)
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-
+    pool, wait = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)), True
     try:
         yield pool.map
+    except KeyboardInterrupt:  # a thread that trains may take long, and writes nothing
+        wait = False
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 @contextmanager

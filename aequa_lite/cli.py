@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         more = (
             "; the same command goes on with what is not finished"
-            if name in ("sweep", "fleet", "serve", "join")
+            if name in ("run", "sweep", "fleet", "serve", "join")
             else ""
         )
         print(f"\naequa {name}: stopped{more}", file=sys.stderr)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -330,6 +333,22 @@ def test_a_killed_run_of_the_command_goes_on(tmp_path: Path, monkeypatch: pytest
     assert rounds == [0, 1, 2]
     reports = [replace(aq.Report.load(tmp_path / name), seconds=0.0) for name in ("whole", "run")]
     assert reports[0] == reports[1]
+
+
+def test_ctrl_c_does_not_wait_for_whoever_still_trains(tmp_path: Path) -> None:
+    """Everybody trains for hours, alone; the test's own limit is a minute."""
+    words = ["run", "--participants", "2", "--rounds", "1", "--local-steps", "1000000", "--out", str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-m", "aequa_lite", *words], stderr=subprocess.PIPE, text=True) as running:
+        try:
+            while not running.stderr.read(1).strip():  # the bar of those who train alone
+                pass
+            running.send_signal(signal.SIGINT)
+            told = running.communicate(timeout=60)[1]
+        finally:
+            running.kill()
+    assert running.returncode == 130
+    assert told.endswith("aequa run: stopped; the same command goes on with what is not finished\n")
+    assert "Traceback" not in told
 
 
 def test_every_option_of_the_command_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
