@@ -151,6 +151,11 @@ def test_who_contributes_less_is_sent_less_and_rewarded_with_less(task: aq.Probl
     assert rounds[-1].parameters_sent == 2 * sum(sizes)
 
 
+def test_the_first_round_is_everybodys_whatever_the_reputation(task: aq.Problem) -> None:
+    (first, *_), whole = rounds_of(partial(fedsac, beta=120.0, samples=50), task), aq.n_parameters(aq.MLP())
+    assert first.parameters_sent == 6 * whole  # the least reputation is 2e-14
+
+
 def test_the_reputation_of_fedsac_worked_by_hand() -> None:
     strategy, _ = asked(partial(fedsac, beta=2.0), problem([1, 1], [0.5, 1.0], build=partial(aq.MLP, hidden=4)))
     assert strategy.broadcast.keywords["units"].keywords["reputation"].tolist() == pytest.approx([36.7879441, 100.0])

@@ -245,7 +245,9 @@ def selected(score: Array, sizes: Sequence[int], reputation: float) -> list[np.n
 
 def _fedsac_units(state: ServerState, participant: int, *, sizes: Sequence[int], reputation: Array) -> list[Tensor]:
     """The units that a participant's reputation buys; before they are measured, all."""
-    score = remembered(state, IMPORTANCE, torch.zeros(sum(sizes))).numpy()[: sum(sizes)]
+    if IMPORTANCE not in state.memory:
+        return [torch.ones(size, dtype=torch.bool) for size in sizes]
+    score = state.memory[IMPORTANCE].cpu().numpy()[: sum(sizes)]
     return [torch.as_tensor(kept) for kept in selected(score, sizes, float(reputation[participant]))]
 
 
