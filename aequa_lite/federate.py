@@ -660,8 +660,8 @@ def standalone(
 ) -> list[nn.Module]:
     """Train for each participant the network it could have had alone.
 
-    Everyone starts from the same initial network and takes rounds x local
-    local steps on its own shard, as many as when training together.
+    Everyone starts from the same initial network and takes rounds x
+    `local_steps` steps on its own shard, as many as when training together.
 
     Args:
         vectorized, deterministic, workers: As in `federate`.
