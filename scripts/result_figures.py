@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from published import Claim, Verdict
 
 from aequa_lite._io import atomic_write
@@ -111,18 +112,34 @@ def pareto(found: pd.DataFrame) -> Figure:
             zorder=0,
         )
         ax.scatter(row["accuracy"], row["pearson"], s=60, color=face, edgecolor=INK, zorder=3)
-        near = (abs(found["accuracy"] - row["accuracy"]) < 2) & (abs(found["pearson"] - row["pearson"]) < 0.08)
-        below = (found[near]["pearson"] > row["pearson"]).any()
-        label, place = f"{name}{'' if row['valid'] else ' †'}", (7, -15 if below else 6)
-        ax.annotate(
-            label, (row["accuracy"], row["pearson"]), xytext=place, textcoords="offset points", size=9.5, color=INK
-        )
     ax.axvline(0, color="#777777", lw=1, ls=":")
     ax.text(0.2, 0, "FedAvg:\none model for all,\nno Pearson", ha="left", va="bottom", size=8.5, color="#555555")
     ax.set(xlabel="best reward, in points above or below FedAvg's", ylabel="Pearson", ylim=(-0.05, 1.08))
     ax.set_xlim(right=5)
     ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= 0])
+    label(
+        ax,
+        {f"{name}{'' if row['valid'] else ' †'}": (row["accuracy"], row["pearson"]) for name, row in found.iterrows()},
+    )
     return figure
+
+
+def label(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each name beside its point, at the place where it covers the fewest other names and points."""
+    places = [(side, x, y) for y in (6, -15, 18, -27) for side, x in (("left", 7), ("right", -7))]
+    middles = ax.transData.transform(list(points.values()))
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in middles]
+    for name, point in points.items():
+        tried = [
+            ax.annotate(name, point, (x, y), textcoords="offset points", ha=side, size=9.5, color=INK)
+            for side, x, y in places
+        ]
+        boxes = [text.get_window_extent() for text in tried]
+        covered = [box.count_overlaps(taken) for box in boxes]
+        best = int(np.argmin(covered))  # of equals, the first
+        taken.append(boxes[best])
+        for text in tried[:best] + tried[best + 1 :]:
+            text.remove()
 
 
 def strips(gains: pd.DataFrame) -> Figure:
