@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 
@@ -338,7 +339,9 @@ def test_a_killed_run_of_the_command_goes_on(tmp_path: Path, monkeypatch: pytest
 def test_ctrl_c_does_not_wait_for_whoever_still_trains(tmp_path: Path) -> None:
     """Everybody trains for hours, alone; the test's own limit is a minute."""
     words = ["run", "--participants", "2", "--rounds", "1", "--local-steps", "1000000", "--out", str(tmp_path)]
-    with subprocess.Popen([sys.executable, "-m", "aequa_lite", *words], stderr=subprocess.PIPE, text=True) as running:
+    command = [sys.executable, "-m", "aequa_lite", *words]
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell may start the tests deaf to it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as running:
         try:
             while not running.stderr.read(1).strip():  # the bar of those who train alone
                 pass
