@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -44,17 +45,20 @@ aq.aequa(aq.for_dataset(aq.MLP, data, hidden=16), shards, config, data, progress
 """
 
 
-def child(work: Callable[[], object]) -> int:
-    """Do the work in a process of its own, and return its number."""
+def child(work: Callable[[], object], heard: bool = False) -> int:
+    """Do the work in a process of its own, and return its number; its errors are printed where it is `heard`."""
     if number := os.fork():
         return number
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
+            if not heard:
+                os.dup2(nowhere.fileno(), 2)
         os.setsid()
         work()
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
 
@@ -103,7 +107,8 @@ def killed(
     """Kill a run so many times, one in three twice; each time let it go on to its end and compare."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        assert ended(child(partial(run, Path(folder)))) == "done", what
+        how = ended(child(partial(run, Path(folder)), heard=True))
+        assert how == "done", f"{what}: {how}"
         seconds, whole = time.monotonic() - began, result(Path(folder))
     left = max(1, round(kills))
     while left > 0:
