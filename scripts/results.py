@@ -167,19 +167,21 @@ def steps_of_curve(name: str) -> str:
 def methods(name: str) -> str:
     """A line for each method: over all cells of a sweep, and Pearson over those that say something."""
     table, rows, fewer = rows_of(name), [], []
-    valid, most, spearman = table[~outdated(table)], table["method"].value_counts().max(), known(table, "spearman")
+    valid, counts, spearman = table[~outdated(table)], table["method"].value_counts(), known(table, "spearman")
+    most, unequal = counts.max(), counts.nunique() > 1
     for method, runs in table.groupby("method", sort=False):
         told, (won, cells) = runs[informative(runs)], wins(valid, str(method))
         columns = [spread(runs[each]) for each in ("reward_best", "reward_mean", "mcg", "cgs")]
         defined = f"{told['pearson'].notna().sum()} of {len(told)}"
         highest_in = "-" if outdated(runs).any() else f"{won} of {cells}"
         columns += [spread(told[each]) for each in ("pearson", *spearman)]
-        rows.append([label(runs), str(len(runs)), highest_in, *columns, defined])
+        rows.append([label(runs), *[str(len(runs))] * unequal, highest_in, *columns, defined])
         rows[-1] += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
         if len(runs) < most:
             rows[-1][0] += "\u00a0§"
             fewer.append(beside(table, str(method)))
-    head = ["method", "runs", "highest best reward", "best reward", "mean reward", "MCG", "CGS", "Pearson"]
+    head = ["method", "runs"] if unequal else [f"method, in {most} runs"]
+    head += ["highest best reward", "best reward", "mean reward", "MCG", "CGS", "Pearson"]
     head += ["Spearman"] * len(spearman)
     notes = NOTE * bool(outdated(table).any())
     if fewer:
