@@ -340,7 +340,7 @@ def test_ctrl_c_does_not_wait_for_whoever_still_trains(tmp_path: Path) -> None:
     """Everybody trains for hours, alone; the test's own limit is a minute."""
     words = ["run", "--participants", "2", "--rounds", "1", "--local-steps", "1000000", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "aequa_lite", *words]
-    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell may start the tests deaf to it
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # it may be ignored where the tests were started
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as running:
         try:
             while not running.stderr.read(1).strip():  # the bar of those who train alone

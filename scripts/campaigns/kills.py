@@ -45,14 +45,14 @@ aq.aequa(aq.for_dataset(aq.MLP, data, hidden=16), shards, config, data, progress
 """
 
 
-def child(work: Callable[[], object], heard: bool = False) -> int:
-    """Do the work in a process of its own, and return its number; its errors are printed where it is `heard`."""
+def child(work: Callable[[], object], show_errors: bool = False) -> int:
+    """Do the work in a process of its own, and return its number; print its errors if asked."""
     if number := os.fork():
         return number
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
-            if not heard:
+            if not show_errors:
                 os.dup2(nowhere.fileno(), 2)
         os.setsid()
         work()
@@ -107,7 +107,7 @@ def killed(
     """Kill a run so many times, one in three twice; each time let it go on to its end and compare."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        how = ended(child(partial(run, Path(folder)), heard=True))
+        how = ended(child(partial(run, Path(folder)), show_errors=True))
         assert how == "done", f"{what}: {how}"
         seconds, whole = time.monotonic() - began, result(Path(folder))
     left = max(1, round(kills))
