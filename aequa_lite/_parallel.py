@@ -83,7 +83,7 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
     if count is not None:
         number("workers", count, 1, whole=True)
     count = count or (available() if torch.device(device).type == "cpu" else 1)
-    pool, wait = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)), True
+    pool, wait = ThreadPoolExecutor(count, initializer=_compute_with_one_thread), True
     try:
         yield pool.map
     except KeyboardInterrupt:  # a thread that trains may take long, and writes nothing
@@ -91,6 +91,12 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def _compute_with_one_thread() -> None:
+    """Let this new thread compute with one intra-op thread, whatever others set later."""
+    torch.get_num_threads()  # PyTorch sets a thread up when it first asks, and would overwrite what was set before
+    torch.set_num_threads(1)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from aequa_lite.method import slimmable_rewards, train
 BASELINES = {
     "fedavg": fedavg,
     "fedavg by contribution": partial(fedavg, by_contribution=True),
+    "fedavg with momentum of the server": partial(fedavg, server=aq.aggregation.fedavgm(0.5)),
     "fedavg_finetuned": fedavg_finetuned,
     "lg_fedavg": lg_fedavg,
     "cffl": cffl,
@@ -254,6 +255,15 @@ def test_fedavg_by_contribution_weighs_as_aequa_does() -> None:
     assert options["weights"].tolist() == pytest.approx([0.5, 0.5])  # 3 x 0.2 against 1 x 0.6
     _, ours = asked(slimmable_rewards, task)
     assert np.array_equal(options["weights"], ours["weights"])
+
+
+def test_fedavg_with_momentum_of_the_server_worked_by_hand() -> None:
+    strategy, options = asked(partial(fedavg, server=aq.aggregation.fedavgm(0.5)), problem([3, 1]))
+    state, nobody = start(), [0.0] * 4
+    state = strategy.aggregate(state, moved(state, [[4.0, 0.0, 0.0, 0.0], nobody], options["weights"]))
+    assert four(state) == [3.0, 0.0, 0.0, 0.0]
+    state = strategy.aggregate(state, moved(state, [nobody, nobody], options["weights"]))
+    assert four(state) == [4.5, 0.0, 0.0, 0.0]
 
 
 def test_fine_tuning_is_one_epoch_from_the_global_model_at_the_initial_rate(task: aq.Problem) -> None:

@@ -19,7 +19,7 @@ import torch
 
 import aequa_lite as aq
 from aequa_lite import vectorized
-from aequa_lite._parallel import arithmetic
+from aequa_lite._parallel import arithmetic, workers
 from aequa_lite.checkpoint import load_checkpoint
 from aequa_lite.federate import fixed_widths, present
 from aequa_lite.local import class_shares, logit_offsets
@@ -52,6 +52,17 @@ def test_the_number_of_workers_changes_no_bit(few: aq.Dataset, config: aq.Config
     shards = shards_of(few, config)
     one = last(aq.federate(aq.LeNet, shards, config, workers=1, progress=False))
     assert same(one, last(aq.federate(aq.LeNet, shards, config, workers=count, progress=False)))
+
+
+def test_a_worker_that_starts_late_computes_with_one_thread_too() -> None:
+    before = torch.get_num_threads()
+    try:
+        with workers(1) as spread:
+            assert list(spread(abs, [-1])) == [1]  # the thread is there, and has not computed yet
+            torch.set_num_threads(before + 1)  # as the main thread does after it has aggregated
+            assert list(spread(lambda _: torch.get_num_threads(), [0])) == [1]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_another_seed_is_another_run(few: aq.Dataset, config: aq.Config) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._check import checked, number, refusal
 from .._parallel import arithmetic
 from ..config import stream
-from ..federate import aggregation_weights, slimmable
+from ..federate import ServerOptimizer, aggregation_weights, slimmable
 from ..local import full_only, local_sgd
 from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate, slim
@@ -21,12 +21,15 @@ from .common import personal, remember, reward_own, size_of
 
 
 @checked
-def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = train) -> Outcome:
+def fedavg(
+    problem: Problem, *, by_contribution: bool = False, server: ServerOptimizer | None = None, train: Train = train
+) -> Outcome:  # fmt: skip
     r"""Train one network and give it to everybody: $\theta \leftarrow \sum_i \frac{|D_i|}{|D|} v_i$.
 
     Args:
         by_contribution: Weight the updates as `aequa` does, by `aggregation_weights` with the config's powers: what of
             a difference to FedAvg is due to the weights.
+        server: What the server does with the average, such as `fedavgm(0.5)` (default: taken as it is).
 
     Raises:
         ValueError: `by_contribution` is not True or False.
@@ -40,13 +43,13 @@ def fedavg(problem: Problem, *, by_contribution: bool = False, train: Train = tr
         'fedavg'
 
     References:
-        FedAvg (McMahan et al. 2017), Algorithm 1; `by_contribution` is our choice.
+        FedAvg (McMahan et al. 2017), Algorithm 1; with `fedavgm`: FedAvgM (Hsu et al. 2019). `by_contribution` is ours.
         Deviation: everybody takes equally many local steps.
     """
     weights = problem.by_size
     if by_contribution:
         weights = aggregation_weights(problem.shards, problem.config, problem.contribution)
-    return reward_own(problem, slimmable(problem.build, full_only), train, "fedavg", weights)
+    return reward_own(problem, slimmable(problem.build, full_only, server=server), train, "fedavg", weights)
 
 
 @checked
