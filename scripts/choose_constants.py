@@ -37,6 +37,9 @@ CONSTANTS = {  # method -> its decisive constant at the values that are tried
     "fedrac": [f"fedrac({beta})" for beta in (5.0, 10.0, 20.0, 80.0, 320.0)],
     "iafl": ["iafl", "iafl(recovery=0.2)"],
 }
+MOMENTUM = {  # the same with momentum of the server, which is no default
+    name: [name, *(f"{name}(server='fedavgm({beta})')" for beta in (0.5, 0.7, 0.9))] for name in ("aequa", "fedavg")
+}
 OWN_RATE = {  # method -> learning rates that are tried for it alone
     "fedavg_finetuned": (0.03, 0.12),
     "cffl": (0.03, 0.12),
@@ -96,7 +99,7 @@ def runs(rows: Rows, data: str) -> Iterator[str]:
         rows.get(data, lr, "fedavg")
         yield f"{data} fedavg at {lr}"
     best = max(LEARNING_RATES, key=lambda lr: rows.get(data, lr, "fedavg")["best_reward"])
-    for method in ("aequa", *(word for words in CONSTANTS.values() for word in words)):
+    for method in ("aequa", *(word for words in (CONSTANTS | MOMENTUM).values() for word in words)):
         rows.get(data, best, method)
         yield f"{data} {method}"
     for method, lr in OWN_RATES:
@@ -113,7 +116,9 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
         here = rows[rows.lr == lr].set_index("method")
         score = here.mcg - here.cgs
         words = {
-            name: score.reindex(words).idxmax() for name, words in CONSTANTS.items() if set(words) & set(score.index)
+            name: score.reindex(words).idxmax()
+            for name, words in (CONSTANTS | MOMENTUM).items()
+            if set(words) & set(score.index)
         }
         words |= {f"lr of {name}": own_rate(rows, name) for name in OWN_RATE if name in set(rows.method)}
         found.append({"data": data, "lr": lr, **words})
@@ -135,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = Rows(options.out, options.root)
-    many = 1 + len(LEARNING_RATES) + sum(map(len, CONSTANTS.values())) + len(OWN_RATES)
+    many = 1 + len(LEARNING_RATES) + sum(map(len, (CONSTANTS | MOMENTUM).values())) + len(OWN_RATES)
     with tqdm(total=many * len(options.data), mininterval=10) as bar:
         for data in options.data:
             for about in runs(rows, data):
