@@ -695,6 +695,24 @@ def fairness_and_accuracy(sweep: str) -> pd.DataFrame:
     )
 
 
+def server_momentum(name: str) -> str:
+    """Ours and FedAvg, both with and without momentum of the server, in the same runs."""
+    table, rows = rows_of(name), []
+    kind = table["method"].str.extract(r"(\w+)(?:\(server='fedavgm\((.+)\)'\))?")
+    table = table.assign(method=kind[0], momentum=kind[1].fillna("none"))
+    for (data, momentum), runs in table.groupby(["data", "momentum"], sort=False):
+        found = comparisons.of_runs(runs)
+        told, (mean, low, high) = found[found["informative"]], comparisons.interval(found["difference"])
+        ours, fedavg = (runs[runs["method"] == each] for each in ("aequa", "fedavg"))
+        rows.append([str(data), str(momentum), str(len(found)), spread(ours["reward_best"]), spread(fedavg["reward_best"])])
+        rows[-1] += [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", spread(ours[informative(ours)]["pearson"])]
+        rows[-1] += [how_many(told["ideal"].dropna()), spread(ours["mcg"]), spread(fedavg["mcg"]), spread(ours["cgs"])]
+        rows[-1] += [f"{ours['min_gain'].min():+.3f}", str(int(ours["worse_off"].sum()))]
+    head = ["data", "momentum", "runs", "best reward", "FedAvg", "difference, points (95% interval)", "Pearson"]
+    head += ["within 0.01 of ideal", "MCG", "MCG of FedAvg", "CGS", "smallest gain", "worse off"]
+    return markdown(head, rows)
+
+
 ABLATION = "fedavg(by_contribution=True)"
 
 
@@ -1091,6 +1109,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
         ),
         "training_time",
     ),
+    "server_momentum": (server_momentum, "server_momentum"),
     "fedrac": (protocol, "fedrac"),
     "fedrac_long": (protocol, "fedrac_long"),
     "cffl": (protocol, "cffl"),
