@@ -61,7 +61,6 @@ def table(files: Mapping[str, str]) -> dict[str, str]:
 TABLES = {kind: table(files) for kind, files in FUNCTIONS.items()}  # kind -> word -> "file:function"
 # how many of a function's first arguments come later; of other kinds: all, unless it is a factory
 LATER = {"network": 1, "partition": 2, "allocation": 2, "algorithm": 1}
-LONGEST = 100_000  # characters of a word in a message: room for a thousand widths
 MOST_PARAMETERS = 1 << 28  # of a network that somebody else names: a gigabyte
 MOST_LAYERS = 64
 

@@ -11,14 +11,14 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from ._check import Count, Fraction, Index, checked, number, one_each, refusal
+from ._check import Count, Fraction, Index, Range, checked, number, one_each, refusal
 from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
-from ._validation import save_tensors, tensors_of
+from ._validation import checked_update, save_tensors, tensors_of
 from .checkpoint import describe
 from .config import Config
 from .data.tabular import Encoder
@@ -82,7 +82,7 @@ class Manifest:
     width: Fraction
     fractional_width: float
     participant: Index
-    n_parameters: int
+    n_parameters: Annotated[int, Range(1, MOST_PARAMETERS)]
     run: str
     vocabulary: str = ""
     encoder: str = ""
@@ -95,7 +95,6 @@ class Manifest:
             allowed = "names with True, False, numbers, whole ones from 1 (layers: to 64), or a few of them"
             raise refusal("options", allowed, self.options)
         number("fractional_width", self.fractional_width, 0, self.width, above=True)
-        number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
         for name in ("run", "vocabulary", "encoder", "sha256"):
             if (value := getattr(self, name)) and not is_digest(value):
                 raise refusal(name, "64 hexadecimal digits", value)
@@ -123,11 +122,10 @@ def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
 
 def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     """Refuse tensors of other names, shapes or types than wanted, and numbers that are not finite."""
-    found, right = ({(name, t.shape, t.dtype) for name, t in each.items()} for each in (state, wanted))
-    if odd := sorted(found ^ right, key=str):
-        raise ValueError(f"{label} does not fit {what}: tensor {short_repr(odd[0][0])}")
-    if not all(bool(torch.isfinite(t).all()) for t in state.values()):
-        raise ValueError(f"{label} holds a number that is not finite")
+    try:
+        checked_update(state, wanted)
+    except ValueError as error:
+        raise ValueError(f"{label} does not fit {what}: {error}") from error
 
 
 @checked

@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from .._io import error_text, opened, parse_json, read_limited, seal, short_repr, write_whole
-from .._validation import checked_metadata, numbers
+from .._validation import checked_metadata, counts
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..config import Config
 from ..slimmable import template
@@ -305,7 +305,7 @@ class ParticipantRegistry:
         allowed = {"participant": (0, self.state.config.participants - 1), "samples": (1, MOST_SAMPLES)}
         number, samples = map(int, checked_metadata(stated, allowed).values())
         counted = self.asked["labels"]
-        if not numbers(labels, counted * self.asked["classes"], 0, whole=True) or sum(labels) != counted * samples:
+        if not counts(labels, counted * self.asked["classes"]) or sum(labels) != counted * samples:
             raise ValueError(
                 f"it must state how many of its {samples} samples are of each class, got {short_repr(labels)}"
             )
