@@ -17,7 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from ._check import Range, number, refusal
-from ._io import error_text, parse_json, regular_file, short_repr, write_whole
+from ._io import parse_json, regular_file, says, short_repr, write_whole
 from .types import State, Update, floating
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
@@ -102,11 +102,9 @@ def tensors_of(content: bytes, source: str = "this") -> tuple[dict[str, Tensor],
     Raises:
         ValueError: They are damaged; the sentence names their source.
     """
-    try:
+    with says(f"{source} is not an intact safetensors file", *DAMAGE):
         tensors = {name: t.clone() for name, t in parse_tensors(content).items()}  # aligned as torch's own
         header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except DAMAGE as error:
-        raise ValueError(f"{source} is not an intact safetensors file ({error_text(error)})") from error
     return tensors, header.get("__metadata__", {})
 
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ._check import checked
 from ._io import (
-    error_text,
     opened,
     parse_json,
     printable,
     read_limited,
+    says,
     seal,
     write_whole,
 )
@@ -100,7 +100,8 @@ class Report:
             ValueError: There is none, it is damaged, or of version 0.1.
         """
         path = Path(folder) / "report.json"
-        try:
+        what = f"{path} is not a report that can be read"
+        with says(what, OSError, TypeError, ValueError):
             read = parse_json(read_limited(path, MOST_BYTES))
             if not isinstance(read, dict) or "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")
@@ -110,11 +111,6 @@ class Report:
             })  # fmt: skip
             opened(read)
             return found
-        except (OSError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a report that can be read: "
-                f"{error_text(error)}"
-            ) from error
 
 
 @checked

@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from .._io import error_text, opened, parse_json, read_limited, seal, short_repr, write_whole
+from .._io import error_text, opened, parse_json, read_limited, says, seal, short_repr, write_whole
 from .._validation import checked_metadata, counts
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..config import Config
@@ -61,16 +61,14 @@ class RunState:
 
     def _read(self) -> None:
         """Go on from what an earlier start has written."""
-        try:
+        damage = OSError, ValueError, KeyError, TypeError, AttributeError
+        with says(f"{self.path} is damaged", *damage, remedy="delete the folder to start afresh"):
             found = parse_json(read_limited(self.path, MOST_BYTES))
             if "sha256" not in found:
                 raise ValueError("it has no checksum")
             theirs = opened(found)["identity"]
             self.participants = {int(i): each for i, each in found["participants"].items()}
             self.rounds = found["rounds"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = error_text(error)
-            raise ValueError(f"{self.path} is damaged ({why}); delete the folder to start afresh") from error
         for name, value in self.identity.items():
             if theirs.get(name) != value:
                 raise ValueError(
