@@ -126,6 +126,11 @@ def opened(document: dict[str, Any]) -> dict[str, Any]:
     return inner
 
 
+def tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a record that JSON wrote: its lists become tuples again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
 def _not_finite(text: str) -> Any:
     """Refuse a number that is not finite."""
     raise ValueError(f"{short_repr(text)} is not a finite number")

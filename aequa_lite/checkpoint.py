@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._check import refusal
-from ._io import parse_json, says
+from ._io import parse_json, says, tuples
 from ._validation import checked_update, save_tensors, tensors_at
 from .types import Round, ServerState, Shard, State
 
@@ -219,8 +219,5 @@ def _restored(
     memory = {
         k: t.to(place) if t.dtype in kinds else t for k, t in memory.items()
     }
-    plain = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
-    }
     state = ServerState(theta, memory)
-    return Round(state=state, identity=identity, **plain)
+    return Round(state=state, identity=identity, **tuples(about))

@@ -24,6 +24,7 @@ from ._io import (
     read_limited,
     says,
     seal,
+    tuples,
     write_whole,
 )
 from .allocation.exact import Plan
@@ -105,10 +106,8 @@ class Report:
             read = parse_json(read_limited(path, MOST_BYTES))
             if not isinstance(read, dict) or "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")
-            found = cls(**{
-                k: tuple(v) if isinstance(v, list) else v
-                for k, v in read.items() if k != "sha256"
-            })  # fmt: skip
+            fields = {k: v for k, v in read.items() if k != "sha256"}
+            found = cls(**tuples(fields))
             opened(read)
             return found
 
