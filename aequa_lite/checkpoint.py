@@ -170,7 +170,8 @@ def load_checkpoint(
     """
     if not path.exists():
         return None
-    what, remedy = f"checkpoint {path} cannot be used", "delete it to start afresh"
+    what = f"checkpoint {path} cannot be used"
+    remedy = "delete it to start afresh"
     with says(what, KeyError, ValueError, remedy=remedy):
         tensors, words = tensors_at(path)
         if words.get("format") != FORMAT:

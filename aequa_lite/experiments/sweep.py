@@ -55,8 +55,6 @@ from ..types import Build, Round, Shard
 from .run import compete, folder_name, prepare, split_parameters
 from .tables import check_table, write_tables
 
-__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share"]
-
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
 ENDED = "ended"  # written last, after reports, rewards and figures: a run that was killed has none
@@ -533,7 +531,6 @@ def run_sweep(
         jobs = [partial(run_pack, runs, sweep.defaults, here, kept) for runs in packs(todo, here, kept, pack)]
         return run_all(jobs, 1, sweep.name)
     count = workers or (1 if torch.cuda.is_available() else available())
+    jobs = [partial(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo]
     with one_thread_each() if count > 1 else nullcontext():
-        run_all(
-            [partial(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo], count, sweep.name
-        )
+        run_all(jobs, count, sweep.name)
