@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ._io import printable, short_repr
+from ._io import fault, printable, short_repr
 
 __all__ = ["accuracies", "checked", "flag", "number", "one_each", "one_of", "refusal", "right_or_wrong",
            "vector"]  # fmt: skip
@@ -30,8 +30,7 @@ def refusal(name: str, allowed: str, value: object, remedy: str = "") -> ValueEr
         >>> str(refusal("width", "in (0, 1]", 1.5))
         '`width` must be in (0, 1], got 1.5'
     """
-    tail = f"; {remedy}" if remedy else ""
-    return ValueError(f"`{name}` must be {allowed}, got {short_repr(value)}{tail}")
+    return fault(f"`{name}`", f"be {allowed}", short_repr(value), remedy)
 
 
 class Range(NamedTuple):

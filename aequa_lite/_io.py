@@ -44,6 +44,22 @@ def fault(what: str, must: str, got: object, remedy: str = "") -> ValueError:
     return ValueError(f"{what} must {must}, got {got}" + (f"; {remedy}" if remedy else ""))
 
 
+@contextmanager
+def says(what: str, *kinds: type[Exception], remedy: str = "", most: int = 400) -> Iterator[None]:
+    """Turn an error of these kinds (default: ValueError) into one ValueError that says what is wrong, and why.
+
+    Example:
+        >>> with says("width.json is damaged"):
+        ...     parse_json("{")
+        Traceback (most recent call last):
+        ValueError: width.json is damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)
+    """
+    try:
+        yield
+    except kinds or (ValueError,) as error:  # noqa: B030  (a tuple of classes)
+        raise ValueError(f"{what}: {error_text(error, most)}" + (f"; {remedy}" if remedy else "")) from error
+
+
 def regular_file(path: Path | str) -> Path:
     """Return the path of a regular file or of a missing one; opening a pipe would wait forever.
 
@@ -108,6 +124,11 @@ def opened(document: dict[str, Any]) -> dict[str, Any]:
     if seal(inner) != document:
         raise ValueError("its checksum does not fit its contents")
     return inner
+
+
+def tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a record that JSON wrote: its lists become tuples again."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _not_finite(text: str) -> Any:

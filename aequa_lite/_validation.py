@@ -16,8 +16,8 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ._check import number, refusal
-from ._io import error_text, parse_json, regular_file, short_repr, write_whole
+from ._check import Range, number, refusal
+from ._io import parse_json, regular_file, says, short_repr, write_whole
 from .types import State, Update, floating
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
@@ -102,11 +102,9 @@ def tensors_of(content: bytes, source: str = "this") -> tuple[dict[str, Tensor],
     Raises:
         ValueError: They are damaged; the sentence names their source.
     """
-    try:
+    with says(f"{source} is not an intact safetensors file", *DAMAGE):
         tensors = {name: t.clone() for name, t in parse_tensors(content).items()}  # aligned as torch's own
         header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except DAMAGE as error:
-        raise ValueError(f"{source} is not an intact safetensors file ({error_text(error)})") from error
     return tensors, header.get("__metadata__", {})
 
 
@@ -145,7 +143,7 @@ def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[fl
         {'participant': 2, 'loss': 0.7}
         >>> checked_metadata({"samples": True}, {"samples": (1, 1_000_000)})
         Traceback (most recent call last):
-        ValueError: `samples` must be a whole number from 1 to 1000000, got True
+        ValueError: `samples` must be a whole number in [1, 1e+06], got True
 
     References:
         Our choice.
@@ -153,12 +151,10 @@ def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[fl
     if not isinstance(received, Mapping) or set(received) != set(allowed):
         names = sorted(map(str, received)) if isinstance(received, Mapping) else received
         raise refusal("metadata", f"numbers named {', '.join(allowed)}", names)
-    for name, (low, high) in allowed.items():
-        whole = isinstance(low, int) and isinstance(high, int)
-        if not numbers([received[name]], 1, low, high, whole):  # NaN is in no range
-            kind = "a whole number" if whole else "a finite number"
-            raise refusal(name, f"{kind} from {low} to {high}", received[name])
-    return {name: received[name] for name in allowed}
+    return {
+        name: number(name, received[name], low, high, whole=isinstance(low, int) and isinstance(high, int))
+        for name, (low, high) in allowed.items()
+    }
 
 
 def change_norm(state: State, sent: State) -> float:
@@ -288,11 +284,6 @@ def _square(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack(torch._foreach_norm(tensors)).square().sum()
 
 
-def numbers(value: Any, count: int, low: float = -math.inf, high: float = math.inf, whole: bool = False) -> bool:
-    """Whether a value is a list of `count` finite numbers of this range."""
-    kinds = (int,) if whole else (int, float)
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == count
-        and all(type(v) in kinds and low <= v <= high and abs(v) < 1e300 for v in value)
-    )
+def counts(value: Any, many: int) -> bool:
+    """Whether a value is a list of so many whole numbers from 0."""
+    return isinstance(value, (list, tuple)) and len(value) == many and all(Range(0).holds(v, whole=True) for v in value)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._check import refusal
-from ._io import error_text, parse_json
+from ._io import parse_json, says, tuples
 from ._validation import checked_update, save_tensors, tensors_at
 from .types import Round, ServerState, Shard, State
 
@@ -170,18 +170,15 @@ def load_checkpoint(
     """
     if not path.exists():
         return None
-    try:
+    what = f"checkpoint {path} cannot be used"
+    remedy = "delete it to start afresh"
+    with says(what, KeyError, ValueError, remedy=remedy):
         tensors, words = tensors_at(path)
         if words.get("format") != FORMAT:
             raise ValueError("it is of another version or no checkpoint")
         if _checksum(tensors, words) != words.get("sha256"):
             raise ValueError("its checksum does not fit its contents")
         about, saved = (parse_json(words[k]) for k in ("round", "identity"))
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be used: {error_text(error)}; "
-            "delete it to start afresh"
-        ) from error
     if difference := _difference(saved, identity):
         raise ValueError(
             f"checkpoint {path} was made with {difference}; "
@@ -223,8 +220,5 @@ def _restored(
     memory = {
         k: t.to(place) if t.dtype in kinds else t for k, t in memory.items()
     }
-    plain = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in about.items()
-    }
     state = ServerState(theta, memory)
-    return Round(state=state, identity=identity, **plain)
+    return Round(state=state, identity=identity, **tuples(about))

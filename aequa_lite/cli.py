@@ -25,6 +25,7 @@ from .report import Report, table
 from .rewards import verify
 
 INTERRUPTED, REFUSED = 130, 2
+GO_ON = ("run", "sweep", "fleet", "serve", "join")  # where they were stopped
 # of a sweep's table
 SHOWN = ("method", "status", "pearson", "pearson_ceiling", "cgs", "min_gain", "worse_off", "alone_best", "reward_best")
 ABOUT = {
@@ -57,11 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        more = (
-            "; the same command goes on with what is not finished"
-            if name in ("run", "sweep", "fleet", "serve", "join")
-            else ""
-        )
+        more = "; the same command goes on with what is not finished" if name in GO_ON else ""
         print(f"\naequa {name}: stopped{more}", file=sys.stderr)
         return INTERRUPTED
     except (OSError, ValueError, ImportError, RuntimeError, ArithmeticError) as error:

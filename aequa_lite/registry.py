@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ._check import checked, one_of, refusal
-from ._io import error_text, short_repr
+from ._io import says, short_repr
 
 __all__ = ["TABLES", "algorithm", "allocation", "lookup", "network", "word_list"]
 
@@ -61,7 +61,6 @@ def table(files: Mapping[str, str]) -> dict[str, str]:
 TABLES = {kind: table(files) for kind, files in FUNCTIONS.items()}  # kind -> word -> "file:function"
 # how many of a function's first arguments come later; of other kinds: all, unless it is a factory
 LATER = {"network": 1, "partition": 2, "allocation": 2, "algorithm": 1}
-LONGEST = 100_000  # characters of a word in a message: room for a thousand widths
 MOST_PARAMETERS = 1 << 28  # of a network that somebody else names: a gigabyte
 MOST_LAYERS = 64
 
@@ -233,11 +232,9 @@ def plain_option(name: str, value: Any) -> bool:
 def outline(build: Callable[..., nn.Module], width: float) -> nn.Module:
     """The network on the meta device, if it can be built and has at most 2^28 parameters."""
     name = getattr(getattr(build, "func", build), "__name__", "build")
-    try:
-        with torch.device("meta"):
-            net = build(width)
-    except Exception as error:  # whatever a constructor raises, somebody else chose its options
-        raise ValueError(f"{name} cannot be built with these options: {error_text(error)}") from error
+    # whatever a constructor raises, somebody else chose its options
+    with says(f"{name} cannot be built with these options", Exception), torch.device("meta"):
+        net = build(width)
     count = sum(p.numel() for p in net.parameters())
     if count > MOST_PARAMETERS:
         raise refusal(name, f"a network of at most {MOST_PARAMETERS} parameters", count)

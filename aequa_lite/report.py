@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from ._check import checked
 from ._io import (
-    error_text,
     opened,
     parse_json,
     printable,
     read_limited,
+    says,
     seal,
+    tuples,
     write_whole,
 )
 from .allocation.exact import Plan
@@ -100,21 +101,15 @@ class Report:
             ValueError: There is none, it is damaged, or of version 0.1.
         """
         path = Path(folder) / "report.json"
-        try:
+        what = f"{path} is not a report that can be read"
+        with says(what, OSError, TypeError, ValueError):
             read = parse_json(read_limited(path, MOST_BYTES))
             if not isinstance(read, dict) or "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")
-            found = cls(**{
-                k: tuple(v) if isinstance(v, list) else v
-                for k, v in read.items() if k != "sha256"
-            })  # fmt: skip
+            fields = {k: v for k, v in read.items() if k != "sha256"}
+            found = cls(**tuples(fields))
             opened(read)
             return found
-        except (OSError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a report that can be read: "
-                f"{error_text(error)}"
-            ) from error
 
 
 @checked

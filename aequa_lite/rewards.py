@@ -11,14 +11,14 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from ._check import Count, Fraction, Index, checked, number, one_each, refusal
-from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, short_repr, write_whole
-from ._validation import save_tensors, tensors_of
+from ._check import Count, Fraction, Index, Range, checked, number, one_each, refusal
+from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, says, short_repr, write_whole
+from ._validation import checked_update, save_tensors, tensors_of
 from .checkpoint import describe
 from .config import Config
 from .data.tabular import Encoder
@@ -82,7 +82,7 @@ class Manifest:
     width: Fraction
     fractional_width: float
     participant: Index
-    n_parameters: int
+    n_parameters: Annotated[int, Range(1, MOST_PARAMETERS)]
     run: str
     vocabulary: str = ""
     encoder: str = ""
@@ -95,7 +95,6 @@ class Manifest:
             allowed = "names with True, False, numbers, whole ones from 1 (layers: to 64), or a few of them"
             raise refusal("options", allowed, self.options)
         number("fractional_width", self.fractional_width, 0, self.width, above=True)
-        number("n_parameters", self.n_parameters, 1, MOST_PARAMETERS, whole=True)
         for name in ("run", "vocabulary", "encoder", "sha256"):
             if (value := getattr(self, name)) and not is_digest(value):
                 raise refusal(name, "64 hexadecimal digits", value)
@@ -123,11 +122,8 @@ def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
 
 def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     """Refuse tensors of other names, shapes or types than wanted, and numbers that are not finite."""
-    found, right = ({(name, t.shape, t.dtype) for name, t in each.items()} for each in (state, wanted))
-    if odd := sorted(found ^ right, key=str):
-        raise ValueError(f"{label} does not fit {what}: tensor {short_repr(odd[0][0])}")
-    if not all(bool(torch.isfinite(t).all()) for t in state.values()):
-        raise ValueError(f"{label} holds a number that is not finite")
+    with says(f"{label} does not fit {what}"):
+        checked_update(state, wanted)
 
 
 @checked
@@ -265,10 +261,8 @@ def _read_beside(path: Path | str, name: str) -> Any:
     content = _bytes(Path(path).with_name(name), MOST_VOCABULARY_BYTES)
     if digest(content) != stated:
         raise ValueError(f"{name} does not have the SHA-256 that the manifest of {path} states")
-    try:
+    with says(f"{name} is damaged"):
         return parse_json(content)
-    except ValueError as error:
-        raise ValueError(f"{name} is damaged: {error_text(error)}") from error
 
 
 @checked
@@ -290,10 +284,8 @@ def load_encoder(path: Path | str) -> tuple[Encoder, tuple[str, ...]]:
         ('no', 'yes')
     """
     found = _read_beside(path, ENCODER)
-    try:
+    with says(f"{ENCODER} is damaged", KeyError, TypeError, ValueError):
         return Encoder.from_dict(found), tuple(map(str, found["labels"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{ENCODER} is damaged: {error_text(error)}") from error
 
 
 @checked
@@ -326,10 +318,8 @@ def load_reward(path: Path | str, build: Build | None = None, *, name: str = "")
     """
     manifest, tensors = read_reward(path)
     build = _constructor(manifest, build, name)
-    try:
+    with says(f"reward {path} names a network that cannot be built"):
         net = _typed(outline(build, manifest.width), tensors)
-    except ValueError as error:
-        raise ValueError(f"reward {path} names a network that cannot be built: {error_text(error)}") from error
     own = n_parameters(net)
     if own != manifest.n_parameters:
         raise ValueError(f"reward {path} states {manifest.n_parameters} parameters, its network has {own}")
@@ -365,19 +355,16 @@ def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
     content = _bytes(path, MOST_BYTES)
     beside = path.with_suffix(".json")
     stated = _bytes(beside, MOST_MANIFEST_BYTES)
-    try:
+    damage = TypeError, ValueError  # no object of these names, or no values of these kinds
+    with says(f"manifest {beside} is damaged", *damage):
         found = parse_json(stated)
         manifest = None if "recipe" in found else Manifest(**found)
-    except (TypeError, ValueError) as error:  # no object of these names, or no values of these kinds
-        raise ValueError(f"manifest {beside} is damaged: {error_text(error, 400)}") from error
     if manifest is None:
         raise ValueError(f"manifest {beside} was written by aequa-lite 0.1")
     if digest(content) != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
-    try:
+    with says(f"reward {path} is damaged"):
         tensors, metadata = tensors_of(content)
-    except ValueError as error:
-        raise ValueError(f"reward {path} is damaged: {error_text(error)}") from error
     if metadata.get("reward") != manifest.header():
         raise ValueError(f"manifest {beside} differs from the header of its reward; fetch both again")
     return manifest, tensors

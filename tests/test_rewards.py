@@ -198,7 +198,7 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -
     model, path = aq.MLP(0.1), folder / "participant-01.safetensors"
     with torch.no_grad():
         model[2].bias[0] = float("inf")
-    with pytest.raises(ValueError, match=r"models\[0\] holds a number that is not finite"):
+    with pytest.raises(ValueError, match=r"models\[0\] does not fit .*: tensor .* holds a number that is not finite"):
         aq.save_rewards(tmp_path, aq.MLP, [model], [0.1], aq.Config())
     with pytest.raises(ValueError, match="finite"):
         aq.load_reward(forged(path, model.state_dict()))

@@ -502,7 +502,7 @@ def test_commas_between_thousands_are_refused_with_their_remedy() -> None:
 
 
 def test_a_spread_below_zero_is_no_column() -> None:
-    with pytest.raises(ValueError, match="is no encoded column"):
+    with pytest.raises(ValueError, match="`sd` must be a number above 0, got -1.0"):
         Column("a", "x", ("x",), sd=-1.0)
 
 

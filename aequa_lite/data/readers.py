@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._check import Count, checked, one_of, refusal
+from .._check import Count, checked, one_of
 from .._io import error_text, fault, printable, read_limited, regular_file, short_repr
 
 REMEDY = "'fashion-mini' is embedded and needs no file"
@@ -340,8 +340,6 @@ def tokens(sentences: Iterable[str], words: Sequence[str], length: Count = LENGT
     References:
         Our choice; SST-2's sentences are already separated by blanks.
     """
-    if isinstance(sentences, str):
-        raise refusal("sentences", "a list of sentences", sentences)
     places = {word: place for place, word in enumerate(words) if place > UNKNOWN}
     rows = [[places.get(word, UNKNOWN) for word in each.lower().split()[:length]] for each in sentences]
     return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -104,12 +103,11 @@ class Column:
     fill: str
     categories: tuple[str, ...] = ()
     mean: float = 0.0
-    sd: float = 1.0
+    sd: Positive = 1.0
     indicator: bool = False
 
     def __post_init__(self) -> None:
-        fills = self.fill in self.categories or as_number(self.fill) is not None
-        if not (fills and math.isfinite(self.mean) and math.isfinite(self.sd) and self.sd > 0):
+        if self.fill not in self.categories and as_number(self.fill) is None:
             raise ValueError(f"{short_repr(self)} is no encoded column")
 
     @property

@@ -44,7 +44,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .._check import Count, checked, number, one_of, refusal
-from .._io import error_text, parse_json, read_limited, short_repr, write_whole
+from .._io import parse_json, read_limited, says, short_repr, write_whole
 from .._parallel import available
 from ..checkpoint import describe
 from ..config import Config
@@ -54,8 +54,6 @@ from ..registry import lookup, word_list
 from ..types import Build, Round, Shard
 from .run import compete, folder_name, prepare, split_parameters
 from .tables import check_table, write_tables
-
-__all__ = ["ENDED", "Run", "Sweep", "finished", "gather", "read_sweep", "run_sweep", "share"]
 
 KEYS = ("notebook", "fixed", "when", "cases", "grid")
 MOST_BYTES, MOST_RUNS = 1 << 18, 100_000  # of a sweep file; of all that follows from it
@@ -176,10 +174,9 @@ def read_sweep(path: Path | str) -> Sweep:
         ValueError: sweep nowhere.yml cannot be read: [Errno 2] No such file or directory: 'nowhere.yml'
     """
     path = Path(path)
-    try:
+    # whatever a reader of YAML or of notebooks chokes on
+    with says(f"sweep {path} cannot be read", Exception, most=1000):
         return _parse_sweep(path)
-    except Exception as error:  # whatever a reader of YAML or of notebooks chokes on
-        raise ValueError(f"sweep {path} cannot be read: {error_text(error, 1000)}") from error
 
 
 def _parse_sweep(path: Path) -> Sweep:
@@ -227,12 +224,10 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
         ValueError: It is damaged, too large, nested too deep, or holds something else.
     """
     text = read_limited(path, most).decode("utf-8")
-    try:
+    with says("it is no plain YAML", yaml.YAMLError, RecursionError, TypeError):
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it holds an alias (*); allowed is to write it out")
         return parse_json(json.dumps(yaml.load(text, _Strict), allow_nan=False)), text
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ValueError(f"it is no plain YAML ({error_text(error)})") from error
 
 
 @checked
@@ -465,14 +460,12 @@ def finished(
     place = results / sweep.name
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
         return {}
-    words = ("status", "method", "device", "date", "data_sha256", "scale")
-    try:
+    words, remedy = ("status", "method", "device", "date", "data_sha256", "scale"), "restore or delete it"
+    with says(f"{place / 'runs.csv'} cannot be read", ValueError, OSError, remedy=remedy):
         check_table(place)
         texts = pd.read_csv(place / "runs.csv", dtype=str, keep_default_na=False)  # as they stand there
         kinds = {c: str for c in texts if c in words or c.startswith("version_")}
         table = pd.read_csv(place / "runs.csv", dtype=kinds)
-    except (ValueError, OSError) as error:  # pandas has several kinds
-        raise ValueError(f"{place / 'runs.csv'} cannot be read ({error_text(error)}); restore or delete it") from error
     then = {tuple(map(_plain, run.label.values())): run.digest for run in read_sweep(place / "sweep.yml").runs()}
     labels, now = list(sweep.runs()[0].label), {run.digest for run in sweep.runs()}
     if not {*labels, "status"} <= {*table}:
@@ -538,7 +531,6 @@ def run_sweep(
         jobs = [partial(run_pack, runs, sweep.defaults, here, kept) for runs in packs(todo, here, kept, pack)]
         return run_all(jobs, 1, sweep.name)
     count = workers or (1 if torch.cuda.is_available() else available())
+    jobs = [partial(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo]
     with one_thread_each() if count > 1 else nullcontext():
-        run_all(
-            [partial(run_one, partial(in_notebook, sweep.notebook), run, here, kept) for run in todo], count, sweep.name
-        )
+        run_all(jobs, count, sweep.name)

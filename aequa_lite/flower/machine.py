@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .._check import refusal
-from .._io import error_text, read_limited, write_whole
+from .._io import read_limited, says, write_whole
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -269,11 +269,10 @@ def roster(folder: Path | str, participants: int) -> dict[str, int]:
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     for number in range(participants):
         path = Path(folder) / f"participant-{number:02d}.pub"
-        try:
+        damage = OSError, ValueError, UnsupportedAlgorithm, AttributeError  # some keys have no such form
+        with says(f"keys: {path} is not a public key that can be read", *damage):
             key = serialization.load_ssh_public_key(read_limited(path, MOST_KEY_BYTES))
             own = fingerprint(key.public_bytes(*form))
-        except (OSError, ValueError, UnsupportedAlgorithm, AttributeError) as error:  # some keys have no such form
-            raise ValueError(f"keys: {path} is not a public key that can be read ({error_text(error)})") from error
         if own in found:
             raise ValueError(f"keys: {path} is also the key of participant {found[own]}; each needs its own")
         found[own] = number

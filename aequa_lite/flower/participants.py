@@ -15,8 +15,8 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from .._io import error_text, opened, parse_json, read_limited, seal, short_repr, write_whole
-from .._validation import checked_metadata, numbers
+from .._io import error_text, opened, parse_json, read_limited, says, seal, short_repr, write_whole
+from .._validation import checked_metadata, counts
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..config import Config
 from ..slimmable import template
@@ -61,16 +61,14 @@ class RunState:
 
     def _read(self) -> None:
         """Go on from what an earlier start has written."""
-        try:
+        damage = OSError, ValueError, KeyError, TypeError, AttributeError
+        with says(f"{self.path} is damaged", *damage, remedy="delete the folder to start afresh"):
             found = parse_json(read_limited(self.path, MOST_BYTES))
             if "sha256" not in found:
                 raise ValueError("it has no checksum")
             theirs = opened(found)["identity"]
             self.participants = {int(i): each for i, each in found["participants"].items()}
             self.rounds = found["rounds"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            why = error_text(error)
-            raise ValueError(f"{self.path} is damaged ({why}); delete the folder to start afresh") from error
         for name, value in self.identity.items():
             if theirs.get(name) != value:
                 raise ValueError(
@@ -305,7 +303,7 @@ class ParticipantRegistry:
         allowed = {"participant": (0, self.state.config.participants - 1), "samples": (1, MOST_SAMPLES)}
         number, samples = map(int, checked_metadata(stated, allowed).values())
         counted = self.asked["labels"]
-        if not numbers(labels, counted * self.asked["classes"], 0, whole=True) or sum(labels) != counted * samples:
+        if not counts(labels, counted * self.asked["classes"]) or sum(labels) != counted * samples:
             raise ValueError(
                 f"it must state how many of its {samples} samples are of each class, got {short_repr(labels)}"
             )

@@ -236,9 +236,8 @@ def rewards(report: Report, ax: Axes | None = None) -> Figure:
     for i in range(len(own)):
         ax.errorbar(own[i], rewarded[i], yerr=error[i], color="#999999", lw=1, zorder=2)
         ax.scatter(own[i], rewarded[i], color=shade(shares[i]), marker=marker(i), s=80, zorder=3, **EDGE)
-    for i, height in zip(
-        np.argsort(rewarded, kind="stable"), _apart(np.sort(rewarded), (high - low) * min(0.05, 1 / len(own)), high)
-    ):
+    heights = _apart(np.sort(rewarded), (high - low) * min(0.05, 1 / len(own)), high)
+    for i, height in zip(np.argsort(rewarded, kind="stable"), heights):
         label = f"{i}" if report.widths is None else f"{i}: width {shares[i]:.2f}"
         ax.text(low - 0.02 * (high - low), height, label, ha="right", va="center", size=8.5, color=INK)
         ax.plot([low - 0.01 * (high - low), own[i]], [height, rewarded[i]], color="#bbbbbb", lw=0.6, zorder=1)
