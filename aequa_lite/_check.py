@@ -51,12 +51,13 @@ class Range(NamedTuple):
 
     def words(self, whole: bool = False) -> str:
         """These numbers as an error names them."""
-        kind, low = "a whole number" if whole else "a number", f"{self.low:g}"
+        kind = "a whole number" if whole else "a number"
+        low, high = (str(end) if isinstance(end, int) else f"{end:g}" for end in self[:2])
         if math.isinf(self.low) and math.isinf(self.high):
             return kind if whole else "a finite number"
         if math.isinf(self.high):
             return f"{kind} {'above' if self.above else 'from'} {low}"
-        return f"{kind} in {'(' if self.above else '['}{low}, {self.high:g}{')' if self.below else ']'}"
+        return f"{kind} in {'(' if self.above else '['}{low}, {high}{')' if self.below else ']'}"
 
 
 class Vector(NamedTuple):

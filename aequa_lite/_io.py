@@ -45,11 +45,11 @@ def fault(what: str, must: str, got: object, remedy: str = "") -> ValueError:
 
 
 @contextmanager
-def says(what: str, *kinds: type[Exception], remedy: str = "", most: int = 400) -> Iterator[None]:
+def explaining(what: str, *kinds: type[Exception], remedy: str = "", most: int = 400) -> Iterator[None]:
     """Turn an error of these kinds (default: ValueError) into one ValueError that says what is wrong, and why.
 
     Example:
-        >>> with says("width.json is damaged"):
+        >>> with explaining("width.json is damaged"):
         ...     parse_json("{")
         Traceback (most recent call last):
         ValueError: width.json is damaged: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)

@@ -17,7 +17,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from ._check import Range, number, refusal
-from ._io import parse_json, regular_file, says, short_repr, write_whole
+from ._io import explaining, parse_json, regular_file, short_repr, write_whole
 from .types import State, Update, floating
 
 # What the reader of safetensors raises besides its own error: a type that torch does not have, a shape whose size does
@@ -102,7 +102,7 @@ def tensors_of(content: bytes, source: str = "this") -> tuple[dict[str, Tensor],
     Raises:
         ValueError: They are damaged; the sentence names their source.
     """
-    with says(f"{source} is not an intact safetensors file", *DAMAGE):
+    with explaining(f"{source} is not an intact safetensors file", *DAMAGE):
         tensors = {name: t.clone() for name, t in parse_tensors(content).items()}  # aligned as torch's own
         header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return tensors, header.get("__metadata__", {})
@@ -143,7 +143,7 @@ def checked_metadata(received: Mapping[str, Any], allowed: Mapping[str, tuple[fl
         {'participant': 2, 'loss': 0.7}
         >>> checked_metadata({"samples": True}, {"samples": (1, 1_000_000)})
         Traceback (most recent call last):
-        ValueError: `samples` must be a whole number in [1, 1e+06], got True
+        ValueError: `samples` must be a whole number in [1, 1000000], got True
 
     References:
         Our choice.

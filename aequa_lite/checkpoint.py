@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._check import refusal
-from ._io import parse_json, says, tuples
+from ._io import explaining, parse_json, tuples
 from ._validation import checked_update, save_tensors, tensors_at
 from .types import Round, ServerState, Shard, State
 
@@ -172,7 +172,7 @@ def load_checkpoint(
         return None
     what = f"checkpoint {path} cannot be used"
     remedy = "delete it to start afresh"
-    with says(what, KeyError, ValueError, remedy=remedy):
+    with explaining(what, KeyError, ValueError, remedy=remedy):
         tensors, words = tensors_at(path)
         if words.get("format") != FORMAT:
             raise ValueError("it is of another version or no checkpoint")

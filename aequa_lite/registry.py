@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ._check import checked, one_of, refusal
-from ._io import says, short_repr
+from ._io import explaining, short_repr
 
 __all__ = ["TABLES", "algorithm", "allocation", "lookup", "network", "word_list"]
 
@@ -233,7 +233,7 @@ def outline(build: Callable[..., nn.Module], width: float) -> nn.Module:
     """The network on the meta device, if it can be built and has at most 2^28 parameters."""
     name = getattr(getattr(build, "func", build), "__name__", "build")
     # whatever a constructor raises, somebody else chose its options
-    with says(f"{name} cannot be built with these options", Exception), torch.device("meta"):
+    with explaining(f"{name} cannot be built with these options", Exception), torch.device("meta"):
         net = build(width)
     count = sum(p.numel() for p in net.parameters())
     if count > MOST_PARAMETERS:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ._check import checked
 from ._io import (
+    explaining,
     opened,
     parse_json,
     printable,
     read_limited,
-    says,
     seal,
     tuples,
     write_whole,
@@ -102,7 +102,7 @@ class Report:
         """
         path = Path(folder) / "report.json"
         what = f"{path} is not a report that can be read"
-        with says(what, OSError, TypeError, ValueError):
+        with explaining(what, OSError, TypeError, ValueError):
             read = parse_json(read_limited(path, MOST_BYTES))
             if not isinstance(read, dict) or "config" not in read:
                 raise ValueError("it was written by aequa-lite 0.1")

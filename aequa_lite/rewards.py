@@ -17,7 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from ._check import Count, Fraction, Index, Range, checked, number, one_each, refusal
-from ._io import abandoned, atomic_write, error_text, parse_json, printable, read_limited, says, short_repr, write_whole
+from ._io import (
+    abandoned,
+    atomic_write,
+    error_text,
+    explaining,
+    parse_json,
+    printable,
+    read_limited,
+    short_repr,
+    write_whole,
+)
 from ._validation import checked_update, save_tensors, tensors_of
 from .checkpoint import describe
 from .config import Config
@@ -122,7 +132,7 @@ def described(build: Build, name: str = "") -> tuple[str, dict[str, Any]]:
 
 def _check_state(label: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     """Refuse tensors of other names, shapes or types than wanted, and numbers that are not finite."""
-    with says(f"{label} does not fit {what}"):
+    with explaining(f"{label} does not fit {what}"):
         checked_update(state, wanted)
 
 
@@ -261,7 +271,7 @@ def _read_beside(path: Path | str, name: str) -> Any:
     content = _bytes(Path(path).with_name(name), MOST_VOCABULARY_BYTES)
     if digest(content) != stated:
         raise ValueError(f"{name} does not have the SHA-256 that the manifest of {path} states")
-    with says(f"{name} is damaged"):
+    with explaining(f"{name} is damaged"):
         return parse_json(content)
 
 
@@ -284,7 +294,7 @@ def load_encoder(path: Path | str) -> tuple[Encoder, tuple[str, ...]]:
         ('no', 'yes')
     """
     found = _read_beside(path, ENCODER)
-    with says(f"{ENCODER} is damaged", KeyError, TypeError, ValueError):
+    with explaining(f"{ENCODER} is damaged", KeyError, TypeError, ValueError):
         return Encoder.from_dict(found), tuple(map(str, found["labels"]))
 
 
@@ -318,7 +328,7 @@ def load_reward(path: Path | str, build: Build | None = None, *, name: str = "")
     """
     manifest, tensors = read_reward(path)
     build = _constructor(manifest, build, name)
-    with says(f"reward {path} names a network that cannot be built"):
+    with explaining(f"reward {path} names a network that cannot be built"):
         net = _typed(outline(build, manifest.width), tensors)
     own = n_parameters(net)
     if own != manifest.n_parameters:
@@ -356,14 +366,14 @@ def read_reward(path: Path | str) -> tuple[Manifest, dict[str, Tensor]]:
     beside = path.with_suffix(".json")
     stated = _bytes(beside, MOST_MANIFEST_BYTES)
     damage = TypeError, ValueError  # no object of these names, or no values of these kinds
-    with says(f"manifest {beside} is damaged", *damage):
+    with explaining(f"manifest {beside} is damaged", *damage):
         found = parse_json(stated)
         manifest = None if "recipe" in found else Manifest(**found)
     if manifest is None:
         raise ValueError(f"manifest {beside} was written by aequa-lite 0.1")
     if digest(content) != manifest.sha256:
         raise ValueError(f"reward {path} does not have the SHA-256 that its manifest states; fetch both again")
-    with says(f"reward {path} is damaged"):
+    with explaining(f"reward {path} is damaged"):
         tensors, metadata = tensors_of(content)
     if metadata.get("reward") != manifest.header():
         raise ValueError(f"manifest {beside} differs from the header of its reward; fetch both again")

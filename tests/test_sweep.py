@@ -428,7 +428,8 @@ def test_the_interval_of_paired_differences_is_students() -> None:
 
 @pytest.mark.parametrize(
     ("method", "version", "best", "partition", "label"),
-    [("cffl", "0.3.0", 0.505, "", "no gain at the top"), ("cffl", "0.3.0", 0.6, "", ""), ("cgsv(0.15)", "0.1.0", 0.6, "", "older code"),
+    [("cffl", "0.3.0", 0.505, "", "no gain at the top"), ("cffl", "0.3.0", 0.6, "", ""),
+     ("cgsv(0.15)", "0.1.0", 0.6, "", "older code"),
      ("cgsv(0.15)", "0.3.0", 0.6, "", ""), ("iafl", "0.3.0", 0.6, "dirichlet(0.3)", "other draw")],
 )  # fmt: skip
 def test_a_verdict_names_its_reservation(

@@ -44,7 +44,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .._check import Count, checked, number, one_of, refusal
-from .._io import parse_json, read_limited, says, short_repr, write_whole
+from .._io import explaining, parse_json, read_limited, short_repr, write_whole
 from .._parallel import available
 from ..checkpoint import describe
 from ..config import Config
@@ -175,7 +175,7 @@ def read_sweep(path: Path | str) -> Sweep:
     """
     path = Path(path)
     # whatever a reader of YAML or of notebooks chokes on
-    with says(f"sweep {path} cannot be read", Exception, most=1000):
+    with explaining(f"sweep {path} cannot be read", Exception, most=1000):
         return _parse_sweep(path)
 
 
@@ -224,7 +224,7 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
         ValueError: It is damaged, too large, nested too deep, or holds something else.
     """
     text = read_limited(path, most).decode("utf-8")
-    with says("it is no plain YAML", yaml.YAMLError, RecursionError, TypeError):
+    with explaining("it is no plain YAML", yaml.YAMLError, RecursionError, TypeError):
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it holds an alias (*); allowed is to write it out")
         return parse_json(json.dumps(yaml.load(text, _Strict), allow_nan=False)), text
@@ -461,7 +461,7 @@ def finished(
     if not (place / "runs.csv").exists() or not (place / "sweep.yml").exists():
         return {}
     words, remedy = ("status", "method", "device", "date", "data_sha256", "scale"), "restore or delete it"
-    with says(f"{place / 'runs.csv'} cannot be read", ValueError, OSError, remedy=remedy):
+    with explaining(f"{place / 'runs.csv'} cannot be read", ValueError, OSError, remedy=remedy):
         check_table(place)
         texts = pd.read_csv(place / "runs.csv", dtype=str, keep_default_na=False)  # as they stand there
         kinds = {c: str for c in texts if c in words or c.startswith("version_")}

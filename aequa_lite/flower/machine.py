@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .._check import refusal
-from .._io import read_limited, says, write_whole
+from .._io import explaining, read_limited, write_whole
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -270,7 +270,7 @@ def roster(folder: Path | str, participants: int) -> dict[str, int]:
     for number in range(participants):
         path = Path(folder) / f"participant-{number:02d}.pub"
         damage = OSError, ValueError, UnsupportedAlgorithm, AttributeError  # some keys have no such form
-        with says(f"keys: {path} is not a public key that can be read", *damage):
+        with explaining(f"keys: {path} is not a public key that can be read", *damage):
             key = serialization.load_ssh_public_key(read_limited(path, MOST_KEY_BYTES))
             own = fingerprint(key.public_bytes(*form))
         if own in found:

@@ -17,7 +17,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from .._check import number, refusal
-from .._io import check_folder, error_text, printable, says, short_repr, write_whole
+from .._io import check_folder, error_text, explaining, printable, short_repr, write_whole
 from .._parallel import workers
 from .._validation import checked_metadata
 from ..config import Config, stream
@@ -89,7 +89,7 @@ def _own_arrays(name: str, classes: int) -> Pair:
         raise ValueError(f"{name} must hold x and y, got {short_repr(content.files)}")
     pair = found["x"], found["y"]
     words = ("ids",) if pair[0].dtype == np.int64 and pair[0].ndim == 2 else ()  # a text
-    with says(f"{name} must hold x and y with labels 0 to {classes - 1}"):
+    with explaining(f"{name} must hold x and y with labels 0 to {classes - 1}"):
         return checked_arrays(Arrays(pair, pair, classes=classes, words=words)).train
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from .._io import error_text, opened, parse_json, read_limited, says, seal, short_repr, write_whole
+from .._io import error_text, explaining, opened, parse_json, read_limited, seal, short_repr, write_whole
 from .._validation import checked_metadata, counts
 from ..checkpoint import load_checkpoint, save_checkpoint
 from ..config import Config
@@ -62,7 +62,7 @@ class RunState:
     def _read(self) -> None:
         """Go on from what an earlier start has written."""
         damage = OSError, ValueError, KeyError, TypeError, AttributeError
-        with says(f"{self.path} is damaged", *damage, remedy="delete the folder to start afresh"):
+        with explaining(f"{self.path} is damaged", *damage, remedy="delete the folder to start afresh"):
             found = parse_json(read_limited(self.path, MOST_BYTES))
             if "sha256" not in found:
                 raise ValueError("it has no checksum")
