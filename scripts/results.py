@@ -706,23 +706,20 @@ def fairness_and_accuracy(sweep: str) -> pd.DataFrame:
 
 
 def server_momentum(name: str) -> str:
-    """Ours and FedAvg, both with and without momentum of the server, in the same runs."""
+    """Best reward, Pearson and CGS of ours and of FedAvg, without momentum of the server and with it."""
     table, rows = rows_of(name), []
     kind = table["method"].str.extract(r"(\w+)(?:\(server='fedavgm\((.+)\)'\))?")
     table = table.assign(method=kind[0], momentum=kind[1].fillna("none"))
-    for (data, momentum), runs in table.groupby(["data", "momentum"], sort=False):
-        found = comparisons.of_runs(runs)
-        told, (mean, low, high) = found[found["informative"]], comparisons.interval(found["difference"])
-        ours, fedavg = (runs[runs["method"] == each] for each in ("aequa", "fedavg"))
-        rows.append(
-            [str(data), str(momentum), str(len(found)), spread(ours["reward_best"]), spread(fedavg["reward_best"])]
-        )
-        rows[-1] += [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", spread(ours[informative(ours)]["pearson"])]
-        rows[-1] += [how_many(told["ideal"].dropna()), spread(ours["mcg"]), spread(fedavg["mcg"]), spread(ours["cgs"])]
-        rows[-1] += [f"{ours['min_gain'].min():+.3f}", str(int(ours["worse_off"].sum()))]
-    head = ["data", "momentum", "runs", "best reward", "FedAvg", "difference, points (95% interval)", "Pearson"]
-    head += ["within 0.01 of ideal", "MCG", "MCG of FedAvg", "CGS", "smallest gain", "worse off"]
-    return markdown(head, rows)
+    (momentum,) = set(table["momentum"]) - {"none"}
+    for partition, runs in table.groupby("partition", sort=False):
+        own = dict(iter(runs.groupby(["method", "momentum"])))
+        ours, fedavg = ([own[method, each] for each in ("none", momentum)] for method in ("aequa", "fedavg"))
+        columns = [spread(each["reward_best"]) for each in (*ours, *fedavg)]
+        columns += [spread(each[measure]) for measure in ("pearson", "cgs") for each in ours]
+        rows.append([marked(str(partition)), str(len(ours[0])), *columns])
+    more = f"with {momentum}"
+    head = ["partition", "runs", "best reward", more, "FedAvg", more, "Pearson", more, "CGS", more]
+    return markdown(head, rows) + two_sizes(table)
 
 
 ABLATION = "fedavg(by_contribution=True)"
@@ -993,21 +990,36 @@ def fractions() -> str:
 
 
 def constants() -> str:
-    """What was tried on validation to choose the baselines' constants."""
+    """What was chosen on validation for the baselines, and what was tried."""
     path = ROOT / "results" / "constants" / "runs.csv"
-    table, rows = pd.read_csv(path), []
-    table = table.assign(name=table["method"].str.split("(").str[0])
+    table = pd.read_csv(path)
+    table = table.assign(name=table["method"].str.split("(").str[0], score=table["mcg"] - table["cgs"])
     order = [*dict.fromkeys(["fedavg", "aequa", *table["name"]])]
     table = table.sort_values(
         ["data", "name", "lr"], key=lambda v: v.map(order.index) if v.name == "name" else v, kind="stable"
     )
     columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
-    for run in table.to_dict("records"):
-        values = [spread(pd.Series([run[each]])) for each in columns]
-        rows.append([run["data"], f"{run['lr']:g}", f"`{run['method']}`", *values, str(run["worse_off"])])
-    head = ["data", "lr", "method", "best reward", "Pearson", "MCG", "CGS", "smallest gain", "worse off"]
+    head = ["lr", "method", "best reward", "Pearson", "MCG", "CGS", "smallest gain", "worse off"]
+    best, tried = {}, ""
+    for data, rows in table.groupby("data", sort=False):
+        plain = rows[rows["method"] == "fedavg"].set_index("lr")["best_reward"]
+        unequal = rows[(rows["lr"] == plain.idxmax()) & rows["pearson"].notna()].set_index("method")
+        taken = unequal.groupby("name")["score"].idxmax()
+        best[data] = {"learning rate": f"{plain.idxmax():g}", **{name: f"`{word}`" for name, word in taken.items()}}
+        lines = [
+            [
+                f"{r.lr:g}",
+                f"`{r.method}`",
+                *(spread(pd.Series([getattr(r, each)])) for each in columns),
+                str(r.worse_off),
+            ]
+            for r in rows.itertuples()
+        ]
+        tried += folded(f"What was tried: {data}, {len(rows)} rows", markdown(head, lines))
+    names = ("learning rate", "cgsv", "cffl", "iafl", "fedsac", "fedrac")
+    chosen = markdown(["chosen", *best], [[f"{name}", *(each[name] for each in best.values())] for name in names])
     link = f"{{download}}`{len(table)} rows (CSV) <../results/constants/runs.csv>`"
-    return markdown(head, rows) + f"\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
+    return f"\n{chosen}{tried}\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
 
 
 def coalitions() -> str:
