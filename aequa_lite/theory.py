@@ -482,9 +482,7 @@ class LinearModel(nn.Module):
         first = np.zeros(features) if start is None else np.array(start, dtype=float)
         if first.shape != (features,) or not np.isfinite(first).all():
             raise refusal("start", f"{features} finite numbers", start)
-        self.weight = nn.Parameter(torch.empty(used, dtype=torch.float64))
-        if self.weight.device.type != "meta":
-            self.weight.data.copy_(torch.from_numpy(first[:used]))
+        self.weight = nn.Parameter(torch.tensor(first[:used]))
 
     def score(self, x: Tensor) -> Tensor:
         """The score of each sample, (samples,)."""
