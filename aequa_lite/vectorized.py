@@ -273,10 +273,7 @@ class _Stack:
             return [None] * len(drawn)
         classes = self.shards[0].samples.classes
         own = [each or [(1.0, [0.0] * classes)] for each in self.offsets]
-        rows = [
-            [row.numpy() for row in checked_offsets(each, classes)]
-            for each in own
-        ]
+        rows = [np.stack(checked_offsets(each, classes)) for each in own]
         added = [
             [
                 [table[row_at(each, w)] for w in ws]
