@@ -392,9 +392,8 @@ def curve_diagnostics(curve: Curve, contribution: Accuracies) -> dict[str, Any]:
     b, levels = np.array(contribution, dtype=float), curve.levels
     tau = curve.full - float(b.max())
     lowest = float(b.min()) + tau
-    first = max(
-        int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0
-    )  # the level at or below the lowest reward
+    # the level at or below the lowest reward
+    first = max(int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0)
     near = curve.accuracy >= levels[first] - 1e-12
     found = {
         "top": tau,

@@ -293,9 +293,8 @@ def _iafl_round(
         networks[i] = add(start(state, i, 1.0), step)
         if i == int(np.argmax(gamma)):
             theta = add(state.theta, step)
-    sent = (len(updates) + len(gamma)) * common.size_of(
-        state.theta
-    )  # whole updates up, whole networks down to everybody
+    # whole updates up, whole networks down to everybody
+    sent = (len(updates) + len(gamma)) * common.size_of(state.theta)
     known = {ROUNDS: torch.tensor(index + 1), SENT: torch.tensor(sent)}
     return ServerState(theta, common.remember({**common.memory_of(state), **known}, networks))
 
