@@ -178,7 +178,7 @@ def pass_bytes(
 
 
 @lru_cache(maxsize=4096)
-def _axis_sizes(build: Build, width: float) -> tuple[int, ...]:
+def axis_sizes(build: Build, width: float) -> tuple[int, ...]:
     """The size of every axis of every tensor at this width, in one row."""
     shapes = template(build, width).state_dict().values()
     return tuple(size for t in shapes for size in t.shape)
@@ -249,7 +249,7 @@ class _Stack:
         shares = [[loss_shares(ws, config) for ws in s] for s in drawn]
         rates = [config.lr_at(first + step) for step in range(steps)]
         sizes = [
-            [[_axis_sizes(self.build, w) for w in ws] for ws in s]
+            [[axis_sizes(self.build, w) for w in ws] for ws in s]
             for s in drawn
         ]  # [steps][P][K][axes]
         positions, samples = self._positions(rows, len(drawn[0][0]))
