@@ -29,11 +29,11 @@ ENTRIES = 1 << 22  # rewards of plans that are evaluated together
 
 @dataclass(frozen=True, eq=False)
 class SearchProblem:
-    """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may receive, (n,)."""
+    """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may receive, (n,) or one."""
 
     contribution: NDArray[np.float64]
     levels: NDArray[np.float64]
-    floor: NDArray[np.intp]
+    floor: NDArray[np.intp] | int = 0
 
     @property
     def midpoints(self) -> NDArray[np.float64]:
