@@ -222,9 +222,7 @@ def aggregation_weights(
     sizes = np.array([float(len(shard)) for shard in shards])
     mass = sizes**config.size_power
     if config.contribution_power:
-        found = np.array(
-            [] if contribution is None else contribution, float
-        )
+        found = np.array(contribution, float)
         if found.shape != mass.shape or not np.isfinite(found).all():
             allowed = f"{len(mass)} finite numbers (contribution_power > 0)"
             raise refusal("contribution", allowed, contribution)
