@@ -129,10 +129,9 @@ class Curve:
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
             raise refusal("accuracy", allowed, a.tolist())
         shape = (len(w), self.samples)
-        if self.correct is not None and np.shape(self.correct) != shape:
-            raise refusal(
-                "correct", f"of shape {shape}", np.shape(self.correct)
-            )
+        found = shape if self.correct is None else np.shape(self.correct)
+        if found != shape:
+            raise refusal("correct", f"of shape {shape}", found)
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
@@ -216,7 +215,7 @@ def _bound(
 
 
 @torch.no_grad()
-def _correct_together(
+def _correct_at_many_widths(
     build: Build, nets: Sequence[nn.Module], widest: nn.Module,
     samples: Samples, device: torch.device,
 ) -> NDArray[np.bool_]:  # fmt: skip
@@ -301,10 +300,10 @@ def accuracy_curve(
     nets = [_bound(build, theta, w, fraction_grid).eval() for w in tried]
     widest = nets[int(np.argmax(tried))]
     device = next(iter(theta.values())).device
+    measure = _correct_one_by_one
     if device.type == "cuda" and not list(widest.buffers()):
-        found = _correct_together(build, nets, widest, samples, device)
-    else:
-        found = _correct_one_by_one(nets, widest, samples, device)
+        measure = partial(_correct_at_many_widths, build)
+    found = measure(nets, widest, samples, device)
     return Curve(tried, found.mean(1), len(samples), found, fraction_grid)
 
 
