@@ -346,12 +346,8 @@ def federation(
         here = present(config, index, np.flatnonzero(chosen).tolist())
         held = [w if i in here else 0.0 for i, w in enumerate(chosen)]
         # 2. send each its slice
-        sent = {
-            i: strategy.broadcast(
-                last.state, shards[i].participant, held[i]
-            )
-            for i in here
-        }
+        send = partial(strategy.broadcast, last.state)
+        sent = {i: send(shards[i].participant, held[i]) for i in here}
         # 3. train locally
         offsets = logit_offsets(labels, held, strength, used)
         jobs = [

@@ -29,10 +29,8 @@ def _pair(
     a: ArrayLike, b: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two finite vectors of one length."""
-    first = vector("a", a)
-    return first, one_each(
-        "b", vector("b", b), len(first), "numbers of `a`"
-    )
+    first, second = vector("a", a), vector("b", b)
+    return first, one_each("b", second, len(first), "numbers of `a`")
 
 
 def pearson(a: ArrayLike, b: ArrayLike) -> float | None:
