@@ -326,7 +326,7 @@ def redrawn(
 
 
 def interval(values: Any) -> Any:
-    """The middle 95% of simulated values, (low, high); None of no values."""
+    """The middle 95% of some values, (low, high); None of no values."""
     if len(values) == 0:
         return None
     low, high = np.quantile(values, [0.025, 0.975])
