@@ -543,7 +543,7 @@ def alignment(
         CGSV (Xu et al. 2021), as its released code computes it.
     """
     scores = _check_round(rnd, scores)
-    changes = _changes(before, rnd, _flat)  # (participants, entries)
+    changes = _changes(before, rnd, flatten)  # (participants, entries)
     shares = _weights(rnd) if scores is None else scores
     memory = 0.0 if scores is None else scores
     if changes.device.type != "cpu":  # only the Gram matrix leaves a GPU
@@ -690,7 +690,7 @@ def _beside(before: State, rnd: Round) -> State:
     return {k: t.to(device) for k, t in before.items()}
 
 
-def _flat(change: State) -> Tensor:
+def flatten(change: State) -> Tensor:
     """All tensors as one vector."""
     return torch.cat([t.flatten() for t in change.values()])
 

@@ -29,7 +29,7 @@ from .slimmable import (
     view,
 )
 from .types import Build, Samples, State
-from .vectorized import most_bytes, padded, pass_bytes
+from .vectorized import axis_sizes, most_bytes, padded, pass_bytes
 
 __all__ = [
     "Curve", "accuracy", "accuracy_curve", "correct",
@@ -129,10 +129,9 @@ class Curve:
             allowed = f"{len(w)} numbers in [0, 1], one for each width"
             raise refusal("accuracy", allowed, a.tolist())
         shape = (len(w), self.samples)
-        if self.correct is not None and np.shape(self.correct) != shape:
-            raise refusal(
-                "correct", f"of shape {shape}", np.shape(self.correct)
-            )
+        found = shape if self.correct is None else np.shape(self.correct)
+        if found != shape:
+            raise refusal("correct", f"of shape {shape}", found)
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
@@ -201,12 +200,8 @@ def widths(
 
 def distinct_widths(build: Build, grid: Sequence[float]) -> list[float]:
     """The widths at which the network grows: the smallest of each size."""
-
-    def shapes(width: float) -> list[torch.Size]:
-        tensors = template(build, width).state_dict().values()
-        return [t.shape for t in tensors]
-
-    return [next(alike) for _, alike in groupby(grid, shapes)]
+    sizes = partial(axis_sizes, build)
+    return [next(alike) for _, alike in groupby(grid, sizes)]
 
 
 def _bound(
@@ -221,13 +216,10 @@ def _bound(
 
 @torch.no_grad()
 def _correct_at_many_widths(
-    build: Build, theta: State, samples: Samples,
-    widths: Sequence[float], fraction_grid: int | None,
+    build: Build, nets: Sequence[nn.Module], widest: nn.Module,
+    samples: Samples, device: torch.device,
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """Which samples are right, (widths, samples): many widths at once."""
-    device = next(iter(theta.values())).device
-    bound = [_bound(build, theta, w, fraction_grid) for w in widths]
-    widest = bound[int(np.argmax(widths))].eval()
+    """Which samples are right, (networks, samples): many in one pass."""
     like = widest.state_dict()
     shape, dtype = samples.x.shape[1:], samples.x.dtype
     (own, first), (_, two) = (
@@ -241,8 +233,8 @@ def _correct_at_many_widths(
         return bind(widest, dict(zip(like, tensors)))(x)
 
     found = []
-    for first in range(0, len(bound), many):
-        states = [net.state_dict() for net in bound[first : first + many]]
+    for first in range(0, len(nets), many):
+        states = [net.state_dict() for net in nets[first : first + many]]
         stack = padded(like, states, device)
         right = [
             vmap(outputs, (0, None))(stack, x.to(device)).argmax(2)
@@ -254,24 +246,19 @@ def _correct_at_many_widths(
 
 
 def _correct_one_by_one(
-    build: Build, theta: State, samples: Samples,
-    widths: Sequence[float], fraction_grid: int | None,
+    nets: Sequence[nn.Module], widest: nn.Module, samples: Samples,
+    device: torch.device,
 ) -> NDArray[np.bool_]:  # fmt: skip
-    """The same, one width after another, with the same stem."""
-    device = next(iter(theta.values())).device
-    nets = [
-        split_stem(_bound(build, theta, w, fraction_grid).eval())
-        for w in widths
-    ]
+    """The same, one network after another, with the same stem."""
     # the widest width's stem runs once: a narrow one's output is its prefix
-    stem, _ = nets[int(np.argmax(widths))]
+    stem, _ = split_stem(widest)
 
     @torch.inference_mode()
     def outputs(x: Tensor) -> Tensor:
         return stem(x.to(device))
 
-    def right(pair: tuple[nn.Module, nn.Module]) -> NDArray[np.bool_]:
-        own, head = pair
+    def right(net: nn.Module) -> NDArray[np.bool_]:
+        own, head = split_stem(net)
         units = next((t.shape[0] for t in own.parameters()), None)
         return correct(lambda x: head(x[:, :units]), features)
 
@@ -310,10 +297,13 @@ def accuracy_curve(
     tried = [float(w) for w in (widths(least) if grid is None else grid)]
     if not fraction_grid:
         tried = distinct_widths(build, tried)
-    on_gpu = next(iter(theta.values())).is_cuda
-    at_once = on_gpu and not list(template(build, 1.0).buffers())
-    measure = _correct_at_many_widths if at_once else _correct_one_by_one
-    found = measure(build, theta, samples, tried, fraction_grid)
+    nets = [_bound(build, theta, w, fraction_grid).eval() for w in tried]
+    widest = nets[int(np.argmax(tried))]
+    device = next(iter(theta.values())).device
+    measure = _correct_one_by_one
+    if device.type == "cuda" and not list(widest.buffers()):
+        measure = partial(_correct_at_many_widths, build)
+    found = measure(nets, widest, samples, device)
     return Curve(tried, found.mean(1), len(samples), found, fraction_grid)
 
 

@@ -6,14 +6,7 @@ What trains or rewards differently is another strategy or another policy.
 from __future__ import annotations
 
 import math
-from collections.abc import (
-    Callable,
-    Generator,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,15 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._check import (
-    Count,
-    Fraction,
-    checked,
-    number,
-    one_each,
-    refusal,
-    vector,
-)
+from ._check import Count, Fraction, checked, one_each, refusal, vector
 from ._parallel import arithmetic, one_thread, tf32
 from ._parallel import workers as pool
 from ._validation import readable_update, refusals
@@ -237,9 +222,7 @@ def aggregation_weights(
     sizes = np.array([float(len(shard)) for shard in shards])
     mass = sizes**config.size_power
     if config.contribution_power:
-        found = np.array(
-            [] if contribution is None else contribution, float
-        )
+        found = np.array(contribution, float)
         if found.shape != mass.shape or not np.isfinite(found).all():
             allowed = f"{len(mass)} finite numbers (contribution_power > 0)"
             raise refusal("contribution", allowed, contribution)
@@ -363,12 +346,8 @@ def federation(
         here = present(config, index, np.flatnonzero(chosen).tolist())
         held = [w if i in here else 0.0 for i, w in enumerate(chosen)]
         # 2. send each its slice
-        sent = {
-            i: strategy.broadcast(
-                last.state, shards[i].participant, held[i]
-            )
-            for i in here
-        }
+        send = partial(strategy.broadcast, last.state)
+        sent = {i: send(shards[i].participant, held[i]) for i in here}
         # 3. train locally
         offsets = logit_offsets(labels, held, strength, used)
         jobs = [
@@ -518,7 +497,7 @@ def side_by_side(
 
 
 def _trained(
-    tasks: Sequence[Task], spread: Callable[..., Iterable[Update]]
+    tasks: Sequence[Task], spread: Callable[..., Iterator[Update]]
 ) -> list[list[Update]]:
     """Everybody's update, for each task; one by one or in one pass."""
     task, *_ = tasks
@@ -613,10 +592,10 @@ def _checked_widths(
 ) -> tuple[float, ...]:
     """Refuse a policy's decision that is no width for each participant."""
     one_each("policy's widths", widths, config.participants)
-    found = tuple(number("policy's width", float(w), 0, 1) for w in widths)
-    if not any(found):
-        raise refusal("policy", "one that gives somebody a width", found)
-    return found
+    found = vector("policy's widths", widths, 0, 1)
+    if not found.any():
+        raise refusal("policy", "one that gives somebody a width", widths)
+    return tuple(found.tolist())
 
 
 def _in_a_pass(

@@ -248,10 +248,9 @@ def assess(
     if alone is None:
         alone = standalone(build, shards, config, **options)
     # what that reaches is the contribution
-    found = contribution
     if callable(contribution):
-        found = contribution(alone, shards, data)
-    found = vector("contribution", found)
+        contribution = contribution(alone, shards, data)
+    found = vector("contribution", contribution)
     return Problem(build, shards, config, data, alone, found, started)
 
 

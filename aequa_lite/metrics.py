@@ -29,10 +29,8 @@ def _pair(
     a: ArrayLike, b: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two finite vectors of one length."""
-    first = vector("a", a)
-    return first, one_each(
-        "b", vector("b", b), len(first), "numbers of `a`"
-    )
+    first, second = vector("a", a), vector("b", b)
+    return first, one_each("b", second, len(first), "numbers of `a`")
 
 
 def pearson(a: ArrayLike, b: ArrayLike) -> float | None:
@@ -306,16 +304,32 @@ def pearson_noise_interval(
         The paired bootstrap (Efron 1979).
     """
     alone, reward = _correct(alone_correct, reward_correct)
-    n = alone.shape[1]
-    even = np.full(n, 1 / n)
-    times = stream(seed, "pearson noise").multinomial(n, even, size=draws)
-    both = np.vstack([alone, reward]).T.astype(np.float32)
-    drawn = times.astype(np.float32) @ both / n  # (draws, 2 participants)
+    n, rng = alone.shape[1], stream(seed, "pearson noise")
+    drawn = redrawn(rng, np.vstack([alone, reward]), n, draws) / n
     found = [pearson(*np.split(row.astype(float), 2)) for row in drawn]
     known = [r for r in found if r is not None]
-    if len(known) < draws / 2:
+    return interval(known) if len(known) >= draws / 2 else None
+
+
+def redrawn(
+    rng: np.random.Generator, right: NDArray[np.bool_], size: int,
+    draws: int,
+) -> NDArray[np.float32]:  # fmt: skip
+    """How often each row is right when so many samples are drawn again.
+
+    Returns:
+        (draws, rows) counts.
+    """
+    even = np.full(right.shape[1], 1 / right.shape[1])
+    times = rng.multinomial(size, even, size=draws).astype(np.float32)
+    return times @ right.T.astype(np.float32)
+
+
+def interval(values: Any) -> Any:
+    """The middle 95% of some values, (low, high); None of no values."""
+    if len(values) == 0:
         return None
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(values, [0.025, 0.975])
     return round(float(low), 6), round(float(high), 6)
 
 

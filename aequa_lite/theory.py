@@ -482,9 +482,7 @@ class LinearModel(nn.Module):
         first = np.zeros(features) if start is None else np.array(start, dtype=float)
         if first.shape != (features,) or not np.isfinite(first).all():
             raise refusal("start", f"{features} finite numbers", start)
-        self.weight = nn.Parameter(torch.empty(used, dtype=torch.float64))
-        if self.weight.device.type != "meta":
-            self.weight.data.copy_(torch.from_numpy(first[:used]))
+        self.weight = nn.Parameter(torch.tensor(first[:used]))
 
     def score(self, x: Tensor) -> Tensor:
         """The score of each sample, (samples,)."""
@@ -678,11 +676,7 @@ class _Group(NamedTuple):
     masks: NDArray[np.bool_]  # (masks, features)
     shares: Array  # (sets, masks) loss weight of each mask in each set of widths
     probabilities: Array  # (sets,)
-
-    @property
-    def mean_shares(self) -> Array:
-        """The expected loss weight of each mask, (masks,)."""
-        return self.probabilities @ self.shares
+    mean_shares: Array  # (masks,) expected loss weight of each mask
 
 
 @checked
@@ -770,8 +764,8 @@ class LinearFederation:
             shares = np.zeros((len(sets), len(sizes)))
             for row, widths, each in zip(shares, ordered, units, strict=True):
                 np.add.at(row, np.searchsorted(sizes, each), loss_shares(widths, self.config))
-            members = np.flatnonzero(np.array(self.received) == widest)
-            found.append(_Group(members, np.arange(d) < sizes[:, None], shares, np.array(probabilities)))
+            members, p = np.flatnonzero(np.array(self.received) == widest), np.array(probabilities)
+            found.append(_Group(members, np.arange(d) < sizes[:, None], shares, p, p @ shares))
         return found
 
     @cached_property
@@ -875,7 +869,7 @@ class LinearFederation:
         found, n = np.zeros_like(points), self.x.shape[1]
         batch = min(self.config.batch, n)
         for group in self._groups:
-            members, masks, shares, p = group
+            members, masks, shares, p, _ = group
             slope, x = self._derivatives(points, group), self.x[members]
             mean = np.einsum("wm,imd->iwd", shares, slope @ x * masks / n)
             found[members] = np.einsum("w,iwd->id", p, (mean - np.einsum("w,iwd->id", p, mean)[:, None]) ** 2)

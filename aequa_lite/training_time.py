@@ -157,8 +157,7 @@ def _policy(
         within &= curve.fitted <= target[:, None] + 1e-12
         within &= curve.widths <= most[:, None] + 1e-9
         within[:, 0] = True  # nobody can hold less
-        place = within.shape[1] - 1 - within[:, ::-1].argmax(1)
-        chosen = curve.widths[place]
+        chosen = np.where(within, curve.widths, 0.0).max(1)
     return tuple(chosen.tolist())
 
 

@@ -47,10 +47,9 @@ class Samples:
 
     def take(self, indices: Any) -> Samples:
         """Return the samples at these positions, in this order (a copy)."""
+        x, y = self.x[indices], self.y[indices]
         groups = None if self.groups is None else self.groups[indices]
-        return Samples(
-            self.x[indices], self.y[indices], self.classes, groups
-        )
+        return Samples(x, y, self.classes, groups)
 
 
 @checked

@@ -178,7 +178,7 @@ def pass_bytes(
 
 
 @lru_cache(maxsize=4096)
-def _axis_sizes(build: Build, width: float) -> tuple[int, ...]:
+def axis_sizes(build: Build, width: float) -> tuple[int, ...]:
     """The size of every axis of every tensor at this width, in one row."""
     shapes = template(build, width).state_dict().values()
     return tuple(size for t in shapes for size in t.shape)
@@ -248,17 +248,13 @@ class _Stack:
         ]  # [steps][P][K]
         shares = [[loss_shares(ws, config) for ws in s] for s in drawn]
         rates = [config.lr_at(first + step) for step in range(steps)]
-        sizes = [
-            [[_axis_sizes(self.build, w) for w in ws] for ws in s]
-            for s in drawn
-        ]  # [steps][P][K][axes]
+        seen, where = np.unique(drawn, return_inverse=True)
+        sizes = np.int32([axis_sizes(self.build, w) for w in seen.tolist()])
         positions, samples = self._positions(rows, len(drawn[0][0]))
         shares = self._upload(np.float32(shares).transpose(0, 2, 1))
         rates, added = self._upload(np.float32(rates)), self._offsets(drawn)
-        axes, cut = self._axes(np.int32(sizes).transpose(0, 2, 1, 3))
-        whole = all(
-            ws[0] == w for s in drawn for ws, w in zip(s, self.widths)
-        )
+        axes, cut = self._axes(sizes[where].transpose(0, 2, 1, 3))
+        whole = bool((np.array(drawn)[..., 0] == self.widths).all())
         each = [
             (*own, [t[k] for t in axes])
             for k, own in enumerate(zip(positions, shares, rates, added))
@@ -273,10 +269,7 @@ class _Stack:
             return [None] * len(drawn)
         classes = self.shards[0].samples.classes
         own = [each or [(1.0, [0.0] * classes)] for each in self.offsets]
-        rows = [
-            [row.numpy() for row in checked_offsets(each, classes)]
-            for each in own
-        ]
+        rows = [np.stack(checked_offsets(each, classes)) for each in own]
         added = [
             [
                 [table[row_at(each, w)] for w in ws]
@@ -327,10 +320,9 @@ class _Stack:
                 if key not in axes and (held < size).any():
                     inside = torch.arange(size, device=self.device)
                     inside = inside < kept[..., column, None]
-                    behind = [1] * (len(shape) - axis - 1)
-                    axes[key] = inside.view(
-                        *held.shape, *[1] * axis, size, *behind
-                    )
+                    broad = [1] * len(shape)
+                    broad[axis] = size
+                    axes[key] = inside.view(*held.shape, *broad)
                 if key in axes:
                     own.append(list(axes).index(key))
                 column += 1

@@ -152,7 +152,8 @@ def test_many_widths_at_once_are_right_where_each_by_itself_is(
     monkeypatch.setattr(evaluation, "padded", lambda like, *more: stacks.append(1) or padded(like, *more))
     # room for all, or for two widths and ten samples
     monkeypatch.setattr(vectorized, "CPU_BYTES", 1 << 40 if passes == 1 else 2 * (own + 10 * one))
-    found = evaluation._correct_at_many_widths(build, theta, few.validation, curve.widths.tolist(), fraction_grid)
+    nets = [evaluation._bound(build, theta, w, fraction_grid).eval() for w in curve.widths.tolist()]
+    found = evaluation._correct_at_many_widths(build, nets, nets[-1], few.validation, torch.device("cpu"))
     assert (len(stacks) > 1) == (passes > 1)
     assert found.shape == curve.correct.shape
     assert (found != curve.correct).mean() < 1e-3  # two logits may be equal up to rounding

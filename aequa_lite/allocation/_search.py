@@ -11,10 +11,10 @@ search: contributions measured on m samples take at most m + 1 values, however m
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, combinations_with_replacement, islice, product
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,11 @@ ENTRIES = 1 << 22  # rewards of plans that are evaluated together
 
 @dataclass(frozen=True, eq=False)
 class SearchProblem:
-    """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may receive, (n,)."""
+    """Contributions (n,), attainable accuracies (K,) rising, and the lowest level that each may receive, (n,) or one."""
 
     contribution: NDArray[np.float64]
     levels: NDArray[np.float64]
-    floor: NDArray[np.intp]
+    floor: NDArray[np.intp] | int = 0
 
     @property
     def midpoints(self) -> NDArray[np.float64]:
@@ -138,15 +138,13 @@ def few_plans(problem: SearchProblem) -> bool:
 def enumerate_plans(problem: SearchProblem, objective: Objective) -> tuple[NDArray[np.intp], float]:
     """Try every plan; return the best levels and the value; of equal ones, the largest mean gain."""
     _, floors, counts, kind = problem.kinds
-    options = [
-        itertools.combinations_with_replacement(range(f, len(problem.levels)), n) for f, n in zip(floors, counts)
-    ]
+    options = [combinations_with_replacement(range(f, len(problem.levels)), n) for f, n in zip(floors, counts)]
     order = np.argsort(kind, kind="stable")  # equal participants are neighbours
-    plans, best = itertools.product(*options), (np.inf, np.inf, np.zeros(0, dtype=np.intp))
+    plans, best = product(*options), (np.inf, np.inf, np.zeros(0, dtype=np.intp))
     size = max(1, ENTRIES // len(order))
-    while chunk := list(itertools.islice(plans, size)):
+    while chunk := list(islice(plans, size)):
         chosen = np.empty((len(chunk), len(order)), dtype=np.intp)
-        chosen[:, order] = [list(itertools.chain(*plan)) for plan in chunk]
+        chosen[:, order] = [list(chain(*plan)) for plan in chunk]
         value = np.round(problem.value(chosen, objective), 15)
         mean = problem.levels[chosen].mean(-1)
         k = np.lexsort((-mean, value))[0]

@@ -37,12 +37,7 @@ def proportional(contribution: Accuracies, curve: Curve) -> Plan:
     """
     b = np.array(contribution, dtype=float)
     target = curve.full * b / max(float(b.max()), 1e-12)
-    return plan_of(_unconstrained(target, curve).nearest(0.0), curve, b)
-
-
-def _unconstrained(contribution: NDArray[np.float64], curve: Curve) -> SearchProblem:
-    """The search among all levels of a curve."""
-    return SearchProblem(contribution, curve.levels, np.zeros(len(contribution), dtype=np.intp))
+    return plan_of(SearchProblem(target, curve.levels).nearest(0.0), curve, b)
 
 
 @checked
@@ -124,7 +119,7 @@ def generous(contribution: Accuracies, curve: Curve, spread: NotNegative) -> Pla
         Our choice.
     """
     b, most = np.array(contribution, dtype=float), spread + 1e-12
-    problem = _unconstrained(b, curve)
+    problem = SearchProblem(b, curve.levels)
     path = tau_path(problem)
     for k in np.flatnonzero(path.distinct & (path.variance - path.error <= most**2))[::-1]:  # the mean gain falls
         chosen = problem.nearest(path.tau[k])
@@ -156,7 +151,7 @@ def anneal(
         The paper anneals its Eq. 3 (from memory); the schedule is scipy's.
     """
     b, top = np.array(contribution, dtype=float), len(curve.levels) - 1
-    objective, problem = checked_objective(objective, len(b)), _unconstrained(b, curve)
+    objective, problem = checked_objective(objective, len(b)), SearchProblem(b, curve.levels)
 
     def rounded(x: NDArray[np.float64]) -> NDArray[np.intp]:
         return np.clip(np.rint(x), 0, top).astype(int)

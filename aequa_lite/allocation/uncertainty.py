@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._check import Accuracies, Count, Level, checked, refusal, right_or_wrong
 from ..config import stream
 from ..evaluation import Curve
-from ..metrics import cgs, holm, pearson
+from ..metrics import cgs, holm, interval, pearson, redrawn
 from .exact import Plan, allocate
 
 
@@ -205,7 +205,7 @@ def noise_ceiling(
     curve = _perfect(curve, alone) if ideal else curve
     both, n, rng = np.vstack([alone, curve.correct]), len(alone), stream(seed, "ceiling")
     validation, test = (
-        (_redrawn(rng, both, size, draws) / size).astype(float) for size in (validation_samples, test_samples)
+        (redrawn(rng, both, size, draws) / size).astype(float) for size in (validation_samples, test_samples)
     )
     correlations, spreads = [], []
     for measured, tested in zip(np.clip(validation, 0, 1), test, strict=True):
@@ -216,15 +216,9 @@ def noise_ceiling(
     known = [r for r in correlations if r is not None]
     return {
         "pearson_ceiling": round(float(np.mean(known)), 6) if known else None,
-        "pearson_ceiling_interval": _interval(known),
-        "cgs_ceiling_interval": _interval(spreads),
+        "pearson_ceiling_interval": interval(known),
+        "cgs_ceiling_interval": interval(spreads),
     }
-
-
-def _redrawn(rng: np.random.Generator, right: NDArray[np.bool_], size: int, draws: int) -> NDArray[np.float32]:
-    """How often each row is right when so many samples are drawn again, (draws, rows)."""
-    even = np.full(right.shape[1], 1 / right.shape[1])
-    return rng.multinomial(size, even, size=draws).astype(np.float32) @ right.T.astype(np.float32)
 
 
 def _perfect(curve: Curve, alone: NDArray[np.bool_]) -> Curve:
@@ -237,14 +231,6 @@ def _perfect(curve: Curve, alone: NDArray[np.bool_]) -> Curve:
     for row, level in zip(right, levels, strict=True):
         row[easiest[:level]] = True
     return Curve(np.linspace(0, 1, len(levels) + 1)[1:], levels / samples, samples, right)
-
-
-def _interval(values: Any) -> Any:
-    """The middle 95% of simulated values, (low, high); None of no values."""
-    if len(values) == 0:
-        return None
-    low, high = np.quantile(values, [0.025, 0.975])
-    return round(float(low), 6), round(float(high), 6)
 
 
 @dataclass(frozen=True)
@@ -309,7 +295,7 @@ def reward_intervals(
     truth = curve.accuracy if paired else curve.fitted
     rng, samples = stream(seed, "reward intervals"), curve.samples
     if paired:
-        again = _redrawn(rng, np.vstack([alone_correct, curve.correct]), samples, draws).astype(float)
+        again = redrawn(rng, np.vstack([alone_correct, curve.correct]), samples, draws).astype(float)
     else:
         again = rng.binomial(samples, np.append(b, truth), size=(draws, len(b) + len(truth)))
     plan, found = rule(b, curve), []
@@ -319,12 +305,12 @@ def reward_intervals(
         found.append((drawn.predicted_accuracy - rewards, drawn.widths, rewards))
     miss, widths, rewards = (np.stack(each) for each in zip(*found, strict=True))  # (draws, n) each
     known = [r for r in (pearson(b, row) for row in rewards) if r is not None]
-    ends = [(a - high, a - low) for a, (low, high) in zip(plan.predicted_accuracy, map(_interval, miss.T))]
+    ends = [(a - high, a - low) for a, (low, high) in zip(plan.predicted_accuracy, map(interval, miss.T))]
     return RewardIntervals(
         tuple((round(max(float(low), 0.0), 6), round(min(float(high), 1.0), 6)) for low, high in ends),
-        tuple(_interval(column) for column in widths.T),
-        _interval(known),
-        _interval([cgs(row - b) for row in rewards]),
+        tuple(interval(column) for column in widths.T),
+        interval(known),
+        interval([cgs(row - b) for row in rewards]),
     )
 
 
@@ -392,9 +378,8 @@ def curve_diagnostics(curve: Curve, contribution: Accuracies) -> dict[str, Any]:
     b, levels = np.array(contribution, dtype=float), curve.levels
     tau = curve.full - float(b.max())
     lowest = float(b.min()) + tau
-    first = max(
-        int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0
-    )  # the level at or below the lowest reward
+    # the level at or below the lowest reward
+    first = max(int(np.searchsorted(levels, lowest + 1e-12, side="right")) - 1, 0)
     near = curve.accuracy >= levels[first] - 1e-12
     found = {
         "top": tau,

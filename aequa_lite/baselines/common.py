@@ -116,11 +116,6 @@ def only(flat: Tensor, positions: Tensor) -> Tensor:
     return torch.zeros_like(flat).index_copy(0, positions, flat[positions])
 
 
-def flatten(change: State) -> Tensor:
-    """All tensors of a change as one vector."""
-    return torch.cat([t.flatten() for t in change.values()])
-
-
 def unflatten(flat: Tensor, shapes: State) -> dict[str, Tensor]:
     """A vector as tensors of these shapes."""
     pieces = flat.split([t.numel() for t in shapes.values()])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._check import Decay, Fraction, Positive, Share, checked, refusal
 from ..config import stream
-from ..contribution import alignment, class_alignment
+from ..contribution import alignment, class_alignment, flatten
 from ..evaluation import correct
 from ..federate import slimmable
 from ..local import full_only
@@ -22,7 +22,7 @@ from ..method import Outcome, Problem, Train, train
 from ..slimmable import aggregate, view
 from ..types import Build, Samples, ServerState, State, Update
 from . import common
-from .common import ROUNDS, SENT, STANDING, Array, add, flatten, only, own_network, unflatten
+from .common import ROUNDS, SENT, STANDING, Array, add, only, own_network, unflatten
 
 ALPHA = 5.0, 10.0  # of CFFL, in the first and in the last round
 LEAST = 1e-3  # weight of a standing of ShapFed in the aggregate, so that every weight is above zero
@@ -293,9 +293,8 @@ def _iafl_round(
         networks[i] = add(start(state, i, 1.0), step)
         if i == int(np.argmax(gamma)):
             theta = add(state.theta, step)
-    sent = (len(updates) + len(gamma)) * common.size_of(
-        state.theta
-    )  # whole updates up, whole networks down to everybody
+    # whole updates up, whole networks down to everybody
+    sent = (len(updates) + len(gamma)) * common.size_of(state.theta)
     known = {ROUNDS: torch.tensor(index + 1), SENT: torch.tensor(sent)}
     return ServerState(theta, common.remember({**common.memory_of(state), **known}, networks))
 

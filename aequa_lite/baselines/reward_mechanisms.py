@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from .._check import Count, Index, NotNegative, accuracies, checked, number, refusal
 from ..config import stream
+from ..contribution import flatten
 from ..evaluation import correct
 from ..slimmable import prefix, slim, template
 from ..types import Build, Round, Samples, State
-from .common import descending, flatten, only, size_of, sparse_numbers, unflatten
+from .common import descending, only, size_of, sparse_numbers, unflatten
 
 LEAST_WIDTH = 1e-6  # one unit in each layer
 

@@ -174,9 +174,8 @@ def fedsac(
     reputation = 100 * np.exp(beta * (problem.contribution - problem.contribution.max()))
     units = partial(_fedsac_units, sizes=sizes, reputation=reputation)
     few = problem.validation.take(slice(0, samples))
-    return train_subnetworks(
-        problem, units, partial(_fedsac_measure, build=problem.build, samples=few, every=every), train, "fedsac"
-    )
+    measure = partial(_fedsac_measure, build=problem.build, samples=few, every=every)
+    return train_subnetworks(problem, units, measure, train, "fedsac")
 
 
 @arithmetic()

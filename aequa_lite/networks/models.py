@@ -588,9 +588,8 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         nets = {width: _built(build, width) for width in widths}
         for width, net in nets.items():
             first, second = ([t.shape for t in each.parameters()] for each in (net, _built(build, width)))
-            _require(
-                first == second, "return the same shapes for the same width", f"others in a second call at {width}"
-            )
+            got = f"others in a second call at {width}"
+            _require(first == second, "return the same shapes for the same width", got)
         for low, high in pairwise(widths):
             _check_tensors(nets[low], nets[high], low, high)
         full = nets[widths[-1]]
