@@ -552,7 +552,9 @@ def alignment(
         cosine = gram @ shares / max(np.sqrt(shares @ gram @ shares), 1e-30)
     else:
         units = _unit(changes.numpy())
-        cosine = units @ _unit(shares @ units)
+        # not by `@`, whose sums depend on the number of processors
+        together = _unit(np.einsum("i,id->d", shares, units))
+        cosine = np.einsum("id,d->i", units, together)
     r = np.maximum(alpha * memory + (1 - alpha) * cosine, floor)
     return r / r.sum()
 
