@@ -83,6 +83,7 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
     if count is not None:
         number("workers", count, 1, whole=True)
     count = count or (available() if torch.device(device).type == "cpu" else 1)
+    torch.get_num_threads()  # sets this thread up, before a worker sets another number for all that come after it
     pool, wait = ThreadPoolExecutor(count, initializer=_compute_with_one_thread), True
     try:
         yield pool.map
@@ -91,6 +92,9 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)
+        torch.set_num_threads(
+            torch.get_num_threads()
+        )  # threads that start later have the caller's number, not a worker's
 
 
 def _compute_with_one_thread() -> None:
