@@ -137,6 +137,7 @@ def tf32() -> bool:
 
 _LOCK = Lock()
 _INSIDE: list[list[tuple[Any, str, Any]]] = []  # for each thread that is inside: the user's settings
+_STRICT: list[tuple[bool, bool, bool]] = []  # the same, of deterministic algorithms
 
 
 @contextmanager
@@ -191,15 +192,20 @@ def _set(switches: Iterable[tuple[Any, str, Any]]) -> None:
 def _deterministic() -> Iterator[None]:
     """PyTorch's deterministic algorithms, and no search for the quickest kernel."""
     cudnn = torch.backends.cudnn
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    search = cudnn.benchmark
-    cudnn.benchmark = False  # it would choose algorithms by their speed
-    torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
+    with _LOCK:
+        now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        _STRICT.append(_STRICT[0] if _STRICT else (*now, cudnn.benchmark))
+        strict, warns, search = _STRICT[0]
+        cudnn.benchmark = False  # it would choose algorithms by their speed
+        torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        cudnn.benchmark = search
+        with _LOCK:  # the last to leave sets back what the first found
+            _STRICT.pop()
+            if not _STRICT:
+                torch.use_deterministic_algorithms(strict, warn_only=warns)
+                cudnn.benchmark = search
 
 
 def runtime() -> str:

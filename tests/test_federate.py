@@ -546,6 +546,20 @@ def test_threads_that_leave_in_any_order_set_back_what_the_first_found() -> None
     assert torch.backends.cudnn.allow_tf32 == found
 
 
+def test_deterministic_algorithms_last_until_the_last_thread_leaves_and_no_longer() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    first, second = arithmetic(deterministic=True), arithmetic(deterministic=True)
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.are_deterministic_algorithms_enabled()  # somebody is still inside
+        second.__exit__(None, None, None)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(params=[False, True], ids=["plain matrices", "matrices in TF32"])
 def newer_switch(request: pytest.FixtureRequest) -> Iterator[bool]:
     """A user has set the switch of one layer, as PyTorch recommends since 2.9; the older switch cannot be read then."""
