@@ -409,7 +409,8 @@ def replay_game(
 
 def _accuracy(build: Build, theta: State, validation: Samples) -> float:
     """Validation accuracy of the full network."""
-    return float(correct(view(build, theta, 1.0), validation).mean())
+    net = view(build, theta, 1.0).eval()
+    return float(correct(net, validation).mean())
 
 
 # --- scores: carried from round to round ---

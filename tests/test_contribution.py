@@ -169,6 +169,21 @@ for score in (alignment, class_alignment):
     assert len(found) == 1
 
 
+def with_dropout(width: float = 1.0) -> torch.nn.Sequential:
+    *lower, last = aq.MLP(width)
+    return torch.nn.Sequential(*lower, torch.nn.Dropout(0.5), last)
+
+
+def test_a_coalition_is_worth_what_its_network_reaches_when_it_is_used(
+    few: aq.Dataset, config: aq.Config, shards
+) -> None:
+    *_, last = aq.federate(with_dropout, shards, config, progress=False)
+    (reached,) = aq.accuracy([aq.slim(with_dropout, last.theta, 1.0)], few.validation)
+    for _ in range(3):
+        game = replay_game(with_dropout, last.before.theta, last, few.validation)
+        assert game({0, 1, 2}) == reached
+
+
 def test_alignment_by_hand() -> None:
     start = {"w": torch.zeros(2)}
     rnd = made({"w": torch.tensor([5.0, 0.0])}, {"w": torch.tensor([0.0, 0.1])}, {"w": torch.tensor([-1.0, 0.0])})
