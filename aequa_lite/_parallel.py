@@ -83,6 +83,7 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
     if count is not None:
         number("workers", count, 1, whole=True)
     count = count or (available() if torch.device(device).type == "cpu" else 1)
+    torch.get_num_threads()  # sets this thread up, before a worker sets another number for all that come after it
     pool, wait = ThreadPoolExecutor(count, initializer=_compute_with_one_thread), True
     try:
         yield pool.map
@@ -91,6 +92,8 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)
+        # threads that start later have the caller's number, not a worker's
+        torch.set_num_threads(torch.get_num_threads())
 
 
 def _compute_with_one_thread() -> None:
@@ -133,6 +136,7 @@ def tf32() -> bool:
 
 _LOCK = Lock()
 _INSIDE: list[list[tuple[Any, str, Any]]] = []  # for each thread that is inside: the user's settings
+_STRICT: list[tuple[bool, bool, bool]] = []  # the same, of deterministic algorithms
 
 
 @contextmanager
@@ -187,15 +191,20 @@ def _set(switches: Iterable[tuple[Any, str, Any]]) -> None:
 def _deterministic() -> Iterator[None]:
     """PyTorch's deterministic algorithms, and no search for the quickest kernel."""
     cudnn = torch.backends.cudnn
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    search = cudnn.benchmark
-    cudnn.benchmark = False  # it would choose algorithms by their speed
-    torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
+    with _LOCK:
+        now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        _STRICT.append(_STRICT[0] if _STRICT else (*now, cudnn.benchmark))
+        strict, warns, search = _STRICT[0]
+        cudnn.benchmark = False  # it would choose algorithms by their speed
+        torch.use_deterministic_algorithms(True, warn_only=warns or not strict)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        cudnn.benchmark = search
+        with _LOCK:  # the last to leave sets back what the first found
+            _STRICT.pop()
+            if not _STRICT:
+                torch.use_deterministic_algorithms(strict, warn_only=warns)
+                cudnn.benchmark = search
 
 
 def runtime() -> str:

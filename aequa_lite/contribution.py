@@ -409,7 +409,8 @@ def replay_game(
 
 def _accuracy(build: Build, theta: State, validation: Samples) -> float:
     """Validation accuracy of the full network."""
-    return float(correct(view(build, theta, 1.0), validation).mean())
+    net = view(build, theta, 1.0).eval()
+    return float(correct(net, validation).mean())
 
 
 # --- scores: carried from round to round ---
@@ -552,7 +553,9 @@ def alignment(
         cosine = gram @ shares / max(np.sqrt(shares @ gram @ shares), 1e-30)
     else:
         units = _unit(changes.numpy())
-        cosine = units @ _unit(shares @ units)
+        # not by `@`, whose sums depend on the number of processors
+        together = _unit(np.einsum("i,id->d", shares, units))
+        cosine = np.einsum("id,d->i", units, together)
     r = np.maximum(alpha * memory + (1 - alpha) * cosine, floor)
     return r / r.sum()
 

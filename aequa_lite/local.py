@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ._check import Count, Index, checked, number, one_each, refusal
+from ._parallel import one_thread
 from .config import Config
 from .slimmable import bind, prefix, split_stem, template
 from .types import Build, Samples, Shard, State, Update
@@ -315,6 +316,7 @@ def _blocks(tensors: State, grads: Mapping[str, Tensor]) -> list[Tensor]:
     return [t if t.shape == s else t[prefix(s)] for t, s in pairs]
 
 
+@one_thread()  # more threads would give other bits
 @checked
 def local_sgd(
     build: Build,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -143,6 +146,42 @@ def test_alignment_is_the_formula_of_cgsv(start) -> None:
         r = r / r.sum()
         reference = alignment(start, rnd, reference)
         assert reference == pytest.approx(r, abs=1e-5)
+
+
+def test_scores_of_many_participants_do_not_depend_on_the_number_of_threads() -> None:
+    code = """
+import torch
+from aequa_lite.contribution import alignment, class_alignment
+from aequa_lite.types import Round, ServerState, Update
+
+rng, start = torch.Generator().manual_seed(0), {"w": torch.zeros(10, 20_000)}
+states = [{"w": torch.randn(10, 20_000, generator=rng)} for _ in range(12)]
+updates = [Update(i, 1.0, state, 0.1 + i, 0.0) for i, state in enumerate(states)]
+rnd = Round(0, ServerState(start), (), 0.0, 0, updates=tuple(updates))
+for score in (alignment, class_alignment):
+    print([float(each).hex() for each in score(start, rnd)])
+"""
+    found = set()
+    for threads in ("1", "2", "4"):
+        own = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        run = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
+        found.add(run.stdout)
+    assert len(found) == 1
+
+
+def with_dropout(width: float = 1.0) -> torch.nn.Sequential:
+    *lower, last = aq.MLP(width)
+    return torch.nn.Sequential(*lower, torch.nn.Dropout(0.5), last)
+
+
+def test_a_coalition_is_worth_what_its_network_reaches_when_it_is_used(
+    few: aq.Dataset, config: aq.Config, shards
+) -> None:
+    *_, last = aq.federate(with_dropout, shards, config, progress=False)
+    (reached,) = aq.accuracy([aq.slim(with_dropout, last.theta, 1.0)], few.validation)
+    for _ in range(3):
+        game = replay_game(with_dropout, last.before.theta, last, few.validation)
+        assert game({0, 1, 2}) == reached
 
 
 def test_alignment_by_hand() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -61,6 +62,20 @@ def test_a_worker_that_starts_late_computes_with_one_thread_too() -> None:
             assert list(spread(abs, [-1])) == [1]  # the thread is there, and has not computed yet
             torch.set_num_threads(before + 1)  # as the main thread does after it has aggregated
             assert list(spread(lambda _: torch.get_num_threads(), [0])) == [1]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_leave_threads_that_start_later_the_callers_number() -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(3)
+        with workers(2) as spread:
+            list(spread(abs, [-1, -2, -3]))
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join()
+        assert (found, torch.get_num_threads()) == ([3], 3)
     finally:
         torch.set_num_threads(before)
 
@@ -529,6 +544,20 @@ def test_threads_that_leave_in_any_order_set_back_what_the_first_found() -> None
     assert not torch.backends.cudnn.allow_tf32  # somebody is still inside
     second.__exit__(None, None, None)
     assert torch.backends.cudnn.allow_tf32 == found
+
+
+def test_deterministic_algorithms_last_until_the_last_thread_leaves_and_no_longer() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    first, second = arithmetic(deterministic=True), arithmetic(deterministic=True)
+    try:
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.are_deterministic_algorithms_enabled()  # somebody is still inside
+        second.__exit__(None, None, None)
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(params=[False, True], ids=["plain matrices", "matrices in TF32"])

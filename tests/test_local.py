@@ -89,6 +89,22 @@ def test_local_training_leaves_the_shared_network_alone(few: aq.Dataset) -> None
     assert all(torch.equal(before[k], t) for k, t in theta.items())
 
 
+def test_training_computes_with_one_thread_wherever_it_is_called(few: aq.Dataset) -> None:
+    config, threads, before = aq.Config(participants=1, local_steps=2), [], torch.get_num_threads()
+    (shard,) = aq.data.homogeneous(few.train, config)
+
+    def noting(rng: np.random.Generator, widest: float, config: aq.Config) -> tuple[float]:
+        threads.append(torch.get_num_threads())
+        return (widest,)
+
+    try:
+        torch.set_num_threads(3)
+        aq.local_sgd(aq.MLP, aq.init_params(aq.MLP, 0), shard, 1.0, config, aq.stream(0), width_sampler=noting)
+        assert (threads, torch.get_num_threads()) == ([1, 1], 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_as_many_steps_are_taken_as_are_asked_for_and_the_weight_is_passed_on(few: aq.Dataset) -> None:
     config, theta = aq.Config(local_steps=5, batch=16, lr_final=1.0), aq.init_params(aq.MLP, seed=0)
     train = partial(aq.local_sgd, aq.MLP, theta, shard_of(few), 1.0, width_sampler=aq.full_only)

@@ -209,3 +209,14 @@ def test_a_network_of_features_refuses_bytes() -> None:
     with pytest.raises(ValueError, match="`dataset` must be one of float32 features"):
         aq.for_dataset(aq.networks.TabularMLP, aq.Dataset("bytes", *parts, sha256="0" * 64))
     assert aq.for_dataset(aq.MLP, aq.Dataset("bytes", *parts, sha256="0" * 64))(1.0)(x).shape == (6, 2)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda: aq.init_params(aq.MLP, 0), lambda: aq.networks.check_network(aq.MLP, torch.zeros(2, 1, 28, 28))]
+)
+def test_making_a_network_leaves_all_generators_alone(draw, monkeypatch) -> None:
+    seeded, before = [], torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)  # the generators of GPUs, which nobody restores
+    draw()
+    assert not seeded
+    assert torch.equal(torch.get_rng_state(), before)

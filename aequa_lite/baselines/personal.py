@@ -116,7 +116,7 @@ def _cffl_round(
     own, uploads, counts = zip(*offers, strict=True)
     networks = {i: add(own_network(state, i), change) for i, change in zip(here, own, strict=True)}
     tried = [add(state.theta, each) for each in uploads] if upload < 1 else networks.values()
-    accuracy = [float(correct(view(build, net, 1.0), validation).mean()) for net in tried]
+    accuracy = [float(correct(view(build, net, 1.0).eval(), validation).mean()) for net in tried]
     before = common.remembered(state, STANDING, torch.full((len(size),), torch.nan, dtype=torch.float64)).numpy()
     found = credit(before, here, accuracy, alpha=float(alphas[index]))
     total = common.weighted_sum(uploads, (found[here] > 0).tolist())

@@ -349,7 +349,7 @@ def _fedrac_measure(
     trained = trained + sum(torch.cat(_fedrac_units(state, u.participant, sizes=sizes)) for u in updates)
     names = list(chain(build))
     nets = (masked(theta, masks(theta, names, first_units(trained, sizes, w))) for w in grid)
-    accuracy = [float(correct(view(build, net, 1.0), validation).mean()) for net in nets]
+    accuracy = [float(correct(view(build, net, 1.0).eval(), validation).mean()) for net in nets]
     reputation = contribution + accuracy[-1] * bonus(contribution, int(state.memory.get(ROUNDS, 0)))
     widths = [widest_allowed(accuracy, grid, float(r)) for r in reputation]
     return {TRAINED: trained, WIDTHS: torch.tensor(widths)}

@@ -155,6 +155,6 @@ def init_params(build: Build, seed: int, device: str | torch.device | None = Non
     """
     device, rng = usable_device(device), stream(seed, "initial")
     with _generator, torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(int(rng.integers(2**62)))
+        torch.default_generator.manual_seed(int(rng.integers(2**62)))  # not a GPU's too, which is not restored
         net = build(1.0)
     return {name: t.to(device) for name, t in net.state_dict().items()}

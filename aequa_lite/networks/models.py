@@ -584,7 +584,7 @@ def check_network(build: Build, example: Tensor, widths: Sequence[float] = (0.25
         raise refusal("widths", "rising numbers above 0 up to 1", widths)
     example = example.cpu()  # where `build` makes its networks
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         nets = {width: _built(build, width) for width in widths}
         for width, net in nets.items():
             first, second = ([t.shape for t in each.parameters()] for each in (net, _built(build, width)))
