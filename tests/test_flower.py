@@ -538,7 +538,7 @@ def test_who_was_refused_once_is_asked_again_and_takes_part(
     assert [len(questions(grid, node)) for node in (100, 101, 102)] == [1, 2, 1]
     first, *rest = noted(tmp_path)
     assert first == "waiting for at most 600 seconds; missing: 0, 1, 2"
-    reason = "`samples` must be a whole number from 1 to 1000000000, got 0"
+    reason = "`samples` must be a whole number in [1, 1000000000], got 0"
     assert f"node 101: refused, {reason}" in rest
     assert sum("participant 1 (node 101): admitted, with " in line for line in rest) == 1
     assert rest[-1].endswith("; missing: nobody")
