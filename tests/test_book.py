@@ -218,7 +218,7 @@ def test_the_landing_page_has_its_parts() -> None:
         "steps.svg",
         "first-screen.png",
         "aequa-landing",
-        "three reading paths",
+        "four reading paths",
         "How to cite",
         "changelog.html",
     ):
