@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 import aequa_lite as aq
 from aequa_lite.flower.fleet import Fleet
 
-PARTITION = "homogeneous"
+PARTITION, ALGORITHM = "homogeneous", "aequa(schedule='training_time(0.0)')"
 
 
 class CountingProxy:
@@ -84,7 +84,7 @@ def measured(participants: int, rounds: int) -> tuple[list[dict[str, Any]], list
     config = aq.Config(participants=participants, rounds=rounds)
     with tempfile.TemporaryDirectory() as folder, CountedFleet(folder, participants, partition=PARTITION) as fleet:
         fleet.start_all()
-        settings, started = fleet.settings(algorithm="aequa(schedule='training_time(0.0)')"), time.perf_counter()
+        settings, started = fleet.settings(algorithm=ALGORITHM), time.perf_counter()
         report = fleet.run(settings, config)
         whole, link = time.perf_counter() - started, most_memory(fleet.processes["server"].pid)
         rows = json.loads((Path(settings.folder) / "run.json").read_text())["rounds"]
@@ -94,11 +94,15 @@ def measured(participants: int, rounds: int) -> tuple[list[dict[str, Any]], list
     shards = aq.registry.lookup("partition", PARTITION)(dataset.train, config)
     build = aq.for_dataset(aq.MLP, dataset)
     problem = aq.method.assess(build, shards, config, dataset, progress=False)
-    policy = aq.training_time(0.0)(build, dataset.validation, problem.contribution)
-    weights, started = aq.aggregation_weights(shards, config, problem.contribution), time.perf_counter()
-    for last in aq.federate(build, shards, config, policy=policy, weights=weights, progress=False):
-        pass
-    alone = (time.perf_counter() - started) / rounds
+    seconds = []
+
+    def timed(*what: Any, **options: Any) -> aq.Round:
+        began = time.perf_counter()
+        last = aq.method.train(*what, progress=False, **options)
+        seconds.append((time.perf_counter() - began) / rounds)
+        return last
+
+    last, alone = aq.registry.algorithm(ALGORITHM)(problem, train=timed).last, seconds[0]
     assert all(torch.equal(theta[f"theta/{k}"], t) for k, t in last.theta.items()), "the networks differ"
     about = {"participants": participants, "net": "MLP", "local_steps": config.local_steps, "flwr": version("flwr")}
     times = [
