@@ -5,8 +5,8 @@ usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--root
 One cell per data set: Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps, seed 100. The test split is never
 used: half of the validation split is what the methods may see, the other half takes the place of the test split. The
 learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain less the
-spread of the gains. Some methods are also tried at rates of their own, compared by their best reward. Rows are appended as they
-finish; rows that are there are not computed again.
+spread of the gains, of those at which not everybody receives an equally accurate model. Some methods are also tried at rates of
+their own, compared by their best reward. Rows are appended as they finish; rows that are there are not computed again.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
         tried = rows[rows.method == "fedavg"]
         lr = tried.loc[tried.best_reward.idxmax(), "lr"]
         here = rows[rows.lr == lr].set_index("method")
-        score = here.mcg - here.cgs
+        alike = here.pearson.isna() & ~here.index.str.startswith("fedavg")  # FedAvg always gives everybody the same
+        score = (here.mcg - here.cgs)[~alike]
         words = {
             name: score.reindex(words).idxmax()
             for name, words in (CONSTANTS | MOMENTUM).items()
