@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import choose_constants
 import comparisons
 import numpy as np
 import pandas as pd
@@ -996,19 +997,15 @@ def constants() -> str:
     """What was chosen on validation for the baselines, and what was tried."""
     path = ROOT / "results" / "constants" / "runs.csv"
     table = pd.read_csv(path)
-    table = table.assign(name=table["method"].str.split("(").str[0], score=table["mcg"] - table["cgs"])
+    table = table.assign(name=table["method"].str.split("(").str[0])
     order = [*dict.fromkeys(["fedavg", "aequa", *table["name"]])]
     table = table.sort_values(
         ["data", "name", "lr"], key=lambda v: v.map(order.index) if v.name == "name" else v, kind="stable"
     )
     columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
     head = ["lr", "method", "best reward", "Pearson", "MCG", "CGS", "smallest gain", "worse off"]
-    best, tried = {}, ""
+    tried = ""
     for data, rows in table.groupby("data", sort=False):
-        plain = rows[rows["method"] == "fedavg"].set_index("lr")["best_reward"]
-        unequal = rows[(rows["lr"] == plain.idxmax()) & rows["pearson"].notna()].set_index("method")
-        taken = unequal.groupby("name")["score"].idxmax()
-        best[data] = {"learning rate": f"{plain.idxmax():g}", **{name: f"`{word}`" for name, word in taken.items()}}
         lines = [
             [
                 f"{r.lr:g}",
@@ -1019,8 +1016,10 @@ def constants() -> str:
             for r in rows.itertuples()
         ]
         tried += folded(f"What was tried: {data}, {len(rows)} rows", markdown(head, lines))
-    names = ("learning rate", "cgsv", "cffl", "iafl", "fedsac", "fedrac")
-    chosen = markdown(["chosen", *best], [[name, *(each[name] for each in best.values())] for name in names])
+    best = choose_constants.chosen(table)
+    lines = [["learning rate", *(f"{lr:g}" for lr in best["lr"])]]
+    lines += [[name, *(f"`{word}`" for word in best[name])] for name in ("cgsv", "cffl", "iafl", "fedsac", "fedrac")]
+    chosen = markdown(["chosen", *best["data"]], lines)
     link = f"{{download}}`{len(table)} rows (CSV) <../results/constants/runs.csv>`"
     return f"\n{chosen}{tried}\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
 
