@@ -40,6 +40,7 @@ from aequa_lite.flower.fleet import Fleet, Server
 from aequa_lite.flower.machine import (
     Processes,
     fingerprint,
+    free_port,
     program_folder,
     roster,
     search_path,
@@ -681,6 +682,22 @@ def test_a_run_that_ends_without_a_result_is_one_sentence(tmp_path: Path) -> Non
             host.start(name, [sys.executable, "-c", f"import time; print('{name}'); time.sleep({seconds})"], tmp_path)
         with pytest.raises(RuntimeError, match="the run ended without a result; the end of the run's log:\nrun"):
             host.wait(host.settings())
+
+
+def test_a_participant_of_this_machine_that_ends_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    programs = {"participant-03": "print('no port')", "participant-04": "time.sleep(60)", "run": "time.sleep(3)"}
+    with Server(tmp_path) as host:
+        for name, program in {"server": "time.sleep(60)", "apps": "time.sleep(60)", **programs}.items():
+            host.start(name, [sys.executable, "-c", f"import time; {program}"], tmp_path)
+        with pytest.raises(RuntimeError, match="the run ended without a result"):
+            host.wait(host.settings())
+    assert capsys.readouterr().err == "participant-03 has ended; the end of its log:\nno port\n"
+
+
+def test_a_free_port_is_no_other_program_s(tmp_path: Path) -> None:
+    found = [free_port() for _ in range(50)]
+    assert len(set(found)) == 50
+    assert all(20000 <= port < 32768 for port in found)  # Linux gives 32768 and above to outgoing connections
 
 
 def test_lines_are_told_once_and_whole(tmp_path: Path) -> None:

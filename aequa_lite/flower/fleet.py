@@ -127,7 +127,7 @@ class Server(Processes):
             RuntimeError: The run has ended without writing a result.
         """
         names = "run", "server", "apps"
-        for line in self.told(*names):
+        for line in self.told(*names, watched=[each for each in self.processes if each.startswith("participant-")]):
             self._tell(line)
         path = Path(settings.folder) / "outcome.json"
         if not path.exists():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import distribution
@@ -36,6 +37,7 @@ ENVIRONMENT = {
 MOST_KEY_BYTES = 1 << 16
 PEM = serialization.Encoding.PEM
 PLAIN = serialization.NoEncryption()
+_PORTS = iter(random.SystemRandom().sample(range(20000, 32768), 12768))
 STOP = 8.0  # seconds that a process has to stop by itself
 TOLD = "aequa: "  # begins a line of a log that is meant for the operator of the machine
 # reads a line of groups after each start until the process that writes them has ended, however it ends; kills the last
@@ -54,9 +56,15 @@ def send_signal(group: int, number: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+    """Return a port of the loopback interface that nobody listens on, another one each time.
+
+    It is none of those that a system gives to outgoing connections, one of which could take it before a program that has
+    just been started listens there.
+    """
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port from 20000 to 32767 is left")
 
 
 def program_folder() -> str:
@@ -126,13 +134,21 @@ class Processes:
         print(*running, file=self._guard.stdin, flush=True)
         return self.processes[name]
 
-    def told(self, name: str, *others: str) -> Iterator[str]:
-        """Yield what a process tells the operator of this machine, until it ends, or one of the others does."""
-        line, ended = "", False
+    def told(self, name: str, *others: str, watched: Collection[str] = ()) -> Iterator[str]:
+        """Yield what a process tells the operator of this machine, until it ends, or one of the others does.
+
+        Also that a process of `watched` has ended.
+        """
+        line, ended, watched = "", False, set(watched)
         with self.log(name).open(errors="replace") as log:
             log.seek(self._began[name])
             while not ended:
                 ended = any(self.processes[each].poll() is not None for each in (name, *others))
+                for each in sorted(watched):
+                    process = self.processes.get(each)  # none while it is stopped on purpose
+                    if process and process.poll() is not None:
+                        watched.remove(each)
+                        yield f"{each} has ended; the end of its log:\n{self.tail(each, 5)}"
                 for part in log:
                     line += part
                     if line.endswith("\n"):
