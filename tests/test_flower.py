@@ -536,7 +536,9 @@ def test_who_was_refused_once_is_asked_again_and_takes_part(
     registry = registry_of(grid, three, tmp_path)
     registry.gather(600)
     assert registry.nodes == {0: 100, 1: 101, 2: 102}
-    assert [len(questions(grid, node)) for node in (100, 101, 102)] == [1, 2, 1]
+    assert [len(questions(grid, node)) for node in (100, 102)] == [1, 1]
+    # it trains alone again only once all else that it states is right
+    assert [m.content["asked"]["alone"] for m in questions(grid, 101)] == [1, 0, 1]
     first, *rest = noted(tmp_path)
     assert first == "waiting for at most 600 seconds; missing: 0, 1, 2"
     reason = "`samples` must be a whole number in [1, 1000000000], got 0"
@@ -556,6 +558,16 @@ def test_who_is_refused_in_every_reply_is_noted_once(eager: None, three: aq.Conf
         look(registry)
     assert len(questions(grid, 100)) == len(grid.sent) == 3  # its own app has told its operator why
     assert noted(tmp_path) == ["participant 0 (node 100): refused, participant 0 has 8 features, the run has 784"]
+
+
+def test_who_is_refused_for_what_it_states_trains_alone_once(eager: None, three: aq.Config, tmp_path: Path) -> None:
+    grid = Inline(Settings(partition=PARTITION), three, tmp_path)
+    del grid.nodes[101], grid.nodes[102]
+    registry = registry_of(grid, three, tmp_path, keys={fingerprint(b"100"): 2})  # it states that it is participant 0
+    for _ in range(4):
+        look(registry)
+    assert [m.content["asked"]["alone"] for m in questions(grid, 100)] == [1, 0, 0, 0]
+    assert len(noted(tmp_path)) == 1
 
 
 def test_who_was_refused_is_asked_again_after_a_pause_only(

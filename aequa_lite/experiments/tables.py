@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def rows_of(run: Run, root: Path, kept: Rows = MappingProxyType({})) -> list[dic
         report, row = folder / "report.json", kept.get((run.digest, word))
         reasons = [each for each in (folder / "failed.txt", run.folder(root) / "failed.txt") if each.exists()]
         if report.exists():
-            when = date.fromtimestamp(report.stat().st_mtime).isoformat()
+            when = datetime.fromtimestamp(report.stat().st_mtime, UTC).date().isoformat()
             try:
                 rows.append({**label, "status": "done", **_figures(Report.load(folder)), **extra, "date": when})
             except (KeyError, ValueError) as error:  # one that is damaged is a row, not the end of the table

@@ -142,6 +142,7 @@ class _Node:
     activated: str  # when it connected, as Flower states it
     due: float = 0.0  # from when on it is asked to introduce itself; never again if infinite
     question: str = ""  # the message that asks it
+    alone: bool = False  # whether it asks for the model trained alone, too
     reason: str = ""  # why it was refused
 
 
@@ -242,13 +243,14 @@ class ParticipantRegistry:
             if self.keys and known.key not in self.keys:
                 self._refuse(node, "its key is not on the roster", math.inf)
             else:
-                self._ask(node, known)
+                new = known.key not in [each["key"] for each in self.state.participants.values()]
+                # who was refused is not to train for nothing again and again
+                self._ask(node, known, alone=new and bool(self.state.missing) and not known.reason)
 
-    def _ask(self, node: int, known: _Node) -> None:
-        """Ask a node to introduce itself, with the model trained alone if one is still missing."""
-        new = known.key not in [each["key"] for each in self.state.participants.values()]
-        asked = {**self.asked, "alone": int(new and bool(self.state.missing))}
-        content = RecordDict({"asked": ConfigRecord(asked)})
+    def _ask(self, node: int, known: _Node, *, alone: bool) -> None:
+        """Ask a node to introduce itself, also with the model trained alone."""
+        known.alone = alone
+        content = RecordDict({"asked": ConfigRecord({**self.asked, "alone": int(alone)})})
         known.question = self._push(content, node, "query.introduce", 86400, "introduction")
         known.due = time.monotonic() + SILENT
 
@@ -317,6 +319,9 @@ class ParticipantRegistry:
                     "(`keys`), or set allow_replacement = true"
                 )
             self.note(f"participant {number}: node {node} takes its place")
+        if not (first or self._known[node].alone):  # all that it states is right now
+            self._ask(node, self._known[node], alone=True)
+            return
         alone = None if first else unpacked(reply.content["alone"], self.build, 1.0)
         self.state.admit(number, key, samples, alone, labels)
         self.nodes[number] = node
