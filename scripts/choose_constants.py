@@ -1,8 +1,8 @@
 """Choose the learning rate of a data set and the one decisive constant of each baseline, on validation only.
 
-usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--root DIR]
+usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--network MLP] [--only cgsv ...] [--root DIR]
 
-One cell per data set: Dirichlet(0.5), ten participants, an MLP, 100 rounds of 15 steps, seed 100. The test split is never
+One cell per data set: Dirichlet(0.5), ten participants, 100 rounds of 15 steps, seed 100. A network has a file of its own. The test split is never
 used: half of the validation split is what the methods may see, the other half takes the place of the test split. The
 learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain less the
 spread of the gains, of those at which not everybody receives an equally accurate model. Some methods are also tried at rates of
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache, partial
@@ -40,6 +40,7 @@ CONSTANTS = {  # method -> its decisive constant at the values that are tried
 MOMENTUM = {  # the same with momentum of the server, which is no default
     name: [name, *(f"{name}(server='fedavgm({beta})')" for beta in (0.5, 0.7, 0.9))] for name in ("aequa", "fedavg")
 }
+TRIED = CONSTANTS | MOMENTUM
 OWN_RATE = {  # method -> learning rates that are tried for it alone
     "fedavg_finetuned": (0.03, 0.12),
     "cffl": (0.03, 0.12),
@@ -51,7 +52,7 @@ KNOWN = Path(__file__).resolve().parents[1] / "results" / "constants" / "runs.cs
 
 
 @lru_cache(maxsize=1)
-def problem_of(data: str, lr: float, root: str | None) -> aq.Problem:
+def problem_of(data: str, lr: float, network: str, root: str | None) -> aq.Problem:
     """The cell of one data set and learning rate; the second half of the validation split takes the test split's place."""
     loaded = aq.load(data, root=root, device="cpu")
     seed, participants = CELL["seed"], CELL["participants"]
@@ -60,21 +61,22 @@ def problem_of(data: str, lr: float, root: str | None) -> aq.Problem:
     seen, kept = (loaded.validation.take(torch.from_numpy(half)) for half in np.array_split(order, 2))
     loaded = replace(loaded, validation=seen, test=kept)
     shards = aq.registry.lookup("partition", CELL["partition"])(loaded.train, config)
-    return aq.method.assess(aq.for_dataset(aq.MLP, loaded), shards, config, loaded, progress=False)
+    build = aq.for_dataset(aq.registry.network(network), loaded)
+    return aq.method.assess(build, shards, config, loaded, progress=False)
 
 
 class Rows:
     """The rows of a CSV file, each computed once."""
 
-    def __init__(self, path: Path, root: str | None) -> None:
-        self.path, self.root, self.known = path, root, {}
+    def __init__(self, path: Path, network: str, root: str | None) -> None:
+        self.path, self.network, self.root, self.known = path, network, root, {}
         if path.exists():
             self.known = {tuple(row[k] for k in KEY): row for row in pd.read_csv(path).to_dict("records")}
 
     def get(self, data: str, lr: float, method: str) -> dict:
         """The row of this method; computed and appended where it is missing."""
         if (data, lr, method) not in self.known:
-            problem, started = problem_of(data, lr, self.root), time.perf_counter()
+            problem, started = problem_of(data, lr, self.network, self.root), time.perf_counter()
             outcome = aq.registry.algorithm(method)(problem, train=partial(train, progress=False))
             found, rewards = outcome.report.fairness, outcome.report.test_accuracy
             row = {"data": data, "lr": lr, "method": method, "best_reward": max(rewards)}
@@ -93,18 +95,19 @@ class Rows:
         return self.known[data, lr, method]
 
 
-def runs(rows: Rows, data: str) -> Iterator[str]:
-    """Compute the rows of one data set."""
+def runs(rows: Rows, data: str, only: Collection[str]) -> Iterator[str]:
+    """Compute the rows of one data set, of these methods beside the rates of FedAvg."""
     for lr in LEARNING_RATES:
         rows.get(data, lr, "fedavg")
         yield f"{data} fedavg at {lr}"
     best = max(LEARNING_RATES, key=lambda lr: rows.get(data, lr, "fedavg")["best_reward"])
-    for method in ("aequa", *(word for words in (CONSTANTS | MOMENTUM).values() for word in words)):
+    for method in ("aequa", *(word for name in only for word in TRIED.get(name, ()))):
         rows.get(data, best, method)
         yield f"{data} {method}"
     for method, lr in OWN_RATES:
-        rows.get(data, lr, method)
-        yield f"{data} {method} at {lr}"
+        if method in only:
+            rows.get(data, lr, method)
+            yield f"{data} {method} at {lr}"
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
@@ -118,7 +121,7 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
         score = (here.mcg - here.cgs)[~alike]
         words = {
             name: score.reindex(words).idxmax()
-            for name, words in (CONSTANTS | MOMENTUM).items()
+            for name, words in TRIED.items()
             if set(words) & set(score.index)
         }
         words |= {f"lr of {name}": own_rate(rows, name) for name in OWN_RATE if name in set(rows.method)}
@@ -137,14 +140,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", default=KNOWN, help="CSV file of rows; continued where it exists")
     parser.add_argument("--data", nargs="+", default=["fashion", "cifar10"])
+    parser.add_argument("--network", default="MLP")
+    methods = [*dict.fromkeys([*TRIED, *OWN_RATE])]
+    parser.add_argument("--only", nargs="+", choices=methods, default=methods, help="methods that are tried (default: all)")
     parser.add_argument("--root", help="folder of the data sets (default: AEQUA_DATA)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = Rows(options.out, options.root)
-    many = 1 + len(LEARNING_RATES) + sum(map(len, (CONSTANTS | MOMENTUM).values())) + len(OWN_RATES)
-    with tqdm(total=many * len(options.data), mininterval=10) as bar:
+    rows = Rows(options.out, options.network, options.root)
+    with tqdm(mininterval=10) as bar:
         for data in options.data:
-            for about in runs(rows, data):
+            for about in runs(rows, data, options.only):
                 bar.set_postfix_str(about)
                 bar.update()
     table = pd.read_csv(options.out)
