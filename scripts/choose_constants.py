@@ -2,11 +2,11 @@
 
 usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--network MLP] [--only cgsv ...] [--root DIR]
 
-One cell per data set: Dirichlet(0.5), ten participants, 100 rounds of 15 steps, seed 100. A network has a file of its own. The test split is never
-used: half of the validation split is what the methods may see, the other half takes the place of the test split. The
-learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain less the
-spread of the gains, of those at which not everybody receives an equally accurate model. Some methods are also tried at rates of
-their own, compared by their best reward. Rows are appended as they finish; rows that are there are not computed again.
+One cell per data set: Dirichlet(0.5), ten participants, 100 rounds of 15 steps, seed 100. A network has a file of its own. The
+test split is never used: half of the validation split is what the methods may see, the other half takes the place of the test
+split. The learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain
+less the spread of the gains, of those at which not everybody receives an equally accurate model. Some methods are also tried at
+rates of their own, compared by their best reward. Rows are appended as they finish; rows that are there are not computed again.
 """
 
 from __future__ import annotations
@@ -119,11 +119,7 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
         here = rows[rows.lr == lr].set_index("method")
         alike = here.pearson.isna() & ~here.index.str.startswith("fedavg")  # FedAvg always gives everybody the same
         score = (here.mcg - here.cgs)[~alike]
-        words = {
-            name: score.reindex(words).idxmax()
-            for name, words in TRIED.items()
-            if set(words) & set(score.index)
-        }
+        words = {name: score.reindex(words).idxmax() for name, words in TRIED.items() if set(words) & set(score.index)}
         words |= {f"lr of {name}": own_rate(rows, name) for name in OWN_RATE if name in set(rows.method)}
         found.append({"data": data, "lr": lr, **words})
     return pd.DataFrame(found)
@@ -142,7 +138,9 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["fashion", "cifar10"])
     parser.add_argument("--network", default="MLP")
     methods = [*dict.fromkeys([*TRIED, *OWN_RATE])]
-    parser.add_argument("--only", nargs="+", choices=methods, default=methods, help="methods that are tried (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", choices=methods, default=methods, help="methods that are tried (default: all)"
+    )
     parser.add_argument("--root", help="folder of the data sets (default: AEQUA_DATA)")
     options = parser.parse_args()
     torch.set_num_threads(1)
