@@ -468,13 +468,15 @@ def glance() -> str:
 
 
 def tuned_rows() -> pd.DataFrame:
-    """The rows whose constants were chosen on validation, of all data sets."""
-    return pd.concat([rows_of(sweep) for sweep in COMPARISONS if sweep.startswith("baselines_tuned")])
+    """The rows whose constants were chosen on validation, of all data sets and networks."""
+    found = pd.concat([rows_of(sweep) for sweep in COMPARISONS if sweep.startswith("baselines_tuned")])
+    return found.assign(network=found["network"].fillna("MLP")) if "network" in found else found
 
 
 def price(tuned: pd.DataFrame) -> pd.Series:
     """By how many points FedAvg's mean reward exceeds ours, for each run."""
-    means = tuned.pivot(index=["data", "partition", "seed"], columns="method", values="reward_mean")
+    run = [each for each in comparisons.RUN if each in tuned]
+    means = tuned.pivot(index=run, columns="method", values="reward_mean")
     return 100 * (means["fedavg"] - means["aequa"])
 
 
@@ -600,6 +602,7 @@ COMPARISONS = {
     "baselines_mini": "four data sets, older defaults",
     "baselines_tuned": "Fashion-MNIST, constants chosen on validation",
     "baselines_tuned_cifar10": "CIFAR-10, constants chosen on validation",
+    "baselines_tuned_lenet": "LeNet on Fashion-MNIST, constants chosen on validation",
     "training_time": "baselines that reward while training",
 }
 
@@ -995,33 +998,34 @@ def fractions() -> str:
 
 def constants() -> str:
     """What was chosen on validation for the baselines, and what was tried."""
-    path = ROOT / "results" / "constants" / "runs.csv"
-    table = pd.read_csv(path)
-    table = table.assign(name=table["method"].str.split("(").str[0])
-    order = [*dict.fromkeys(["fedavg", "aequa", *table["name"]])]
-    table = table.sort_values(
-        ["data", "name", "lr"], key=lambda v: v.map(order.index) if v.name == "name" else v, kind="stable"
-    )
-    columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
+    paths = sorted((ROOT / "results" / "constants").glob("*.csv"), key=lambda path: path.stem != "runs")
     head = ["lr", "method", "best reward", "Pearson", "MCG", "CGS", "smallest gain", "worse off"]
-    tried = ""
-    for data, rows in table.groupby("data", sort=False):
-        lines = [
-            [
-                f"{r.lr:g}",
-                f"`{r.method}`",
-                *(spread(pd.Series([getattr(r, each)])) for each in columns),
-                str(r.worse_off),
+    best, tried, links = {}, "", []
+    for path in paths:
+        table, network = pd.read_csv(path), "" if path.stem == "runs" else f", {path.stem}"
+        name = table["method"].str.split("(").str[0]
+        place = [*dict.fromkeys(["fedavg", "aequa", *name])].index
+        table = table.assign(place=name.map(place)).sort_values(["data", "place", "lr"], kind="stable")
+        best |= {f"{row['data']}{network}": row for row in choose_constants.chosen(table).to_dict("records")}
+        for data, rows in table.groupby("data", sort=False):
+            columns = ("best_reward", "pearson", "mcg", "cgs", "min_gain")
+            lines = [
+                [
+                    f"{r.lr:g}",
+                    f"`{r.method}`",
+                    *(spread(pd.Series([getattr(r, each)])) for each in columns),
+                    str(r.worse_off),
+                ]
+                for r in rows.itertuples()
             ]
-            for r in rows.itertuples()
-        ]
-        tried += folded(f"What was tried: {data}, {len(rows)} rows", markdown(head, lines))
-    best = choose_constants.chosen(table)
-    lines = [["learning rate", *(f"{lr:g}" for lr in best["lr"])]]
-    lines += [[name, *(f"`{word}`" for word in best[name])] for name in ("cgsv", "cffl", "iafl", "fedsac", "fedrac")]
-    chosen = markdown(["chosen", *best["data"]], lines)
-    link = f"{{download}}`{len(table)} rows (CSV) <../results/constants/runs.csv>`"
-    return f"\n{chosen}{tried}\nBy `python scripts/choose_constants.py`; {'; '.join([link, *origin(table)])}.\n"
+            tried += folded(f"What was tried: {data}{network}, {len(rows)} rows", markdown(head, lines))
+        links += [f"{{download}}`{len(table)} rows (CSV) <../results/constants/{path.name}>`", *origin(table)]
+    lines = [["learning rate", *(f"{each['lr']:g}" for each in best.values())]]
+    names = ("cgsv", "cffl", "iafl", "fedsac", "fedrac")
+    lines += [[name, *(f"`{each[name]}`" if name in each else "-" for each in best.values())] for name in names]
+    return (
+        f"\n{markdown(['chosen', *best], lines)}{tried}\nBy `python scripts/choose_constants.py`; {'; '.join(links)}.\n"
+    )
 
 
 def coalitions() -> str:
@@ -1135,6 +1139,7 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
     "baselines_tuned": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned"),
     "baselines_tuned_cifar10": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned_cifar10"),
+    "baselines_tuned_lenet": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned_lenet"),
     "training_time": (
         lambda name: (methods(name) + "\n" + cells(name)).replace(
             "`aequa(schedule='training_time(0.02)')`", "`aequa`, while training"
