@@ -113,9 +113,7 @@ def _add_arguments(
         elif each.name in about and each.name not in skip:
             parser.add_argument(each.name, type={"int": int}.get(each.annotation, str), help=about[each.name])
     for kind in kinds:
-        told = _described(kind) | {
-            each.name: each.metadata["about"] for each in fields(kind) if "about" in each.metadata
-        }
+        told = _described(kind)
         for each in fields(kind):
             if each.name not in {*own, *skip}:
                 _add_option(parser, each.name, each.default, told[each.name])

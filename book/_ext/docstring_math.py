@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -20,19 +19,8 @@ VECTOR = re.compile(
 STAR = re.compile(r"(?<=[(\s])\*(?=[,\w])(?![^\n]*\w\*)")  # of a signature, `(problem, *, train)`: no emphasis
 
 
-def _with_fields(obj: Any, lines: list[str]) -> list[str]:
-    """The docstring of a dataclass whose fields say what they are, such as `Config`, with an argument for each."""
-    told = [each for each in fields(obj) if "about" in each.metadata] if is_dataclass(obj) else []
-    if not told or "Raises:" not in lines:
-        return lines
-    entries = [f"    {each.name}: {each.metadata['about']} (default: {each.default})" for each in told]
-    at = lines.index("Raises:")
-    return [*lines[:at], "Args:", *entries, "", *lines[at:]]
-
-
 def _to_roles(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Turn dollars into math roles, also where a formula runs over a line's end; examples are left alone."""
-    lines[:] = _with_fields(obj, lines)
     text = "\n".join(line if ">>>" in line or "..." in line else STAR.sub(r"\\*", line) for line in lines)
     text = re.sub(r"(?<![\\$])\$([^$`]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
     if what == "property":
