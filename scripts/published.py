@@ -12,7 +12,7 @@ import pandas as pd
 
 from aequa_lite._check import checked, one_of
 from aequa_lite._io import error_text, short_repr
-from aequa_lite.experiments.sweep import MOST_BYTES, plain_yaml
+from aequa_lite.experiments.sweep import plain_yaml
 
 WINS = "share of cells in which the best reward is the highest"
 NEEDED = {"claim", "source", "mark", "measure", "rows", "tolerance", "why", "sweeps"}
@@ -81,7 +81,7 @@ def published(path: Path | str) -> dict[str, list[Claim]]:
         [('c, P5', {'case': 'P5'}), ('c, P9', {'case': 'P9'})]
     """
     try:
-        subjects = plain_yaml(path, MOST_BYTES)[0].items()
+        subjects = plain_yaml(path)[0].items()
         return {subject: [claim for entry in entries for claim in _claims(entry)] for subject, entries in subjects}
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no file of published figures: {error_text(error)}") from error

@@ -22,7 +22,7 @@ from published import Claim, Verdict, check_claim, published, rows_for, wins
 
 from aequa_lite._io import atomic_write
 from aequa_lite.config import Config
-from aequa_lite.experiments.sweep import MOST_BYTES, plain_yaml, read_sweep
+from aequa_lite.experiments.sweep import plain_yaml, read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = ("results", "published", "further_results", "intro", "conclusion", "run", "speed")
@@ -368,7 +368,7 @@ def caveat(claim: Claim, sweep: str) -> str:
 def drawn(sweep: str, case: str) -> str:
     """The partition of a case in the sweep file that was run; empty where a sweep has no such case."""
     file = ROOT / "results" / sweep / "sweep.yml"
-    return str(plain_yaml(file, MOST_BYTES)[0].get("cases", {}).get(case, {}).get("partition", ""))
+    return str(plain_yaml(file)[0].get("cases", {}).get(case, {}).get("partition", ""))
 
 
 def headline() -> str:

@@ -215,7 +215,7 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
+def plain_yaml(path: Path | str) -> tuple[Any, str]:
     """Read YAML that holds only what JSON can (no dates, infinite numbers or aliases), and its text.
 
     Aliases are refused since a few aliases of aliases unfold to more than any memory.
@@ -223,7 +223,7 @@ def plain_yaml(path: Path | str, most: int = MOST_BYTES) -> tuple[Any, str]:
     Raises:
         ValueError: It is damaged, too large, nested too deep, or holds something else.
     """
-    text = read_limited(path, most).decode("utf-8")
+    text = read_limited(path, MOST_BYTES).decode("utf-8")
     with explaining("it is no plain YAML", yaml.YAMLError, RecursionError, TypeError):
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise ValueError("it holds an alias (*); allowed is to write it out")
