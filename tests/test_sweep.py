@@ -217,6 +217,16 @@ def rows(sweep: sweeps.Sweep, root: Path) -> pd.DataFrame:
     return table.drop(columns=["seconds", "seconds_alone"])
 
 
+def test_a_notebook_that_vanished_is_the_reason_of_its_row(tmp_path: Path) -> None:
+    run = runs.Run({"seed": 0}, {"seed": 0})
+    in_vain = partial(sweeps.in_notebook, tmp_path / "gone.ipynb")
+    with ThreadPoolExecutor(1) as pool:  # as a sweep does: a thread that has no event loop yet
+        assert pool.submit(sweeps.run_one, in_vain, run, tmp_path).result()
+    reason = (run.folder(tmp_path) / "failed.txt").read_text()
+    assert reason.startswith("no data: ")
+    assert "gone.ipynb" in reason
+
+
 def test_runs_of_one_shape_share_their_passes_and_give_the_rows_of_each_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

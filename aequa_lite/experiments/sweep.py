@@ -28,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -288,7 +288,8 @@ def in_notebook(notebook: Path, parameters: Mapping[str, Any]) -> None:
     try:
         papermill.execute_notebook(str(notebook), f"{parameters['out']}/run.ipynb", parameters, progress_bar=False)
     finally:
-        asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
+        with suppress(RuntimeError):  # it may have failed before it opened one
+            asyncio.get_event_loop_policy().get_event_loop().close()  # the thread's own; papermill leaves it open
 
 
 def run_one(
