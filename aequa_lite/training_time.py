@@ -143,7 +143,12 @@ def _policy(
         curve = reward_curve(build, last.theta, validation, config)
         candidates = config.grid * max(1, config.fractions)
     target = _earned(curve, b, allocation) + allowance
-    refuted = _refuted(build, last, validation, b, tolerance)
+    # whose update does not show what it contributes
+    refuted = np.zeros(len(b), dtype=bool)
+    here = np.flatnonzero(last.widths)  # in the order of the updates
+    refuted[here] = [u.participant in last.left_out for u in last.updates]
+    if tolerance is not None:
+        refuted |= lost(build, last, validation, b) > tolerance
     cap = (1 - (tolerance or 0)) * b
     target = np.where(refuted, np.minimum(target, cap), target)
     # who was absent receives nothing wider than was decided before
@@ -173,22 +178,6 @@ def _earned(
         return earned_accuracy(curve, contribution)
     # what one has alone gives nothing away
     return np.maximum(paid, np.minimum(curve.full, contribution))
-
-
-def _refuted(
-    build: Build,
-    last: Round,
-    validation: Samples,
-    contribution: NDArray[np.float64],
-    tolerance: float | None,
-) -> NDArray[np.bool_]:
-    """Whose update does not show what it contributes, (n,)."""
-    found = np.zeros(len(contribution), dtype=bool)
-    here = np.flatnonzero(last.widths)  # in the order of the updates
-    found[here] = [u.participant in last.left_out for u in last.updates]
-    if tolerance is not None:
-        found |= lost(build, last, validation, contribution) > tolerance
-    return found
 
 
 def lost(
