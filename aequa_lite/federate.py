@@ -315,7 +315,11 @@ def federation(
     """
     one_each("shards", shards, config.participants)
     strategy = strategy or slimmable(build)
-    mass = _mass(shards, weights)
+    mass = by_size(shards)
+    if weights is not None:
+        mass = one_each("weights", vector("weights", weights), len(shards))
+        if (mass <= 0).any():
+            raise refusal("weights", "finite numbers above 0", weights)
     in_a_pass = _in_a_pass(strategy, build, shards, config, vectorized)
     numbers = config.to_dict()
     if getattr(policy, "func", policy) in (full_width, fixed_widths):
@@ -573,18 +577,6 @@ def by_size(shards: Sequence[Shard]) -> NDArray[np.float64]:
     """FedAvg's weights: each one's share of the samples, (n,)."""
     sizes = np.array([float(len(shard)) for shard in shards])
     return sizes / sizes.sum()
-
-
-def _mass(
-    shards: Sequence[Shard], weights: ArrayLike | None
-) -> NDArray[np.float64]:
-    """Everybody's weight in the aggregate; by size if none are given."""
-    if weights is None:
-        return by_size(shards)
-    found = one_each("weights", vector("weights", weights), len(shards))
-    if (found <= 0).any():
-        raise refusal("weights", "finite numbers above 0", weights)
-    return found
 
 
 def _checked_widths(
