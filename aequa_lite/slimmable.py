@@ -149,7 +149,8 @@ def view(build: Build, theta: State, width: float) -> nn.Module:
     return bind(net, tensors)
 
 
-def grid_width(width: float, grid: int) -> float:
+@checked
+def grid_width(width: Fraction, grid: Count) -> float:
     """Round a width up to a multiple of 1 / `grid`.
 
     Raises:

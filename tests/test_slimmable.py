@@ -13,7 +13,7 @@ from oracle import OracleConvNet, OracleLeNet, OracleMLP, OracleResNet18, Oracle
 from torch import Tensor, nn
 
 import aequa_lite as aq
-from aequa_lite.slimmable import fractional_slice, prefix, slice_of, template
+from aequa_lite.slimmable import fractional_slice, grid_width, prefix, slice_of, template
 
 PAIRS = [
     (aq.MLP, OracleMLP),
@@ -110,6 +110,12 @@ def test_units_fade_in_within_the_second_cell_of_a_grid_too(share: float) -> Non
     for name in ("4.weight", "6.weight"):  # 50 units at a quarter, 100 at a half
         assert torch.equal(paid[name][:, :50], whole[name][:, :50])
         torch.testing.assert_close(paid[name][:, 50:], share * whole[name][:, 50:])
+
+
+@pytest.mark.parametrize(("width", "grid", "name"), [(1.5, 200, "width"), (0.0, 200, "width"), (0.5, 0, "grid")])
+def test_a_width_or_a_grid_that_is_none_is_refused(width: float, grid: int, name: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        grid_width(width, grid)
 
 
 def test_below_the_least_width_of_a_grid_nothing_fades() -> None:
