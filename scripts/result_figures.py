@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from published import Claim, Verdict
 
-from aequa_lite._io import atomic_write
+from aequa_lite._io import write_whole
 from aequa_lite.plotting import style
 from aequa_lite.plotting.theme import INK
 
@@ -212,8 +214,11 @@ def save(name: str, draw: Callable[[], Figure], rows: Sequence[pd.DataFrame | st
     mpl.rcParams.update({"svg.hashsalt": name, "savefig.bbox": "tight"})
     figure = draw()
     FOLDER.mkdir(exist_ok=True)
-    with atomic_write(FOLDER / f"{name}.svg") as half:
-        figure.savefig(half, format="svg", metadata={"Date": None, "Source": mark(rows)})
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Source": mark(rows)})
+    # smaller: a hundredth of a point is enough for a position, and nobody reads the indents
+    short = re.sub(r"(?<!scale\()\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", drawn.getvalue())
+    write_whole(FOLDER / f"{name}.svg", re.sub(r"\n +", "\n", short))
     plt.close(figure)
 
 

@@ -1017,7 +1017,8 @@ def constants() -> str:
                 ]
                 for r in rows.itertuples()
             ]
-            tried += folded(f"What was tried: {data}{network}, {len(rows)} rows", markdown(head, lines))
+            if not network:
+                tried += folded(f"What was tried: {data}, {len(rows)} rows", markdown(head, lines))
         links += [f"{{download}}`{len(table)} rows (CSV) <../results/constants/{path.name}>`", *origin(table)]
     lines = [["learning rate", *(f"{each['lr']:g}" for each in best.values())]]
     names = ("cgsv", "cffl", "iafl", "fedsac", "fedrac")
