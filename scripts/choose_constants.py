@@ -48,7 +48,7 @@ OWN_RATE = {  # method -> learning rates that are tried for it alone
 OWN_RATES = [(method, lr) for method, rates in OWN_RATE.items() for lr in rates]
 CELL = {"partition": "dirichlet(0.5)", "seed": 100, "participants": 10, "rounds": 100, "local_steps": 15}
 KEY = ["data", "lr", "method"]
-KNOWN = Path(__file__).resolve().parents[1] / "results" / "constants" / "runs.csv"
+KNOWN = Path(__file__).resolve().parents[1] / "results" / "constants"
 
 
 @lru_cache(maxsize=1)
@@ -134,7 +134,8 @@ def own_rate(rows: pd.DataFrame, method: str) -> float:
 def main() -> None:
     """Compute the missing rows and print what is chosen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", default=KNOWN, help="CSV file of rows; continued where it exists")
+    known = "CSV file of rows; continued where it exists (default: results/constants/runs.csv, or NETWORK.csv there)"
+    parser.add_argument("out", type=Path, nargs="?", help=known)
     parser.add_argument("--data", nargs="+", default=["fashion", "cifar10"])
     parser.add_argument("--network", default="MLP")
     methods = [*dict.fromkeys([*TRIED, *OWN_RATE])]
@@ -144,13 +145,16 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the data sets (default: AEQUA_DATA)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = Rows(options.out, options.network, options.root)
-    with tqdm(mininterval=10) as bar:
+    out = options.out or KNOWN / ("runs.csv" if options.network == "MLP" else f"{options.network}.csv")
+    rows = Rows(out, options.network, options.root)
+    own = sum(method in options.only for method, _ in OWN_RATES)
+    many = 1 + len(LEARNING_RATES) + sum(len(TRIED.get(name, ())) for name in options.only) + own
+    with tqdm(total=many * len(options.data), mininterval=10) as bar:
         for data in options.data:
             for about in runs(rows, data, options.only):
                 bar.set_postfix_str(about)
                 bar.update()
-    table = pd.read_csv(options.out)
+    table = pd.read_csv(out)
     print(table[[*KEY, "best_reward", "pearson", "mcg", "cgs", "min_gain", "worse_off"]].to_string(index=False))
     print(chosen(table).to_string(index=False))
 

@@ -229,6 +229,11 @@ def cells(name: str) -> str:
     return markdown([*head, "worse off, ours"], rows) + two_sizes(table)
 
 
+def methods_and_cells(name: str) -> str:
+    """Both tables of a comparison: over all cells, and by cell."""
+    return methods(name) + "\n" + cells(name)
+
+
 def highest(runs: pd.DataFrame, measure: str) -> str:
     """The method with the highest mean, and that mean."""
     if runs.empty or (means := runs.groupby("method")[measure].mean().dropna()).empty:
@@ -474,8 +479,7 @@ def tuned_rows() -> pd.DataFrame:
 
 def price(tuned: pd.DataFrame) -> pd.Series:
     """By how many points FedAvg's mean reward exceeds ours, for each run."""
-    run = [each for each in comparisons.RUN if each in tuned]
-    means = tuned.pivot(index=run, columns="method", values="reward_mean")
+    means = tuned.pivot(index=["data", "partition", "seed"], columns="method", values="reward_mean")
     return 100 * (means["fedavg"] - means["aequa"])
 
 
@@ -1137,11 +1141,11 @@ TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "finalists": (ways, "finalists"),
     "methods": (methods, "baselines_mini"),
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
-    "baselines_tuned": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned"),
-    "baselines_tuned_cifar10": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned_cifar10"),
-    "baselines_tuned_lenet": (lambda name: methods(name) + "\n" + cells(name), "baselines_tuned_lenet"),
+    "baselines_tuned": (methods_and_cells, "baselines_tuned"),
+    "baselines_tuned_cifar10": (methods_and_cells, "baselines_tuned_cifar10"),
+    "baselines_tuned_lenet": (methods_and_cells, "baselines_tuned_lenet"),
     "training_time": (
-        lambda name: (methods(name) + "\n" + cells(name)).replace(
+        lambda name: methods_and_cells(name).replace(
             "`aequa(schedule='training_time(0.02)')`", "`aequa`, while training"
         ),
         "training_time",

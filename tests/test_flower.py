@@ -706,7 +706,7 @@ def test_a_participant_of_this_machine_that_ends_is_told(tmp_path: Path, capsys:
     assert capsys.readouterr().err == "participant-03 has ended; the end of its log:\nno port\n"
 
 
-def test_a_free_port_is_no_other_program_s(tmp_path: Path) -> None:
+def test_free_ports_differ_and_are_none_of_outgoing_connections() -> None:
     found = [free_port() for _ in range(50)]
     assert len(set(found)) == 50
     assert all(20000 <= port < 32768 for port in found)  # Linux gives 32768 and above to outgoing connections

@@ -37,6 +37,7 @@ ENVIRONMENT = {
 MOST_KEY_BYTES = 1 << 16
 PEM = serialization.Encoding.PEM
 PLAIN = serialization.NoEncryption()
+# below those of outgoing connections, which begin at 32768 on Linux and at 49152 elsewhere; each is taken once
 _PORTS = iter(random.SystemRandom().sample(range(20000, 32768), 12768))
 STOP = 8.0  # seconds that a process has to stop by itself
 TOLD = "aequa: "  # begins a line of a log that is meant for the operator of the machine
@@ -137,7 +138,7 @@ class Processes:
     def told(self, name: str, *others: str, watched: Collection[str] = ()) -> Iterator[str]:
         """Yield what a process tells the operator of this machine, until it ends, or one of the others does.
 
-        Also that a process of `watched` has ended.
+        Also yield when a process of `watched` has ended, with the end of its log.
         """
         line, ended, watched = "", False, set(watched)
         with self.log(name).open(errors="replace") as log:
