@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from threading import Lock
 from typing import Any
@@ -84,16 +84,28 @@ def workers(count: int | None = None, device: Any = "cpu") -> Iterator[Callable[
         number("workers", count, 1, whole=True)
     count = count or (available() if torch.device(device).type == "cpu" else 1)
     torch.get_num_threads()  # sets this thread up, before a worker sets another number for all that come after it
-    pool, wait = ThreadPoolExecutor(count, initializer=_compute_with_one_thread), True
+    pool, patient = ThreadPoolExecutor(count, initializer=_compute_with_one_thread), True
+
+    def spread(work: Callable[..., Any], *columns: Iterable[Any]) -> Iterator[Any]:
+        begun = [pool.submit(work, *each) for each in zip(*columns)]
+        return (_result(begun.pop(0)) for _ in range(len(begun)))  # none is kept
+
     try:
-        yield pool.map
+        yield spread
     except KeyboardInterrupt:  # a thread that trains may take long, and writes nothing
-        wait = False
+        patient = False
         raise
     finally:
-        pool.shutdown(wait=wait, cancel_futures=True)
+        pool.shutdown(wait=patient, cancel_futures=True)
         # threads that start later have the caller's number, not a worker's
         torch.set_num_threads(torch.get_num_threads())
+
+
+def _result(future: Future[Any]) -> Any:
+    """What a thread returns; waits in steps, since Python overlooks a Ctrl-C that arrives just before a wait begins."""
+    while not wait([future], timeout=0.5).done:
+        pass
+    return future.result()
 
 
 def _compute_with_one_thread() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
 import os
 import signal
@@ -64,6 +65,20 @@ def test_a_worker_that_starts_late_computes_with_one_thread_too() -> None:
             assert list(spread(lambda _: torch.get_num_threads(), [0])) == [1]
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_interrupt_that_ends_no_wait_is_noticed_before_the_work_is_done() -> None:
+    """As a Ctrl-C that arrives just before the main thread begins to wait: Python notes it, and nothing wakes the thread."""
+    release, before = threading.Event(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    began = time.monotonic()
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    try:
+        with pytest.raises(KeyboardInterrupt), workers(1) as spread:
+            list(spread(lambda _: release.wait(60), [0]))
+    finally:
+        release.set()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 30
 
 
 def test_workers_leave_threads_that_start_later_the_callers_number() -> None:
