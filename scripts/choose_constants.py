@@ -4,9 +4,10 @@ usage: python scripts/choose_constants.py [OUT.csv] [--data fashion ...] [--netw
 
 One cell per data set: Dirichlet(0.5), ten participants, 100 rounds of 15 steps, seed 100. A network has a file of its own. The
 test split is never used: half of the validation split is what the methods may see, the other half takes the place of the test
-split. The learning rate is the one at which FedAvg's model is best; then each constant is the one with the largest mean gain
-less the spread of the gains, of those at which not everybody receives an equally accurate model. Some methods are also tried at
-rates of their own, compared by their best reward. Rows are appended as they finish; rows that are there are not computed again.
+split. The learning rate is the one at which FedAvg's model is best, of those at which models trained alone are in the mean at
+most three points less accurate than at their best rate; then each constant is the one with the largest mean gain less the spread
+of the gains, of those at which not everybody receives an equally accurate model. Some methods are also tried at rates of their
+own, compared by their best reward. Rows are appended as they finish; rows that are there are not computed again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from aequa_lite.method import train
 from aequa_lite.report import device_name, versions
 
 LEARNING_RATES = (0.03, 0.06, 0.12, 0.24)
+ALONE_LOSES = 0.03  # by how much a rate may lower the mean accuracy of the models trained alone
 CONSTANTS = {  # method -> its decisive constant at the values that are tried
     "cgsv": [f"cgsv({length})" for length in (0.1, 0.25, 0.5, 0.75)],
     "cffl": ["cffl", "cffl(upload=0.1)", "cffl(clip=0.01)", "cffl(clip=0.1)", "cffl(released=True)"],
@@ -100,7 +102,7 @@ def runs(rows: Rows, data: str, only: Collection[str]) -> Iterator[str]:
     for lr in LEARNING_RATES:
         rows.get(data, lr, "fedavg")
         yield f"{data} fedavg at {lr}"
-    best = max(LEARNING_RATES, key=lambda lr: rows.get(data, lr, "fedavg")["best_reward"])
+    best = rate(pd.DataFrame([rows.get(data, lr, "fedavg") for lr in LEARNING_RATES]))
     for method in ("aequa", *(word for name in only for word in TRIED.get(name, ()))):
         rows.get(data, best, method)
         yield f"{data} {method}"
@@ -114,8 +116,7 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
     """For each data set the learning rate and, for each baseline, the word that is chosen."""
     found = []
     for data, rows in table.groupby("data", sort=False):
-        tried = rows[rows.method == "fedavg"]
-        lr = tried.loc[tried.best_reward.idxmax(), "lr"]
+        lr = rate(rows[rows.method == "fedavg"])
         here = rows[rows.lr == lr].set_index("method")
         alike = here.pearson.isna() & ~here.index.str.startswith("fedavg")  # FedAvg always gives everybody the same
         score = (here.mcg - here.cgs)[~alike]
@@ -123,6 +124,13 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
         words |= {f"lr of {name}": own_rate(rows, name) for name in OWN_RATE if name in set(rows.method)}
         found.append({"data": data, "lr": lr, **words})
     return pd.DataFrame(found)
+
+
+def rate(fedavg: pd.DataFrame) -> float:
+    """The learning rate of FedAvg's rows at which it is best, of those that models trained alone can bear."""
+    alone = fedavg.best_reward - fedavg.mcg  # their mean, since FedAvg gives everybody one model
+    tried = fedavg[alone >= alone.max() - ALONE_LOSES]
+    return float(tried.lr[tried.best_reward.idxmax()])
 
 
 def own_rate(rows: pd.DataFrame, method: str) -> float:
