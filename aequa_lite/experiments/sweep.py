@@ -27,7 +27,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -132,6 +132,9 @@ class Sweep:
         """Return every case at each combination of the grids; a run of several grids appears once, with all methods.
 
         A grid's last parameter varies first. A grid or a case overrides `when`, and that overrides `fixed`.
+
+        Raises:
+            ValueError: Two cases ask for the same run.
         """
         keys = list(dict.fromkeys(name for grid in self.grids for name in grid if name != "methods"))
         found: dict[str, Run] = {}
@@ -140,6 +143,8 @@ class Sweep:
                 for case, changed in self.cases.items():
                     run = self._run({**dict(zip(grid, values)), **changed}, case, keys)
                     known = found.setdefault(run.digest, run)
+                    if known.label != run.label:
+                        raise ValueError(f"cases {short_repr(known.label)} and {short_repr(run.label)} are the same run")
                     found[run.digest] = replace(known, methods=tuple(dict.fromkeys([*known.methods, *run.methods])))
         return list(found.values())
 
@@ -428,10 +433,14 @@ def run_pack(
 def run_all(jobs: Sequence[Callable[[], object]], threads: int, title: str | None = None) -> None:
     """Do all jobs, so many at a time, with a bar if it has a title; an interrupt waits for none of them."""
     pool = ThreadPoolExecutor(threads)
-    began = [pool.submit(job) for job in jobs]
+    running = {pool.submit(job) for job in jobs}
     try:
-        for each in tqdm(as_completed(began), title, len(jobs), disable=title is None):
-            each.result()
+        with tqdm(desc=title, total=len(jobs), disable=title is None) as bar:
+            while running:  # in steps, since Python overlooks a Ctrl-C that arrives just before a wait begins
+                ended, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for each in ended:
+                    each.result()
+                bar.update(len(ended))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
