@@ -152,19 +152,6 @@ def ways(name: str) -> str:
     )
 
 
-def steps_of_curve(name: str) -> str:
-    """The largest step of the curve, and in how many runs it is below the noise: whole and fractional widths."""
-    table, rows = rows_of(name), []
-    for partition, runs in table[table["case"] == "ours"].groupby("partition", sort=False):
-        steps = [runs["largest_whole_step"], runs["largest_step"]]
-        hidden = [f"{int((each <= runs['noise']).sum())} of {len(runs)}" for each in steps]
-        departs = runs["not_monotone_where_paid"]
-        hidden.append(f"{int((departs <= runs['noise']).sum())} of {len(runs)}")
-        rows.append([marked(partition), *map(spread, steps), spread(runs["noise"]), *hidden])
-    head = ["largest step, whole", "fractional", "noise", "below noise, whole", "fractional", "monotone"]
-    return markdown(["partition", *head], rows)
-
-
 def methods(name: str) -> str:
     """A line for each method: over all cells of a sweep, and Pearson over those that say something."""
     table, rows, fewer = rows_of(name), [], []
@@ -1136,8 +1123,6 @@ def allowance_rows(table: pd.DataFrame) -> list[list[str]]:
 
 TABLES = {  # mark of the page -> what fills it, and the sweep that it needs
     "nine_partitions": (lambda name: fairness(name, ["partition"]), "nine_partitions"),
-    "post_training": (lambda name: fairness(name, ["data", "partition"]), "post_training"),
-    "lenet": (lambda name: fairness(name, ["partition"]) + "\n" + steps_of_curve(name), "lenet"),
     "finalists": (ways, "finalists"),
     "methods": (methods, "baselines_mini"),
     "cells": (lambda name: cells(name) + summary_of_cells(name) + others(name), "baselines_mini"),
