@@ -239,9 +239,11 @@ def split_stem(net: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Split a network into its stem and the rest.
 
     The stem's output at a width is a prefix of its output at a larger one,
-    since the input is never slimmed. It is empty if the network names none.
+    since the input is never slimmed. It is empty if the network names none,
+    or computes something else than its layers in turn.
     """
-    if not (cut := getattr(net, "stem_layers", 0)):
+    cut = getattr(net, "stem_layers", 0)
+    if not cut or type(net).forward is not nn.Sequential.forward:
         return nn.Sequential(), net
     layers = list(net.named_children())  # names stay when it is cut
     stem, head = OrderedDict(layers[:cut]), OrderedDict(layers[cut:])

@@ -60,7 +60,15 @@ class Nested(nn.Sequential):
         super().__init__(*list(aq.MLP(width)))
 
 
-@pytest.mark.parametrize("build", [aq.MLP, aq.LeNet, Nested], ids=lambda b: b.__name__)
+class Turned(aq.MLP):
+    """It computes something else than its layers in turn, so its first layers are no stem."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of the pictures upside down."""
+        return super().forward(x.flip(-2))
+
+
+@pytest.mark.parametrize("build", [aq.MLP, aq.LeNet, Nested, Turned], ids=lambda b: b.__name__)
 def test_the_gradient_is_that_of_the_width_averaged_loss(few: aq.Dataset, build: Build) -> None:
     theta, x, y = aq.init_params(build, seed=0), few.train.x[:20], few.train.y[:20]
     chosen = (0.3, 1.0, 0.6, 1.0)
