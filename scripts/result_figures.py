@@ -99,11 +99,11 @@ def heat(values: pd.DataFrame, informative: pd.DataFrame) -> Figure:
 def pareto(found: pd.DataFrame) -> Figure:
     """Mean accuracy against mean Pearson, a point a method; the front joins those that no other method exceeds in both."""
     figure, ax = plt.subplots(figsize=(8.4, 4.4))
-    valid = found[found["valid"]].sort_values("accuracy", ascending=False)
-    front = valid[valid["pearson"] >= valid["pearson"].cummax()]
+    ordered = found.sort_values("accuracy", ascending=False)
+    front = ordered[ordered["pearson"] >= ordered["pearson"].cummax()]
     ax.plot(front["accuracy"], front["pearson"], color="#999999", lw=1.2, ls="--", zorder=1)
     for name, row in found.iterrows():
-        face = "#0072b2" if name == "aequa" else INK if row["valid"] else "white"
+        face = "#0072b2" if name == "aequa" else INK
         ax.errorbar(
             row["accuracy"],
             row["pearson"],
@@ -121,7 +121,7 @@ def pareto(found: pd.DataFrame) -> Figure:
     ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= 0])
     label(
         ax,
-        {f"{name}{'' if row['valid'] else ' †'}": (row["accuracy"], row["pearson"]) for name, row in found.iterrows()},
+        {str(name): (row["accuracy"], row["pearson"]) for name, row in found.iterrows()},
     )
     return figure
 

@@ -28,7 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 WRITTEN = ("results", "published", "further_results", "intro", "conclusion", "run", "speed")
 PAGES = [ROOT / "book" / f"{name}.md" for name in WRITTEN]
 CORRECTED = ("cffl", "fedavg_finetuned", "fedsac")  # after version 0.1
-NOTE = "\n† Measured with version 0.1. The code of this method was corrected since, so these rows do not describe it.\n"
 TWO_SIZES = (
     "\n‡ Shards of two sizes only: contributions form two clusters, and a Pearson near 1 says little more than that the "
     "clusters are in the right order.\n"
@@ -44,9 +43,9 @@ def table_of(name: str) -> pd.DataFrame | None:
 
 
 def rows_of(name: str) -> pd.DataFrame:
-    """The finished rows of a sweep."""
+    """The finished rows of a sweep, without those of methods whose code was corrected since."""
     table = table_of(name)
-    return pd.DataFrame() if table is None else table[table["status"] == "done"]
+    return pd.DataFrame() if table is None else table[(table["status"] == "done") & ~outdated(table)]
 
 
 def outdated(table: pd.DataFrame) -> pd.Series:
@@ -55,11 +54,6 @@ def outdated(table: pd.DataFrame) -> pd.Series:
         return pd.Series(False, index=table.index)
     name = table["method"].astype(str).str.split("(").str[0]
     return name.isin(CORRECTED) & table["version_aequa-lite"].astype(str).str.startswith("0.1.")
-
-
-def label(runs: pd.DataFrame) -> str:
-    """The method of these rows, with a mark if its code was corrected since."""
-    return f"`{runs['method'].iloc[0]}`" + ("\u00a0†" if outdated(runs).any() else "")
 
 
 def not_tried(name: str) -> str:
@@ -155,15 +149,14 @@ def ways(name: str) -> str:
 def methods(name: str) -> str:
     """A line for each method: over all cells of a sweep, and Pearson over those that say something."""
     table, rows, fewer = rows_of(name), [], []
-    valid, counts, spearman = table[~outdated(table)], table["method"].value_counts(), known(table, "spearman")
+    counts, spearman = table["method"].value_counts(), known(table, "spearman")
     most, unequal = counts.max(), counts.nunique() > 1
     for method, runs in table.groupby("method", sort=False):
-        told, (won, cells) = runs[informative(runs)], wins(valid, str(method))
+        told, (won, cells) = runs[informative(runs)], wins(table, str(method))
         columns = [spread(runs[each]) for each in ("reward_best", "reward_mean", "mcg", "cgs")]
         defined = f"{told['pearson'].notna().sum()} of {len(told)}"
-        highest_in = "-" if outdated(runs).any() else f"{won} of {cells}"
         columns += [spread(told[each]) for each in ("pearson", *spearman)]
-        rows.append([label(runs), *[str(len(runs))] * unequal, highest_in, *columns, defined])
+        rows.append([f"`{method}`", *[str(len(runs))] * unequal, f"{won} of {cells}", *columns, defined])
         rows[-1] += [f"{runs['min_gain'].min():+.3f}", str(int(runs["worse_off"].sum()))]
         if len(runs) < most:
             rows[-1][0] += "\u00a0§"
@@ -171,11 +164,8 @@ def methods(name: str) -> str:
     head = ["method", "runs"] if unequal else [f"method, in {most} runs"]
     head += ["highest best reward", "best reward", "mean reward", "MCG", "CGS", "Pearson"]
     head += ["Spearman"] * len(spearman)
-    notes = NOTE * bool(outdated(table).any())
-    if fewer:
-        notes += (
-            f"\n§ Not in all runs, so its means are of other cells. `aequa` in the same runs: {'; '.join(fewer)}.\n"
-        )
+    notes = f"\n§ Not in all runs, so its means are of other cells. `aequa` in the same runs: {'; '.join(fewer)}.\n"
+    notes *= bool(fewer)
     return markdown([*head, "defined in", "smallest gain", "worse off"], rows) + notes
 
 
@@ -193,7 +183,6 @@ def beside(table: pd.DataFrame, method: str) -> str:
 def cells(name: str) -> str:
     """A line for each cell: alone, ours, FedAvg, the best other baseline by its best reward and by its Pearson."""
     table = rows_of(name)
-    table = table[~outdated(table)]
     by = [each for each in ("data", "partition", "network") if each in table]
     rows = []
     for key, runs in table.groupby(by, sort=False):
@@ -234,18 +223,17 @@ def protocol(name: str) -> str:
     table, rows = rows_of(name), []
     ranks = known(table, "spearman")
     measures = ("alone_best", "reward_best", "pearson", *ranks, "pearson_circular", "min_gain")
-    for (case, _), runs in table.groupby(["case", "method"], sort=False):
+    for (case, method), runs in table.groupby(["case", "method"], sort=False):
         columns = [spread(runs[each]) for each in measures]
-        rows.append([case, label(runs), *columns, str(int(runs["worse_off"].sum())), str(runs["seed"].nunique())])
+        rows.append([case, f"`{method}`", *columns, str(int(runs["worse_off"].sum())), str(runs["seed"].nunique())])
     head = ["partition", "method", "best alone", "best reward", "Pearson", *["Spearman"] * len(ranks)]
     head += ["circular Pearson", "smallest gain"]
-    return markdown([*head, "worse off", "seeds"], rows) + NOTE * bool(outdated(table).any())
+    return markdown([*head, "worse off", "seeds"], rows)
 
 
 def summary_of_cells(name: str) -> str:
     """In how many runs of a sweep `aequa` is as fair as noise allows, is beaten, and leaves somebody worse off."""
     table = rows_of(name)
-    table = table[~outdated(table)]
     run = [each for each in ("data", "partition", "network", "seed") if each in table]
     best = table.pivot(index=run, columns="method", values="reward_best")
     ours = table[table["method"] == "aequa"].set_index(run, drop=False).loc[best.index]
@@ -546,14 +534,13 @@ def lost() -> str:
 def behind_others(table: pd.DataFrame) -> pd.Series:
     """By how many points the best reward of any other method exceeds ours, for each run."""
     run = [each for each in comparisons.RUN if each in table]
-    best = table[~outdated(table)].pivot(index=run, columns="method", values="reward_best")
+    best = table.pivot(index=run, columns="method", values="reward_best")
     return 100 * (best.drop(columns="aequa").max(axis=1) - best["aequa"])
 
 
 def losses() -> str:
     """Every cell in which another method's best reward exceeds ours by more than half a point, the largest first."""
-    table = rows_of("baselines_mini")
-    table, cell = table[~outdated(table)], ["data", "partition", "network"]
+    table, cell = rows_of("baselines_mini"), ["data", "partition", "network"]
     means = table.groupby([*cell, "method"])["reward_best"].mean().unstack()
     worse = table[table["method"] == "aequa"].groupby(cell)["worse_off"].sum()
     others = means.drop(columns="aequa")
@@ -581,11 +568,10 @@ def compared() -> dict[str, pd.DataFrame]:
 
 
 def comparison_rows() -> dict[str, pd.DataFrame]:
-    """The rows of every comparison, without methods whose code was corrected since."""
+    """The rows of every comparison."""
     tables = {words: rows for sweep, words in COMPARISONS.items() if len(rows := rows_of(sweep))}
     natural = pd.read_csv(ROOT / "results" / "natural" / "runs.csv")
-    tables |= {str(data): runs for data, runs in natural[natural["seed"] < 100].groupby("data", sort=False)}
-    return {words: table[~outdated(table)] for words, table in tables.items()}
+    return tables | {str(data): runs for data, runs in natural[natural["seed"] < 100].groupby("data", sort=False)}
 
 
 COMPARISONS = {
@@ -683,7 +669,7 @@ def pearson_cells() -> tuple[pd.DataFrame, pd.DataFrame]:
 def fairness_and_accuracy(sweep: str) -> pd.DataFrame:
     """For each method its best reward above FedAvg's in the same run, in points, and its Pearson: means, standard errors."""
     table = rows_of(sweep)
-    table = table[informative(table)].assign(old=outdated)
+    table = table[informative(table)]
     run = [each for each in comparisons.RUN if each in table]
     base = table[table["method"] == "fedavg"].set_index(run)["reward_best"]
     above = 100 * (table.set_index(run)["reward_best"] - base.reindex(pd.MultiIndex.from_frame(table[run])))
@@ -697,7 +683,6 @@ def fairness_and_accuracy(sweep: str) -> pd.DataFrame:
             "pearson": by["pearson"].mean(),
             "pearson_error": by["pearson"].sem(),
             "runs": by.size(),
-            "valid": ~by["old"].any(),
         }
     )
 
