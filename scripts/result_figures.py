@@ -119,10 +119,7 @@ def pareto(found: pd.DataFrame) -> Figure:
     ax.set(xlabel="best reward, in points above or below FedAvg's", ylabel="Pearson", ylim=(-0.05, 1.08))
     ax.set_xlim(right=5)
     ax.set_xticks([tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= 0])
-    label(
-        ax,
-        {str(name): (row["accuracy"], row["pearson"]) for name, row in found.iterrows()},
-    )
+    label(ax, {str(name): (row["accuracy"], row["pearson"]) for name, row in found.iterrows()})
     return figure
 
 

@@ -81,7 +81,10 @@ def test_every_case_is_run_at_every_combination(notebook: Path) -> None:
         ({"cases": {"a": {"widt": 1}}}, "got 'widt'; the nearest is 'width'"),
         ({"fixed": {"out": "elsewhere"}}, "got 'out'"),
         ({"shape": 3}, "`key` must be one of .*'shape'"),
-        ({"cases": {"a": None, "b": {"seed": 0}}, "grid": {"width": [0.2], "seed": [0]}}, "cases .*'a'.* are the same run"),
+        (
+            {"cases": {"a": None, "b": {"seed": 0}}, "grid": {"width": [0.2], "seed": [0]}},
+            "cases .*'a'.* are the same run",
+        ),
     ],
 )
 def test_what_the_notebook_does_not_know_is_refused(notebook: Path, keys: dict, sentence: str) -> None:

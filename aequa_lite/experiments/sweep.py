@@ -144,7 +144,9 @@ class Sweep:
                     run = self._run({**dict(zip(grid, values)), **changed}, case, keys)
                     known = found.setdefault(run.digest, run)
                     if known.label != run.label:
-                        raise ValueError(f"cases {short_repr(known.label)} and {short_repr(run.label)} are the same run")
+                        raise ValueError(
+                            f"cases {short_repr(known.label)} and {short_repr(run.label)} are the same run"
+                        )
                     found[run.digest] = replace(known, methods=tuple(dict.fromkeys([*known.methods, *run.methods])))
         return list(found.values())
 
