@@ -448,13 +448,14 @@ def glance() -> str:
 
 
 def tuned_rows() -> pd.DataFrame:
-    """The rows of the MLP whose constants were chosen on validation, of both data sets."""
-    return pd.concat([rows_of("baselines_tuned"), rows_of("baselines_tuned_cifar10")])
+    """The rows of all sweeps whose constants were chosen on validation."""
+    networks = {"baselines_tuned": "MLP", "baselines_tuned_cifar10": "MLP", "baselines_tuned_lenet": "LeNet"}
+    return pd.concat([rows_of(name).assign(network=network) for name, network in networks.items()])
 
 
 def price(tuned: pd.DataFrame) -> pd.Series:
     """By how many points FedAvg's mean reward exceeds ours, for each run."""
-    means = tuned.pivot(index=["data", "partition", "seed"], columns="method", values="reward_mean")
+    means = tuned.pivot(index=comparisons.RUN, columns="method", values="reward_mean")
     return 100 * (means["fedavg"] - means["aequa"])
 
 
@@ -625,7 +626,7 @@ def against_fedavg() -> str:
     }
     frames = {words: each.rename("difference").reset_index() for words, each in pairs.items()} | compared()
     rows = [[words, *difference_row(runs)] for words, runs in frames.items()]
-    tuned = tuned_rows().pivot(index=["data", "partition", "seed"], columns="method", values="reward_best")
+    tuned = tuned_rows().pivot(index=comparisons.RUN, columns="method", values="reward_best")
     weighted = {
         f"`{ABLATION}` less FedAvg: what our weights cost": tuned[ABLATION] - tuned["fedavg"],
         f"ours less `{ABLATION}`: what training every width costs": tuned["aequa"] - tuned[ABLATION],
