@@ -13,7 +13,7 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, ROWS = ROOT / "book" / "promises.md", ROOT / "results" / "promises"
 PROMISES = {
-    "kills": ("A killed federation, of whatever strategy, goes on to the same bits", "kills"),
+    "kills": ("A killed federation, of each strategy listed below, goes on to the same bits", "kills"),
     "kills_of_sweeps": ("A killed sweep ends in the same reports and rewards", "kills"),
     "kills_of_fleets": ("A killed fleet over Flower ends in the same report and rewards", "kills"),
     "flips": (
