@@ -215,6 +215,8 @@ def save(name: str, draw: Callable[[], Figure], rows: Sequence[pd.DataFrame | st
     figure.savefig(drawn, format="svg", metadata={"Date": None, "Source": mark(rows)})
     # smaller: a hundredth of a point is enough for a position, and nobody reads the indents
     short = re.sub(r"(?<!scale\()\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}", drawn.getvalue())
+    short = short.replace("DejaVuSans-", "d-")  # the name of each letter; then its place in a word
+    short = re.sub(r'transform="translate\(([\d.-]+) 0\)"/>', r'x="\1"/>', short)
     write_whole(FOLDER / f"{name}.svg", re.sub(r"\n +", "\n", short))
     plt.close(figure)
 
