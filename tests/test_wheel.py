@@ -68,7 +68,9 @@ def test_ctrl_c_while_the_package_is_imported_ends_the_command_without_a_traceba
 
 def test_the_command_of_the_wheel_answers_and_hands_ctrl_c_back(site: Path, tmp_path: Path) -> None:
     start = (
-        "import signal, sys, aequa_command\nsys.argv = ['aequa', 'show', 'nowhere']\nstatus = aequa_command.main()\n"
+        "import signal, sys, aequa_command\nsys.argv = ['aequa', 'show', 'nowhere']\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a process in the background begins without it
+        "status = aequa_command.main()\n"
     )
     start += "print(status, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     env = {**os.environ, "PYTHONPATH": str(site)}
