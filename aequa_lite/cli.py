@@ -156,8 +156,7 @@ def _run(out: str = "runs/aequa", **values: Any) -> int:
     outcome = replace(outcome, partition=setup.partition)
     print(outcome.table())
     print(f"written to {outcome.save(out)}")
-    for each in Path(out).glob("state*.safetensors"):
-        each.unlink()
+    state.unlink(missing_ok=True)
     return 0
 
 

@@ -366,3 +366,12 @@ def test_every_option_of_the_command_says_what_it_is(capsys: pytest.CaptureFixtu
     for words in about:
         assert len(words) >= 10
         assert words in told
+
+
+def test_other_files_of_the_output_folder_stay(tmp_path: Path) -> None:
+    other = tmp_path / "state_dict.safetensors"
+    other.write_bytes(b"mine")
+    words = ["--participants", "2", "--rounds", "1", "--local-steps", "1", "--grid", "10", "--partition", "homogeneous"]
+    assert main(["run", *words, "--out", str(tmp_path)]) == 0
+    assert other.read_bytes() == b"mine"
+    assert not (tmp_path / "state.safetensors").exists()
